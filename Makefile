@@ -1,0 +1,41 @@
+# Each target sets up what it needs: a virtual environment in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+# The folder that keeps the demo's results.
+DEMO ?= runs/demo
+
+.PHONY: help setup demo test check format clean
+
+help:
+	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
+	@echo "make test    install, then run every check"
+	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
+	@echo "make format  put the code into its one layout"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[recipes,dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/blackprop compare digits --run-dir $(DEMO) --overwrite
+
+test: $(READY)
+	@$(MAKE) --no-print-directory check
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright --level error
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,37 @@
+"""Train PyTorch networks end to end when some of their layers are black boxes."""
+
+from blackprop import devices, directions, errors, estimators, presets, surrogates, testing
+from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
+from blackprop.devices import Device, Simulator
+from blackprop.layer import PhysicalLayer
+from blackprop.ledger import Budget, Ledger, price
+from blackprop.query import Procedure, Purpose, Query, run
+from blackprop.substitute import ledger, param_groups, substitute
+
+__all__ = [
+    "Budget",
+    "Cost",
+    "Coupling",
+    "Declaration",
+    "Device",
+    "Ledger",
+    "PhysicalLayer",
+    "Procedure",
+    "Purpose",
+    "Query",
+    "Simulator",
+    "ThetaSpec",
+    "devices",
+    "directions",
+    "errors",
+    "estimators",
+    "ledger",
+    "param_groups",
+    "presets",
+    "price",
+    "run",
+    "substitute",
+    "surrogates",
+    "testing",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,46 @@
+"""The one place that knows autograd: a function whose forward asks a device and whose backward asks procedures."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from blackprop.errors import SecondDerivativeError
+
+
+class Rules(Protocol):
+    """What the function needs of a layer; rows are `(B, *in_shape)` and `(B, *out_shape)`, theta `(P,)`."""
+
+    def measure_rows(self, x: Tensor, theta: Tensor, wants_grad_x: bool) -> Tensor: ...
+    def grad_rows(self, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor: ...
+    def grad_theta(self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor) -> Tensor: ...
+
+
+class BlackBox(torch.autograd.Function):
+    """`y = f(x; θ)` forward; `∂L/∂x` and `∂L/∂θ` as the layer's rules find them, each only where it is needed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, theta: Tensor, rules: Rules, recording: bool) -> Tensor:
+        y = rules.measure_rows(x, theta.detach().clone(), recording and ctx.needs_input_grad[0])
+        ctx.rules = rules
+        ctx.save_for_backward(x, theta, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise SecondDerivativeError(
+                "a black box has no second derivative: call backward or autograd.grad without `create_graph=True`"
+            )
+        (grad_y,) = grads
+        x, theta, y = ctx.saved_tensors
+        wants_x, wants_theta = ctx.needs_input_grad[:2]
+        silent = not bool(grad_y.any())  # a zero gradient costs zero queries
+        grad_x = grad_theta = None
+        if wants_x:
+            grad_x = torch.zeros_like(x) if silent else ctx.rules.grad_rows(x, theta, grad_y)
+        if wants_theta:
+            grad_theta = torch.zeros_like(theta) if silent else ctx.rules.grad_theta(x, theta, y, grad_y)
+        return grad_x, grad_theta, None, None

@@ -1,0 +1,147 @@
+"""What a device declares about itself, for whoever must ask it well without touching it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackprop.errors import ArgumentError, IncompatibleError, LimitError, ShapeError
+
+Shape = tuple[int, ...]
+
+
+class Coupling(enum.Enum):
+    """Which outputs a parameter can move.
+
+    `ELEMENT`: the device is a matrix and parameter `i·d_in + j` moves the element `A[i, j]` alone (row-major, so
+    `P = d_out·d_in`). `ROW`: the parameters come in d_out equal blocks, in order, and each moves one output alone.
+    `NONE`: nothing is known; every estimator must then treat the device as opaque.
+    """
+
+    ELEMENT = "element"
+    ROW = "row"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimated lab time: seconds to write one setting, seconds to send one row."""
+
+    programming: float = 0.0  # s
+    row: float = 0.0  # s
+
+    def __post_init__(self) -> None:
+        if not (self.programming >= 0 and self.row >= 0):
+            raise ArgumentError(f"`Cost` takes seconds that are not negative, got {self}")
+
+
+@dataclass(frozen=True, eq=False)
+class ThetaSpec:
+    """The control parameters of a device.
+
+    **Arguments:** `size`, the number P of parameters; `initial`, a function of a generator that draws the values to
+    start from, `(P,)` (zeros where it is None, moved into the limits); `low` and `high`, the limits, inclusive, one
+    number or `(P,)`; `period`, where the device answers θ and θ + period alike.
+    """
+
+    size: int
+    initial: Callable[[torch.Generator], Tensor] | None = None
+    low: float | Tensor | None = None
+    high: float | Tensor | None = None
+    period: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ArgumentError(f"`ThetaSpec(size=...)` must be at least 1, got {self.size}")
+        if self.period is not None and not self.period > 0:
+            raise ArgumentError(f"`ThetaSpec(period=...)` must be positive, got {self.period}")
+        for name in ("low", "high"):
+            limit = getattr(self, name)
+            if isinstance(limit, Tensor) and limit.shape != (self.size,):
+                raise ArgumentError(f"`ThetaSpec({name}=...)` must be a number or ({self.size},), got {limit.shape}")
+        if self.low is not None and self.high is not None and not bool(torch.as_tensor(self.high > self.low).all()):
+            raise ArgumentError("`ThetaSpec(low=..., high=...)`: every low must be under its high")
+
+    @property
+    def limited(self) -> bool:
+        return self.low is not None or self.high is not None
+
+    def draw(self, generator: torch.Generator) -> Tensor:  # (P,)
+        """Initial values, checked."""
+        if self.initial is None:
+            return self.clamp(torch.zeros(self.size))
+        theta = self.initial(generator)
+        self.check(theta)
+        return theta
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The limits as tensors beside `like`, infinite where there is none."""
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return torch.as_tensor(low).to(like), torch.as_tensor(high).to(like)
+
+    def clamp(self, theta: Tensor) -> Tensor:
+        """The nearest setting within the limits; `theta` itself where it is within them already."""
+        return theta.clamp(*self.bounds(theta)) if self.limited else theta
+
+    def interior(self, theta: Tensor, margin: float) -> Tensor:
+        """The nearest setting at least `margin` inside the limits, so that a shift of that size stays within them."""
+        if not self.limited:
+            return theta
+        low, high = self.bounds(theta)
+        if bool((high - low < 2 * margin).any()):
+            raise IncompatibleError(
+                f"a step that reaches {margin:g} to either side does not fit into the limits; use a smaller step"
+            )
+        return theta.clamp(low + margin, high - margin)
+
+    def check(self, theta: Tensor) -> None:
+        """Raise unless `theta` may be written to the device."""
+        if theta.shape != (self.size,):
+            raise ShapeError(f"a setting of this device has shape ({self.size},), got {tuple(theta.shape)}")
+        # One pass serves both questions: a sum is finite only if every term is (overflow is settled by the slow path).
+        if not math.isfinite(float(theta.sum())) and not bool(theta.isfinite().all()):
+            index = int((~theta.isfinite()).nonzero()[0])
+            raise LimitError(f"theta[{index}] is {float(theta[index])}: a setting must be finite")
+        if not self.limited:
+            return
+        low, high = self.bounds(theta)
+        outside = ((theta < low) | (theta > high)).nonzero()
+        if len(outside):
+            index = int(outside[0])
+            low, high = (float(limit.expand(self.size)[index]) for limit in (low, high))
+            raise LimitError(
+                f"theta[{index}] = {float(theta[index]):g} is outside the device's limits [{low:g}, {high:g}]; "
+                f"{len(outside)} of {self.size} parameters are"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Declaration:
+    """Everything a device says about itself; all that estimators and surrogates ever see of it.
+
+    `oracle` is the differentiable transfer `(x, theta) -> y` of a simulator, None for anything else. The two classes
+    named `Oracle` may use it and nothing else may.
+    """
+
+    name: str
+    in_shape: Shape
+    out_shape: Shape
+    theta: ThetaSpec
+    linear: bool
+    coupling: Coupling
+    cost: Cost
+    oracle: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def d_in(self) -> int:
+        return math.prod(self.in_shape)
+
+    @property
+    def d_out(self) -> int:
+        return math.prod(self.out_shape)

@@ -1,0 +1,31 @@
+"""Devices: the simulators of the published method, wrappers for imperfections, and a way to bring your own."""
+
+from blackprop.devices.base import Device, Simulator, Wrapper
+from blackprop.devices.diffraction import Diffraction
+from blackprop.devices.from_callable import from_callable
+from blackprop.devices.imperfections import Drifting, Noisy, Quantised
+from blackprop.devices.light_modulator import LightModulator
+from blackprop.devices.matrix import LowRank, Matrix
+from blackprop.devices.microring import Microring
+from blackprop.devices.monarch import Monarch
+from blackprop.devices.mzi import MZIMesh, ThreeSplitterMesh
+from blackprop.devices.resampling import Resampling
+
+__all__ = [
+    "Device",
+    "Diffraction",
+    "Drifting",
+    "LightModulator",
+    "LowRank",
+    "MZIMesh",
+    "Matrix",
+    "Microring",
+    "Monarch",
+    "Noisy",
+    "Quantised",
+    "Resampling",
+    "Simulator",
+    "ThreeSplitterMesh",
+    "Wrapper",
+    "from_callable",
+]

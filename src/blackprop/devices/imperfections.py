@@ -1,0 +1,215 @@
+"""What a real device does to every query: noise, coarse converters, drift."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackprop.devices.base import Device, Wrapper
+from blackprop.errors import ArgumentError
+
+Range = tuple[float, float]
+
+
+class Noisy(Wrapper):
+    """Reads `y + read·s·n₁ + proportional·y·n₂` with n₁, n₂ ~ N(0, 1), new at every reading.
+
+    `read` is relative to the output scale s (device units), a property of the detector and not of the query: weak
+    probes drown in it. Where `scale` is None, s is the root mean square of the first outputs read, and stays.
+    `proportional` is the multiplicative noise of arXiv 2509.15113, there on the training forward pass alone and here
+    on every query.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        read: float = 0.0,
+        proportional: float = 0.0,
+        scale: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(device)
+        for name, value in (("read", read), ("proportional", proportional), ("scale", scale)):
+            if value is not None and not value >= 0:
+                raise ArgumentError(f"`Noisy({name}=...)` must not be negative, got {value}")
+        self.noise = read
+        self.proportional = proportional
+        self.scale = scale
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def _sense(self, y: Tensor) -> Tensor:
+        if self.scale is None:
+            self.scale = float(y.square().mean().sqrt())
+        if self.proportional:
+            y = y + self.proportional * y * self._normal(y)
+        if self.noise:
+            y = y + self.noise * self.scale * self._normal(y)
+        return y
+
+    def _normal(self, y: Tensor) -> Tensor:
+        return torch.randn(y.shape, generator=self._generator, dtype=y.dtype).to(y.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "generator": self._generator.get_state(), "scale": self.scale}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        super().load_state_dict(state)
+        self._generator.set_state(state["generator"])
+        self.scale = state["scale"]
+
+
+class Quantised(Wrapper):
+    """Converters of finite resolution: inputs, settings and outputs are clipped to a range and rounded to 2^bits
+    levels.
+
+    A range not given is the device's own for θ (its limits, or one period, in which case levels wrap around), and for
+    inputs and outputs `±max|·|` of the first rows sent and read, as an auto-ranging instrument would set it. The
+    oracle of a quantised simulator passes gradients straight through the rounding.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        input_bits: int | None = None,
+        theta_bits: int | None = None,
+        output_bits: int | None = None,
+        input_range: Range | None = None,
+        theta_range: Range | None = None,
+        output_range: Range | None = None,
+    ) -> None:
+        super().__init__(device)
+        self._bits = {"input": input_bits, "theta": theta_bits, "output": output_bits}
+        self._ranges = {"input": input_range, "theta": theta_range, "output": output_range}
+        for name, bits in self._bits.items():
+            if bits is not None and not 1 <= bits <= 24:
+                raise ArgumentError(f"`Quantised({name}_bits=...)` must be between 1 and 24, got {bits}")
+        for name, span in self._ranges.items():
+            if span is not None and not span[1] > span[0]:
+                raise ArgumentError(f"`Quantised({name}_range=...)` must be (low, high) with low < high, got {span}")
+        if theta_bits is not None and theta_range is None:
+            self._ranges["theta"] = self._theta_range()
+
+    def _theta_range(self) -> Range | None:
+        spec = self.theta
+        if spec.period is not None:
+            return None
+        if isinstance(spec.low, (int, float)) and isinstance(spec.high, (int, float)):
+            return float(spec.low), float(spec.high)
+        raise ArgumentError(
+            f"`Quantised(theta_bits=...)` needs `theta_range=(low, high)`: {self.device} declares neither a period nor "
+            "one pair of limits for all its parameters"
+        )
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        del fresh
+        bits = self._bits["theta"]
+        if bits is None:
+            return theta
+        if self._ranges["theta"] is None and self.theta.period is not None:
+            quantum = self.theta.period / 2**bits
+            return (theta / quantum).round() * quantum
+        return self._round("theta", theta)
+
+    def _drive(self, x: Tensor) -> Tensor:
+        return self._round("input", x)
+
+    def _sense(self, y: Tensor) -> Tensor:
+        return self._round("output", y)
+
+    def _round(self, name: str, value: Tensor) -> Tensor:
+        bits = self._bits[name]
+        if bits is None or not value.numel():
+            return value
+        span = self._ranges[name]
+        if span is None:
+            peak = float(value.abs().max()) or 1.0
+            span = self._ranges[name] = (-peak, peak)
+        low, high = span
+        quantum = (high - low) / (2**bits - 1)
+        return ((value.clamp(low, high) - low) / quantum).round() * quantum + low
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        inner = super().oracle()
+        if inner is None:
+            return None
+
+        def transfer(x: Tensor, theta: Tensor) -> Tensor:
+            x = x + (self._drive(x.detach()) - x.detach())
+            theta = theta + (self._setting(theta.detach(), fresh=False) - theta.detach())
+            return inner(x, theta)
+
+        return transfer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "ranges": dict(self._ranges)}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        super().load_state_dict(state)
+        self._ranges = dict(state["ranges"])
+
+
+class Drifting(Wrapper):
+    """Writes `θ + o` where the offset o walks: `o += σ_p n` at every programming, `o += σ_t √Δt n` as seconds pass.
+
+    **Arguments:** `per_programming`, σ_p in θ's units; `per_root_second`, σ_t in θ's units / √s, looked up on `clock`
+    once a round; `initial`, the standard deviation of the offset at the start (a device that was never aligned).
+    Within limits the written setting stays within them.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        per_programming: float = 0.0,
+        per_root_second: float = 0.0,
+        initial: float = 0.0,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(device)
+        rates = {"per_programming": per_programming, "per_root_second": per_root_second, "initial": initial}
+        for name, value in rates.items():
+            if not value >= 0:
+                raise ArgumentError(f"`Drifting({name}=...)` must not be negative, got {value}")
+        self._rates = rates
+        self._clock = clock
+        self._generator = torch.Generator().manual_seed(seed)
+        self._last = clock()
+        self.offset = torch.zeros(self.theta.size)
+        self._walk(initial)
+
+    def _walk(self, std: float) -> None:
+        if std:
+            self.offset = self.offset + std * torch.randn(self.theta.size, generator=self._generator)
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        if fresh:
+            self._walk(self._rates["per_programming"])
+        if self._rates["per_root_second"]:
+            now = self._clock()
+            self._walk(self._rates["per_root_second"] * math.sqrt(max(0.0, now - self._last)))
+            self._last = now
+        return self.theta.clamp(theta + self.offset.to(theta))
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        inner = super().oracle()
+        if inner is None:
+            return None
+        return lambda x, theta: inner(x, theta + self.offset.to(theta))
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"offset": self.offset, "generator": self._generator.get_state()}
+        return {**super().state_dict(), **state}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        super().load_state_dict(state)
+        self.offset = state["offset"].clone()
+        self._generator.set_state(state["generator"])
+        self._last = self._clock()

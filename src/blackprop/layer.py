@@ -1,0 +1,188 @@
+"""The layer: a device in a model, with the two gradients that autograd cannot find and the ledger of what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from blackprop._autograd import BlackBox
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError, CheckpointError, ShapeError, SurrogateError
+from blackprop.estimators import Estimator
+from blackprop.ledger import Budget, Ledger, metered
+from blackprop.presets import default
+from blackprop.query import Procedure, Purpose, Query, ask, reading_first, run, same_setting
+from blackprop.surrogates import Surrogate
+
+T = TypeVar("T")
+
+
+class PhysicalLayer(nn.Module):
+    """A layer whose transfer is measured: `y = gain · f(x; θ) + bias`, x `(..., *in_shape)`, y `(..., *out_shape)`.
+
+    θ is an ordinary parameter `(P,)`: any optimizer, scheduler, `state_dict` and clipping works on it. Forward sends
+    the rows through the device. Backward asks the `estimator` for `∂L/∂θ` and the `surrogate` for `∂L/∂x`, each only
+    where it is needed: with `theta.requires_grad_(False)` no parameter query is made, and no surrogate query where
+    the input needs no gradient. `ledger` counts everything.
+
+    In `train()` a differentiable forward pass first brings the surrogate to the present θ, once a change of θ, however
+    many backward passes accumulate. In `eval()` nothing changes: rows are booked as `EVALUATE`, and a gradient can be
+    had only at a θ that the surrogate knows. Within limits, the device is sent the nearest setting inside them, and
+    training moves θ there, as projected gradient descent does. Activation checkpointing measures twice, and is
+    counted twice.
+
+    **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.presets.paper`; `budget`, which layers
+    may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
+    direction (by default seeded once, here, from torch's global stream, as the weights of a digital layer are).
+    """
+
+    theta_tracked: Tensor
+
+    def __init__(
+        self,
+        device: Device,
+        estimator: Estimator | None = None,
+        surrogate: Surrogate | None = None,
+        budget: Budget | None = None,
+        bias: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_kinds(device, estimator, surrogate, budget)
+        spec = device.declaration
+        preset = default(spec) if estimator is None or surrogate is None else None
+        self.device = device
+        self.estimator = estimator if estimator is not None else preset.estimator  # pyright: ignore[reportOptionalMemberAccess]
+        self.surrogate = surrogate if surrogate is not None else preset.surrogate  # pyright: ignore[reportOptionalMemberAccess]
+        self.estimator.check(spec)
+        self.surrogate.bind(spec)
+        self.ledger = Ledger()
+        self.budget = budget
+        if generator is None:
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.generator = generator
+        self.theta = nn.Parameter(spec.theta.draw(generator))
+        self.gain = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
+        # The setting that the surrogate stands for; NaN, which equals nothing, before it has started.
+        self.register_buffer("theta_tracked", torch.full_like(self.theta, torch.nan, requires_grad=False))
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        return self.device.in_shape
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self.device.out_shape
+
+    # A device cannot be traced, so torch.compile runs this layer as it is. (Unlike the public name, this one is lazy.)
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x.dim() - len(self.in_shape)
+        if kept < 0 or tuple(x.shape[kept:]) != self.in_shape:
+            raise ShapeError(f"{self.device} takes rows of shape {self.in_shape}, got an input of {tuple(x.shape)}")
+        if self.theta.dtype not in (torch.float32, torch.float64):
+            raise ArgumentError(
+                f"a device works in float32 or float64 and this layer was cast to {self.theta.dtype}; for mixed "
+                "precision leave the model in float32 and use autocast"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            rows = x.to(self.theta.dtype).reshape(-1, *self.in_shape)
+            self._stay_within_limits()
+            y = BlackBox.apply(rows, self.theta, self, torch.is_grad_enabled())
+            y = self.gain * y.reshape(*x.shape[:kept], *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
+            return y if self.bias is None else y + self.bias
+
+    # What _autograd.Rules asks of a layer.
+
+    def measure_rows(self, x: Tensor, theta: Tensor, wants_grad_x: bool) -> Tensor:
+        if not len(x):
+            return x.new_zeros(0, *self.out_shape)
+        theta = self.device.theta.clamp(theta)
+        query = Query(x, theta, Purpose.FORWARD if self.training else Purpose.EVALUATE)
+        if not (self.training and wants_grad_x):
+            return self._run(ask(query))[0]
+        y = self._run(reading_first(query, self._follow(theta)))
+        self.surrogate.observe(x, y)
+        return y
+
+    def grad_rows(self, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor:
+        if not same_setting(self.theta_tracked, self.device.theta.clamp(theta)):
+            raise SurrogateError(
+                "the surrogate does not know the device at this theta: it follows in `train()`, in a forward pass "
+                "whose input needs a gradient; call `train()` on the layer, or run that pass, before this backward"
+            )
+        return self.surrogate.vjp(x, grad_y)
+
+    def grad_theta(self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        theta = self.device.theta.clamp(theta)
+        self._keep_generator_with(theta)
+        return self._run(self.estimator.vjp(x, theta, y, grad_y, self.device.declaration, self.generator))
+
+    def _follow(self, theta: Tensor) -> Procedure[None]:
+        """Bring the surrogate to theta, if it is not there yet."""
+        if same_setting(self.theta_tracked, theta):
+            return
+        self._keep_generator_with(theta)
+        if bool(self.theta_tracked.isnan().any()):
+            yield from self.surrogate.start(theta, self.generator)
+        else:
+            yield from self.surrogate.track(self.theta_tracked.clone(), theta, self.generator)
+        self.theta_tracked.copy_(theta)
+
+    def _run(self, procedure: Procedure[T]) -> T:
+        with torch.no_grad():
+            return run(procedure, metered(self.device, self.ledger, self.budget))
+
+    @torch.no_grad()
+    def _stay_within_limits(self) -> None:
+        if self.training and self.device.theta.limited:
+            inside = self.device.theta.clamp(self.theta)
+            if not torch.equal(inside, self.theta):
+                self.theta.copy_(inside)
+
+    def _keep_generator_with(self, theta: Tensor) -> None:
+        """Draw where θ lives: a generator on another torch device is replaced by one seeded from it."""
+        if self.generator.device.type != theta.device.type:
+            seed = torch.randint(2**62, (), generator=self.generator, device=self.generator.device)
+            self.generator = torch.Generator(theta.device).manual_seed(int(seed))
+
+    # Saved beside the parameters and the surrogate's buffers: what the next step also depends on.
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {
+            "ledger": self.ledger.state_dict(),
+            "budget": self.budget.state_dict() if self.budget is not None else None,
+            "generator": {"device": self.generator.device.type, "state": self.generator.get_state()},
+            "device": self.device.state_dict(),
+        }
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        try:
+            ledger, generator = Ledger(), torch.Generator(state["generator"]["device"])
+            ledger.load_state_dict(state["ledger"])
+            generator.set_state(state["generator"]["state"].cpu())
+            self.device.load_state_dict(state["device"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"this is not the state of a layer around {self.device}: {error!r}") from error
+        self.ledger, self.generator = ledger, generator
+        if self.budget is not None and state.get("budget") is not None:
+            self.budget.load_state_dict(state["budget"])
+
+    def extra_repr(self) -> str:
+        return f"{self.device}, estimator={self.estimator}" + (f", {self.budget}" if self.budget is not None else "")
+
+
+def _check_kinds(device: object, estimator: object, surrogate: object, budget: object) -> None:
+    for name, value, kind in (
+        ("device", device, Device),
+        ("estimator", estimator, Estimator),
+        ("surrogate", surrogate, Surrogate),
+        ("budget", budget, Budget),
+    ):
+        if not isinstance(value, kind) and (value is not None or name == "device"):
+            hint = "; give an object and not its class" if isinstance(value, type) else ""
+            raise ArgumentError(f"`PhysicalLayer({name}=...)` takes a {kind.__name__}, got {value!r}{hint}")

@@ -1,0 +1,223 @@
+"""What was asked of a device: the ledger that counts it, the budget that stops it, and the price known beforehand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from blackprop.declaration import Declaration
+from blackprop.errors import ArgumentError, BudgetExhausted, LimitError, ReadingError, ShapeError
+from blackprop.query import Count, Measure, Procedure, Purpose, Query, count, run
+
+T = TypeVar("T")
+
+
+class Measurable(Protocol):
+    """What the driver needs of a device."""
+
+    @property
+    def declaration(self) -> Declaration: ...
+    @property
+    def programmed(self) -> Tensor | None: ...
+    def measure(self, queries: list[Query], /) -> list[Tensor]: ...
+
+
+class Ledger:
+    """Rows and programmings by purpose, and the lab time they stand for.
+
+    `rows[purpose]` and `programmings[purpose]` are zero for a purpose that was never asked. `lab_seconds` is the sum of
+    `rows · cost.row + programmings · cost.programming` over the devices it has counted.
+    """
+
+    def __init__(self) -> None:
+        self.rows: Counter[Purpose] = Counter()
+        self.programmings: Counter[Purpose] = Counter()
+        self.lab_seconds: float = 0.0
+
+    @property
+    def total_rows(self) -> int:
+        return sum(self.rows.values())
+
+    @property
+    def total_programmings(self) -> int:
+        return sum(self.programmings.values())
+
+    def add(self, spent: Count, seconds: float) -> None:
+        self.rows.update(spent.rows)
+        self.programmings.update(spent.programmings)
+        self.lab_seconds += seconds
+
+    @classmethod
+    def sum(cls, ledgers: Iterable[Ledger]) -> Ledger:
+        total = cls()
+        for ledger in ledgers:
+            total.rows.update(ledger.rows)
+            total.programmings.update(ledger.programmings)
+            total.lab_seconds += ledger.lab_seconds
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": {purpose.value: n for purpose, n in self.rows.items()},
+            "programmings": {purpose.value: n for purpose, n in self.programmings.items()},
+            "lab_seconds": self.lab_seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rows = Counter({Purpose(name): n for name, n in state["rows"].items()})
+        self.programmings = Counter({Purpose(name): n for name, n in state["programmings"].items()})
+        self.lab_seconds = float(state["lab_seconds"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and self.state_dict() == other.state_dict()
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        asked = [p for p in Purpose if self.rows[p] or self.programmings[p]]
+        lines = [f"{'':12}{'rows':>14}{'programmings':>16}"]
+        lines += [f"{p.value:12}{self.rows[p]:>14,}{self.programmings[p]:>16,}" for p in asked]
+        lines += [f"{'total':12}{self.total_rows:>14,}{self.total_programmings:>16,}"]
+        return "\n".join([*lines, f"estimated lab time {_duration(self.lab_seconds)}"])
+
+
+class Budget:
+    """The most that may be asked: rows, programmings, estimated lab seconds; None for no limit.
+
+    One budget given to several layers is shared by them. A round of queries that would exceed it raises
+    `BudgetExhausted` before any of it is measured.
+    """
+
+    def __init__(self, rows: int | None = None, programmings: int | None = None, seconds: float | None = None) -> None:
+        self.limits = {"rows": rows, "programmings": programmings, "seconds": seconds}
+        self.spent = {"rows": 0, "programmings": 0, "seconds": 0.0}
+        for name, limit in self.limits.items():
+            if limit is not None and not limit >= 0:
+                raise ArgumentError(f"`Budget({name}=...)` must not be negative, got {limit}")
+
+    def reserve(self, rows: int, programmings: int, seconds: float) -> None:
+        """Book what a round will cost, or raise and book nothing."""
+        wanted = {"rows": rows, "programmings": programmings, "seconds": seconds}
+        for name, limit in self.limits.items():
+            if limit is not None and self.spent[name] + wanted[name] > limit:
+                raise BudgetExhausted(
+                    f"{self.spent[name]:,} of {limit:,} {name} are spent and the next round of queries wants "
+                    f"{wanted[name]:,}; nothing of it was measured"
+                )
+        for name, more in wanted.items():
+            self.spent[name] += more
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": dict(self.spent)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.spent.update(state["spent"])
+
+    def __repr__(self) -> str:
+        limits = [f"{name} {self.spent[name]:,} of {v:,}" for name, v in self.limits.items() if v is not None]
+        return f"Budget({', '.join(limits) or 'no limit'})"
+
+
+def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) -> Measure:
+    """The way to a device: what is asked is checked and paid for, and what comes back is checked.
+
+    Before the device is touched: every row has the device's input shape and is finite, every setting has its size and
+    is within its limits, and the budget holds. Afterwards: every reading has the right shape, dtype and place and is
+    finite. A device that raises half-way has spent what the ledger then shows: the whole round, since no one can know.
+    """
+    spec = device.declaration
+
+    def measure(queries: list[Query]) -> list[Tensor]:
+        _check_queries(spec, queries)
+        spent = count(queries, device.programmed)
+        rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
+        seconds = rows * spec.cost.row + programmings * spec.cost.programming
+        if budget is not None:
+            budget.reserve(rows, programmings, seconds)
+        ledger.add(spent, seconds)
+        with torch.no_grad():
+            readings = device.measure(queries)
+        _check_readings(spec, queries, readings)
+        return readings
+
+    return measure
+
+
+def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -> Ledger:
+    """What a procedure would cost on `device`: a dry run, in which nothing is measured.
+
+    `procedure_factory` makes the procedure, as `lambda: estimator.vjp(...)`; give it a generator of its own, since the
+    dry run draws from it. The readings it is sent are normal random numbers, so a procedure whose next question depends
+    on the last answer is priced as it would run on such answers.
+    """
+    dry = _Dry(device)
+    ledger = Ledger()
+    run(procedure_factory(), metered(dry, ledger))
+    return ledger
+
+
+class _Dry:
+    """A device that answers at once and for nothing."""
+
+    def __init__(self, device: Measurable) -> None:
+        self.declaration = device.declaration
+        self.programmed = device.programmed
+        self._generator = torch.Generator().manual_seed(0)
+
+    def measure(self, queries: list[Query]) -> list[Tensor]:
+        self.programmed = queries[-1].theta
+        shape = self.declaration.out_shape
+        return [torch.randn(len(q.x), *shape, generator=self._generator).to(q.x) for q in queries]
+
+
+def _check_queries(spec: Declaration, queries: list[Query]) -> None:
+    checked: dict[int, Tensor] = {}
+    for query in queries:
+        spec.theta.check(query.theta)
+        x = query.x
+        if id(x) in checked:
+            continue
+        checked[id(x)] = x
+        if tuple(x.shape[1:]) != spec.in_shape or x.dim() == 0:
+            raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {tuple(x.shape)}")
+        bad = _first_bad_row(x)
+        if bad is not None:
+            raise LimitError(f"row {bad} of the {query.purpose.value} query to {spec.name} is not finite")
+
+
+def _check_readings(spec: Declaration, queries: list[Query], readings: list[Tensor]) -> None:
+    if len(readings) != len(queries):
+        raise ReadingError(f"{spec.name} answered {len(readings)} of {len(queries)} queries")
+    for query, y in zip(queries, readings, strict=True):
+        what = f"the {query.purpose.value} query to {spec.name}"
+        expected = (len(query.x), *spec.out_shape)
+        if not isinstance(y, Tensor):
+            raise ReadingError(f"{what} returned {type(y).__name__}, expected a tensor of shape {expected}")
+        if tuple(y.shape) != expected:
+            raise ReadingError(f"{what} returned shape {tuple(y.shape)}, expected {expected}")
+        if y.dtype != query.x.dtype:
+            raise ReadingError(f"{what} returned {y.dtype}, expected the dtype of the rows, {query.x.dtype}")
+        if y.device != query.x.device:
+            raise ReadingError(f"{what} returned a tensor on {y.device}, expected the rows' own, {query.x.device}")
+        bad = _first_bad_row(y)
+        if bad is not None:
+            raise ReadingError(f"{what} returned a value that is not finite, first in row {bad} of {len(y)}")
+
+
+def _first_bad_row(rows: Tensor) -> int | None:
+    # A sum is finite only if every term is; only when it is not (or overflows) are the rows looked at one by one.
+    if torch.isfinite(rows.sum()):
+        return None
+    bad = (~rows.isfinite()).flatten(1).any(1).nonzero()
+    return int(bad[0]) if len(bad) else None
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3g} s"

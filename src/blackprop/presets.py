@@ -1,0 +1,68 @@
+"""Ready pairs of estimator and surrogate: `bp.PhysicalLayer(device, *bp.presets.paper(rank=10, samples=100))`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from blackprop.declaration import Declaration
+from blackprop.errors import IncompatibleError
+from blackprop.estimators import BatchContraction, Estimator, RandomDirections
+from blackprop.estimators import Oracle as OracleEstimator
+from blackprop.surrogates import Oracle as OracleSurrogate
+from blackprop.surrogates import ProjectorSplitting, Surrogate
+
+
+class Method(NamedTuple):
+    """The two gradients of a physical layer: for the device's parameters and for its input."""
+
+    estimator: Estimator
+    surrogate: Surrogate
+
+
+def paper(
+    rank: int = 10,
+    samples: int = 10,
+    *,
+    surrogate_samples: int | None = None,
+    step: float = 1e-4,
+    rebuild_every: int | None = None,
+    linear: bool = True,
+) -> Method:
+    """The published method of arXiv 2509.15113, to the letter, for one layer.
+
+    θ-gradient: forward differences along `samples` Gaussian directions at the published step (1e-4; use 1 for the plain
+    matrix), contracted to d_out rows where the batch is larger. Input gradient: I-PSI of that `rank` with
+    `surrogate_samples` probes (as many as `samples` where None), rebuilt every `rebuild_every` changes (published: 100
+    for the meshes). **Costs** a layer and step: `M·min(B, d_out)` rows and M programmings for the parameters, d_out
+    rows more where contracted, and `2(r + M)` rows and one programming for the input gradient, after d_in rows to
+    start.
+
+    `linear=False` is what the published code does on a device that is not linear: no contraction, and the surrogate
+    answers as if the device were a matrix.
+
+    Not taken over are the faults of that code: its backward pass uses factors one step old, its noise spares the
+    gradient queries, its quantisation rounds θ in the forward pass alone. Here every query meets the same device.
+    """
+    return Method(
+        RandomDirections(samples, step, contraction=BatchContraction() if linear else None),
+        ProjectorSplitting(
+            rank,
+            surrogate_samples if surrogate_samples is not None else samples,
+            rebuild_every=rebuild_every,
+            treat_as_linear=not linear,
+        ),
+    )
+
+
+def oracle() -> Method:
+    """Both gradients by autograd through a simulator: the upper reference of every comparison."""
+    return Method(OracleEstimator(), OracleSurrogate())
+
+
+def default(spec: Declaration) -> Method:
+    """What a layer uses when nothing is said: `paper` with the rank that the device allows."""
+    if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+        raise IncompatibleError(
+            f"{spec.name} maps {spec.in_shape} to {spec.out_shape}: name an estimator and a surrogate"
+        )
+    return paper(rank=min(10, spec.d_in, spec.d_out), linear=spec.linear)

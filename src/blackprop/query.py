@@ -1,0 +1,110 @@
+"""Whoever wants a measurement asks for it: queries, the procedures that yield them, and the one driver that runs
+them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Purpose(enum.Enum):
+    """What a query is for; the ledger counts by it."""
+
+    FORWARD = "forward"
+    PARAMETER = "parameter"
+    SURROGATE = "surrogate"
+    EVALUATE = "evaluate"
+    CALIBRATE = "calibrate"
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """The rows `x` measured at the setting `theta`."""
+
+    x: Tensor  # (rows, *in_shape)
+    theta: Tensor  # (P,)
+    purpose: Purpose
+
+
+Measure = Callable[[list[Query]], list[Tensor]]
+Procedure = Generator[list[Query], list[Tensor], T]
+
+
+def run(procedure: Procedure[T], measure: Measure) -> T:
+    """Run `procedure`, serving each list of queries (a round) with `measure`, and return its result.
+
+    Nothing else in the library measures. A round may be batched, split or shared out by whoever serves it; its outputs
+    come back in the order of its queries.
+    """
+    try:
+        queries = next(procedure)
+        while True:
+            queries = procedure.send(measure(queries))
+    except StopIteration as stop:
+        return stop.value
+
+
+def ask(*queries: Query) -> Procedure[list[Tensor]]:
+    """The smallest procedure: one round."""
+    return (yield list(queries))
+
+
+def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tensor]:
+    """Run `procedure` and read `query` on the way, just before the first of its queries at the same setting.
+
+    One programming then serves both. Where `procedure` never asks at that setting, `query` is read at the end.
+    Returns the reading; the procedure's own result is dropped.
+    """
+    reading: Tensor | None = None
+    answers: list[Tensor] | None = None
+    while True:
+        try:
+            round_ = next(procedure) if answers is None else procedure.send(answers)
+        except StopIteration:
+            break
+        at = next((i for i, other in enumerate(round_) if same_setting(other.theta, query.theta)), None)
+        if reading is None and at is not None:
+            answers = yield [*round_[:at], query, *round_[at:]]
+            reading = answers[at]
+            answers = [*answers[:at], *answers[at + 1 :]]
+        else:
+            answers = yield round_
+    if reading is None:
+        (reading,) = yield [query]
+    return reading
+
+
+def same_setting(a: Tensor | None, b: Tensor) -> bool:
+    """Whether a device that holds `a` already holds `b`."""
+    return a is b or (a is not None and a.shape == b.shape and a.device == b.device and torch.equal(a, b))
+
+
+@dataclass
+class Count:
+    """Rows and programmings by purpose."""
+
+    rows: Counter[Purpose] = field(default_factory=Counter)
+    programmings: Counter[Purpose] = field(default_factory=Counter)
+
+
+def count(queries: Iterable[Query], programmed: Tensor | None) -> Count:
+    """What serving `queries` in order costs a device that now holds `programmed`.
+
+    Consecutive queries at one setting are one programming, booked under the purpose of the first.
+    """
+    total = Count()
+    for query in queries:
+        if not same_setting(programmed, query.theta):
+            total.programmings[query.purpose] += 1
+            programmed = query.theta
+        total.rows[query.purpose] += len(query.x)
+    return total

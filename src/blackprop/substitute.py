@@ -1,0 +1,90 @@
+"""A trained or untrained model, with some of its layers replaced by devices; its parameters, sorted; its bill."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from blackprop.devices import Device
+from blackprop.errors import SubstitutionError
+from blackprop.layer import PhysicalLayer
+from blackprop.ledger import Ledger
+
+Factory = Callable[[nn.Module], "PhysicalLayer | Device"]
+
+
+def substitute(model: nn.Module, replacements: Mapping[str, Factory]) -> nn.Module:
+    """Replace layers of `model` by qualified name, in place; returns the model.
+
+    Each factory is called with the layer it replaces and returns a `PhysicalLayer`, or a device, which is put into one:
+
+    >>> import torch, blackprop as bp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    >>> model = bp.substitute(model, {"0": lambda old: bp.devices.LightModulator(old.in_features, old.out_features)})
+    >>> model[0].device
+    LightModulator(8 -> 6, P = 48)
+
+    Everything is checked before anything is changed: an unknown name lists the candidates, and a device of another
+    width than the linear layer it would replace is refused. The new layer takes over the old one's place (torch
+    device) and mode.
+    """
+    modules = dict(model.named_modules())
+    for name in replacements:
+        if name not in modules or not name:
+            raise SubstitutionError(_unknown(name, modules))
+    for name in replacements:
+        for other in replacements:
+            if other != name and other.startswith(f"{name}."):
+                raise SubstitutionError(f"{other!r} lies inside {name!r}, and both would be replaced")
+    layers = {name: _layer(name, modules[name], factory) for name, factory in replacements.items()}
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
+    return model
+
+
+def param_groups(model: nn.Module, lr: float, device_lr: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer: the digital parameters at `lr`, the devices' θ at `device_lr` and without weight
+    decay (θ = 0 is no simpler a setting than another). A group that would be empty is left out.
+    """
+    thetas = {id(m.theta): m.theta for m in model.modules() if isinstance(m, PhysicalLayer)}
+    digital = [p for p in model.parameters() if id(p) not in thetas]
+    groups = [
+        {"params": digital, "lr": lr},
+        {"params": list(thetas.values()), "lr": device_lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def ledger(model: nn.Module) -> Ledger:
+    """What all physical layers of `model` have asked of their devices, summed."""
+    return Ledger.sum({id(m.ledger): m.ledger for m in model.modules() if isinstance(m, PhysicalLayer)}.values())
+
+
+def _layer(name: str, old: nn.Module, factory: Factory) -> PhysicalLayer:
+    made = factory(old)
+    layer = PhysicalLayer(made) if isinstance(made, Device) else made
+    if not isinstance(layer, PhysicalLayer):
+        raise SubstitutionError(
+            f"the factory for {name!r} returned {type(made).__name__}, not a PhysicalLayer or a Device"
+        )
+    if isinstance(old, nn.Linear):
+        widths, wanted = (layer.in_shape, layer.out_shape), ((old.in_features,), (old.out_features,))
+        if widths != wanted:
+            raise SubstitutionError(
+                f"{name!r} maps {wanted[0]} to {wanted[1]}, and its device {widths[0]} to {widths[1]}"
+            )
+    place = next(old.parameters(), None)
+    if place is not None:
+        layer.to(place.device)
+    return layer.train(old.training)
+
+
+def _unknown(name: str, modules: Mapping[str, nn.Module]) -> str:
+    linear = [n for n, m in modules.items() if n and isinstance(m, nn.Linear)]
+    candidates = linear or [n for n in modules if n]
+    near = difflib.get_close_matches(name, [n for n in modules if n], n=3)
+    close = f" (near it: {', '.join(map(repr, near))})" if near else ""
+    return f"the model has no layer {name!r}{close}; candidates: {', '.join(map(repr, candidates)) or 'none'}"

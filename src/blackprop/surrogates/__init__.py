@@ -1,0 +1,18 @@
+"""Surrogates: the gradient for a device's input, from what is known of the device."""
+
+from blackprop.surrogates.base import Surrogate
+from blackprop.surrogates.frozen import Frozen
+from blackprop.surrogates.low_rank import LowRankSurrogate
+from blackprop.surrogates.oracle import Oracle
+from blackprop.surrogates.projector_splitting import ProjectorSplitting, projector_splitting_step
+from blackprop.surrogates.reconstruction import Reconstruction
+
+__all__ = [
+    "Frozen",
+    "LowRankSurrogate",
+    "Oracle",
+    "ProjectorSplitting",
+    "Reconstruction",
+    "Surrogate",
+    "projector_splitting_step",
+]

@@ -1,0 +1,68 @@
+"""What a surrogate owes: the gradient for a device's input, at no query, from what it has learnt of the device."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.declaration import Declaration
+from blackprop.errors import IncompatibleError
+from blackprop.query import Procedure
+
+
+class Surrogate(nn.Module, abc.ABC):
+    """A stand-in for the device in the backward pass: `∂L/∂x_b = (∂f(x_b; θ)/∂x_b)ᵀ ∂L/∂y_b`.
+
+    Its state is in buffers, so it moves and is saved with the model. A layer binds it to its device once, starts it at
+    the first setting, and tracks it whenever θ has moved and the gradient will be needed; each of these procedures
+    changes the state at its very end, so that one that is cut short leaves the surrogate as it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spec: Declaration | None = None
+
+    @property
+    def spec(self) -> Declaration:
+        """The declaration of the device it stands for."""
+        if self._spec is None:
+            raise IncompatibleError(f"{type(self).__name__} is bound to no device yet; give it to a `PhysicalLayer`")
+        return self._spec
+
+    def bind(self, spec: Declaration) -> None:
+        """Take on a device: refuse one that cannot be served, make the buffers."""
+        if self._spec is not None:
+            raise IncompatibleError(
+                f"this {type(self).__name__} already stands for {self._spec.name}; make one surrogate a layer"
+            )
+        self.check(spec)
+        self._spec = spec
+        self._allocate(spec)
+
+    def check(self, spec: Declaration) -> None:
+        """Raise `IncompatibleError` where this surrogate cannot serve the device."""
+        del spec
+
+    def _allocate(self, spec: Declaration) -> None:
+        """Register the buffers for a device of this size."""
+        del spec
+
+    @abc.abstractmethod
+    def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        """Learn the device at theta (P,) from nothing."""
+
+    @abc.abstractmethod
+    def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
+        """Follow the device from theta_old, which the surrogate stands for, to theta_new. Queries at the old come
+        first.
+        """
+
+    @abc.abstractmethod
+    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        """`∂L/∂x` (B, *in_shape) for rows x (B, *in_shape) and cotangents grad_y (B, *out_shape). Asks nothing."""
+
+    def observe(self, x: Tensor, y: Tensor) -> None:
+        """See rows and readings that training has made anyway."""
+        del x, y

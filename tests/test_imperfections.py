@@ -1,0 +1,152 @@
+"""Noise, coarse converters and drift act on every query alike."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import blackprop as bp
+from blackprop.devices import Drifting, LightModulator, Matrix, Noisy, Quantised
+from blackprop.errors import ArgumentError
+from blackprop.query import Purpose, Query
+from support import draw
+
+
+def _ask(device: bp.Device, x: torch.Tensor, *thetas: torch.Tensor, purpose: Purpose = Purpose.FORWARD):
+    return device.measure([Query(x, theta, purpose) for theta in thetas])
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_read_noise_is_relative_to_the_output_scale_whoever_asks(purpose):
+    plain = LightModulator(20, 50)
+    theta, x = plain.theta.draw(torch.Generator().manual_seed(0)), draw(200, 20)
+    clean = plain.transfer(x, theta)
+    device = Noisy(plain, read=0.02)
+    (noisy,) = _ask(device, x, theta, purpose=purpose)
+    scale = float(clean.square().mean().sqrt())
+    assert float((noisy - clean).std()) == pytest.approx(0.02 * scale, rel=0.05)
+    # Weak probes meet the same noise: the scale is the detector's and not the query's.
+    (weak,) = _ask(device, 1e-3 * x, theta, purpose=purpose)
+    assert float((weak - 1e-3 * clean).std()) == pytest.approx(0.02 * scale, rel=0.05)
+
+
+def test_noise_is_new_at_every_reading_and_repeats_with_its_seed():
+    plain = LightModulator(6, 4)
+    theta, x = plain.theta.draw(torch.Generator().manual_seed(0)), draw(5, 6)
+    a, b = _ask(Noisy(plain, read=0.1), x, theta, theta)
+    assert not torch.equal(a, b)
+    assert torch.equal(a, _ask(Noisy(plain, read=0.1), x, theta)[0])
+    assert not torch.equal(a, _ask(Noisy(plain, read=0.1, seed=1), x, theta)[0])
+
+
+def test_proportional_noise_is_the_published_one():
+    plain = LightModulator(20, 50)
+    theta, x = plain.theta.draw(torch.Generator().manual_seed(0)), draw(400, 20)
+    clean = plain.transfer(x, theta)
+    (noisy,) = _ask(Noisy(plain, proportional=0.1), x, theta)
+    assert float(((noisy - clean) / clean).std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_quantised_settings_inputs_and_outputs_lie_on_their_levels():
+    seen = []
+
+    def fn(x, theta):
+        seen.append((x, theta))
+        return x * theta
+
+    inner = bp.devices.from_callable(fn, in_shape=50, out_shape=50, theta_size=50, low=0.0, high=1.0)
+    device = Quantised(inner, input_bits=2, theta_bits=3, output_bits=4, input_range=(-1, 1), output_range=(-2, 2))
+    (y,) = _ask(device, 2 * draw(8, 50), torch.rand(50, generator=torch.Generator().manual_seed(0)))
+    (x, theta) = seen[0]
+    torch.testing.assert_close(x * 3 / 2 + 0.5, (x * 3 / 2 + 0.5).round())
+    assert len(x.unique()) == 4
+    torch.testing.assert_close(theta * 7, (theta * 7).round())
+    torch.testing.assert_close((y + 2) * 15 / 4, ((y + 2) * 15 / 4).round(), atol=1e-5, rtol=0)
+
+
+def test_a_periodic_setting_has_two_to_the_bits_levels_a_period():
+    device = Quantised(LightModulator(4, 1), theta_bits=2)
+    x = 2 * torch.eye(4)
+    (y,) = _ask(device, x, torch.tensor([0.1, math.pi / 2 + 0.1, math.pi - 0.1, 2 * math.pi - 0.1]))
+    torch.testing.assert_close(y[:, 0], torch.tensor([1.0, 0.0, -1.0, 1.0]), atol=1e-6, rtol=0)
+
+
+def test_perturbations_are_rounded_like_everything_else():
+    """A step far under a level moves nothing: the gradient is then zero, and the device's fault is not hidden."""
+    device = Quantised(LightModulator(6, 4), theta_bits=4)
+    layer = bp.PhysicalLayer(device, *bp.presets.paper(rank=2, samples=5))
+    with torch.no_grad():
+        layer.theta.fill_(math.pi / 8)
+    layer(draw(3, 6)).sum().backward()
+    assert float(layer.theta.grad.abs().max()) < 0.01  # float32 rounding over a step of 1e-4, and no more
+
+
+def test_the_oracle_of_a_quantised_device_passes_straight_through():
+    plain = LightModulator(6, 4)
+    layer = bp.PhysicalLayer(Quantised(plain, theta_bits=4), *bp.presets.oracle())
+    x = draw(3, 6).requires_grad_()
+    layer(x).sum().backward()
+    quantum = 2 * math.pi / 16
+    theta = ((layer.theta.detach() / quantum).round() * quantum).requires_grad_()
+    plain.transfer(x.detach(), theta).sum().backward()
+    torch.testing.assert_close(layer.theta.grad, theta.grad)
+
+
+def test_drift_walks_with_programmings():
+    device = Drifting(Matrix(30, 30), per_programming=0.1, seed=1)
+    theta = torch.zeros(900)
+    others = [theta + k for k in range(1, 101)]
+    offsets = [(y - k).flatten() for k, y in enumerate(_ask(device, torch.eye(30), *others), 1)]
+    assert float(offsets[0].std()) == pytest.approx(0.1, rel=0.15)
+    assert float(offsets[-1].std()) == pytest.approx(1.0, rel=0.15)
+    a, b = _ask(device, torch.eye(30), others[-1], others[-1])  # held, so not written again
+    assert torch.equal(a, b)
+
+
+def test_drift_walks_with_time():
+    now = [0.0]
+    device = Drifting(Matrix(30, 30), per_root_second=0.1, clock=lambda: now[0])
+    theta, unit = torch.zeros(900), torch.eye(30)
+    (still,) = _ask(device, unit, theta)
+    assert not still.any()
+    now[0] = 100.0
+    (moved,) = _ask(device, unit, theta)  # the same setting, later
+    assert float(moved.std()) == pytest.approx(1.0, rel=0.1)
+
+
+def test_wrapped_devices_are_still_served_in_batches():
+    calls = []
+
+    class Counting(LightModulator):
+        def transfer(self, x, theta, /):
+            calls.append(theta.shape)
+            return super().transfer(x, theta)
+
+    device = Noisy(Drifting(Quantised(Counting(6, 4), theta_bits=8), per_programming=0.01), read=0.01)
+    _ask(device, draw(3, 6), *draw(50, 24))
+    assert calls == [(50, 24)]
+
+
+def test_the_two_verbs_go_through_the_wrapper():
+    device = Quantised(LightModulator(4, 1), theta_bits=2, output_bits=8, output_range=(-1, 1))
+    device.program(torch.full((4,), 0.1))
+    torch.testing.assert_close(device.read(torch.ones(1, 4) / 2), torch.ones(1, 1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: Noisy(d, read=-0.1),
+        lambda d: Noisy(d, scale=-1.0),
+        lambda d: Quantised(d, theta_bits=0),
+        lambda d: Quantised(d, input_bits=-3),
+        lambda d: Quantised(d, output_bits=8, output_range=(1.0, 1.0)),
+        lambda d: Quantised(Matrix(3, 3), theta_bits=4),
+        lambda d: Drifting(d, per_programming=-1.0),
+    ],
+)
+def test_impossible_imperfections_are_refused(make):
+    with pytest.raises(ArgumentError):
+        make(LightModulator(4, 3))

@@ -1,0 +1,429 @@
+"""The layer in a model: what it measures and when, what it keeps, how it lives with the rest of PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import blackprop as bp
+from blackprop.errors import (
+    ArgumentError,
+    BlackpropError,
+    CheckpointError,
+    IncompatibleError,
+    ReadingError,
+    SecondDerivativeError,
+    ShapeError,
+    SurrogateError,
+)
+from blackprop.query import Purpose
+from support import draw
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
+
+
+def _layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
+    device = device if device is not None else bp.devices.LightModulator(6, 4)
+    method = kwargs.pop("method", None) or bp.presets.paper(rank=2, samples=3)
+    return bp.PhysicalLayer(device, *method, generator=torch.Generator().manual_seed(1), **kwargs)
+
+
+def _oracle_layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
+    return _layer(device, method=bp.presets.oracle(), **kwargs)
+
+
+def _model(layer: bp.PhysicalLayer) -> torch.nn.Sequential:
+    first = torch.nn.Linear(5, 6)
+    with torch.no_grad():
+        first.weight.copy_(draw(6, 5))
+        first.bias.zero_()
+    return torch.nn.Sequential(first, layer)
+
+
+def _backward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    loss = model(x).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("place", DEVICES)
+def test_with_exact_parts_the_gradients_are_autograds(place):
+    """Coordinate differences and an exact surrogate against plain autograd through the same function."""
+    device = bp.devices.Microring(6, 4)
+    estimator = bp.estimators.Coordinate(1e-4)
+    layer = _layer(device, method=(estimator, bp.surrogates.Reconstruction(4))).double().to(place)
+    x = draw(2, 3, 6, dtype=torch.float64).to(place).requires_grad_()
+    layer(x).pow(3).sum().backward()
+
+    theta, z = layer.theta.detach().clone().requires_grad_(), x.detach().clone().requires_grad_()
+    device.transfer(z.flatten(0, 1), theta).pow(3).sum().backward()
+    torch.testing.assert_close(x.grad, z.grad, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(layer.theta.grad, theta.grad, rtol=1e-6, atol=1e-8)
+
+
+def test_a_device_whose_backward_raises_trains(opaque):
+    model = _model(_layer(opaque, method=bp.presets.paper(rank=4, samples=50)))
+    optimizer = torch.optim.Adam(bp.param_groups(model, lr=1e-2, device_lr=1e-2))
+    x = draw(32, 5)
+    target = x @ draw(5, 4, seed=5) / 2
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = (model(x) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_the_published_costs_of_a_step():
+    """B·1 forward, M·min(B, d_out) (+ d_out where contracted) parameter, d_in to start and 2(r + M) a step surrogate.
+    """
+    M, r, steps = 3, 2, 5
+    for batch, parameter_rows in ((3, M * 3), (4, M * 4), (7, (M + 1) * 4)):
+        layer = _layer(method=bp.presets.paper(rank=r, samples=M))
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            _backward(layer, draw(batch, 6).requires_grad_())
+            optimizer.step()
+        assert layer.ledger.rows == {
+            Purpose.FORWARD: steps * batch,
+            Purpose.PARAMETER: steps * parameter_rows,
+            Purpose.SURROGATE: 6 + (steps - 1) * 2 * (r + M),
+        }
+        assert layer.ledger.programmings == {
+            Purpose.FORWARD: steps,
+            Purpose.PARAMETER: steps * M,
+            Purpose.SURROGATE: steps - 1,
+        }
+
+
+def test_a_frozen_theta_is_never_asked_about():
+    layer = _layer()
+    layer.theta.requires_grad_(False)
+    _backward(layer, draw(3, 6).requires_grad_())
+    assert layer.ledger.rows[Purpose.PARAMETER] == 0
+    assert layer.ledger.rows[Purpose.SURROGATE] == 6
+
+
+def test_a_first_layer_asks_no_surrogate_query():
+    layer = _layer()
+    _backward(layer, draw(3, 6))
+    assert layer.ledger.rows[Purpose.SURROGATE] == 0
+    assert layer.ledger.rows[Purpose.PARAMETER] == 9
+
+
+def test_a_zero_gradient_costs_no_query():
+    layer = _layer()
+    x = draw(3, 6).requires_grad_()
+    (0 * layer(x)).sum().backward()
+    assert layer.ledger.rows[Purpose.PARAMETER] == 0
+    assert not x.grad.any()
+
+
+def test_accumulation_tracks_the_surrogate_once_a_change_of_theta():
+    layer = _layer()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        for part in range(4):
+            _backward(layer, draw(3, 6, seed=part).requires_grad_())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert layer.ledger.rows[Purpose.SURROGATE] == 6 + 2 * 10
+    assert layer.ledger.rows[Purpose.FORWARD] == 36
+
+
+def test_eval_changes_nothing_and_is_booked_as_evaluation():
+    layer = _layer().eval()
+    state = {k: v.clone() for k, v in layer.state_dict().items() if isinstance(v, torch.Tensor)}
+    layer(draw(3, 6).requires_grad_())
+    assert layer.ledger.rows == {Purpose.EVALUATE: 3}
+    for name, value in state.items():
+        torch.testing.assert_close(layer.state_dict()[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_gradient_through_an_unknown_setting_is_refused():
+    layer = _layer().eval()
+    x = draw(3, 6).requires_grad_()
+    with pytest.raises(SurrogateError, match="call `train"):
+        _backward(layer, x)
+    layer.train()
+    _backward(layer, x)
+    layer.eval()
+    _backward(layer, x)  # the surrogate knows this θ now
+
+
+@pytest.mark.parametrize("shape", [(6,), (0, 6), (3, 6), (2, 3, 6), (2, 1, 3, 6)])
+def test_any_leading_dimensions(shape):
+    layer = _oracle_layer(bias=True)
+    x = draw(*shape).requires_grad_()
+    y = layer(x)
+    assert y.shape == (*shape[:-1], 4)
+    y.sum().backward()
+    assert x.grad.shape == shape
+    flat = layer(x.reshape(-1, 6))
+    torch.testing.assert_close(y.reshape(-1, 4), flat)
+
+
+def test_rows_may_have_several_dimensions():
+    device = bp.devices.from_callable(
+        lambda x, theta: x.mean(-1) * theta, in_shape=(3, 5), out_shape=3, theta_size=3, linear=True
+    )
+    layer = bp.PhysicalLayer(device, bp.estimators.Coordinate(1e-3), bp.surrogates.Reconstruction(3))
+    x = draw(2, 4, 3, 5).requires_grad_()
+    with torch.no_grad():
+        layer.theta.fill_(2.0)
+    y = layer(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, 2 * x.detach().mean(-1))
+    torch.testing.assert_close(x.grad, torch.full_like(x, 2 / 5))
+    torch.testing.assert_close(layer.theta.grad, x.detach().mean(-1).sum((0, 1)), rtol=1e-3, atol=1e-3)
+
+
+def test_gain_and_bias_are_trained_digitally():
+    layer = _oracle_layer(bias=True)
+    with torch.no_grad():
+        layer.gain.fill_(3.0)
+        layer.bias.fill_(0.5)
+    x = draw(3, 6)
+    y = layer(x)
+    plain = layer.device.transfer(x, layer.theta.detach())
+    torch.testing.assert_close(y, 3 * plain + 0.5)
+    y.sum().backward()
+    torch.testing.assert_close(layer.gain.grad, plain.sum())
+    torch.testing.assert_close(layer.bias.grad, torch.full((4,), 3.0))
+
+
+def _train(layer: bp.PhysicalLayer, model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        _backward(model, draw(4, 5, seed=step))
+        optimizer.step()
+
+
+def test_a_state_dict_continues_bit_for_bit():
+    """Saved and loaded into a new layer: weights, surrogate, ledger, random stream, noise and drift go on alike."""
+
+    def build():
+        device = bp.devices.Noisy(bp.devices.Drifting(bp.devices.LightModulator(6, 4), per_programming=0.01), read=0.1)
+        layer = _layer(device, budget=bp.Budget(rows=10_000))
+        model = _model(layer)
+        return layer, model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    layer, model, optimizer = build()
+    _train(layer, model, optimizer, 3)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    _train(layer, model, optimizer, 3)
+
+    other, twin, twin_optimizer = build()
+    _train(other, twin, twin_optimizer, 1)  # whatever it did before is forgotten
+    file.seek(0)
+    twin.load_state_dict(torch.load(file, weights_only=True))
+    other.device._programmed = None  # nothing is known of what the new process finds on the bench
+    _train(other, twin, twin_optimizer, 3)
+    for name, value in model.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(twin.state_dict()[name], value, rtol=0, atol=0)
+    assert other.ledger.rows == layer.ledger.rows
+    assert other.budget.spent["rows"] == layer.budget.spent["rows"]
+
+
+def test_a_foreign_state_is_refused():
+    layer = _layer()
+    state = layer.state_dict()
+    state["_extra_state"] = {"hello": 1}
+    with pytest.raises(CheckpointError, match="not the state of a layer"):
+        layer.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        layer.load_state_dict(_layer(bp.devices.LightModulator(6, 5)).state_dict())
+
+
+def test_a_copy_learns_alone_and_speaks_to_the_same_device():
+    layer = _layer()
+    _backward(layer, draw(3, 6).requires_grad_())
+    twin = copy.deepcopy(layer)
+    assert twin.device is layer.device
+    assert twin.ledger == layer.ledger
+    with torch.no_grad():
+        twin.theta.add_(0.1)
+    _backward(twin, draw(3, 6).requires_grad_())
+    assert twin.ledger != layer.ledger
+    assert not torch.equal(twin.theta_tracked, layer.theta_tracked)
+    torch.testing.assert_close(layer.theta_tracked, layer.theta.detach())
+
+
+def test_two_layers_share_one_device():
+    device = bp.devices.LightModulator(6, 6)
+    one, two = _oracle_layer(device), _oracle_layer(device)
+    with torch.no_grad():
+        two.theta.add_(1.0)
+    model = torch.nn.Sequential(one, two)
+    x = draw(3, 6).requires_grad_()
+    y = model(x)
+    expected = device.transfer(device.transfer(x.detach(), one.theta.detach()), two.theta.detach())
+    torch.testing.assert_close(y, expected)
+    y.sum().backward()
+    assert bp.ledger(model).programmings[Purpose.FORWARD] == 2
+    assert one.theta.grad.any()
+
+
+def test_several_layers_train_together():
+    model = torch.nn.Sequential(_layer(), torch.nn.ReLU(), _layer(bp.devices.Microring(4, 3)))
+    _backward(model, draw(8, 6))
+    assert all(layer.theta.grad.any() for layer in (model[0], model[2]))
+    assert model[0].ledger.rows[Purpose.SURROGATE] == 0
+    assert model[2].ledger.rows[Purpose.SURROGATE] == 4
+
+
+def test_autocast_leaves_the_device_in_float32():
+    seen = []
+
+    def fn(x, theta):
+        seen.append(x.dtype)
+        return x * theta
+
+    device = bp.devices.from_callable(fn, in_shape=6, out_shape=6, theta_size=6, linear=True)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 6), bp.PhysicalLayer(device), torch.nn.Linear(6, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(draw(4, 5)).float().square().sum()
+    loss.backward()
+    assert set(seen) == {torch.float32}
+    assert model[0].weight.grad.dtype == torch.float32
+
+
+def test_a_layer_cast_to_half_says_so():
+    with pytest.raises(ArgumentError, match="autocast"):
+        _layer().half()(draw(2, 6).half())
+
+
+def test_checkpointing_measures_twice_and_counts_it():
+    plain, thrifty = _oracle_layer(), _oracle_layer()
+    x = draw(3, 6).requires_grad_()
+    z = x.detach().clone().requires_grad_()
+    plain(x).square().sum().backward()
+    checkpoint(thrifty, z, use_reentrant=False).square().sum().backward()
+    torch.testing.assert_close(z.grad, x.grad)
+    assert plain.ledger.rows[Purpose.FORWARD] == 3
+    assert thrifty.ledger.rows[Purpose.FORWARD] == 6
+
+
+def test_a_compiled_model_gives_the_same_result():
+    model = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU(), _oracle_layer(), torch.nn.ReLU())
+    x = draw(4, 5)
+    expected = model(x)
+    expected.sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    compiled = torch.compile(model, backend="aot_eager")
+    y = compiled(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, expected)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, grads[name])
+
+
+@pytest.mark.parametrize("method", [bp.presets.oracle, lambda: bp.presets.paper(rank=2, samples=2)])
+def test_a_second_derivative_is_refused(method):
+    x = draw(3, 6).requires_grad_()
+    y = _layer(method=method())(x)
+    with pytest.raises(SecondDerivativeError, match="create_graph"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
+def test_theta_is_kept_within_limits_and_the_device_never_sees_another():
+    seen = []
+
+    def fn(x, theta):
+        seen.append(theta)
+        return x * theta
+
+    device = bp.devices.from_callable(fn, in_shape=4, out_shape=4, theta_size=4, low=0.0, high=1.0, linear=True)
+    layer = bp.PhysicalLayer(device, bp.estimators.RandomDirections(8, 0.01), bp.surrogates.Reconstruction(4))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    for step in range(10):
+        optimizer.zero_grad()
+        (layer(draw(8, 4, seed=step).requires_grad_()) * draw(8, 4, seed=step)).sum().mul(-1).backward()
+        optimizer.step()
+    layer.eval()
+    beyond = layer.theta.detach().clone()
+    layer(draw(2, 4))
+    assert bool((beyond > 1).any())  # pushed out by the last step: projected when sent, left alone in eval()
+    torch.testing.assert_close(layer.theta.detach(), beyond, rtol=0, atol=0)
+    layer.train()(draw(2, 4))
+    assert bool(((layer.theta >= 0) & (layer.theta <= 1)).all())
+    assert all(bool(((t >= 0) & (t <= 1)).all()) for t in seen)
+
+
+def test_nothing_is_drawn_from_the_global_generator():
+    layer = _layer(method=bp.presets.paper(rank=2, samples=3))
+    model = _model(layer)
+    state = torch.get_rng_state()
+    _backward(model, draw(4, 5))
+    _backward(model, draw(4, 5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_seed_gives_the_same_layer_and_layers_differ():
+    torch.manual_seed(3)
+    one, two = (bp.PhysicalLayer(bp.devices.LightModulator(6, 4)) for _ in range(2))
+    torch.manual_seed(3)
+    again = bp.PhysicalLayer(bp.devices.LightModulator(6, 4))
+    assert torch.equal(one.theta, again.theta)
+    assert not torch.equal(one.theta, two.theta)
+
+
+def test_a_device_that_fails_leaves_the_weights(opaque):
+    layer = _layer(opaque)
+    opaque.inner.transfer = lambda x, theta: torch.full((len(x), 4), torch.nan)
+    with pytest.raises(ReadingError, match="not finite, first in row 0 of 3"):
+        layer(draw(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda d: bp.PhysicalLayer(bp.devices.LightModulator), ArgumentError, "give an object"),
+        (lambda d: bp.PhysicalLayer(d, bp.estimators.RandomDirections), ArgumentError, "takes a Estimator"),
+        (lambda d: bp.PhysicalLayer(d, None, bp.surrogates.ProjectorSplitting(5)), IncompatibleError, r"min\(d_in"),
+        (lambda d: bp.estimators.RandomDirections(0), ArgumentError, "at least 1, got 0"),
+        (lambda d: bp.estimators.RandomDirections(step=0), ArgumentError, "positive"),
+        (lambda d: bp.estimators.RandomDirections(step=-1e-4), ArgumentError, "positive"),
+        (lambda d: bp.estimators.RandomDirections(fraction=0), ArgumentError, "fraction"),
+        (lambda d: bp.estimators.Coordinate(step=float("nan")), ArgumentError, "positive"),
+        (lambda d: bp.surrogates.ProjectorSplitting(0), ArgumentError, "rank"),
+        (lambda d: bp.surrogates.ProjectorSplitting(2, 0), ArgumentError, "samples"),
+        (lambda d: bp.surrogates.Reconstruction(2, 0), ArgumentError, "every"),
+        (lambda d: bp.devices.LightModulator(0, 3), BlackpropError, "at least 1|positive"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_construction(make, error, words):
+    with pytest.raises(error, match=words):
+        make(bp.devices.LightModulator(6, 4))
+
+
+def test_linear_parts_are_refused_on_a_nonlinear_device(opaque):
+    opaque.linear = False
+    with pytest.raises(IncompatibleError, match="needs a linear device"):
+        bp.PhysicalLayer(opaque, bp.estimators.RandomDirections(contraction=bp.estimators.BatchContraction()))
+    with pytest.raises(IncompatibleError, match="needs a linear device"):
+        bp.PhysicalLayer(opaque, bp.estimators.RandomDirections(), bp.surrogates.ProjectorSplitting(2))
+    with pytest.raises(IncompatibleError, match="needs a simulator"):
+        bp.PhysicalLayer(opaque, *bp.presets.oracle())
+
+
+def test_one_surrogate_serves_one_layer():
+    surrogate = bp.surrogates.ProjectorSplitting(2)
+    bp.PhysicalLayer(bp.devices.LightModulator(6, 4), None, surrogate)
+    with pytest.raises(IncompatibleError, match="one surrogate a layer"):
+        bp.PhysicalLayer(bp.devices.LightModulator(6, 4), None, surrogate)
+
+
+def test_a_wrong_input_width_is_named():
+    with pytest.raises(ShapeError, match=r"\(6,\), got an input of \(3, 7\)"):
+        _layer()(draw(3, 7))
