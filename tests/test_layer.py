@@ -81,8 +81,7 @@ def test_a_device_whose_backward_raises_trains(opaque):
 
 
 def test_the_published_costs_of_a_step():
-    """B·1 forward, M·min(B, d_out) (+ d_out where contracted) parameter, d_in to start and 2(r + M) a step surrogate.
-    """
+    """B forward, M·min(B, d_out) (+ d_out where contracted) parameter, d_in to start and 2(r + M) a step surrogate."""
     M, r, steps = 3, 2, 5
     for batch, parameter_rows in ((3, M * 3), (4, M * 4), (7, (M + 1) * 4)):
         layer = _layer(method=bp.presets.paper(rank=r, samples=M))

@@ -80,7 +80,9 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.skipif(not AUTHORS.exists(), reason="the authors' numbers are not at hand")
+@pytest.mark.skipif(
+    not AUTHORS.exists(), reason="the authors' numbers are not at hand; BLACKPROP_DATA names their folder"
+)
 def test_the_gradient_is_the_published_one():
     found = cases(AUTHORS / "zeroth_order.npz", 3)
     assert len(found) == 4
@@ -88,7 +90,9 @@ def test_the_gradient_is_the_published_one():
         assert relative(zeroth_order(name, case), case["grad_theta"]) <= 1e-4, name
 
 
-@pytest.mark.skipif(not AUTHORS.exists(), reason="the authors' numbers are not at hand")
+@pytest.mark.skipif(
+    not AUTHORS.exists(), reason="the authors' numbers are not at hand; BLACKPROP_DATA names their folder"
+)
 def test_the_integrator_step_is_the_published_one():
     found = cases(AUTHORS / "projector_splitting.npz", 3)
     assert len(found) == 2

@@ -175,18 +175,18 @@ class _Dry:
 
 
 def _check_queries(spec: Declaration, queries: list[Query]) -> None:
-    checked: dict[int, Tensor] = {}
     for query in queries:
-        spec.theta.check(query.theta)
-        x = query.x
-        if id(x) in checked:
-            continue
-        checked[id(x)] = x
-        if tuple(x.shape[1:]) != spec.in_shape or x.dim() == 0:
-            raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {tuple(x.shape)}")
-        bad = _first_bad_row(x)
-        if bad is not None:
-            raise LimitError(f"row {bad} of the {query.purpose.value} query to {spec.name} is not finite")
+        spec.theta.check_shape(query.theta)
+        if query.x.dim() == 0 or tuple(query.x.shape[1:]) != spec.in_shape:
+            raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {tuple(query.x.shape)}")
+    rows = {id(query.x): query.x for query in queries}  # many settings share their rows
+    settings = [query.theta for query in queries]
+    if spec.theta.limited or not _all_finite([*settings, *rows.values()]):
+        for query in queries:
+            spec.theta.check(query.theta)
+            bad = (~query.x.isfinite()).flatten(1).any(1).nonzero()
+            if len(bad):
+                raise LimitError(f"row {int(bad[0])} of the {query.purpose.value} query to {spec.name} is not finite")
 
 
 def _check_readings(spec: Declaration, queries: list[Query], readings: list[Tensor]) -> None:
@@ -203,17 +203,21 @@ def _check_readings(spec: Declaration, queries: list[Query], readings: list[Tens
             raise ReadingError(f"{what} returned {y.dtype}, expected the dtype of the rows, {query.x.dtype}")
         if y.device != query.x.device:
             raise ReadingError(f"{what} returned a tensor on {y.device}, expected the rows' own, {query.x.device}")
-        bad = _first_bad_row(y)
-        if bad is not None:
-            raise ReadingError(f"{what} returned a value that is not finite, first in row {bad} of {len(y)}")
+    if _all_finite(readings):
+        return
+    for query, y in zip(queries, readings, strict=True):
+        bad = (~y.isfinite()).flatten(1).any(1).nonzero()
+        if len(bad):
+            raise ReadingError(
+                f"the {query.purpose.value} query to {spec.name} returned a value that is not finite, "
+                f"first in row {int(bad[0])} of {len(y)}"
+            )
 
 
-def _first_bad_row(rows: Tensor) -> int | None:
-    # A sum is finite only if every term is; only when it is not (or overflows) are the rows looked at one by one.
-    if torch.isfinite(rows.sum()):
-        return None
-    bad = (~rows.isfinite()).flatten(1).any(1).nonzero()
-    return int(bad[0]) if len(bad) else None
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    """A sum is finite only if every term is, and one look serves them all. An overflow says no where all are finite."""
+    sums = [t.sum() for t in tensors]
+    return not sums or bool(torch.stack(sums).isfinite().all())
 
 
 def _duration(seconds: float) -> str:

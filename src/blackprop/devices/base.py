@@ -138,7 +138,8 @@ class Simulator(Device):
                 outputs += self._serve([(x, theta) for x, theta, _ in stack])
         self._programmed = queries[-1].theta.detach().clone() if queries else self._programmed
         # Undo the joining of rows: every run gives its output back in the sizes of its queries.
-        return [y for (_, _, sizes), out in zip(runs, outputs, strict=True) for y in out.split(sizes)]
+        pairs = zip(runs, outputs, strict=True)
+        return [y for (_, _, sizes), out in pairs for y in ([out] if len(sizes) == 1 else out.split(sizes))]
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         return self.transfer

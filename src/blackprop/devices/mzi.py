@@ -54,7 +54,7 @@ class _Mesh(Simulator):
         if theta.dim() > x.dim() - 1:
             state = state.expand(*theta.shape[:-1], *x.shape[:-1], 1, self.modes)
         half, wide = (*state.shape[:-2], 1, 2 * n), (*state.shape[:-2], 1, 2 * n + 2)
-        step = max(1, CHUNK_BYTES // (16 * max(1, theta[..., 0].numel()) * 8 * n))
+        step = max(1, CHUNK_BYTES // (64 * n * max(1, theta.shape[:-1].numel())))  # 64 B: two blocks of complex64
         for start in range(0, n, step):
             chunk = slice(start, start + step)
             for even, odd in zip(
