@@ -100,11 +100,9 @@ def test_at_a_limit_the_gradient_is_right_and_no_setting_is_outside(estimator, a
 
 def test_a_step_that_does_not_fit_between_the_limits_is_refused():
     device = bp.devices.from_callable(lambda x, t: x * t, in_shape=2, out_shape=2, theta_size=2, low=0.0, high=1e-4)
-    procedure = Coordinate(1e-3).vjp(
-        draw(1, 2), torch.zeros(2), draw(1, 2), draw(1, 2), device.declaration, torch.Generator()
-    )
-    with pytest.raises(bp.errors.IncompatibleError, match="use a smaller step"):
-        next(procedure)
+    for estimator in (Coordinate(1e-3), RandomDirections(2, 1e-4)):
+        with pytest.raises(bp.errors.IncompatibleError, match="use a smaller step"):
+            bp.PhysicalLayer(device, estimator)
 
 
 @pytest.mark.parametrize("estimator", [RandomDirections(40, 1e-4), Coordinate(1e-4)], ids=["random", "coordinate"])

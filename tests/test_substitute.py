@@ -39,7 +39,7 @@ def test_a_layer_is_replaced_by_its_qualified_name():
     ("replacements", "words"),
     [
         ({"head.fv": _modulator}, r"no layer 'head.fv' \(near it: 'head.fc'.*\); candidates: 'body', 'head.fc'"),
-        ({"": _modulator}, "no layer ''"),
+        ({"": _modulator}, "the model itself"),
         ({"body": _modulator, "head.fc": lambda old: bp.devices.Matrix(8, 7)}, r"'head.fc' maps \(8,\) to \(6,\)"),
         ({"body": _modulator, "head.fc": lambda old: nn.Identity()}, "returned Identity"),
         ({"head": _modulator, "head.fc": _modulator}, "lies inside"),
@@ -51,6 +51,19 @@ def test_everything_is_checked_before_anything_is_replaced(replacements, words):
     with pytest.raises(SubstitutionError, match=words):
         bp.substitute(model, replacements)
     assert dict(model.named_modules()) == before
+
+
+def test_a_layer_held_under_two_names_stays_one():
+    model = _model()
+    model.tied = model.head.fc
+    bp.substitute(model, {"tied": _modulator})
+    assert model.tied is model.head.fc
+    assert isinstance(model.tied, bp.PhysicalLayer)
+
+
+def test_a_double_model_stays_double():
+    model = bp.substitute(_model().double(), {"head.fc": _modulator})
+    assert model(draw(3, 5, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_device_parameters_have_a_group_of_their_own():

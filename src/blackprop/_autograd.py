@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ class Rules(Protocol):
 
 
 class BlackBox(torch.autograd.Function):
-    """`y = f(x; θ)` forward; `∂L/∂x` and `∂L/∂θ` as the layer's rules find them, each only where it is needed."""
+    """`y = f(x; θ)` forward; `∂L/∂x` and `∂L/∂θ` as the layer's rules find them, each only where it is required."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor, rules: Rules, recording: bool) -> Tensor:
@@ -37,10 +38,14 @@ class BlackBox(torch.autograd.Function):
         (grad_y,) = grads
         x, theta, y = ctx.saved_tensors
         wants_x, wants_theta = ctx.needs_input_grad[:2]
-        silent = not bool(grad_y.any())  # a zero gradient costs zero queries
+        # A gradient of zero costs no query; nor does one that overflowed, which a loss scaler looks for and skips.
+        peak = float(grad_y.abs().max()) if grad_y.numel() else 0.0
+        known = 0.0 if peak == 0 else None if math.isfinite(peak) else math.nan
         grad_x = grad_theta = None
-        if wants_x:
-            grad_x = torch.zeros_like(x) if silent else ctx.rules.grad_rows(x, theta, grad_y)
-        if wants_theta:
-            grad_theta = torch.zeros_like(theta) if silent else ctx.rules.grad_theta(x, theta, y, grad_y)
+        with torch.autocast(grad_y.device.type, enabled=False):
+            if wants_x:
+                grad_x = ctx.rules.grad_rows(x, theta, grad_y) if known is None else torch.full_like(x, known)
+            if wants_theta:
+                asked = known is None
+                grad_theta = ctx.rules.grad_theta(x, theta, y, grad_y) if asked else torch.full_like(theta, known)
         return grad_x, grad_theta, None, None

@@ -64,6 +64,8 @@ class ThetaSpec:
             limit = getattr(self, name)
             if isinstance(limit, Tensor) and limit.shape != (self.size,):
                 raise ArgumentError(f"`ThetaSpec({name}=...)` must be a number or ({self.size},), got {limit.shape}")
+            if limit is not None and bool(torch.as_tensor(limit).isnan().any()):
+                raise ArgumentError(f"`ThetaSpec({name}=...)` must not be NaN")
         if self.low is not None and self.high is not None and not bool(torch.as_tensor(self.high > self.low).all()):
             raise ArgumentError("`ThetaSpec(low=..., high=...)`: every low must be under its high")
 
@@ -75,7 +77,7 @@ class ThetaSpec:
         """Initial values, checked."""
         if self.initial is None:
             return self.clamp(torch.zeros(self.size))
-        theta = self.initial(generator)
+        theta = torch.as_tensor(self.initial(generator)).detach().to(torch.get_default_dtype(), copy=True)
         self.check(theta)
         return theta
 
@@ -83,7 +85,8 @@ class ThetaSpec:
         """The limits as tensors beside `like`, infinite where there is none."""
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
-        return torch.as_tensor(low).to(like), torch.as_tensor(high).to(like)
+        place = {"dtype": like.dtype, "device": like.device}
+        return torch.as_tensor(low, **place), torch.as_tensor(high, **place)
 
     def clamp(self, theta: Tensor) -> Tensor:
         """The nearest setting within the limits; `theta` itself where it is within them already."""
@@ -94,11 +97,15 @@ class ThetaSpec:
         if not self.limited:
             return theta
         low, high = self.bounds(theta)
-        if bool((high - low < 2 * margin).any()):
+        return theta.clamp(low + margin, high - margin)
+
+    def check_reach(self, margin: float) -> None:
+        """Raise unless a shift of `margin` to either side fits between the limits."""
+        low, high = self.bounds(torch.zeros(()))
+        if self.limited and bool((high - low < 2 * margin).any()):
             raise IncompatibleError(
                 f"a step that reaches {margin:g} to either side does not fit into the limits; use a smaller step"
             )
-        return theta.clamp(low + margin, high - margin)
 
     def check_shape(self, theta: Tensor) -> None:
         if theta.shape != (self.size,):

@@ -13,9 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blackprop.errors import ArgumentError
+
 
 class Directions(abc.ABC):
-    """A family of random directions."""
+    """A family of random directions.
+
+    `joint` where directions of one draw depend on each other, so that a set must be drawn in one piece.
+    """
+
+    joint: bool = False
 
     @abc.abstractmethod
     def reach(self, size: int) -> float:
@@ -26,7 +33,8 @@ class Directions(abc.ABC):
         """`count` directions with the dtype and the place of `like`, drawn where `generator` lives."""
 
     @abc.abstractmethod
-    def relative_variance(self, count: int, size: int) -> float: ...
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        """The law for M = `count`, n = `size`; for g and u cut down to `part` of the n entries, where that is given."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Gaussian(Directions):
     def sample(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
         return _normal(count, size, generator, like)
 
-    def relative_variance(self, count: int, size: int) -> float:
-        return (size + 1) / count
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        return ((part or size) + 1) / count
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ class Rademacher(Directions):
         bits = torch.randint(0, 2, (count, size), generator=generator, device=generator.device, dtype=torch.int8)
         return bits.to(like).mul_(2).sub_(1)
 
-    def relative_variance(self, count: int, size: int) -> float:
-        return (size - 1) / count
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        return ((part or size) - 1) / count
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ class Sphere(Directions):
         u = _normal(count, size, generator, like)
         return u.mul_(math.sqrt(size) / u.norm(dim=1, keepdim=True))
 
-    def relative_variance(self, count: int, size: int) -> float:
-        return (size - 1) / count
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        return (size * ((part or size) + 2) / (size + 2) - 1) / count
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Orthogonal(Directions):
 
     M = n spans the space, and `Σ u uᵀ / M = I` then holds exactly. Needs `M n` numbers and `M² n` operations.
     """
+
+    joint = True
 
     def reach(self, size: int) -> float:
         return min(6.0, math.sqrt(size))
@@ -90,9 +100,62 @@ class Orthogonal(Directions):
             blocks.append((q * r.diagonal().sign()).mT * math.sqrt(size))  # the sign makes q uniform (Haar)
         return torch.cat(blocks)
 
-    def relative_variance(self, count: int, size: int) -> float:
-        rest = count % size  # complete sets are exact and only weigh the rest down
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        M, n, p = count % size, size, part or size  # complete sets are exact and only weigh the rest down
+        if n == 1:
+            return 0.0
+        # A uniformly random projector Q of rank M: E Q_ii² and E Q_ij², of which p − 1 meet each entry of a part.
+        same, other = M * (M + 2) / (n * (n + 2)), M * (n - M) / ((n - 1) * n * (n + 2))
+        return ((n * n) * (same + (p - 1) * other) - M * M) / count**2
+
+
+@dataclass(frozen=True)
+class Coordinates(Directions):
+    """`√n e_i`, one parameter at a time, none twice within n: relative variance n/M − 1 for M ≤ n, as `Orthogonal`.
+
+    What `count` of them a step cost is what a block of coordinate differences costs. A step of μ moves the one
+    parameter by `√n μ`.
+    """
+
+    joint = True
+
+    def reach(self, size: int) -> float:
+        return math.sqrt(size)
+
+    def sample(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
+        order = [torch.randperm(size, generator=generator, device=generator.device) for _ in range(-(-count // size))]
+        u = torch.zeros(count, size, dtype=like.dtype, device=like.device)
+        u[torch.arange(count), torch.cat(order)[:count].to(like.device)] = math.sqrt(size)
+        return u
+
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        del part  # every coordinate is hit or missed alike
+        rest = count % size
         return rest * (size - rest) / count**2
+
+
+@dataclass(frozen=True)
+class Antithetic(Directions):
+    """Directions of a family, each followed by its opposite: forward differences along both are a central one.
+
+    Even orders of the device's response cancel; M count as M/2 of the family.
+    """
+
+    joint = True
+
+    family: Directions
+
+    def reach(self, size: int) -> float:
+        return self.family.reach(size)
+
+    def sample(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
+        if count % 2:
+            raise ArgumentError(f"{self} come in pairs: their count must be even, got {count}")
+        u = self.family.sample(count // 2, size, generator, like)
+        return torch.stack((u, -u), 1).flatten(0, 1)
+
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        return self.family.relative_variance(count // 2, size, part)
 
 
 def _normal(count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:

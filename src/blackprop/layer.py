@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ class PhysicalLayer(nn.Module):
 
     θ is an ordinary parameter `(P,)`: any optimizer, scheduler, `state_dict` and clipping works on it. Forward sends
     the rows through the device. Backward asks the `estimator` for `∂L/∂θ` and the `surrogate` for `∂L/∂x`, each only
-    where it is needed: with `theta.requires_grad_(False)` no parameter query is made, and no surrogate query where
+    where it is required: with `theta.requires_grad_(False)` no parameter query is made, and no surrogate query where
     the input needs no gradient. `ledger` counts everything.
 
     In `train()` a differentiable forward pass first brings the surrogate to the present θ, once a change of θ, however
@@ -40,6 +42,7 @@ class PhysicalLayer(nn.Module):
     """
 
     theta_tracked: Tensor
+    started: Tensor
 
     def __init__(
         self,
@@ -58,17 +61,18 @@ class PhysicalLayer(nn.Module):
         self.estimator = estimator if estimator is not None else preset.estimator  # pyright: ignore[reportOptionalMemberAccess]
         self.surrogate = surrogate if surrogate is not None else preset.surrogate  # pyright: ignore[reportOptionalMemberAccess]
         self.estimator.check(spec)
-        self.surrogate.bind(spec)
         self.ledger = Ledger()
         self.budget = budget
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self.generator = generator
         self.theta = nn.Parameter(spec.theta.draw(generator))
+        self.surrogate.bind(spec)
         self.gain = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
-        # The setting that the surrogate stands for; NaN, which equals nothing, before it has started.
-        self.register_buffer("theta_tracked", torch.full_like(self.theta, torch.nan, requires_grad=False))
+        # The setting that the surrogate stands for, once it has started.
+        self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
+        self.register_buffer("started", torch.tensor(False))
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -105,12 +109,13 @@ class PhysicalLayer(nn.Module):
         query = Query(x, theta, Purpose.FORWARD if self.training else Purpose.EVALUATE)
         if not (self.training and wants_grad_x):
             return self._run(ask(query))[0]
+        self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
         y = self._run(reading_first(query, self._follow(theta)))
         self.surrogate.observe(x, y)
         return y
 
     def grad_rows(self, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor:
-        if not same_setting(self.theta_tracked, self.device.theta.clamp(theta)):
+        if not self._stands_at(self.device.theta.clamp(theta)):
             raise SurrogateError(
                 "the surrogate does not know the device at this theta: it follows in `train()`, in a forward pass "
                 "whose input needs a gradient; call `train()` on the layer, or run that pass, before this backward"
@@ -124,14 +129,18 @@ class PhysicalLayer(nn.Module):
 
     def _follow(self, theta: Tensor) -> Procedure[None]:
         """Bring the surrogate to theta, if it is not there yet."""
-        if same_setting(self.theta_tracked, theta):
+        if self._stands_at(theta):
             return
         self._keep_generator_with(theta)
-        if bool(self.theta_tracked.isnan().any()):
-            yield from self.surrogate.start(theta, self.generator)
-        else:
+        if bool(self.started):
             yield from self.surrogate.track(self.theta_tracked.clone(), theta, self.generator)
+        else:
+            yield from self.surrogate.start(theta, self.generator)
+            self.started.fill_(True)
         self.theta_tracked.copy_(theta)
+
+    def _stands_at(self, theta: Tensor) -> bool:
+        return bool(self.started) and same_setting(self.theta_tracked, theta)
 
     def _run(self, procedure: Procedure[T]) -> T:
         with torch.no_grad():
@@ -161,19 +170,53 @@ class PhysicalLayer(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        try:
-            ledger, generator = Ledger(), torch.Generator(state["generator"]["device"])
-            ledger.load_state_dict(state["ledger"])
-            generator.set_state(state["generator"]["state"].cpu())
-            self.device.load_state_dict(state["device"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"this is not the state of a layer around {self.device}: {error!r}") from error
-        self.ledger, self.generator = ledger, generator
-        if self.budget is not None and state.get("budget") is not None:
+        self.ledger, self.generator = self._parsed(state)
+        self._restore_device(state["device"])
+        if self.budget is not None and state["budget"] is not None:
             self.budget.load_state_dict(state["budget"])
+
+    def _restore_device(self, state: Mapping[str, Any]) -> None:
+        try:
+            self.device.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"this is not the state of {self.device}: {error!r}") from error
+
+    def _parsed(self, state: Mapping[str, Any]) -> tuple[Ledger, torch.Generator]:
+        try:
+            ledger, generator = Ledger(), _restored(**state["generator"])
+            ledger.load_state_dict(state["ledger"])
+            if state["budget"] is not None:
+                Budget().load_state_dict(state["budget"])
+            state["device"].keys()
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"this is not the state of a layer around {self.device}: {error!r}") from error
+        return ledger, generator
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Refuse what is foreign before anything of this layer is changed; then load as every module does."""
+        if (extra := state_dict.get(f"{prefix}_extra_state")) is not None:
+            self._parsed(extra)
+            self._restore_device(extra["device"])
+        for name, value in self.named_buffers(prefix.removesuffix(".")):
+            other = state_dict.get(name)
+            if isinstance(other, Tensor) and other.shape != value.shape:
+                raise CheckpointError(f"{name} has shape {tuple(other.shape)}, and here {tuple(value.shape)}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{self.device}, estimator={self.estimator}" + (f", {self.budget}" if self.budget is not None else "")
+
+
+def _restored(device: str, state: Tensor) -> torch.Generator:
+    """The saved generator; on a machine that lacks its torch device, one seeded from it."""
+    try:
+        generator = torch.Generator(device)
+    except RuntimeError:
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7]))
+    generator.set_state(state.cpu())
+    return generator
 
 
 def _check_kinds(device: object, estimator: object, surrogate: object, budget: object) -> None:

@@ -75,7 +75,7 @@ class Ledger:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ledger) and self.state_dict() == other.state_dict()
 
-    __hash__ = object.__hash__
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  (it changes as it counts)
 
     def __repr__(self) -> str:
         asked = [p for p in Purpose if self.rows[p] or self.programmings[p]]
@@ -111,11 +111,16 @@ class Budget:
         for name, more in wanted.items():
             self.spent[name] += more
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Budget:
+        """A copied model spends from the same budget, for it speaks to the same device."""
+        del memo
+        return self
+
     def state_dict(self) -> dict[str, Any]:
         return {"spent": dict(self.spent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.spent.update(state["spent"])
+        self.spent = {name: type(old)(state["spent"][name]) for name, old in self.spent.items()}
 
     def __repr__(self) -> str:
         limits = [f"{name} {self.spent[name]:,} of {v:,}" for name, v in self.limits.items() if v is not None]
@@ -151,8 +156,9 @@ def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -
     """What a procedure would cost on `device`: a dry run, in which nothing is measured.
 
     `procedure_factory` makes the procedure, as `lambda: estimator.vjp(...)`; give it a generator of its own, since the
-    dry run draws from it. The readings it is sent are normal random numbers, so a procedure whose next question depends
-    on the last answer is priced as it would run on such answers.
+    dry run draws from it, and where the procedure writes down what it learns, as a surrogate's does, a copy:
+    `lambda: copy.deepcopy(surrogate).track(...)`. The readings it is sent are normal random numbers, so a procedure
+    whose next question depends on the last answer is priced as it would run on such answers.
     """
     dry = _Dry(device)
     ledger = Ledger()
@@ -169,7 +175,7 @@ class _Dry:
         self._generator = torch.Generator().manual_seed(0)
 
     def measure(self, queries: list[Query]) -> list[Tensor]:
-        self.programmed = queries[-1].theta
+        self.programmed = queries[-1].theta if queries else self.programmed
         shape = self.declaration.out_shape
         return [torch.randn(len(q.x), *shape, generator=self._generator).to(q.x) for q in queries]
 

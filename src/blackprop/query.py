@@ -85,7 +85,9 @@ def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tenso
 
 def same_setting(a: Tensor | None, b: Tensor) -> bool:
     """Whether a device that holds `a` already holds `b`."""
-    return a is b or (a is not None and a.shape == b.shape and a.device == b.device and torch.equal(a, b))
+    if a is None or a is b:
+        return a is b
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and torch.equal(a, b)
 
 
 @dataclass

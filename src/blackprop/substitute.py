@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from blackprop.devices import Device
@@ -29,9 +30,10 @@ def substitute(model: nn.Module, replacements: Mapping[str, Factory]) -> nn.Modu
 
     Everything is checked before anything is changed: an unknown name lists the candidates, and a device of another
     width than the linear layer it would replace is refused. The new layer takes over the old one's place (torch
-    device) and mode.
+    device), mode and, if it is double, dtype. A parent that reads its child's weight, as `nn.MultiheadAttention` does,
+    cannot be served.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name in replacements:
         if name not in modules or not name:
             raise SubstitutionError(_unknown(name, modules))
@@ -41,7 +43,9 @@ def substitute(model: nn.Module, replacements: Mapping[str, Factory]) -> nn.Modu
                 raise SubstitutionError(f"{other!r} lies inside {name!r}, and both would be replaced")
     layers = {name: _layer(name, modules[name], factory) for name, factory in replacements.items()}
     for name, layer in layers.items():
-        model.set_submodule(name, layer)
+        for alias, module in modules.items():
+            if module is modules[name]:  # a layer that the model holds under several names stays one layer
+                model.set_submodule(alias, layer)
     return model
 
 
@@ -78,11 +82,13 @@ def _layer(name: str, old: nn.Module, factory: Factory) -> PhysicalLayer:
             )
     place = next(old.parameters(), None)
     if place is not None:
-        layer.to(place.device)
+        layer.to(place.device, torch.float64 if place.dtype == torch.float64 else None)
     return layer.train(old.training)
 
 
 def _unknown(name: str, modules: Mapping[str, nn.Module]) -> str:
+    if not name:
+        return "the model itself has no name to replace it by; name one of its layers"
     linear = [n for n, m in modules.items() if n and isinstance(m, nn.Linear)]
     candidates = linear or [n for n in modules if n]
     near = difflib.get_close_matches(name, [n for n in modules if n], n=3)

@@ -29,6 +29,8 @@ class Device(abc.ABC):
     **Arguments:** `in_shape`, `out_shape`, the shape of one row (a number for a vector); `theta`, a `ThetaSpec`, or the
     number P of parameters; `linear`, whether `f(x; θ) = A(θ) x`; `coupling`, which outputs a parameter can move;
     `cost`, the seconds that a programming and a row take. Undeclared means unknown: correct, only dearer.
+
+    A device serves one thread at a time, as an instrument does.
     """
 
     def __init__(
@@ -83,8 +85,16 @@ class Device(abc.ABC):
                 self._programmed = None  # unknown, should the next line fail
                 self.program(query.theta)
                 self._programmed = query.theta.detach().clone()
-            readings.append(self.read(query.x))
+            y = self.read(query.x)
+            # A driver may hand out its acquisition buffer, and fill it again at the next read.
+            readings.append(y.clone() if isinstance(y, Tensor) else y)
         return readings
+
+    def forget(self) -> None:
+        """Call this after programming the device by hand, or switching it off: `measure` then writes the next
+        setting.
+        """
+        self._programmed = None
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         """The differentiable transfer `(x, theta) -> y`, if there is one; for the `Oracle` classes alone."""
@@ -95,7 +105,9 @@ class Device(abc.ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        del state
+        """Take a state over whole, or raise KeyError, TypeError or ValueError and take nothing."""
+        if state:
+            raise ValueError(f"{self} keeps no state, and was given {', '.join(state)}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Device:
         """A copied model speaks to the same device: a device is a thing, not a value."""
@@ -178,6 +190,8 @@ class Wrapper(Device):
     """
 
     def __init__(self, device: Device) -> None:
+        if not isinstance(device, Device):
+            raise ArgumentError(f"`{type(self).__name__}(device)` wraps a Device, got {device!r}")
         super().__init__(
             device.in_shape,
             device.out_shape,
@@ -199,6 +213,7 @@ class Wrapper(Device):
         return y
 
     def program(self, theta: Tensor, /) -> None:
+        self.forget()
         self.device.program(self._setting(theta, fresh=True))
 
     def read(self, x: Tensor, /) -> Tensor:
@@ -263,8 +278,8 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def _shape(name: str, shape: int | Shape) -> Shape:
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not shape or any(n < 1 for n in shape):
+    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    if not shape or not all(isinstance(n, int) and n >= 1 for n in shape):
         raise ArgumentError(f"`{name}` must be a positive number or a tuple of them, got {shape}")
     return shape
 

@@ -132,7 +132,8 @@ class Diffraction(Simulator):
         """The diffuser and the propagator in x's precision, where x is."""
         key = (x.device, x.dtype)
         if key not in self._placed:
-            scatter, propagator = (part.to(x.device, x.dtype.to_complex()) for part in self._optics)
+            with torch.inference_mode(False):  # kept for training, too
+                scatter, propagator = (part.to(x.device, x.dtype.to_complex()) for part in self._optics)
             self._placed[key] = scatter, propagator
         return self._placed[key]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,25 @@ from blackprop.errors import ArgumentError
 Range = tuple[float, float]
 
 
+def _usable(size: Tensor) -> float | None:
+    """The size of a signal as a scale, None where there was no signal to speak of."""
+    value = float(size) if size.numel() else 0.0
+    return value if 0 < value < math.inf else None
+
+
+def _restored(state: Tensor) -> torch.Generator:
+    generator = torch.Generator()
+    generator.set_state(state.cpu())
+    return generator
+
+
 class Noisy(Wrapper):
     """Reads `y + read·s·n₁ + proportional·y·n₂` with n₁, n₂ ~ N(0, 1), new at every reading.
 
     `read` is relative to the output scale s (device units), a property of the detector and not of the query: weak
-    probes drown in it. Where `scale` is None, s is the root mean square of the first outputs read, and stays.
-    `proportional` is the multiplicative noise of arXiv 2509.15113, there on the training forward pass alone and here
-    on every query.
+    probes drown in it. Where `scale` is None, s is the root mean square of the first outputs that are not all zero,
+    and stays. `proportional` is the multiplicative noise of arXiv 2509.15113, there on the training forward pass
+    alone and here on every query.
     """
 
     def __init__(
@@ -36,8 +49,8 @@ class Noisy(Wrapper):
     ) -> None:
         super().__init__(device)
         for name, value in (("read", read), ("proportional", proportional), ("scale", scale)):
-            if value is not None and not value >= 0:
-                raise ArgumentError(f"`Noisy({name}=...)` must not be negative, got {value}")
+            if value is not None and not 0 <= value < math.inf:
+                raise ArgumentError(f"`Noisy({name}=...)` must be finite and not negative, got {value}")
         self.noise = read
         self.proportional = proportional
         self.scale = scale
@@ -45,10 +58,10 @@ class Noisy(Wrapper):
 
     def _sense(self, y: Tensor) -> Tensor:
         if self.scale is None:
-            self.scale = float(y.square().mean().sqrt())
+            self.scale = _usable(y.square().mean().sqrt())
         if self.proportional:
             y = y + self.proportional * y * self._normal(y)
-        if self.noise:
+        if self.noise and self.scale is not None:
             y = y + self.noise * self.scale * self._normal(y)
         return y
 
@@ -59,18 +72,20 @@ class Noisy(Wrapper):
         return {**super().state_dict(), "generator": self._generator.get_state(), "scale": self.scale}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        generator, scale = _restored(state["generator"]), state["scale"]
         super().load_state_dict(state)
-        self._generator.set_state(state["generator"])
-        self.scale = state["scale"]
+        self._generator, self.scale = generator, scale
 
 
 class Quantised(Wrapper):
     """Converters of finite resolution: inputs, settings and outputs are clipped to a range and rounded to 2^bits
     levels.
 
-    A range not given is the device's own for θ (its limits, or one period, in which case levels wrap around), and for
-    inputs and outputs `±max|·|` of the first rows sent and read, as an auto-ranging instrument would set it. The
-    oracle of a quantised simulator passes gradients straight through the rounding.
+    Signed converters, those of a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer
+    (but for 1 bit). Settings never leave the device's limits. A range not given is the device's own for θ (its
+    limits, or one period, in which case levels wrap around), and for inputs and outputs `±max|·|` of the first rows
+    sent and read that are not all zero, as an auto-ranging instrument would set it. The oracle of a quantised
+    simulator passes gradients straight through the rounding.
     """
 
     def __init__(
@@ -88,10 +103,10 @@ class Quantised(Wrapper):
         self._bits = {"input": input_bits, "theta": theta_bits, "output": output_bits}
         self._ranges = {"input": input_range, "theta": theta_range, "output": output_range}
         for name, bits in self._bits.items():
-            if bits is not None and not 1 <= bits <= 24:
-                raise ArgumentError(f"`Quantised({name}_bits=...)` must be between 1 and 24, got {bits}")
+            if bits is not None and not (isinstance(bits, int) and 1 <= bits <= 24):
+                raise ArgumentError(f"`Quantised({name}_bits=...)` must be a whole number from 1 to 24, got {bits}")
         for name, span in self._ranges.items():
-            if span is not None and not span[1] > span[0]:
+            if span is not None and not -math.inf < span[0] < span[1] < math.inf:
                 raise ArgumentError(f"`Quantised({name}_range=...)` must be (low, high) with low < high, got {span}")
         if theta_bits is not None and theta_range is None:
             self._ranges["theta"] = self._theta_range()
@@ -114,8 +129,10 @@ class Quantised(Wrapper):
             return theta
         if self._ranges["theta"] is None and self.theta.period is not None:
             quantum = self.theta.period / 2**bits
-            return (theta / quantum).round() * quantum
-        return self._round("theta", theta)
+            rounded = (theta / quantum).round() * quantum
+        else:
+            rounded = self._round("theta", theta)
+        return self.theta.clamp(rounded)  # the highest level may lie beyond a limit, if only by rounding
 
     def _drive(self, x: Tensor) -> Tensor:
         return self._round("input", x)
@@ -129,30 +146,33 @@ class Quantised(Wrapper):
             return value
         span = self._ranges[name]
         if span is None:
-            peak = float(value.abs().max()) or 1.0
+            peak = _usable(value.abs().max())
+            if peak is None:
+                return value
             span = self._ranges[name] = (-peak, peak)
         low, high = span
+        if low == -high and bits > 1:
+            quantum = high / (2 ** (bits - 1) - 1)
+            return (value.clamp(low, high) / quantum).round() * quantum
         quantum = (high - low) / (2**bits - 1)
         return ((value.clamp(low, high) - low) / quantum).round() * quantum + low
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         inner = super().oracle()
-        if inner is None:
-            return None
+        return None if inner is None else partial(self._straight_through, inner)
 
-        def transfer(x: Tensor, theta: Tensor) -> Tensor:
-            x = x + (self._drive(x.detach()) - x.detach())
-            theta = theta + (self._setting(theta.detach(), fresh=False) - theta.detach())
-            return inner(x, theta)
-
-        return transfer
+    def _straight_through(self, inner: Callable[[Tensor, Tensor], Tensor], x: Tensor, theta: Tensor) -> Tensor:
+        x = x + (self._drive(x.detach()) - x.detach())
+        theta = theta + (self._setting(theta.detach(), fresh=False) - theta.detach())
+        return inner(x, theta)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "ranges": dict(self._ranges)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        ranges = dict(state["ranges"])
         super().load_state_dict(state)
-        self._ranges = dict(state["ranges"])
+        self._ranges = ranges
 
 
 class Drifting(Wrapper):
@@ -200,16 +220,19 @@ class Drifting(Wrapper):
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         inner = super().oracle()
-        if inner is None:
-            return None
-        return lambda x, theta: inner(x, theta + self.offset.to(theta))
+        return None if inner is None else partial(self._displaced, inner)
+
+    def _displaced(self, inner: Callable[[Tensor, Tensor], Tensor], x: Tensor, theta: Tensor) -> Tensor:
+        return inner(x, self.theta.clamp(theta + self.offset.to(theta)))
 
     def state_dict(self) -> dict[str, Any]:
         state = {"offset": self.offset, "generator": self._generator.get_state()}
         return {**super().state_dict(), **state}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        generator, offset = _restored(state["generator"]), state["offset"]
+        if offset.shape != self.offset.shape:
+            raise ValueError(f"an offset of {tuple(offset.shape)} for {self.theta.size} parameters")
         super().load_state_dict(state)
-        self.offset = state["offset"].clone()
-        self._generator.set_state(state["generator"])
+        self._generator, self.offset = generator, offset.clone()
         self._last = self._clock()

@@ -26,7 +26,7 @@ class Estimator(abc.ABC):
     @property
     @abc.abstractmethod
     def bias_order(self) -> int | None:
-        """Q where the bias is O(step^q), None where there is none but rounding."""
+        """The order q of a bias that is O(step^q), None where there is none but rounding."""
 
     @abc.abstractmethod
     def relative_variance(self, size: int) -> float:

@@ -19,8 +19,9 @@ class Coordinate(Estimator):
     """`ĝ_i = [φ(θ + μ e_i) − φ(θ − μ e_i)] / 2μ` for every parameter i, or forward differences.
 
     Deterministic, error O(μ²) (central) or O(μ) (forward). **Costs** 2P programmings (P forward), each with the rows of
-    the batch or of its contraction: the reference for small devices. Within a step of a limit, the difference is taken
-    about the nearest setting that leaves room.
+    the batch or of its contraction, and forward, where contracted, its base rows: the reference for small devices.
+    Within a step of a limit the difference is taken about the nearest setting that leaves room, and its error is then
+    O(μ).
     """
 
     step: float = 1e-3
@@ -39,6 +40,7 @@ class Coordinate(Estimator):
         return 0.0
 
     def check(self, spec: Declaration) -> None:
+        spec.theta.check_reach(self.step)
         if self.contraction is not None:
             self.contraction.check(self, spec)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackprop.declaration import Declaration
-from blackprop.errors import IncompatibleError
+from blackprop.errors import ArgumentError, IncompatibleError
 
 
 class Difference(abc.ABC):
@@ -72,17 +72,66 @@ class Contraction(abc.ABC):
                 "linear; leave the contraction out"
             )
         if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
-            raise IncompatibleError(f"{self} needs rows that are vectors; {spec.name} maps {spec.in_shape}")
+            raise IncompatibleError(f"{self} needs vectors; {spec.name} maps {spec.in_shape} to {spec.out_shape}")
 
 
 @dataclass(frozen=True)
 class BatchContraction(Contraction):
     """The d_out rows of `GᵀX` in place of the B rows, where B > d_out: `Σ_b ⟨v_b, A x_b⟩ = tr(A (GᵀX)ᵀ)`.
 
-    Source: arXiv 2509.15113.
+    The rows are sent as they are, which is as published. They are about 1/B of the data, so on a noisy or coarsely read
+    device they drown; `ProbeContraction` drives its rows at the amplitude of the data. Source: arXiv 2509.15113.
     """
 
     def rows(self, x: Tensor, grad_y: Tensor, asked: int) -> tuple[Tensor, Tensor] | None:
         if asked <= grad_y.shape[1]:
             return None
         return grad_y.mT @ x, torch.eye(grad_y.shape[1], dtype=grad_y.dtype, device=grad_y.device)
+
+
+@dataclass(frozen=True)
+class ProbeContraction(Contraction):
+    """The k leading right singular vectors of `GᵀX = Σ_i σ_i p_i q_iᵀ` in place of the batch: `Σ_i σ_i ⟨p_i, A q_i⟩`.
+
+    Rows q_i, cotangents σ_i p_i: the best k rows for a linear device. They are driven at the amplitude of the data (the
+    root mean square norm of its rows), so that read noise hurts no more than in training.
+
+    **Arguments:** `rank`, k at most; `energy`, the part of `Σ σ²` that may be left out, so that fewer rows do where the
+    batch allows it (0: always k).
+    """
+
+    rank: int = 8
+    energy: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ArgumentError(f"`ProbeContraction(rank=...)` must be at least 1, got {self.rank}")
+        if not 0 <= self.energy < 1:
+            raise ArgumentError(f"`ProbeContraction(energy=...)` must be in [0, 1), got {self.energy}")
+
+    def rows(self, x: Tensor, grad_y: Tensor, asked: int) -> tuple[Tensor, Tensor] | None:
+        if min(asked, grad_y.shape[1]) <= 1 or asked <= self.rank:
+            return None
+        p, sigma, q = _leading(grad_y, x, min(self.rank, *x.shape, grad_y.shape[1]))
+        # Below what float32 resolves, a direction is rounding.
+        kept = int((sigma > 1e-6 * sigma[0]).sum())
+        if self.energy:
+            left = 1 - sigma.square().cumsum(0) / grad_y.mT.matmul(x).square().sum()
+            kept = min(kept, int((left > self.energy).sum()) + 1)
+        amplitude = x.square().sum(1).mean().sqrt()
+        return amplitude * q[:kept], (sigma[:kept, None] / amplitude) * p[:kept]
+
+
+def _leading(grad_y: Tensor, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`GᵀX ≈ Σ σ_i p_i q_iᵀ`, the k leading terms: p (k, d_out), σ (k,), q (k, d_in); by the Gram matrix's smaller
+    side.
+    """
+    matrix = grad_y.mT @ x
+    if matrix.shape[0] <= matrix.shape[1]:
+        _, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+        p = vectors.mT.flip(0)[:k]
+        q = p @ matrix
+        sigma = q.norm(dim=1)
+        return p, sigma, q / sigma.clamp_min(torch.finfo(sigma.dtype).tiny)[:, None]
+    q, sigma, p = _leading(x, grad_y, k)
+    return p, sigma, q

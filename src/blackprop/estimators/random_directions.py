@@ -13,6 +13,7 @@ from blackprop.declaration import Declaration
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError
 from blackprop.estimators.base import ROUND_BYTES, Estimator, positive_step
+from blackprop.estimators.credit import Credit, Whole
 from blackprop.estimators.differences import Contraction, Difference, Forward
 from blackprop.query import Procedure, Purpose, Query
 
@@ -28,11 +29,13 @@ class RandomDirections(Estimator):
 
     **Costs** M programmings (2M central) and M rows for every row of the batch, or of its contraction. Forward
     differences are taken against the rows that the forward pass has read; with a contraction, or where θ is so near a
-    limit that the perturbations are centred a little inside it, the base rows are asked once more.
+    limit that the perturbations are centred a little inside it (which costs a programming), the base rows are asked
+    again.
 
     **Arguments:** `count`, M; `step`, μ in θ's units; `directions`, a family (`bp.directions`); `difference`,
-    `Forward()` or `Central()`; `contraction`, for linear devices; `fraction`, the part of the batch that each direction
-    is measured on, drawn anew for each and scaled back to the whole. Source: arXiv 2509.15113.
+    `Forward()` or `Central()`; `contraction`, for linear devices; `credit`, `ByOutput(d_out)` where the coupling
+    allows it; `fraction`, the part of the batch that each direction is measured on, drawn anew for each and scaled
+    back to the whole. Source: arXiv 2509.15113.
     """
 
     count: int = 10
@@ -40,6 +43,7 @@ class RandomDirections(Estimator):
     directions: Directions = field(default_factory=Gaussian)
     difference: Difference = field(default_factory=Forward)
     contraction: Contraction | None = None
+    credit: Credit = field(default_factory=Whole)
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
@@ -55,9 +59,11 @@ class RandomDirections(Estimator):
 
     def relative_variance(self, size: int) -> float:
         """Of the directions alone; a `fraction` under 1 adds the sampling variance of the batch, also over M."""
-        return self.directions.relative_variance(self.count, size)
+        return self.credit.relative_variance(self.directions, self.count, size)
 
     def check(self, spec: Declaration) -> None:
+        spec.theta.check_reach(self.step * self.directions.reach(spec.theta.size))
+        self.credit.check(self, spec)
         if self.contraction is not None:
             self.contraction.check(self, spec)
 
@@ -71,8 +77,10 @@ class RandomDirections(Estimator):
             (x, grad_y), base = shorter, None
             asked = len(x)
         grad = torch.zeros_like(theta)
-        for size in self._rounds(theta, asked * math.prod(y.shape[1:])):
-            u = self.directions.sample(size, theta.numel(), generator, theta)
+        sample, P = self.directions.sample, theta.numel()
+        whole = sample(self.count, P, generator, theta) if self.directions.joint else None
+        for done, size in self._rounds(theta, asked * math.prod(y.shape[1:])):
+            u = sample(size, P, generator, theta) if whole is None else whole[done : done + size]
             picks = _draw_picks(size, asked, len(x), generator, x.device) if asked < len(x) else None
             rows = [x] * size if picks is None else [x[pick] for pick in picks]
             queries: list[Query] = []
@@ -86,15 +94,15 @@ class RandomDirections(Estimator):
             values = torch.stack(readings).unflatten(0, (len(self.difference.signs), size)).transpose(0, 1)
             at_theta = None if base is None else _picked(base, picks)
             slopes = self.difference.slope(values, at_theta) * _picked(grad_y, picks)
-            grad += slopes.flatten(1).sum(1) @ u
+            grad += self.credit.gradient(slopes, u)
         return grad * (len(x) / (asked * self.step * self.count))
 
-    def _rounds(self, theta: Tensor, outputs: int) -> Iterator[int]:
-        """How many directions each round asks along, for so many output numbers a direction."""
+    def _rounds(self, theta: Tensor, outputs: int) -> Iterator[tuple[int, int]]:
+        """How many directions are done and how many the next round asks along, for so many output numbers each."""
         held = theta.element_size() * len(self.difference.signs) * (3 * theta.numel() + 2 * outputs)
         size = max(1, ROUND_BYTES // held)
         for start in range(0, self.count, size):
-            yield min(size, self.count - start)
+            yield start, min(size, self.count - start)
 
 
 def _draw_picks(count: int, asked: int, total: int, generator: torch.Generator, place: torch.device) -> list[Tensor]:

@@ -18,11 +18,15 @@ class Surrogate(nn.Module, abc.ABC):
     Its state is in buffers, so it moves and is saved with the model. A layer binds it to its device once, starts it at
     the first setting, and tracks it whenever θ has moved and the gradient will be needed; each of these procedures
     changes the state at its very end, so that one that is cut short leaves the surrogate as it was.
+
+    `drive` is the root mean square length of the rows that training sends; the layer sets it before it starts or tracks
+    a surrogate: rows of another length meet more noise, or the end of a converter's range.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._spec: Declaration | None = None
+        self.drive: float | None = None
 
     @property
     def spec(self) -> Declaration:

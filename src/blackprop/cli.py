@@ -1,0 +1,284 @@
+"""The command `blackprop`: turns strings into objects, and errors into one line; nothing else.
+
+Exit codes: 0 done, 2 refused (a `BlackpropError`, or arguments that cannot be read), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union
+
+import torch
+
+try:
+    import tyro
+    from rich.console import Console
+except ModuleNotFoundError as error:
+    raise SystemExit(f"the command line needs {error.name}: pip install 'blackprop[recipes]'") from error
+
+import blackprop
+from blackprop import __version__
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError, BlackpropError
+from blackprop.recipes import (
+    FLAWLESS,
+    Digits,
+    Existing,
+    Frozen,
+    Grid,
+    Hardware,
+    Imperfections,
+    Method,
+    Oracle,
+    Paper,
+    Task,
+    carry_out,
+    price,
+    with_references,
+)
+from blackprop.report import Progress, price_table, results_table
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """The published method, wherever it is among the methods."""
+
+    rank: int = 10
+    """Rank of its surrogate; cut to what a device allows."""
+    samples: int = 100
+    """Directions a step, M."""
+
+
+METHODS: dict[str, Callable[[PaperOptions], Method]] = {
+    "oracle": lambda _: Oracle(),
+    "frozen": lambda _: Frozen(),
+    "paper": lambda options: Paper(rank=options.rank, samples=options.samples),
+}
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = tyro.extras.literal_type_from_choices(METHODS)
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the run is kept, and how it is carried out."""
+
+    run_dir: Path | None = None
+    """The run folder; by default runs/<task>-<time>."""
+    resume: bool = False
+    """Go on with the run in --run-dir, given the same options again."""
+    overwrite: bool = False
+    """Begin the run in --run-dir anew."""
+    threads: int = 1
+    """Threads of one operation; these networks are too small to gain from more."""
+
+    def existing(self) -> Existing:
+        if self.resume and self.overwrite:
+            raise ArgumentError("`--resume` and `--overwrite` contradict each other; give one")
+        if (self.resume or self.overwrite) and self.run_dir is None:
+            raise ArgumentError("`--resume` and `--overwrite` need a `--run-dir`")
+        return Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
+
+    def carry_out(self, grid: Grid, console: Console) -> tuple[dict[str, Any], Path]:
+        existing, threads = self.existing(), torch.get_num_threads()
+        path = self.run_dir or Path("runs") / f"{grid.task.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        if self.threads < 1:
+            raise ArgumentError(f"`--threads` must be at least 1, got {self.threads}")
+        torch.set_num_threads(self.threads)
+        try:
+            with Progress(console) as progress:
+                return carry_out(grid, path, progress, existing), path
+        except KeyboardInterrupt as interrupt:
+            raise (_Interrupted(path) if path.exists() else interrupt) from None
+        finally:
+            torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Train(Generic[TaskT]):
+    """Train one network by one method on one device."""
+
+    task: TaskT
+    method: MethodName = "paper"
+    device: Hardware = Hardware.LIGHT_MODULATOR
+    seed: int = 0
+    paper: PaperOptions = PaperOptions()
+    imperfections: Imperfections = FLAWLESS
+    run: RunOptions = RunOptions()
+
+    def __call__(self, console: Console) -> None:
+        method = METHODS[self.method](self.paper)
+        grid = Grid(self.task, (method,), (self.device,), (self.seed,), self.imperfections)
+        summary, path = self.run.carry_out(grid, console)
+        console.print(results_table(summary))
+        console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Compare(Generic[TaskT]):
+    """Train by several methods over devices and seeds; oracle and frozen are always among them."""
+
+    task: TaskT
+    methods: tuple[MethodName, ...] = ("oracle", "frozen", "paper")
+    devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
+    seeds: int = 3
+    """How many seeds: 0, 1, ..."""
+    paper: PaperOptions = PaperOptions()
+    imperfections: Imperfections = FLAWLESS
+    run: RunOptions = RunOptions()
+
+    def __call__(self, console: Console) -> None:
+        methods = with_references(METHODS[name](self.paper) for name in self.methods)
+        grid = Grid(self.task, methods, self.devices, tuple(range(self.seeds)), self.imperfections)
+        summary, path = self.run.carry_out(grid, console)
+        console.print(results_table(summary))
+        console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Price(Generic[TaskT]):
+    """What one run of each method on each device would cost, without asking any device anything."""
+
+    task: TaskT
+    methods: tuple[MethodName, ...] = ("paper",)
+    devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
+    paper: PaperOptions = PaperOptions()
+    imperfections: Imperfections = FLAWLESS
+
+    def __call__(self, console: Console) -> None:
+        methods = tuple(METHODS[name](self.paper) for name in self.methods)
+        grid = Grid(self.task, methods, self.devices, imperfections=self.imperfections)
+        data = grid.task.data()
+        bills = {(cell.hardware.value, cell.method.name): price(cell, data).plain() for cell in grid.cells()}
+        console.print(price_table(f"{grid.task.name}, one run of {grid.task.epochs} epochs", bills))
+
+
+@dataclass(frozen=True)
+class CheckDevice:
+    """Hold a device of yours to what it declares: the contract tests of blackprop.testing."""
+
+    factory: tyro.conf.Positional[str]
+    """package.module:factory, a function of no arguments that returns the device."""
+
+    def __call__(self, console: Console) -> None:
+        from blackprop.testing import check_device  # noqa: PLC0415  # what no other command needs
+
+        console.print(str(check_device(_device(self.factory))), highlight=False, soft_wrap=True)
+
+
+class _Interrupted(Exception):  # no error: the run stands, and can be resumed
+    """Ctrl-C, once the run folder was there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's own) and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    if arguments == ["--version"]:
+        console.print(f"blackprop {__version__}", highlight=False)
+        return 0
+    try:
+        _parse(arguments)(console)
+    except BlackpropError as error:
+        sys.stderr.write(f"blackprop: {' '.join(str(error).split())}\n")
+        return 2
+    except _Interrupted as interrupted:
+        again = shlex.join(["blackprop", *_without_folder(arguments), "--run-dir", str(interrupted.path), "--resume"])
+        sys.stderr.write(f"interrupted; what is finished is in {interrupted.path}. To go on:\n  {again}\n")
+        return 130
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was begun\n")
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> Callable[[Console], None]:
+    commands = {"train": _on_tasks(Train), "compare": _on_tasks(Compare), "price": _on_tasks(Price)}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                {**commands, "check-device": CheckDevice},
+                prog="blackprop",
+                description=f"{blackprop.__doc__} `blackprop --version` tells the version, {__version__}.",
+                args=arguments,
+                config=(
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.OmitSubcommandPrefixes,
+                    tyro.conf.EnumChoicesFromValues,
+                    tyro.conf.FlagCreatePairsOff,
+                ),
+            )
+    except SystemExit as refusal:
+        # tyro draws a box around the ValueError of an option's object; ours are told as all our errors are.
+        cause: BaseException | None = refusal
+        while cause is not None and not isinstance(cause, BlackpropError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(complaint.getvalue())
+        raise
+
+
+def _on_tasks(command: Any) -> Any:
+    """The command as a function of one sub-command a task."""
+    tasks = {"digits": Digits}
+    leaves = [
+        Annotated[command[kind], tyro.conf.subcommand(name, default=command(kind()), description=kind.__doc__)]
+        for name, kind in tasks.items()
+    ]
+
+    def choose(run: Any) -> Any:
+        return run
+
+    # A union needs two members; the second shows nowhere.
+    choose.__annotations__ = {"run": Union[(*leaves, Annotated[None, tyro.conf.Suppress])]}
+    choose.__doc__ = command.__doc__
+    return choose
+
+
+def _without_folder(arguments: list[str]) -> list[str]:
+    """The arguments but for those that name a run folder and say what to do with it."""
+    kept, skip = [], False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if not skip and name not in {"--resume", "--overwrite", "--run-dir"}:
+            kept.append(argument)
+        skip = name == "--run-dir" and not equals and not skip
+    return kept
+
+
+def _device(name: str) -> Device:
+    """The device that `package.module:factory` makes; modules are looked for in the present folder too."""
+    module_name, colon, factory_name = name.partition(":")
+    if not colon or not module_name or not factory_name:
+        raise ArgumentError(f"a device is named as package.module:factory, got {name!r}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise ArgumentError(f"{name!r} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    device = factory()
+    if not isinstance(device, Device):
+        raise ArgumentError(f"{name} returned a {type(device).__name__}, not a `blackprop.Device`")
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Recipes: experiments that can be run, priced and compared, with the training loop and the run folders they share."""
+
+from blackprop.recipes.bill import Bill
+from blackprop.recipes.cell import Cell
+from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
+from blackprop.recipes.digits import Digits, Network
+from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
+from blackprop.recipes.loop import Training, Watch, train
+from blackprop.recipes.methods import Frozen, Method, Oracle, Paper
+from blackprop.recipes.price import price
+from blackprop.recipes.run_folder import Existing, RunFolder
+from blackprop.recipes.task import Data, Task
+
+__all__ = [
+    "FLAWLESS",
+    "Bill",
+    "Cell",
+    "Data",
+    "Digits",
+    "Existing",
+    "Frozen",
+    "Grid",
+    "Hardware",
+    "Imperfections",
+    "Method",
+    "Network",
+    "Oracle",
+    "Paper",
+    "RunFolder",
+    "Task",
+    "Training",
+    "Watch",
+    "carry_out",
+    "gap_closed",
+    "price",
+    "train",
+    "with_references",
+]

@@ -1,0 +1,146 @@
+"""Several methods on one task, over devices and seeds, and the gap that each closes between frozen and oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from blackprop.errors import ArgumentError, CheckpointError
+from blackprop.recipes.cell import Cell, plain
+from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
+from blackprop.recipes.loop import Watch, train
+from blackprop.recipes.methods import Frozen, Method, Oracle
+from blackprop.recipes.run_folder import Existing, RunFolder
+from blackprop.recipes.task import Task
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Methods × devices × seeds on one task: what a run folder is the run of. Training once is a grid of one cell."""
+
+    task: Task
+    methods: tuple[Method, ...]
+    hardware: tuple[Hardware, ...]
+    seeds: tuple[int, ...] = (0,)
+    imperfections: Imperfections = FLAWLESS
+
+    def __post_init__(self) -> None:
+        names = [method.name for method in self.methods]
+        for what, values in (("methods", names), ("hardware", self.hardware), ("seeds", self.seeds)):
+            if not values or len(set(values)) != len(values):
+                raise ArgumentError(f"`Grid({what}=...)` takes at least one, each once, got {values}")
+        if min(self.seeds) < 0:
+            raise ArgumentError(f"`Grid(seeds=...)` must not be negative, got {self.seeds}")
+
+    def cells(self) -> list[Cell]:
+        """In the order they are run: a device's seeds together, and in each seed the methods in turn."""
+        return [
+            Cell(self.task, method, hardware, seed, self.imperfections)
+            for hardware in self.hardware
+            for seed in self.seeds
+            for method in self.methods
+        ]
+
+    def config(self) -> dict[str, Any]:
+        """All that decides the results."""
+        return {
+            "task": self.task.name,
+            "settings": plain(self.task),
+            "methods": {method.name: {"class": type(method).__name__, **plain(method)} for method in self.methods},
+            "devices": [hardware.value for hardware in self.hardware],
+            "seeds": list(self.seeds),
+            "imperfections": plain(self.imperfections),
+        }
+
+    def check(self) -> None:
+        """Build each method on each device once, so that parts that do not fit are refused before anything is spent."""
+        for hardware in self.hardware:
+            for method in self.methods:
+                Cell(self.task, method, hardware, self.seeds[0], self.imperfections).model()
+
+
+def with_references(methods: Iterable[Method]) -> tuple[Method, ...]:
+    """`methods` with oracle and frozen in front, where they are not among them."""
+    methods = tuple(methods)
+    kinds = {type(method) for method in methods}
+    return tuple(reference() for reference in (Oracle, Frozen) if reference not in kinds) + methods
+
+
+def carry_out(grid: Grid, path: Path, watch: Watch, existing: Existing = Existing.REFUSE) -> dict[str, Any]:
+    """Run every cell of `grid` in the run folder `path`; returns what summary.json then holds.
+
+    A finished cell is in summary.json, written anew after each, and is not run again on resume. checkpoint.pt is that
+    of the cell at work, or of the last one when all are done. An interruption costs the epoch at work, nothing else.
+    """
+    grid.check()
+    data = grid.task.data()
+    folder = RunFolder.open(path, grid.config(), existing)
+    cells = grid.cells()
+    results = _finished(grid, folder)
+    _settle(folder, cells, results)
+    for cell in cells:
+        if _find(results, cell) is None:
+            results.append(train(cell, data, folder, watch))
+            folder.save_summary(_summary(grid, results))
+            watch.finished(results[-1])
+    return _summary(grid, results)
+
+
+def gap_closed(results: list[dict[str, Any]]) -> list[float | None]:
+    """`(accuracy − mean frozen) / (mean oracle − mean frozen)` for each result, means over the seeds of its device.
+
+    None where a reference is missing, or where the two do not differ (by 1e-9).
+    """
+    return [_gap(result, results) for result in results]
+
+
+def _gap(result: dict[str, Any], results: list[dict[str, Any]]) -> float | None:
+    ends = []
+    for reference in (Frozen().name, Oracle().name):
+        same = [r["accuracy"] for r in results if (r["method"], r["device"]) == (reference, result["device"])]
+        if not same:
+            return None
+        ends.append(fmean(same))
+    low, high = ends
+    return None if abs(high - low) < 1e-9 else (result["accuracy"] - low) / (high - low)
+
+
+def _summary(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = plain(grid.task)
+    gaps = gap_closed(results)
+    return {
+        "task": grid.task.name,
+        "network": settings.get("network"),
+        "results": [{**result, "gap_closed": gap} for result, gap in zip(results, gaps, strict=True)],
+    }
+
+
+def _finished(grid: Grid, folder: RunFolder) -> list[dict[str, Any]]:
+    summary = folder.summary()
+    if summary is None:
+        folder.save_summary(_summary(grid, []))
+        return []
+    return summary["results"]
+
+
+def _settle(folder: RunFolder, cells: list[Cell], results: list[dict[str, Any]]) -> None:
+    """Drop the metrics of an epoch that was never checkpointed; refuse a checkpoint of no cell of this run."""
+    state = folder.checkpoint()
+    epochs = {} if state is None else {_tag(state.get("cell")): state.get("epoch")}
+    if epochs and not any(_tag(cell.key) in epochs for cell in cells):
+        raise CheckpointError(f"the checkpoint in {folder.path} is of none of this run's cells")
+    finished = {_tag(result) for result in results}
+    lines = folder.metrics()
+    kept = [line for line in lines if _tag(line) in finished or line["epoch"] <= epochs.get(_tag(line), 0)]
+    folder.replace_metrics(kept)
+
+
+def _find(results: list[dict[str, Any]], cell: Cell) -> dict[str, Any] | None:
+    return next((result for result in results if _tag(result) == _tag(cell.key)), None)
+
+
+def _tag(entry: Any) -> tuple[Any, ...]:
+    return tuple(entry.get(name) for name in ("method", "device", "seed"))

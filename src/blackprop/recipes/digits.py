@@ -1,0 +1,84 @@
+"""Handwritten digits of 8×8 pixels, the data set that scikit-learn carries: the smallest task worth comparing on."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from blackprop.errors import ArgumentError, DataError
+from blackprop.recipes.task import Data, MakeLayer
+
+TRAIN, TEST = 1437, 360  # images
+
+
+class Network(enum.Enum):
+    """`PHYSICAL`: device 64→64, BatchNorm, ReLU, device 64→10, BatchNorm; almost no digital weights, so it shows what
+    the θ-gradient is worth. `HYBRID`: Linear 64→128, ReLU, device 128→128, BatchNorm, ReLU, Linear 128→10.
+    """
+
+    PHYSICAL = "physical"
+    HYBRID = "hybrid"
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Ten handwritten digits, 1,437 images to train on and 360 to test, pixels in [0, 1]."""
+
+    network: Network = Network.PHYSICAL
+    """physical: two devices and batch norms; hybrid: one device between two digital layers."""
+    epochs: int = 20
+    batch_size: int = 64
+    """Rows a step; what is left over of an epoch's shuffled images is left out of it."""
+    lr: float = 3e-3
+    """Adam's rate for the digital parameters; cosine decay to zero over the run."""
+    device_lr: float = 2e-2
+    """Adam's rate for the devices' settings, likewise."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ArgumentError(f"`Digits(epochs=...)` must be at least 1, got {self.epochs}")
+        if not 2 <= self.batch_size <= TRAIN:  # batch norm needs two rows
+            raise ArgumentError(f"`Digits(batch_size=...)` must be between 2 and {TRAIN}, got {self.batch_size}")
+        for name, rate in (("lr", self.lr), ("device_lr", self.device_lr)):
+            if not 0 < rate < float("inf"):
+                raise ArgumentError(f"`Digits({name}=...)` must be positive and finite, got {rate}")
+
+    @property
+    def name(self) -> str:
+        return "digits"
+
+    def data(self) -> Data:
+        """One stratified split, whatever the seed."""
+        try:
+            from sklearn.datasets import load_digits  # noqa: PLC0415  # an extra, and slow to import
+            from sklearn.model_selection import train_test_split  # noqa: PLC0415
+        except ImportError as error:
+            raise DataError("the digits come with scikit-learn: pip install 'blackprop[recipes]'") from error
+        images, labels = load_digits(return_X_y=True)
+        parts = train_test_split(images / 16, labels, train_size=TRAIN, test_size=TEST, stratify=labels, random_state=0)
+        x_train, x_test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])
+        y_train, y_test = (torch.tensor(part, dtype=torch.int64) for part in parts[2:])
+        return Data(x_train, y_train, x_test, y_test)
+
+    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
+        """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
+        # torch's own initialisers draw from the global generator; it is lent to them and put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            match self.network:
+                case Network.PHYSICAL:
+                    return nn.Sequential(
+                        layer(64, 64), nn.BatchNorm1d(64), nn.ReLU(), layer(64, 10), nn.BatchNorm1d(10)
+                    )
+                case Network.HYBRID:
+                    return nn.Sequential(
+                        nn.Linear(64, 128),
+                        nn.ReLU(),
+                        layer(128, 128),
+                        nn.BatchNorm1d(128),
+                        nn.ReLU(),
+                        nn.Linear(128, 10),
+                    )

@@ -1,0 +1,78 @@
+"""The devices that a recipe can be run on, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from blackprop import devices
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError
+
+
+class Hardware(enum.Enum):
+    """A kind of device; the value is its name in files and on the command line."""
+
+    MATRIX = "matrix"
+    LIGHT_MODULATOR = "light-modulator"
+    MICRORING = "microring"
+    MZI_MESH = "mzi-mesh"
+    THREE_SPLITTER_MESH = "three-splitter-mesh"
+    MONARCH = "monarch"
+    LOW_RANK = "low-rank"
+    RESAMPLING = "resampling"
+    DIFFRACTION = "diffraction"
+
+    def make(self, d_in: int, d_out: int) -> Device:
+        return _KINDS[self](d_in, d_out)
+
+
+_KINDS = {
+    Hardware.MATRIX: devices.Matrix,
+    Hardware.LIGHT_MODULATOR: devices.LightModulator,
+    Hardware.MICRORING: devices.Microring,
+    Hardware.MZI_MESH: devices.MZIMesh,
+    Hardware.THREE_SPLITTER_MESH: devices.ThreeSplitterMesh,
+    Hardware.MONARCH: devices.Monarch,
+    Hardware.LOW_RANK: devices.LowRank,
+    Hardware.RESAMPLING: devices.Resampling,
+    Hardware.DIFFRACTION: devices.Diffraction,
+}
+
+
+@dataclass(frozen=True)
+class Imperfections:
+    """What every device of a run does to every query, whoever asks."""
+
+    read_noise: float = 0.0
+    """Additive noise on every reading, relative to the output's root mean square."""
+    proportional_noise: float = 0.0
+    """Multiplicative noise on every reading."""
+    input_bits: int | None = None
+    """Resolution of the rows that are sent."""
+    theta_bits: int | None = None
+    """Resolution of the settings that are written."""
+    output_bits: int | None = None
+    """Resolution of what is read."""
+    drift: float = 0.0
+    """Random walk of the settings: its step at every programming, in the settings' units."""
+
+    def __post_init__(self) -> None:
+        for name in ("read_noise", "proportional_noise", "drift"):
+            if not getattr(self, name) >= 0:
+                raise ArgumentError(f"`Imperfections({name}=...)` must not be negative, got {getattr(self, name)}")
+
+    def wrap(self, device: Device, seed: int) -> Device:
+        """Inside out, as a signal meets them: the setting is rounded and drifts, the output is noisy and rounded."""
+        if self.drift:
+            device = devices.Drifting(device, per_programming=self.drift, seed=seed)
+        if self.read_noise or self.proportional_noise:
+            device = devices.Noisy(device, read=self.read_noise, proportional=self.proportional_noise, seed=seed + 1)
+        if any(bits is not None for bits in (self.input_bits, self.theta_bits, self.output_bits)):
+            device = devices.Quantised(
+                device, input_bits=self.input_bits, theta_bits=self.theta_bits, output_bits=self.output_bits
+            )
+        return device
+
+
+FLAWLESS = Imperfections()

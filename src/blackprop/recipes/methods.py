@@ -1,0 +1,88 @@
+"""The methods that recipes compare: how a device becomes a layer. A new method is one class here."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from blackprop import devices, presets
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError
+from blackprop.layer import PhysicalLayer
+
+
+class Method(abc.ABC):
+    """A way to train a device in a network. Subclasses are frozen dataclasses; their fields are the configuration.
+
+    `name` tells methods apart in a run folder; give it to two of one class that stand in the same comparison.
+    """
+
+    name: str
+
+    @abc.abstractmethod
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        """`device` as a layer. The first draw from `generator` must be θ, so that all methods start alike."""
+
+
+@dataclass(frozen=True)
+class Oracle(Method):
+    """Both gradients by autograd through the simulator, at no query: the upper reference."""
+
+    name: str = "oracle"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        return PhysicalLayer(device, *presets.oracle(), generator=generator)
+
+
+@dataclass(frozen=True)
+class Frozen(Method):
+    """θ stays as it was drawn, the digital parameters are trained through it exactly, at no query: the lower
+    reference.
+    """
+
+    name: str = "frozen"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        layer = PhysicalLayer(device, *presets.oracle(), generator=generator)
+        layer.theta.requires_grad_(False)
+        return layer
+
+
+@dataclass(frozen=True)
+class Paper(Method):
+    """`presets.paper` at its published settings: step 1 for the plain matrix and 1e-4 for all others, meshes rebuilt
+    every 100 steps, devices that are not linear treated as if they were. The rank is cut to what a device allows.
+    """
+
+    rank: int = 10
+    samples: int = 100
+    name: str = "paper"
+
+    matrix_step: ClassVar[float] = 1.0
+    mesh_rebuild: ClassVar[int] = 100
+
+    def __post_init__(self) -> None:
+        for field in ("rank", "samples"):
+            if getattr(self, field) < 1:
+                raise ArgumentError(f"`Paper({field}=...)` must be at least 1, got {getattr(self, field)}")
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        spec, kind = device.declaration, _inner(device)
+        is_mesh = isinstance(kind, (devices.MZIMesh, devices.ThreeSplitterMesh))
+        method = presets.paper(
+            min(self.rank, spec.d_in, spec.d_out),
+            self.samples,
+            step=self.matrix_step if isinstance(kind, devices.Matrix) else 1e-4,
+            rebuild_every=self.mesh_rebuild if is_mesh else None,
+            linear=spec.linear,
+        )
+        return PhysicalLayer(device, *method, generator=generator)
+
+
+def _inner(device: Device) -> Device:
+    while isinstance(device, devices.Wrapper):
+        device = device.device
+    return device

@@ -1,0 +1,127 @@
+"""What a run would cost, known before it is begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.layer import PhysicalLayer
+from blackprop.ledger import Ledger
+from blackprop.ledger import price as dry_run
+from blackprop.query import Count, Procedure, Purpose, Query, ask, reading_first
+from blackprop.recipes.bill import Bill
+from blackprop.recipes.cell import Cell
+from blackprop.recipes.task import Data
+
+_NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
+
+
+def price(cell: Cell, data: Data) -> Bill:
+    """The bill of `cell`, evaluations included, without a query to any device.
+
+    The parameter procedure of one step is run dry and multiplied by the steps; the surrogate's procedures are run dry
+    for every step, since one that rebuilds itself now and then costs more in some. Exact where the questions do not
+    depend on where training goes; a device with limits is asked its base rows once more in steps that come near them.
+    """
+    task = cell.task
+    places: list[_Place] = []
+
+    def place(d_in: int, d_out: int) -> _Place:
+        places.append(_Place(d_in, d_out))
+        return places[-1]
+
+    task.build(place, cell.seed)(data.x_train[: task.batch_size])
+    schedule = _Schedule(task.epochs, len(data.x_train) // task.batch_size, len(data.x_test))
+    priced = []
+    for index, found in enumerate(places):
+        layer = cell.layer(found.d_in, found.d_out, index)
+        priced.append((_layer(layer, found, schedule), layer.theta.requires_grad))
+    return Bill.of(priced, task.epochs * schedule.steps)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    epochs: int
+    steps: int  # an epoch
+    test_rows: int
+
+
+class _Place(nn.Module):
+    """Stands where a device would, to see how many rows come and whether their gradient is wanted."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.d_in, self.d_out = d_in, d_out
+        self.gain = nn.Parameter(torch.ones(()))  # a physical layer has one, so what follows it needs a gradient
+        self.rows, self.wants_grad_x = 0, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows, self.wants_grad_x = len(x), x.requires_grad
+        return self.gain * x.new_zeros(len(x), self.d_out)
+
+
+def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
+    trained = layer.theta.requires_grad
+    parameter = _parameter_step(layer, place) if trained else Ledger()
+    walk = _Walk(layer, place, trained, asks=parameter.total_programmings > 0)
+    epochs = [dry_run(lambda: walk.epoch(schedule), layer.device) for _ in range(schedule.epochs)]
+    steps = schedule.epochs * schedule.steps
+    spent = Count()
+    for ledger, times in ((parameter, steps), *((epoch, 1) for epoch in epochs)):
+        # A walk marks where the parameter procedure would leave the device; the real procedure is priced apart.
+        skipped = Purpose.FORWARD if ledger is parameter else Purpose.PARAMETER
+        for purpose in set(Purpose) - {skipped}:
+            spent.rows[purpose] += times * ledger.rows[purpose]
+            spent.programmings[purpose] += times * ledger.programmings[purpose]
+    cost, total = layer.device.cost, Ledger()
+    seconds = sum(spent.rows.values()) * cost.row + sum(spent.programmings.values()) * cost.programming
+    total.add(spent, seconds)
+    return total
+
+
+def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
+    """One step's parameter procedure, on a device that the forward pass has just read."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, grad_y = (
+        torch.randn(place.rows, width, generator=generator) for width in (place.d_in, place.d_out, place.d_out)
+    )
+    theta, spec = layer.theta.detach(), layer.device.declaration
+
+    def step() -> Procedure[Tensor]:
+        yield from ask(Query(x, theta, Purpose.FORWARD))
+        return (yield from layer.estimator.vjp(x, theta, y, grad_y, spec, generator))
+
+    return dry_run(step, layer.device)
+
+
+class _Walk:
+    """A layer's forward passes and what keeps its surrogate current, θ moving back and forth between two settings."""
+
+    def __init__(self, layer: PhysicalLayer, place: _Place, trained: bool, asks: bool) -> None:
+        spec, theta = layer.device.theta, layer.theta.detach()
+        self.surrogate, self.place, self.asks = layer.surrogate, place, asks
+        self.here = spec.clamp(theta - _NUDGE)
+        self.there = spec.clamp(theta + _NUDGE) if trained else self.here
+        self.perturbed = (self.here + self.there) / 2
+        self.generator = torch.Generator().manual_seed(0)
+        self.tracked: Tensor | None = None
+
+    def epoch(self, schedule: _Schedule) -> Procedure[None]:
+        x = torch.randn(self.place.rows, self.place.d_in, generator=self.generator)
+        for _ in range(schedule.steps):
+            yield from reading_first(Query(x, self.here, Purpose.FORWARD), self._follow())
+            if self.asks:
+                yield from ask(Query(x[:1], self.perturbed, Purpose.PARAMETER))
+            self.here, self.there = self.there, self.here
+        yield from ask(Query(x[:1].expand(schedule.test_rows, -1), self.here, Purpose.EVALUATE))
+
+    def _follow(self) -> Procedure[None]:
+        if not self.place.wants_grad_x or self.tracked is self.here:
+            return
+        if self.tracked is None:
+            yield from self.surrogate.start(self.here, self.generator)
+        else:
+            yield from self.surrogate.track(self.tracked, self.here, self.generator)
+        self.tracked = self.here

@@ -1,0 +1,87 @@
+"""Tables for the terminal, from what summary.json holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+_RIGHT = ("accuracy\n%", "gap\nclosed", "row\noverhead", "program.\noverhead", "lab\ntime")
+
+
+def results_table(summary: Mapping[str, Any]) -> Table:
+    """Method × device: accuracy as mean ± standard error over the seeds, and what it took, as means over the seeds.
+
+    `summary` is the content of a run folder's summary.json.
+    """
+    task = " ".join(str(summary[name]) for name in ("task", "network") if summary.get(name))
+    table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in ("device", "method", "seeds"):
+        table.add_column(name, justify="right" if name == "seeds" else "left", no_wrap=True)
+    for name in _RIGHT:
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for result in sorted(summary["results"], key=lambda r: _first_of(summary, "device", r["device"])):
+        groups.setdefault((result["device"], result["method"]), []).append(result)
+    previous = None
+    for (device, method), results in groups.items():
+        if previous not in {None, device}:
+            table.add_section()
+        table.add_row("" if device == previous else device, method, str(len(results)), *_figures(results))
+        previous = device
+    return table
+
+
+def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
+    """What runs would cost: a row for each (device, method) and purpose that is asked anything, then the totals.
+
+    A bill holds `rows` and `programmings` by purpose, `row_overhead`, `programming_overhead` and `lab_seconds`.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in ("device", "method", "purpose"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "programmings", "lab time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for (device, method), bill in bills.items():
+        table.add_section()
+        first = (device, method)
+        for purpose, rows in bill["rows"].items():
+            programmings = bill["programmings"][purpose]
+            if rows or programmings:
+                table.add_row(*first, purpose, f"{rows:,}", f"{programmings:,}")
+                first = ("", "")
+        rows, programmings = (sum(bill[count].values()) for count in ("rows", "programmings"))
+        table.add_row("", "", "total", f"{rows:,}", f"{programmings:,}", duration(bill["lab_seconds"]))
+        table.add_row("", "", "overhead", _ratio(bill["row_overhead"]), _ratio(bill["programming_overhead"]))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _figures(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    accuracies = [100 * result["accuracy"] for result in results]
+    error = f" ± {stdev(accuracies) / math.sqrt(len(accuracies)):.1f}" if len(accuracies) > 1 else ""
+    gaps = [result["gap_closed"] for result in results]
+    gap = "" if None in gaps else f"{fmean(gaps):.2f}"
+    means = [fmean(result[name] for result in results) for name in ("row_overhead", "programming_overhead")]
+    lab = fmean(result["lab_seconds"] for result in results)
+    return f"{fmean(accuracies):.1f}{error}", gap, *map(_ratio, means), duration(lab)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _first_of(summary: Mapping[str, Any], name: str, value: str) -> int:
+    """The position of a device among those of a summary, so that sorting keeps their order."""
+    return list(dict.fromkeys(result[name] for result in summary["results"])).index(value)

@@ -1,0 +1,13 @@
+"""The contract tests: what a device, an estimator or a surrogate declares, held against what it does.
+
+They are for whoever writes one: call `check_device(my_device)` in a test, or on the bench before training. Each returns
+a `Report` of what was measured, or raises `ContractError` with the claim that failed, what was measured and what was
+declared. All random numbers come from the generator that is passed, by default one seeded with 0.
+"""
+
+from blackprop.testing.bench import Report
+from blackprop.testing.device import check_device
+from blackprop.testing.estimator import check_estimator
+from blackprop.testing.surrogate import check_surrogate
+
+__all__ = ["Report", "check_device", "check_estimator", "check_surrogate"]

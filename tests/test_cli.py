@@ -1,0 +1,181 @@
+"""The command line: help everywhere, errors in one line, an interrupted run that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import blackprop as bp
+from blackprop import cli
+
+QUICK = ("--epochs", "1", "--batch-size", "718", "--samples", "2")
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        *((), ("train",), ("train", "digits"), ("compare",), ("compare", "digits")),
+        *(("price",), ("price", "digits"), ("check-device",)),
+    ],
+    ids=" ".join,
+)
+def test_there_is_help_at_every_level(level, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*level, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert " ".join(("usage: blackprop", *level)) in text
+    if "digits" in level:
+        assert all(option in text for option in ("--network", "--epochs", "--rank", "--read-noise"))
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"blackprop {bp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (("train", "digits", "--device", "laser"), ("light-modulator", "diffraction")),
+        (("train", "digits", "--method", "magic"), ("oracle", "frozen", "paper")),
+        (("compare", "digits", "--methods", "magic"), ("oracle", "frozen", "paper")),
+        (("train", "digits", "--network", "huge"), ("physical", "hybrid")),
+        (("train", "letters"), ("digits",)),
+        (("trian",), ("train", "compare", "price", "check-device")),
+    ],
+)
+def test_an_unknown_name_lists_what_there_is(arguments, choices, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    text = capsys.readouterr().err
+    assert all(choice in text for choice in choices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "digits", "--epochs", "0"), "`Digits(epochs=...)` must be at least 1, got 0"),
+        (("train", "digits", "--samples", "0"), "`Paper(samples=...)` must be at least 1"),
+        (("train", "digits", "--read-noise", "-1"), "must not be negative"),
+        (("train", "digits", "--threads", "0"), "--threads"),
+        (("train", "digits", "--resume"), "--run-dir"),
+        (("train", "digits", "--resume", "--overwrite", "--run-dir", "x"), "contradict"),
+        (("train", "digits", "--resume", "--run-dir", "nowhere"), "no run in nowhere"),
+        (("train", "digits", "--device", "matrix", "--theta-bits", "4"), "theta_range"),
+        (("compare", "digits", "--seeds", "0"), "seeds"),
+        (("check-device", "nonsense"), "package.module:factory"),
+        (("check-device", "no_such_module:make"), "no_such_module"),
+        (("check-device", "json:no_such_name"), "no_such_name"),
+        (("check-device", "builtins:dict"), "not a `blackprop.Device`"),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_nothing_behind(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("blackprop: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_prints_its_result_and_keeps_its_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "digits", *QUICK, "--network", "hybrid", "--device", "microring", "--seed", "4"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("digits-")
+    (result,) = json.loads((folder / "summary.json").read_text())["results"]
+    assert (result["method"], result["device"], result["seed"]) == ("paper", "microring", 4)
+    out = capsys.readouterr().out
+    assert f"run folder: runs/{folder.name}" in out
+    assert f"accuracy {result['accuracy']:.1%}" in out
+
+
+def test_compare_always_has_both_references_and_a_folder_is_refused_or_resumed(capsys, tmp_path):
+    command = ["compare", "digits", *QUICK, "--methods", "paper", "--devices", "matrix", "monarch", "--seeds", "2"]
+    command += ["--read-noise", "0.01", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {r["method"] for r in summary["results"]} == {"oracle", "frozen", "paper"}
+    assert len(summary["results"]) == 2 * 2 * 3
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["imperfections"]["read_noise"] == 0.01
+    first = capsys.readouterr().out
+    assert "monarch" in first
+    assert cli.main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    again = capsys.readouterr().out
+    assert again in first  # the same table, and no run
+    assert "seed 0" not in again
+
+
+def test_price_spends_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["price", "digits", "--samples", "3", "--methods", "paper", "oracle", "--devices", "matrix"]) == 0
+    out = capsys.readouterr().out
+    assert "matrix" in out
+    assert f"{2 * 440 * 3:,}" in out
+    assert not list(tmp_path.iterdir())
+
+
+DEVICES = """
+import blackprop as bp
+
+def honest():
+    return bp.devices.LightModulator(4, 3)
+
+class Liar(bp.Device):
+    def program(self, theta):
+        self._theta = theta.clone()
+
+    def read(self, x):
+        return (x * (self._theta + 1)).abs()
+
+def liar():
+    return Liar(4, 4, 4, linear=True)
+"""
+
+
+def test_check_device_takes_a_factory_from_the_present_folder(capsys, tmp_path, monkeypatch):
+    (tmp_path / "bench_of_mine.py").write_text(DEVICES)
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert cli.main(["check-device", "bench_of_mine:honest"]) == 0
+    assert "LightModulator" in capsys.readouterr().out
+    assert cli.main(["check-device", "bench_of_mine:liar"]) == 2
+    assert capsys.readouterr().err.startswith("blackprop: ")
+    assert sys.path == path
+
+
+def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(tmp_path):
+    options = ["train", "digits", "--epochs", "25", "--samples", "40", "--overwrite", f"--run-dir={tmp_path / 'a run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blackprop.cli", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics, deadline = tmp_path / "a run" / "metrics.jsonl", time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert {p.name for p in metrics.parent.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "summary.json",
+    }
+    assert json.loads((metrics.parent / "summary.json").read_text())["results"] == []
+    command = shlex.split(err.splitlines()[-1])
+    assert command == ["blackprop", *options[:-2], "--run-dir", str(metrics.parent), "--resume"]
+    assert cli.main(command[1:]) == 0
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(1, 26))

@@ -1,0 +1,463 @@
+"""Recipes: what is trained is what is declared, it costs what was priced, and an interruption changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+import blackprop as bp
+from blackprop import errors
+from blackprop.recipes import (
+    FLAWLESS,
+    Cell,
+    Digits,
+    Existing,
+    Frozen,
+    Grid,
+    Hardware,
+    Imperfections,
+    Network,
+    Oracle,
+    Paper,
+    RunFolder,
+    Training,
+    carry_out,
+    gap_closed,
+    price,
+    with_references,
+)
+from blackprop.recipes.bill import Bill
+
+QUICK = Digits(epochs=3, batch_size=128)
+SMALL = Paper(rank=4, samples=3)
+ROUGH = Imperfections(read_noise=0.02, theta_bits=8, output_bits=8, drift=1e-3)
+
+
+class Quiet:
+    """Watches and says nothing; interrupts at an optimizer step, if told to."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.interrupt_at = interrupt_at
+        self.results: list[dict] = []
+
+    def step(self, progress):
+        if progress["step"] == self.interrupt_at:
+            raise KeyboardInterrupt
+
+    def finished(self, result):
+        self.results.append(dict(result))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Digits().data()
+
+
+def one(method=SMALL, hardware=Hardware.LIGHT_MODULATOR, task=QUICK, imperfections=FLAWLESS, seeds=(0,)):
+    return Grid(task, (method,), (hardware,), seeds, imperfections)
+
+
+def run(cell, data):
+    """A run without a folder: epochs chained through their states, as the loop chains them through the checkpoint."""
+    training = Training(cell, data)
+    while training.epoch < cell.task.epochs:
+        training.run_epoch(Quiet())
+        training = Training(cell, data, training.state())
+    return training
+
+
+def without_time(entry):
+    return {name: value for name, value in entry.items() if name != "seconds"}
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds"}:
+            assert_same(a[name], b[name])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for left, right in zip(a, b, strict=True):
+            assert_same(left, right)
+    else:
+        assert a == b
+
+
+def assert_same_run(a, b):
+    """Weights, optimizer, generators, ledger, metrics and summary, bit for bit; only the clock may differ."""
+    folders = [RunFolder(path) for path in (a, b)]
+    assert_same(*(folder.checkpoint() for folder in folders))
+    assert_same(*([without_time(line) for line in folder.metrics()] for folder in folders))
+    assert_same(*([without_time(result) for result in folder.summary()["results"]] for folder in folders))
+
+
+# The task and its cells.
+
+
+def test_the_split_is_fixed_stratified_and_scaled(data):
+    assert data.x_train.shape == (1437, 64)
+    assert data.x_test.shape == (360, 64)
+    assert float(data.x_train.min()) == 0
+    assert float(data.x_train.max()) == 1
+    assert data.y_test.bincount().min() >= 34
+    assert torch.equal(data.x_test, Digits().data().x_test)
+
+
+@pytest.mark.parametrize("network", Network)
+def test_all_methods_start_alike_and_the_global_generator_is_left_alone(network):
+    task = Digits(network=network)
+    before = torch.get_rng_state()
+    models = [Cell(task, method, Hardware.MICRORING, seed=3).model() for method in (Oracle(), Frozen(), Paper())]
+    assert torch.equal(before, torch.get_rng_state())
+    states = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
+    assert_same(states[0], states[1])
+    assert_same(states[0], states[2])
+    other = dict(Cell(task, Oracle(), Hardware.MICRORING, seed=4).model().named_parameters())
+    assert not torch.equal(
+        states[0]["2.theta" if network is Network.HYBRID else "0.theta"],
+        other[next(n for n in other if n.endswith("theta"))],
+    )
+
+
+def test_the_published_settings_reach_the_layer_through_every_wrapper():
+    def layer(hardware, d_out=64, rank=10):
+        return Cell(QUICK, Paper(rank=rank), hardware, imperfections=Imperfections(read_noise=0.1)).layer(64, d_out, 0)
+
+    assert layer(Hardware.MATRIX).estimator.step == 1.0
+    assert layer(Hardware.MICRORING).estimator.step == 1e-4
+    assert layer(Hardware.MICRORING).surrogate.rebuild_every is None
+    assert layer(Hardware.MZI_MESH).surrogate.rebuild_every == 100
+    assert layer(Hardware.THREE_SPLITTER_MESH).surrogate.rebuild_every == 100
+    assert layer(Hardware.MICRORING, d_out=10, rank=50).surrogate.rank == 10
+    assert layer(Hardware.DIFFRACTION).surrogate.treat_as_linear
+
+
+@pytest.mark.parametrize("hardware", Hardware)
+def test_every_device_takes_an_epoch_of_every_method(hardware, data):
+    task = Digits(epochs=1, batch_size=718)
+    for method in (Oracle(), Frozen(), Paper(rank=2, samples=1)):
+        assert 0 <= run(Cell(task, method, hardware), data).accuracy <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Digits(epochs=0), "epochs"),
+        (lambda: Digits(batch_size=1), "batch_size"),
+        (lambda: Digits(batch_size=1438), "between 2 and 1437"),
+        (lambda: Digits(lr=float("nan")), "lr"),
+        (lambda: Paper(samples=0), "samples"),
+        (lambda: Imperfections(drift=-1), "drift"),
+        (lambda: one(seeds=()), "at least one"),
+        (lambda: Grid(QUICK, (SMALL, Paper()), (Hardware.MATRIX,)), "each once"),
+    ],
+)
+def test_wrong_settings_are_refused_in_the_words_of_the_caller(make, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        make()
+
+
+# What it costs.
+
+
+@pytest.mark.parametrize("batch", [8, 32, 128])
+def test_the_published_method_costs_what_it_says(batch, data):
+    task, M, r = Digits(epochs=2, batch_size=batch), 3, 4
+    training = run(Cell(task, Paper(rank=r, samples=M), Hardware.LIGHT_MODULATOR), data)
+    S = 2 * (1437 // batch)
+    first, second = (m for m in training.model.modules() if isinstance(m, bp.PhysicalLayer))
+    for layer, d_out in ((first, 64), (second, 10)):
+        base = d_out if batch > d_out else 0  # contracted rows were not read by the forward pass
+        assert layer.ledger.rows[bp.Purpose.FORWARD] == S * batch
+        assert layer.ledger.rows[bp.Purpose.PARAMETER] == S * (M * min(batch, d_out) + base)
+        assert layer.ledger.rows[bp.Purpose.EVALUATE] == 2 * 360
+        assert layer.ledger.programmings[bp.Purpose.FORWARD] == S
+        assert layer.ledger.programmings[bp.Purpose.PARAMETER] == M * S
+        assert layer.ledger.programmings[bp.Purpose.EVALUATE] == 2
+    assert first.ledger.rows[bp.Purpose.SURROGATE] == first.ledger.programmings[bp.Purpose.SURROGATE] == 0
+    assert second.ledger.rows[bp.Purpose.SURROGATE] == 64 + (S - 1) * 2 * (r + M)
+    assert second.ledger.programmings[bp.Purpose.SURROGATE] == S - 1
+    bill = Bill.of_model(training.model, S)
+    beyond = sum(first.ledger.rows[p] + second.ledger.rows[p] for p in (bp.Purpose.PARAMETER, bp.Purpose.SURROGATE))
+    assert bill.row_overhead == beyond / (2 * S * batch)
+    assert bill.programming_overhead == (2 * M * S + S - 1) / (2 * S)
+
+
+@pytest.mark.parametrize("network", Network)
+@pytest.mark.parametrize("method", [Oracle(), Frozen()], ids=lambda m: m.name)
+def test_the_references_cost_nothing_beyond_training(method, network, data):
+    result = run(Cell(replace(QUICK, network=network), method, Hardware.MICRORING), data).result()
+    assert result["row_overhead"] == 0
+    assert result["programming_overhead"] == 0
+    assert result["programmings"]["parameter"] == result["programmings"]["surrogate"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "hardware", "task", "imperfections"),
+    [
+        (SMALL, Hardware.LIGHT_MODULATOR, QUICK, Imperfections()),
+        (SMALL, Hardware.MICRORING, replace(QUICK, network=Network.HYBRID), ROUGH),
+        (SMALL, Hardware.MONARCH, replace(QUICK, epochs=1), Imperfections(read_noise=0.1)),
+        (Paper(rank=10, samples=1), Hardware.THREE_SPLITTER_MESH, Digits(epochs=3, batch_size=39), Imperfections()),
+        (Oracle(), Hardware.MICRORING, QUICK, Imperfections()),
+        (Frozen(), Hardware.MICRORING, replace(QUICK, network=Network.HYBRID), Imperfections()),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_price_is_what_the_run_then_costs(method, hardware, task, imperfections, data, monkeypatch):
+    cell = Cell(task, method, hardware, seed=1, imperfections=imperfections)
+    with monkeypatch.context() as patched:
+        for kind in (bp.Simulator, bp.devices.Wrapper):
+            patched.setattr(kind, "measure", lambda *_: pytest.fail("pricing asked a device"))
+        priced = price(cell, data)
+    training = run(cell, data)
+    spent = Bill.of_model(training.model, training.steps)
+    assert priced.rows == spent.rows
+    assert priced.programmings == spent.programmings
+    assert priced.needed == spent.needed
+    assert priced.lab_seconds == pytest.approx(spent.lab_seconds)
+
+
+# What it finds.
+
+
+def test_methods_rank_as_their_gradients_do_and_the_summary_is_the_checkpoints(data, tmp_path):
+    methods = with_references([Paper(rank=10, samples=50)])
+    assert [method.name for method in methods] == ["oracle", "frozen", "paper"]
+    grid = Grid(Digits(epochs=8, lr=1e-2), methods, (Hardware.LIGHT_MODULATOR,))
+    summary = carry_out(grid, tmp_path / "run", Quiet())
+    oracle, frozen, paper = summary["results"]
+    assert oracle["accuracy"] > 0.95
+    assert frozen["accuracy"] < 0.75
+    assert paper["gap_closed"] > 0.8  # a θ-gradient of noise leaves it at about 0
+    assert (oracle["gap_closed"], frozen["gap_closed"]) == (1, 0)
+    model = grid.cells()[-1].model()
+    model.load_state_dict(RunFolder(tmp_path / "run").checkpoint()["model"])
+    with torch.no_grad():
+        right = model.eval()(data.x_test).argmax(1) == data.y_test
+    assert paper["accuracy"] == pytest.approx(right.float().mean().item())
+
+
+def test_the_gap_closed_is_relative_to_the_means_of_the_same_device():
+    def result(method, device, seed, accuracy):
+        return {"method": method, "device": device, "seed": seed, "accuracy": accuracy}
+
+    results = [
+        result("oracle", "a", 0, 0.9),
+        result("oracle", "a", 1, 1.0),
+        result("frozen", "a", 0, 0.4),
+        result("frozen", "a", 1, 0.5),
+        result("paper", "a", 0, 0.7),
+        result("paper", "b", 0, 0.7),
+        result("oracle", "c", 0, 0.7),
+        result("frozen", "c", 0, 0.7),
+    ]
+    gaps = gap_closed(results)
+    assert gaps[:5] == pytest.approx([0.9, 1.1, -0.1, 0.1, 0.5])
+    assert gaps[5:] == [None, None, None]
+
+
+def test_a_run_folder_holds_what_it_should(tmp_path):
+    task = Digits(epochs=1, batch_size=718)
+    watch = Quiet()
+    grid = Grid(task, with_references([SMALL]), (Hardware.MATRIX, Hardware.MONARCH), (0, 1))
+    summary = carry_out(grid, tmp_path / "run", watch)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "summary.json",
+    }
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert (summary["task"], summary["network"]) == ("digits", "physical")
+    purposes = {purpose.value for purpose in bp.Purpose}
+    for entry in summary["results"]:
+        assert entry.keys() == {
+            *("method", "device", "seed", "accuracy", "gap_closed", "rows", "programmings"),
+            *("row_overhead", "programming_overhead", "seconds", "lab_seconds"),
+        }
+        assert entry["rows"].keys() == entry["programmings"].keys() == purposes
+    keys = [(r["device"], r["seed"], r["method"]) for r in summary["results"]]
+    assert keys == [(d, s, m) for d in ("matrix", "monarch") for s in (0, 1) for m in ("oracle", "frozen", "paper")]
+    assert len(watch.results) == 12
+    lines = RunFolder(tmp_path / "run").metrics()
+    assert len(lines) == 12
+    assert {"epoch", "step", "loss", "accuracy", "rows", "programmings", "seconds"} <= lines[0].keys()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["batch_size"] == 718
+    assert config["methods"]["paper"]["samples"] == 3
+
+
+# Interruptions.
+
+
+@pytest.mark.parametrize("imperfections", [Imperfections(), ROUGH], ids=["flawless", "rough"])
+@pytest.mark.parametrize("network", Network)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(network, imperfections, tmp_path):
+    grid = one(task=replace(QUICK, network=network), imperfections=imperfections, seeds=(0, 1))
+    steps = 1437 // 128
+    carry_out(grid, tmp_path / "whole", Quiet())
+    for interrupt_at in (2, 2 * steps + 3):  # in the first epoch, in the last
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(
+                grid,
+                tmp_path / "cut",
+                Quiet(interrupt_at),
+                Existing.RESUME if (tmp_path / "cut").exists() else Existing.REFUSE,
+            )
+        assert RunFolder(tmp_path / "cut").checkpoint()["epoch"] == interrupt_at // steps
+        assert RunFolder(tmp_path / "cut").summary()["results"] == []
+    watch = Quiet()
+    carry_out(grid, tmp_path / "cut", watch, Existing.RESUME)
+    assert [result["seed"] for result in watch.results] == [0, 1]
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_is_finished_is_not_run_again(tmp_path):
+    grid = one(seeds=(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(grid, tmp_path / "run", _InterruptsAfterOne())
+    watch = Quiet()
+    summary = carry_out(grid, tmp_path / "run", watch, Existing.RESUME)
+    assert [result["seed"] for result in watch.results] == [1]
+    assert carry_out(grid, tmp_path / "run", Quiet(interrupt_at=1), Existing.RESUME) == summary
+
+
+class _InterruptsAfterOne(Quiet):
+    def finished(self, result):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("write", range(2, 10))
+def test_a_full_disk_at_any_write_leaves_a_run_that_can_be_resumed(write, tmp_path, monkeypatch):
+    grid = one(task=replace(QUICK, batch_size=718))
+    carry_out(grid, tmp_path / "whole", Quiet())
+    count, fsync = 0, os.fsync
+
+    def full(descriptor):
+        nonlocal count
+        count += 1
+        if count == write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(errors.RunFolderError, match=r"No space left on device; .* resumed"):
+            carry_out(grid, tmp_path / "cut", Quiet())
+    assert not list((tmp_path / "cut").glob(".*"))
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"method": "paper", "epo')  # what a full disk leaves of a line
+    carry_out(grid, tmp_path / "cut", Quiet(), Existing.RESUME)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+# Refusals: before anything is spent or changed.
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    carry_out(one(task=Digits(epochs=1, batch_size=718)), tmp_path / "run", Quiet())
+    return tmp_path / "run"
+
+
+def refused(grid, path, existing, error, match):
+    before = contents(path) if path.is_dir() else None
+    with pytest.raises(error, match=match):
+        carry_out(grid, path, Quiet(), existing)
+    assert (contents(path) if path.is_dir() else None) == before
+
+
+def test_a_folder_that_exists_is_refused_unless_told(finished):
+    grid = one(task=Digits(epochs=1, batch_size=718))
+    refused(grid, finished, Existing.REFUSE, errors.RunFolderError, "exists already")
+    (finished / "notes.txt").write_text("mine")
+    watch = Quiet()
+    carry_out(replace(grid, seeds=(5,)), finished, watch, Existing.OVERWRITE)
+    assert [result["seed"] for result in watch.results] == [5]
+    assert (finished / "notes.txt").read_text() == "mine"
+    assert [line["seed"] for line in RunFolder(finished).metrics()] == [5]
+
+
+def test_the_run_of_another_configuration_is_not_resumed_and_the_difference_is_shown(finished):
+    other = Grid(Digits(epochs=2, batch_size=718), (Paper(rank=4, samples=7),), (Hardware.LIGHT_MODULATOR,))
+    refused(other, finished, Existing.RESUME, errors.RunFolderError, r"epochs was 1 and is 2.*samples was 3 and is 7")
+
+
+@pytest.mark.parametrize("existing", Existing)
+def test_a_foreign_folder_is_never_touched(existing, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    refused(one(), tmp_path, existing, errors.RunFolderError, "exists already|nothing")
+    (tmp_path / "config.json").write_text('{"model": "someone else\'s"}')
+    refused(one(), tmp_path, existing, errors.RunFolderError, "exists already|nothing")
+    refused(one(), tmp_path / "thesis.tex", existing, errors.RunFolderError, "exists already|nothing")
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    refused(one(), tmp_path / "none", Existing.RESUME, errors.RunFolderError, "no run in")
+    assert not (tmp_path / "none").exists()
+
+
+def test_parts_that_do_not_fit_are_refused_before_the_folder_is_made(tmp_path):
+    coarse = one(hardware=Hardware.MATRIX, imperfections=Imperfections(theta_bits=4))
+    refused(coarse, tmp_path / "run", Existing.REFUSE, errors.ArgumentError, "theta_range")
+    assert not (tmp_path / "run").exists()
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _text(path):
+    path.write_text("not a checkpoint")
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _foreign(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def _code(path):
+    torch.save({"format": "blackprop checkpoint 1", "cell": Existing.RESUME}, path)
+
+
+def _another_cell(path):
+    torch.save({**torch.load(path, weights_only=True), "cell": {"method": "x", "device": "y", "seed": 0}}, path)
+
+
+def _another_network(path):
+    torch.save({**torch.load(path, weights_only=True), "model": {"weight": torch.zeros(3)}}, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_empty, _text, _truncated, _foreign, _code, _another_cell, _another_network],
+)
+def test_a_damaged_or_foreign_checkpoint_is_refused(damage, tmp_path):
+    grid = one()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(grid, tmp_path / "run", Quiet(interrupt_at=15))
+    damage(tmp_path / "run" / "checkpoint.pt")
+    refused(grid, tmp_path / "run", Existing.RESUME, errors.CheckpointError, "checkpoint")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"results": 3}'])
+def test_a_damaged_summary_is_refused(content, finished):
+    (finished / "summary.json").write_text(content)
+    grid = one(task=Digits(epochs=1, batch_size=718))
+    refused(grid, finished, Existing.RESUME, errors.RunFolderError, r"summary\.json")

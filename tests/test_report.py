@@ -1,0 +1,104 @@
+"""Reports: the figures are right, and they fit."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from blackprop.recipes import Cell, Digits, Hardware, Paper, price
+from blackprop.report import Progress, price_table, results_table
+from blackprop.report.table import duration
+
+
+def result(method, device, seed, accuracy, gap=None, lab=90.0):
+    return {
+        "method": method,
+        "device": device,
+        "seed": seed,
+        "accuracy": accuracy,
+        "gap_closed": gap,
+        "rows": {"forward": 1000, "parameter": 59_600},
+        "programmings": {"forward": 10, "parameter": 1000},
+        "row_overhead": 59.6,
+        "programming_overhead": 100.0,
+        "seconds": 1.5,
+        "lab_seconds": lab,
+    }
+
+
+def cells(line):
+    return re.split(r"\s{2,}", line.strip())
+
+
+def drawn(renderable, width=100):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_row_shows_the_mean_and_its_standard_error_over_the_seeds():
+    seeds = [result("paper", "microring", s, a, g) for s, (a, g) in enumerate([(0.9, 0.5), (0.92, 0.6), (0.94, 0.7)])]
+    lines = drawn(results_table({"task": "digits", "network": "physical", "results": seeds}))
+    (row,) = [line for line in lines if "paper" in line]
+    assert cells(row) == ["microring", "paper", "3", "92.0 ± 1.2", "0.60", "59.6", "100", "1.5 min"]
+    assert "digits physical" in lines[0]
+
+
+def test_devices_keep_together_in_their_order_and_a_missing_gap_is_blank():
+    mixed = [("z", "oracle"), ("a", "oracle"), ("z", "paper"), ("a", "paper")]
+    lines = drawn(results_table({"task": "digits", "results": [result(m, d, 0, 0.5) for d, m in mixed]}))
+    rows = [cells(line) for line in lines if "50.0" in line]
+    assert [row[:-5] for row in rows] == [["z", "oracle"], ["paper"], ["a", "oracle"], ["paper"]]
+    assert all(row[-4:] == ["50.0", "59.6", "100", "1.5 min"] for row in rows)
+
+
+def test_the_table_of_no_results_is_a_table():
+    assert drawn(results_table({"task": "digits", "network": "hybrid", "results": []}))
+
+
+def test_the_longest_names_fit_into_100_columns():
+    long = [result("paper-rank-100", device.value, s, 1.0, -0.25, 1e6) for device in Hardware for s in (0, 1)]
+    lines = drawn(results_table({"task": "digits", "network": "physical", "results": long}))
+    assert max(map(len, lines)) <= 100
+    assert not any("…" in line for line in lines)
+    assert any("three-splitter-mesh" in line and "100.0 ± 0.0" in line for line in lines)
+
+
+def test_a_price_table_shows_every_purpose_that_is_asked():
+    task = Digits(epochs=1, batch_size=718)
+    bill = price(Cell(task, Paper(samples=2), Hardware.LIGHT_MODULATOR), task.data()).plain()
+    text = "\n".join(drawn(price_table("title", {("light-modulator", "paper"): bill})))
+    for word in ("light-modulator", "forward", "parameter", "surrogate", "evaluate", "total", "overhead"):
+        assert word in text
+    assert "calibrate" not in text
+    assert f"{sum(bill['rows'].values()):,}" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (12.345, "12.3 s"), (90, "1.5 min"), (7200, "2.0 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+STEP = {"method": "paper", "device": "microring", "seed": 0, "epoch": 4, "epochs": 20, "step": 99, "loss": 0.5}
+COST = {"accuracy": 0.75, "rows": 123_456, "programmings": 789}
+
+
+def test_a_terminal_shows_a_live_line():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Progress(console) as progress:
+        progress.step({**STEP, **COST})
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    for part in ("epoch 5/20", "loss 0.500", "accuracy 75.0%", "123,456 rows", "789 programmings"):
+        assert part in text
+
+
+def test_elsewhere_only_results_are_told_one_plain_line_each():
+    console = Console(file=io.StringIO(), width=40)
+    with Progress(console) as progress:
+        progress.step({**STEP, **COST})
+        progress.finished(result("paper", "microring", 2, 0.9))
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert text == "paper  microring  seed 2  accuracy 90.0%  60,600 rows  1,010 programmings  1.5 s\n"
