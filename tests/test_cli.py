@@ -63,7 +63,7 @@ def test_an_unknown_name_lists_what_there_is(arguments, choices, capsys):
     ("arguments", "message"),
     [
         (("train", "digits", "--epochs", "0"), "`Digits(epochs=...)` must be at least 1, got 0"),
-        (("train", "digits", "--samples", "0"), "`Paper(samples=...)` must be at least 1"),
+        (("train", "digits", "--method", "paper", "--samples", "0"), "`Paper(samples=...)` must be at least 1"),
         (("train", "digits", "--read-noise", "-1"), "must not be negative"),
         (("train", "digits", "--threads", "0"), "--threads"),
         (("train", "digits", "--resume"), "--run-dir"),
@@ -90,7 +90,24 @@ def test_an_error_is_one_line_and_leaves_nothing_behind(arguments, message, caps
 
 def test_train_prints_its_result_and_keeps_its_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", "digits", *QUICK, "--network", "hybrid", "--device", "microring", "--seed", "4"]) == 0
+    assert (
+        cli.main(
+            [
+                "train",
+                "digits",
+                *QUICK,
+                "--network",
+                "hybrid",
+                "--device",
+                "microring",
+                "--seed",
+                "4",
+                "--method",
+                "paper",
+            ]
+        )
+        == 0
+    )
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("digits-")
     (result,) = json.loads((folder / "summary.json").read_text())["results"]

@@ -34,7 +34,7 @@ def test_lab_time_is_rows_and_programmings_at_the_devices_cost():
 
 def test_layers_are_summed_and_each_counted_once():
     device = _device(row=1.0)
-    one, two = bp.PhysicalLayer(device), bp.PhysicalLayer(device)
+    one, two = (bp.PhysicalLayer(device, *bp.presets.paper(rank=2)) for _ in range(2))
     model = torch.nn.ModuleList([one, two, one])
     one(draw(3, 6))
     two(draw(2, 6))
@@ -83,7 +83,7 @@ def test_an_exhausted_budget_raises_before_the_query_and_leaves_the_model_usable
 
 def test_one_budget_is_shared_by_the_layers_that_hold_it():
     budget = bp.Budget(rows=8)
-    layers = [bp.PhysicalLayer(_device(), budget=budget) for _ in range(2)]
+    layers = [bp.PhysicalLayer(_device(), *bp.presets.paper(rank=2), budget=budget) for _ in range(2)]
     layers[0](draw(5, 6))
     with pytest.raises(BudgetExhausted, match="5 of 8 rows are spent and the next round of queries wants 5"):
         layers[1](draw(5, 6))

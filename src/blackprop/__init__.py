@@ -5,6 +5,7 @@ from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
 from blackprop.devices import Device, Simulator
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Budget, Ledger, price
+from blackprop.planning import Plan, plan
 from blackprop.query import Procedure, Purpose, Query, run
 from blackprop.substitute import ledger, param_groups, substitute
 
@@ -16,6 +17,7 @@ __all__ = [
     "Device",
     "Ledger",
     "PhysicalLayer",
+    "Plan",
     "Procedure",
     "Purpose",
     "Query",
@@ -27,6 +29,7 @@ __all__ = [
     "estimators",
     "ledger",
     "param_groups",
+    "plan",
     "presets",
     "price",
     "run",

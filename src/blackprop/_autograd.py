@@ -14,7 +14,7 @@ from blackprop.errors import SecondDerivativeError
 class Rules(Protocol):
     """What the function needs of a layer; rows are `(B, *in_shape)` and `(B, *out_shape)`, theta `(P,)`."""
 
-    def measure_rows(self, x: Tensor, theta: Tensor, wants_grad_x: bool) -> Tensor: ...
+    def measure_rows(self, x: Tensor, theta: Tensor, wants_x: bool, wants_theta: bool) -> Tensor: ...
     def grad_rows(self, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor: ...
     def grad_theta(self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor) -> Tensor: ...
 
@@ -24,7 +24,8 @@ class BlackBox(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor, rules: Rules, recording: bool) -> Tensor:
-        y = rules.measure_rows(x, theta.detach().clone(), recording and ctx.needs_input_grad[0])
+        wants_x, wants_theta = (recording and needed for needed in ctx.needs_input_grad[:2])
+        y = rules.measure_rows(x, theta.detach().clone(), wants_x, wants_theta)
         ctx.rules = rules
         ctx.save_for_backward(x, theta, y)
         return y

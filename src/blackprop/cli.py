@@ -30,6 +30,7 @@ from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BlackpropError
 from blackprop.recipes import (
     FLAWLESS,
+    Default,
     Digits,
     Existing,
     Frozen,
@@ -37,8 +38,10 @@ from blackprop.recipes import (
     Hardware,
     Imperfections,
     Method,
+    Mnist,
     Oracle,
     Paper,
+    Row,
     Task,
     carry_out,
     price,
@@ -61,6 +64,8 @@ METHODS: dict[str, Callable[[PaperOptions], Method]] = {
     "oracle": lambda _: Oracle(),
     "frozen": lambda _: Frozen(),
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),
+    "default": lambda _: Default(),
+    "row": lambda _: Row(),
 }
 if TYPE_CHECKING:
     MethodName = str
@@ -109,7 +114,7 @@ class Train(Generic[TaskT]):
     """Train one network by one method on one device."""
 
     task: TaskT
-    method: MethodName = "paper"
+    method: MethodName = "default"
     device: Hardware = Hardware.LIGHT_MODULATOR
     seed: int = 0
     paper: PaperOptions = PaperOptions()
@@ -129,7 +134,7 @@ class Compare(Generic[TaskT]):
     """Train by several methods over devices and seeds; oracle and frozen are always among them."""
 
     task: TaskT
-    methods: tuple[MethodName, ...] = ("oracle", "frozen", "paper")
+    methods: tuple[MethodName, ...] = ("oracle", "frozen", "paper", "default")
     devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
     seeds: int = 3
     """How many seeds: 0, 1, ..."""
@@ -150,7 +155,7 @@ class Price(Generic[TaskT]):
     """What one run of each method on each device would cost, without asking any device anything."""
 
     task: TaskT
-    methods: tuple[MethodName, ...] = ("paper",)
+    methods: tuple[MethodName, ...] = ("paper", "default")
     devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
     paper: PaperOptions = PaperOptions()
     imperfections: Imperfections = FLAWLESS
@@ -236,7 +241,7 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
 
 def _on_tasks(command: Any) -> Any:
     """The command as a function of one sub-command a task."""
-    tasks = {"digits": Digits}
+    tasks = {"digits": Digits, "mnist": Mnist}
     leaves = [
         Annotated[command[kind], tyro.conf.subcommand(name, default=command(kind()), description=kind.__doc__)]
         for name, kind in tasks.items()
@@ -245,8 +250,7 @@ def _on_tasks(command: Any) -> Any:
     def choose(run: Any) -> Any:
         return run
 
-    # A union needs two members; the second shows nowhere.
-    choose.__annotations__ = {"run": Union[(*leaves, Annotated[None, tyro.conf.Suppress])]}
+    choose.__annotations__ = {"run": Union[(*leaves,)]}
     choose.__doc__ = command.__doc__
     return choose
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from blackprop._autograd import BlackBox
 from blackprop.devices import Device
-from blackprop.errors import ArgumentError, CheckpointError, ShapeError, SurrogateError
+from blackprop.errors import ArgumentError, CheckpointError, IncompatibleError, ShapeError, SurrogateError
 from blackprop.estimators import Estimator
 from blackprop.ledger import Budget, Ledger, metered
-from blackprop.presets import default
+from blackprop.planning import complete
 from blackprop.query import Procedure, Purpose, Query, ask, reading_first, run, same_setting
 from blackprop.surrogates import Surrogate
 
@@ -36,7 +36,7 @@ class PhysicalLayer(nn.Module):
     training moves θ there, as projected gradient descent does. Activation checkpointing measures twice, and is
     counted twice.
 
-    **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.presets.paper`; `budget`, which layers
+    **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
     may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
     direction (by default seeded once, here, from torch's global stream, as the weights of a digital layer are).
     """
@@ -56,11 +56,11 @@ class PhysicalLayer(nn.Module):
         super().__init__()
         _check_kinds(device, estimator, surrogate, budget)
         spec = device.declaration
-        preset = default(spec) if estimator is None or surrogate is None else None
         self.device = device
-        self.estimator = estimator if estimator is not None else preset.estimator  # pyright: ignore[reportOptionalMemberAccess]
-        self.surrogate = surrogate if surrogate is not None else preset.surrogate  # pyright: ignore[reportOptionalMemberAccess]
+        self.estimator, self.surrogate, self.reason = complete(spec, estimator, surrogate)
         self.estimator.check(spec)
+        if self.estimator.reads is not None and self.estimator.reads is not self.surrogate:
+            raise IncompatibleError(f"{self.estimator} reads another surrogate than the layer is given")
         self.ledger = Ledger()
         self.budget = budget
         if generator is None:
@@ -102,12 +102,13 @@ class PhysicalLayer(nn.Module):
 
     # What _autograd.Rules asks of a layer.
 
-    def measure_rows(self, x: Tensor, theta: Tensor, wants_grad_x: bool) -> Tensor:
+    def measure_rows(self, x: Tensor, theta: Tensor, wants_x: bool, wants_theta: bool) -> Tensor:
         if not len(x):
             return x.new_zeros(0, *self.out_shape)
         theta = self.device.theta.clamp(theta)
         query = Query(x, theta, Purpose.FORWARD if self.training else Purpose.EVALUATE)
-        if not (self.training and wants_grad_x):
+        follows = wants_x or (wants_theta and self.estimator.reads is not None)
+        if not (self.training and follows):
             return self._run(ask(query))[0]
         self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
         y = self._run(reading_first(query, self._follow(theta)))
@@ -115,14 +116,12 @@ class PhysicalLayer(nn.Module):
         return y
 
     def grad_rows(self, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor:
-        if not self._stands_at(self.device.theta.clamp(theta)):
-            raise SurrogateError(
-                "the surrogate does not know the device at this theta: it follows in `train()`, in a forward pass "
-                "whose input needs a gradient; call `train()` on the layer, or run that pass, before this backward"
-            )
+        self._require_surrogate_at(theta)
         return self.surrogate.vjp(x, grad_y)
 
     def grad_theta(self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        if self.estimator.reads is not None:
+            self._require_surrogate_at(theta)
         theta = self.device.theta.clamp(theta)
         self._keep_generator_with(theta)
         return self._run(self.estimator.vjp(x, theta, y, grad_y, self.device.declaration, self.generator))
@@ -141,6 +140,13 @@ class PhysicalLayer(nn.Module):
 
     def _stands_at(self, theta: Tensor) -> bool:
         return bool(self.started) and same_setting(self.theta_tracked, theta)
+
+    def _require_surrogate_at(self, theta: Tensor) -> None:
+        if not self._stands_at(self.device.theta.clamp(theta)):
+            raise SurrogateError(
+                "the surrogate does not know the device at this theta: it follows in `train()`, in a forward pass "
+                "that needs it for a gradient; call `train()` on the layer, or run that pass, before this backward"
+            )
 
     def _run(self, procedure: Procedure[T]) -> T:
         with torch.no_grad():
@@ -206,7 +212,10 @@ class PhysicalLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        return f"{self.device}, estimator={self.estimator}" + (f", {self.budget}" if self.budget is not None else "")
+        estimator = "the surrogate" if self.estimator.reads is not None else self.estimator
+        parts = [f"{self.device}", f"gradient of theta: {estimator}"]
+        parts += [f"chosen for: {self.reason}"] if self.reason else []
+        return ",\n".join([*parts, *([f"{self.budget}"] if self.budget is not None else [])])
 
 
 def _restored(device: str, state: Tensor) -> torch.Generator:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from blackprop.declaration import Declaration
-from blackprop.errors import IncompatibleError
 from blackprop.estimators import BatchContraction, Estimator, RandomDirections
 from blackprop.estimators import Oracle as OracleEstimator
 from blackprop.surrogates import Oracle as OracleSurrogate
@@ -57,12 +55,3 @@ def paper(
 def oracle() -> Method:
     """Both gradients by autograd through a simulator: the upper reference of every comparison."""
     return Method(OracleEstimator(), OracleSurrogate())
-
-
-def default(spec: Declaration) -> Method:
-    """What a layer uses when nothing is said: `paper` with the rank that the device allows."""
-    if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
-        raise IncompatibleError(
-            f"{spec.name} maps {spec.in_shape} to {spec.out_shape}: name an estimator and a surrogate"
-        )
-    return paper(rank=min(10, spec.d_in, spec.d_out), linear=spec.linear)

@@ -2,18 +2,32 @@
 
 from blackprop.estimators.base import Estimator
 from blackprop.estimators.coordinate import Coordinate
-from blackprop.estimators.differences import BatchContraction, Central, Contraction, Difference, Forward
+from blackprop.estimators.credit import ByOutput, Credit, Whole
+from blackprop.estimators.differences import (
+    BatchContraction,
+    Central,
+    Contraction,
+    Difference,
+    Forward,
+    ProbeContraction,
+)
+from blackprop.estimators.modelled import Modelled
 from blackprop.estimators.oracle import Oracle
 from blackprop.estimators.random_directions import RandomDirections
 
 __all__ = [
     "BatchContraction",
+    "ByOutput",
     "Central",
     "Contraction",
     "Coordinate",
+    "Credit",
     "Difference",
     "Estimator",
     "Forward",
+    "Modelled",
     "Oracle",
+    "ProbeContraction",
     "RandomDirections",
+    "Whole",
 ]

@@ -32,6 +32,11 @@ class Estimator(abc.ABC):
     def relative_variance(self, size: int) -> float:
         """`E|ĝ − E ĝ|² / |g|²` for P = `size` parameters on a noise-free device; 0 for a deterministic estimator."""
 
+    @property
+    def reads(self) -> object | None:
+        """The surrogate whose knowledge this estimator uses, which must then be the layer's; None for most."""
+        return None
+
     def check(self, spec: Declaration) -> None:
         """Raise `IncompatibleError` where this estimator cannot serve the device."""
         del spec

@@ -6,7 +6,8 @@ from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_referenc
 from blackprop.recipes.digits import Digits, Network
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.loop import Training, Watch, train
-from blackprop.recipes.methods import Frozen, Method, Oracle, Paper
+from blackprop.recipes.methods import Default, Frozen, Method, Oracle, Paper, Row
+from blackprop.recipes.mnist import Mnist
 from blackprop.recipes.price import price
 from blackprop.recipes.run_folder import Existing, RunFolder
 from blackprop.recipes.task import Data, Task
@@ -16,6 +17,7 @@ __all__ = [
     "Bill",
     "Cell",
     "Data",
+    "Default",
     "Digits",
     "Existing",
     "Frozen",
@@ -23,9 +25,11 @@ __all__ = [
     "Hardware",
     "Imperfections",
     "Method",
+    "Mnist",
     "Network",
     "Oracle",
     "Paper",
+    "Row",
     "RunFolder",
     "Task",
     "Training",

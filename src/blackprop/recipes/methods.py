@@ -10,8 +10,11 @@ import torch
 
 from blackprop import devices, presets
 from blackprop.devices import Device
+from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError
+from blackprop.estimators import ByOutput, ProbeContraction, RandomDirections
 from blackprop.layer import PhysicalLayer
+from blackprop.surrogates import Streaming
 
 
 class Method(abc.ABC):
@@ -80,6 +83,36 @@ class Paper(Method):
             linear=spec.linear,
         )
         return PhysicalLayer(device, *method, generator=generator)
+
+
+@dataclass(frozen=True)
+class Default(Method):
+    """What a layer does when nothing is said: `blackprop.plan` on what the device declares."""
+
+    name: str = "default"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        return PhysicalLayer(device, generator=generator)
+
+
+@dataclass(frozen=True)
+class Row(Method):
+    """Random perturbations credited by output, as for a device that declares row coupling and no more."""
+
+    count: int = 8
+    probes: int = 12
+    step: float = 0.01
+    name: str = "row"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        estimator = RandomDirections(
+            self.count,
+            self.step,
+            Rademacher(),
+            contraction=ProbeContraction(self.probes),
+            credit=ByOutput(device.declaration.d_out),
+        )
+        return PhysicalLayer(device, estimator, Streaming(), generator=generator)
 
 
 def _inner(device: Device) -> Device:

@@ -106,6 +106,7 @@ class _Walk:
         self.there = spec.clamp(theta + _NUDGE) if trained else self.here
         self.perturbed = (self.here + self.there) / 2
         self.generator = torch.Generator().manual_seed(0)
+        self.follows = place.wants_grad_x or (trained and layer.estimator.reads is not None)
         self.tracked: Tensor | None = None
 
     def epoch(self, schedule: _Schedule) -> Procedure[None]:
@@ -118,7 +119,7 @@ class _Walk:
         yield from ask(Query(x[:1].expand(schedule.test_rows, -1), self.here, Purpose.EVALUATE))
 
     def _follow(self) -> Procedure[None]:
-        if not self.place.wants_grad_x or self.tracked is self.here:
+        if not self.follows or self.tracked is self.here:
             return
         if self.tracked is None:
             yield from self.surrogate.start(self.here, self.generator)

@@ -1,18 +1,22 @@
 """Surrogates: the gradient for a device's input, from what is known of the device."""
 
 from blackprop.surrogates.base import Surrogate
+from blackprop.surrogates.calibrated_response import CalibratedResponse
 from blackprop.surrogates.frozen import Frozen
 from blackprop.surrogates.low_rank import LowRankSurrogate
 from blackprop.surrogates.oracle import Oracle
 from blackprop.surrogates.projector_splitting import ProjectorSplitting, projector_splitting_step
 from blackprop.surrogates.reconstruction import Reconstruction
+from blackprop.surrogates.streaming import Streaming
 
 __all__ = [
+    "CalibratedResponse",
     "Frozen",
     "LowRankSurrogate",
     "Oracle",
     "ProjectorSplitting",
     "Reconstruction",
+    "Streaming",
     "Surrogate",
     "projector_splitting_step",
 ]

@@ -1,0 +1,182 @@
+"""Which estimator and surrogate suit a device: what a layer uses when nothing is said, and what it will cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from blackprop.declaration import Coupling, Declaration
+from blackprop.directions import Rademacher
+from blackprop.errors import ArgumentError, BudgetExhausted
+from blackprop.estimators import ByOutput, Estimator, Modelled, ProbeContraction, RandomDirections, Whole
+from blackprop.estimators.modelled import KnowsTheta
+from blackprop.ledger import Budget, Ledger, Measurable, price
+from blackprop.presets import Method
+from blackprop.query import Procedure, Purpose, Query, ask
+from blackprop.surrogates import CalibratedResponse, Streaming, Surrogate
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a plan costs: once at the start, and for every training step, forward rows and programming included."""
+
+    start: Ledger
+    step: Ledger
+
+    def after(self, steps: int) -> Ledger:
+        """The ledger of so many steps."""
+        return Ledger.sum([self.start, *[self.step] * steps])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An estimator and a surrogate for one layer, what they cost, and why they were chosen."""
+
+    estimator: Estimator
+    surrogate: Surrogate
+    price: Price
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method that suits a declaration, made anew each time, since a surrogate serves one layer."""
+
+    reason: str
+    make: Callable[[], Method]
+
+
+def choose(spec: Declaration) -> Choice:
+    """The method that asks least of a device that declares `spec`."""
+    return next(_choices(spec))
+
+
+def complete(
+    spec: Declaration, estimator: Estimator | None, surrogate: Surrogate | None
+) -> tuple[Estimator, Surrogate, str]:
+    """The parts that are given, and for those that are not what suits the device beside them; and why."""
+    if estimator is not None and surrogate is not None:
+        return estimator, surrogate, ""
+    if estimator is None and surrogate is None:
+        choice = choose(spec)
+        made = choice.make()
+        return made.estimator, made.surrogate, choice.reason
+    if estimator is not None:
+        if isinstance(estimator.reads, Surrogate):
+            return estimator, estimator.reads, "the surrogate is the one that the estimator reads"
+        return estimator, _fitted(spec), "the surrogate is fitted to the training rows"
+    assert surrogate is not None
+    if isinstance(surrogate, KnowsTheta):
+        return Modelled(surrogate), surrogate, "the surrogate knows both gradients"
+    *_, humble = _choices(spec)
+    return humble.make().estimator, surrogate, f"estimator by {humble.reason}"
+
+
+def plan(device: Measurable, batch_size: int, budget: Budget | None = None) -> Plan:
+    """The plan for a layer around `device` that is trained with `batch_size` rows a step.
+
+    By declaration: *element* coupling is calibrated once and then trained without queries; *row* coupling takes random
+    perturbations whose effect on each output is credited to its own parameters; anything else takes perturbations of
+    all parameters at once. A linear device is asked on the few rows that matter (`ProbeContraction`), and the input
+    gradient comes from a matrix fitted to the training rows; one that is not linear is asked on the batch, and fitted
+    locally.
+
+    With a `budget`, raises `BudgetExhausted` where not even the start and one step fit into what is left of it, and
+    names the cheapest plan that would.
+    """
+    if batch_size < 1:
+        raise ArgumentError(f"`plan(batch_size=...)` must be at least 1, got {batch_size}")
+    spec = device.declaration
+    first = choose(spec)
+    method = first.make()
+    cost = _price(first, device, batch_size)
+    if budget is not None and not _fits(cost, budget):
+        fitting = [c for c in _choices(spec) if _fits(_price(c, device, batch_size), budget)]
+        cheapest = min(fitting, key=lambda c: _price(c, device, batch_size).after(1).total_rows, default=None)
+        advice = f"the cheapest that fits: {cheapest.reason}" if cheapest is not None else "no plan fits"
+        once, each = cost.start, cost.step
+        raise BudgetExhausted(
+            f"the plan for {spec.name} takes {once.total_rows:,} rows and {once.total_programmings:,} programmings to "
+            f"start, {each.total_rows:,} and {each.total_programmings:,} a step, more than {budget} has left; {advice}"
+        )
+    return Plan(*method, cost, first.reason)
+
+
+def _choices(spec: Declaration) -> Iterator[Choice]:
+    """From the best to the humblest."""
+    vectors = len(spec.in_shape) == len(spec.out_shape) == 1
+    linear = spec.linear and vectors
+    if linear and spec.coupling is Coupling.ELEMENT:
+        for settings in (16, 8, 4):
+            yield Choice(
+                f"element coupling: {settings} settings calibrate every response once, gradients then cost no query",
+                lambda settings=settings: _calibrated(settings),
+            )
+    credited = linear and spec.coupling is not Coupling.NONE
+    step = step_size(spec)
+    for count in (8, 1) if credited else (16, 1):
+        kind = "row coupling: each output is credited to its own parameters" if credited else "no coupling declared"
+        yield Choice(
+            f"{kind}; {count} random perturbation{'s' if count > 1 else ''} a step"
+            + ("" if linear else ", not declared linear: on the whole batch, and fitted locally"),
+            lambda count=count: _perturbed(spec, count, step, linear=linear, credited=credited),
+        )
+
+
+def step_size(spec: Declaration) -> float:
+    """A step that is small against the range of θ and large against read noise: 1/200 of a period, or of the limits,
+    or a tenth of the spread that θ starts with.
+    """
+    if spec.theta.period is not None:
+        return spec.theta.period / 200
+    theta = spec.theta.draw(torch.Generator().manual_seed(0))
+    low, high = spec.theta.bounds(theta)
+    width = float((high - low).min())
+    if math.isfinite(width):
+        return width / 200
+    spread = float(theta.std()) if theta.numel() > 1 else 0.0
+    return (spread or float(theta.abs().max()) or 1.0) / 10
+
+
+def _calibrated(settings: int) -> Method:
+    surrogate = CalibratedResponse(settings)
+    return Method(Modelled(surrogate), surrogate)
+
+
+def _perturbed(spec: Declaration, count: int, step: float, *, linear: bool, credited: bool) -> Method:
+    estimator = RandomDirections(
+        count,
+        step,
+        Rademacher(),
+        contraction=ProbeContraction(12) if linear else None,
+        credit=ByOutput(spec.d_out) if credited else Whole(),
+    )
+    return Method(estimator, _fitted(spec))
+
+
+def _fitted(spec: Declaration) -> Streaming:
+    return Streaming() if spec.linear else Streaming(bias=True, exact_start=False)
+
+
+def _price(choice: Choice, device: Measurable, batch_size: int) -> Price:
+    """By dry runs of the start and of one step, on random rows."""
+    spec, generator = device.declaration, torch.Generator().manual_seed(0)
+    estimator, surrogate = choice.make()
+    surrogate.bind(spec)
+    theta = spec.theta.draw(generator)
+    x, y = (torch.randn(batch_size, *shape, generator=generator) for shape in (spec.in_shape, spec.out_shape))
+
+    def step() -> Procedure[None]:
+        yield from ask(Query(x, theta, Purpose.FORWARD))
+        yield from estimator.vjp(x, theta, y, y, spec, generator)
+
+    return Price(price(lambda: surrogate.start(theta, generator), device), price(step, device))
+
+
+def _fits(cost: Price, budget: Budget) -> bool:
+    first = cost.after(1)
+    wanted = {"rows": first.total_rows, "programmings": first.total_programmings, "seconds": first.lab_seconds}
+    return all(limit is None or budget.spent[name] + wanted[name] <= limit for name, limit in budget.limits.items())
