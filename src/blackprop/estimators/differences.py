@@ -128,8 +128,9 @@ def _leading(grad_y: Tensor, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]
     """
     matrix = grad_y.mT @ x
     if matrix.shape[0] <= matrix.shape[1]:
-        _, vectors = torch.linalg.eigh(matrix @ matrix.mT)
-        p = vectors.mT.flip(0)[:k]
+        # In float64: squares of small gradients, and eigenvalues close together, have made a float32 solver return NaN.
+        _, vectors = torch.linalg.eigh(matrix.double() @ matrix.double().mT)
+        p = vectors.mT.flip(0)[:k].to(matrix)
         q = p @ matrix
         sigma = q.norm(dim=1)
         return p, sigma, q / sigma.clamp_min(torch.finfo(sigma.dtype).tiny)[:, None]
