@@ -3,8 +3,8 @@
     python benchmarks/queries.py --task mnist --data-dir DIR
     python benchmarks/queries.py --task digits --devices matrix microring --methods default --seeds 2
 
-Prints a Markdown table, mean ± standard error over the seeds, and keeps every run in --run-dir: what was interrupted goes
-on. On one core a seed takes seconds with the default method and minutes with the published one at M = 100.
+Prints a Markdown table, mean ± standard error over the seeds, and keeps every run in --run-dir, to go on from. On one
+core a seed takes seconds with the default method and minutes with the published one at M = 100.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def test_a_budget_too_small_for_the_plan_names_one_that_fits():
 
 
 def test_probes_survive_gradients_that_are_small_and_alike():
-    """Singular values close together at a scale whose squares float32 hardly holds: a float32 solver returned NaN here."""
+    """Singular values close together, at a scale whose squares float32 hardly holds."""
     for seed in range(20):
         x, g = draw(128, 96, seed=seed).sign(), 1e-5 * draw(128, 64, seed=seed + 100)
         rows, weights = ProbeContraction(12).rows(x, g, 128)

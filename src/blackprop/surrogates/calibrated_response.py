@@ -121,7 +121,7 @@ class CalibratedResponse(Surrogate):
             readings += yield queries
         values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
         table = common_curve(turns.flatten(), values.flatten(), self.harmonics)
-        own = own_harmonics(values - read_table(table, turns)[0], offsets)
+        own = own_harmonics(values - read_table(table, turns)[0], offsets, 0.01 * NEGLIGIBLE * float(values.var()))
         self.table.copy_(table)
         self.own.zero_()[: len(own)] = torch.view_as_real(own).view(len(own), *self.own.shape[1:])
         self.used.fill_(len(own))

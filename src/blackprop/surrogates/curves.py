@@ -49,7 +49,7 @@ def resolved(settings: int) -> int:
     return max(0, highest + 1 - max(1, highest // 3))
 
 
-def own_harmonics(residual: Tensor, offsets: Tensor) -> Tensor:
+def own_harmonics(residual: Tensor, offsets: Tensor, negligible: float) -> Tensor:
     """What each element adds to the common curve: complex Fourier coefficients (H, *elements), shrunk towards none.
 
     `residual` (K, *elements) at the turns `k/K + offsets`. Of the (K − 1)/2 harmonics that K samples resolve, the top
@@ -69,7 +69,7 @@ def own_harmonics(residual: Tensor, offsets: Tensor) -> Tensor:
     noise = power[-top:].mean()
     kept = (1 - noise / power.clamp_min(torch.finfo(power.dtype).tiny)).clamp_min(0)
     kept[-top:] = 0
-    kept[kept < 0.1] = 0  # chance alone leaves a few per cent
+    kept[(kept < 0.1) | (power < negligible)] = 0  # chance alone leaves a few per cent
     used = int(kept.nonzero().max()) + 1 if bool(kept.any()) else 0
     twice = torch.where(order == 0, 1.0, 2.0)  # a real curve: h and −h
     return (kept.view_as(order.to(kept)) * twice * found)[:used]
