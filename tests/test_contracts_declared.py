@@ -11,7 +11,7 @@ import blackprop as bp
 from blackprop.devices import LightModulator, Microring, MZIMesh, Noisy
 from blackprop.directions import Antithetic, Coordinates, Gaussian, Orthogonal, Rademacher, Sphere
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
-from blackprop.estimators import ByOutput, Central, ProbeContraction, RandomDirections
+from blackprop.estimators import ByOutput, Central, ElementShift, ParameterShift, ProbeContraction, RandomDirections
 from blackprop.ledger import metered
 from blackprop.query import Purpose, run
 from blackprop.surrogates import CalibratedResponse, Streaming
@@ -39,6 +39,39 @@ def test_credit_by_output_has_the_variance_of_one_rows_parameters(device, family
 )
 def test_contracted_and_coordinate_estimates_keep_their_contract(estimator):
     check_estimator(estimator, device=LightModulator(3, 2))
+
+
+@pytest.mark.parametrize("device", [LightModulator(3, 2), MZIMesh(4, 3), bp.devices.ThreeSplitterMesh(4, 3)], ids=str)
+def test_a_large_shift_is_exact_on_sinusoidal_devices(device):
+    check_estimator(ParameterShift(), device=device)
+    check_estimator(ParameterShift(0.1, contraction=bp.estimators.BatchContraction()), device=device)
+
+
+def test_a_large_shift_beats_a_small_one_under_noise():
+    errors = []
+    for estimator in (ParameterShift(), bp.estimators.Coordinate(1e-2)):
+        device = Noisy(LightModulator(6, 4), read=0.02)
+        layer = bp.PhysicalLayer(device, estimator, generator=torch.Generator().manual_seed(0))
+        layer(draw(5, 6)).sum().backward()
+        leaf = layer.theta.detach().requires_grad_()
+        device.oracle()(draw(5, 6), leaf).sum().backward()
+        errors.append(float((layer.theta.grad - leaf.grad).norm() / leaf.grad.norm()))
+    assert errors[0] < 0.1 < errors[1]
+
+
+@pytest.mark.parametrize("difference", [Central(), bp.estimators.Forward()], ids=str)
+@pytest.mark.parametrize("device", [LightModulator(5, 4), Microring(5, 4), bp.devices.Matrix(5, 4)], ids=str)
+def test_one_shift_of_all_elements_is_the_gradient(device, difference):
+    check_estimator(ElementShift(difference=difference), device=device)
+
+
+def test_shifts_are_refused_where_they_do_not_apply():
+    with pytest.raises(IncompatibleError, match="declares a period"):
+        bp.PhysicalLayer(bp.devices.Matrix(6, 4), ParameterShift())
+    with pytest.raises(IncompatibleError, match="element coupling"):
+        bp.PhysicalLayer(MZIMesh(6, 4), ElementShift())
+    with pytest.raises(ArgumentError, match="turns"):
+        ParameterShift(0.5)
 
 
 def test_opposite_pairs_are_central_differences():

@@ -11,8 +11,10 @@ from blackprop.estimators.differences import (
     Forward,
     ProbeContraction,
 )
+from blackprop.estimators.element_shift import ElementShift
 from blackprop.estimators.modelled import Modelled
 from blackprop.estimators.oracle import Oracle
+from blackprop.estimators.parameter_shift import ParameterShift
 from blackprop.estimators.random_directions import RandomDirections
 
 __all__ = [
@@ -23,10 +25,12 @@ __all__ = [
     "Coordinate",
     "Credit",
     "Difference",
+    "ElementShift",
     "Estimator",
     "Forward",
     "Modelled",
     "Oracle",
+    "ParameterShift",
     "ProbeContraction",
     "RandomDirections",
     "Whole",
