@@ -34,6 +34,7 @@ from blackprop.recipes import (
     Paper,
     Row,
     Task,
+    Twin,
     carry_out,
 )
 
@@ -49,6 +50,7 @@ METHODS: dict[str, Method] = {
     "paper-100": Paper(samples=100, name="paper-100"),
     "row": Row(),
     "row-coarse-step": Row(step=0.1, name="row-coarse-step"),
+    "twin": Twin(),
     "default": Default(),
 }
 RATES = (3e-3, 1e-2, 3e-2)
@@ -65,9 +67,10 @@ class Watch:
 
 
 def task_at(options: argparse.Namespace, rate: float) -> Task:
+    digital = {} if options.lr is None else {"lr": options.lr}
     if options.task == "mnist":
-        return Mnist(device_lr=rate, data_dir=options.data_dir)
-    return Digits(device_lr=rate)
+        return Mnist(device_lr=rate, data_dir=options.data_dir, **digital)
+    return Digits(device_lr=rate, **digital)
 
 
 def results(options: argparse.Namespace, condition: str, device: Hardware, rate: float) -> list[dict[str, Any]]:
@@ -105,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("digits", "mnist"), default="mnist")
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--lr", type=float, help="of the digital parameters, of all methods; by default the task's")
     parser.add_argument("--devices", nargs="+", default=["light-modulator", "microring", "matrix"])
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

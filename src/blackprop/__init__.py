@@ -1,6 +1,6 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
-from blackprop import devices, directions, errors, estimators, presets, surrogates, testing
+from blackprop import devices, directions, errors, estimators, presets, surrogates, testing, twins
 from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
 from blackprop.devices import Device, Simulator
 from blackprop.layer import PhysicalLayer
@@ -36,5 +36,6 @@ __all__ = [
     "substitute",
     "surrogates",
     "testing",
+    "twins",
 ]
 __version__ = "0.1.0"

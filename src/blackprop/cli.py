@@ -43,6 +43,7 @@ from blackprop.recipes import (
     Paper,
     Row,
     Task,
+    Twin,
     carry_out,
     price,
     with_references,
@@ -66,6 +67,7 @@ METHODS: dict[str, Callable[[PaperOptions], Method]] = {
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),
     "default": lambda _: Default(),
     "row": lambda _: Row(),
+    "twin": lambda _: Twin(),
 }
 if TYPE_CHECKING:
     MethodName = str

@@ -3,6 +3,7 @@
 from blackprop.devices.base import Device, Simulator, Wrapper
 from blackprop.devices.diffraction import Diffraction
 from blackprop.devices.from_callable import from_callable
+from blackprop.devices.imperfect import ImperfectMesh, ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh
 from blackprop.devices.imperfections import Drifting, Noisy, Quantised
 from blackprop.devices.light_modulator import LightModulator
 from blackprop.devices.matrix import LowRank, Matrix
@@ -15,6 +16,10 @@ __all__ = [
     "Device",
     "Diffraction",
     "Drifting",
+    "ImperfectMZIMesh",
+    "ImperfectMesh",
+    "ImperfectMicroring",
+    "ImperfectThreeSplitterMesh",
     "LightModulator",
     "LowRank",
     "MZIMesh",

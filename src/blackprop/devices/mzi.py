@@ -34,27 +34,37 @@ class _Mesh(Simulator):
 
     @abc.abstractmethod
     def _blocks(self, theta_phi: Tensor) -> Blocks:
-        """The elements a, b, c, d of the blocks `[[a, b], [c, d]]` of the phases (..., 2), complex (...)."""
+        """The elements a, b, c, d of the blocks `[[a, b], [c, d]]` of the phases (..., 2), complex (...); a mesh that
+        is not as designed sends more numbers than the two phases.
+        """
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        return self._field(x, theta).real[..., : self.out_shape[0]].contiguous()
+        return self._read_out(self._field(x, theta))
 
     def setting_bytes(self, rows: int) -> int:
         # A setting twice; the field with what a column makes of it; that column's coefficients.
         return 8 * self.theta.size + 40 * (rows + 2) * self.modes
 
+    def _read_out(self, field: Tensor) -> Tensor:
+        return field.real[..., : self.out_shape[0]].contiguous()
+
     def _field(self, x: Tensor, theta: Tensor) -> Tensor:
-        """The amplitudes U x behind the mesh (..., rows, N), complex. The columns meet the rows, U is never formed."""
-        n = self.modes // 2  # columns of a parity; blocks in an even column
-        evens, odds = theta.split([2 * n * n, 2 * n * (n - 1)], -1)
-        evens, odds = evens.unflatten(-1, (n, n, 2)), odds.unflatten(-1, (n, n - 1, 2))
+        return self._propagate(x, theta.unflatten(-1, (-1, 2)))
+
+    def _propagate(self, x: Tensor, settings: Tensor) -> Tensor:
+        """The amplitudes U x behind the mesh (..., rows, N), complex, for what `_blocks` takes of every block,
+        `settings` (..., N(N−1)/2, numbers). The columns meet the rows, U is never formed.
+        """
+        n, stack = self.modes // 2, settings.shape[:-2]  # columns of a parity, blocks in an even column; settings
+        evens, odds = settings.split([n * n, n * (n - 1)], -2)
+        evens, odds = evens.unflatten(-2, (n, n)), odds.unflatten(-2, (n, n - 1))
         # The state is (..., rows, 1, N): the odd modes, then the even ones, so that a column's inputs are its halves.
-        modes = pad(x, (0, self.modes - x.shape[-1])).to(theta.dtype.to_complex()).unflatten(-1, (n, 2))
+        modes = pad(x, (0, self.modes - x.shape[-1])).to(settings.dtype.to_complex()).unflatten(-1, (n, 2))
         state = torch.stack((modes[..., 1], modes[..., 0]), -2).flatten(-2).unsqueeze(-2)
-        if theta.dim() > x.dim() - 1:
-            state = state.expand(*theta.shape[:-1], *x.shape[:-1], 1, self.modes)
+        if len(stack) > x.dim() - 2:
+            state = state.expand(*stack, *x.shape[:-1], 1, self.modes)
         half, wide = (*state.shape[:-2], 1, 2 * n), (*state.shape[:-2], 1, 2 * n + 2)
-        step = max(1, CHUNK_BYTES // (64 * n * max(1, theta.shape[:-1].numel())))  # 64 B: two blocks of complex64
+        step = max(1, CHUNK_BYTES // (64 * n * max(1, stack.numel())))  # 64 B: two blocks of complex64
         for start in range(0, n, step):
             chunk = slice(start, start + step)
             for even, odd in zip(

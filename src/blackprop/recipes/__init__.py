@@ -6,7 +6,7 @@ from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_referenc
 from blackprop.recipes.digits import Digits, Network
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.loop import Training, Watch, train
-from blackprop.recipes.methods import Default, Frozen, Method, Oracle, Paper, Row
+from blackprop.recipes.methods import Default, Frozen, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
 from blackprop.recipes.price import price
 from blackprop.recipes.run_folder import Existing, RunFolder
@@ -33,6 +33,7 @@ __all__ = [
     "RunFolder",
     "Task",
     "Training",
+    "Twin",
     "Watch",
     "carry_out",
     "gap_closed",

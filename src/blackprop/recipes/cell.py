@@ -50,8 +50,8 @@ class Cell:
 
     def layer(self, d_in: int, d_out: int, index: int) -> PhysicalLayer:
         """The device that stands at place `index` of the network, as a layer."""
-        device = self.hardware.make(d_in, d_out)
-        device = self.imperfections.wrap(device, stream_seed(self.seed, Stream.IMPERFECTIONS, index))
+        errors = stream_seed(self.seed, Stream.IMPERFECTIONS, index)
+        device = self.imperfections.wrap(self.hardware.make(d_in, d_out, errors), errors)
         return self.method.layer(device, self._generator(Stream.LAYER, index))
 
     def model(self) -> nn.Module:

@@ -22,8 +22,14 @@ class Hardware(enum.Enum):
     LOW_RANK = "low-rank"
     RESAMPLING = "resampling"
     DIFFRACTION = "diffraction"
+    IMPERFECT_MZI_MESH = "imperfect-mzi-mesh"
+    IMPERFECT_THREE_SPLITTER_MESH = "imperfect-three-splitter-mesh"
+    IMPERFECT_MICRORING = "imperfect-microring"
 
-    def make(self, d_in: int, d_out: int) -> Device:
+    def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
+        """The device; `seed` draws the hidden errors of one that has any."""
+        if self in _ERRING:
+            return _ERRING[self](d_in, d_out, seed=seed)
         return _KINDS[self](d_in, d_out)
 
 
@@ -37,6 +43,11 @@ _KINDS = {
     Hardware.LOW_RANK: devices.LowRank,
     Hardware.RESAMPLING: devices.Resampling,
     Hardware.DIFFRACTION: devices.Diffraction,
+}
+_ERRING = {
+    Hardware.IMPERFECT_MZI_MESH: devices.ImperfectMZIMesh,
+    Hardware.IMPERFECT_THREE_SPLITTER_MESH: devices.ImperfectThreeSplitterMesh,
+    Hardware.IMPERFECT_MICRORING: devices.ImperfectMicroring,
 }
 
 

@@ -8,13 +8,12 @@ from typing import ClassVar
 
 import torch
 
-from blackprop import devices, presets
+from blackprop import devices, presets, surrogates, twins
 from blackprop.devices import Device
 from blackprop.directions import Rademacher
-from blackprop.errors import ArgumentError
-from blackprop.estimators import ByOutput, ProbeContraction, RandomDirections
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDirections
 from blackprop.layer import PhysicalLayer
-from blackprop.surrogates import Streaming
 
 
 class Method(abc.ABC):
@@ -74,7 +73,7 @@ class Paper(Method):
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         spec, kind = device.declaration, _inner(device)
-        is_mesh = isinstance(kind, (devices.MZIMesh, devices.ThreeSplitterMesh))
+        is_mesh = isinstance(kind, (devices.MZIMesh, devices.ThreeSplitterMesh, devices.ImperfectMesh))
         method = presets.paper(
             min(self.rank, spec.d_in, spec.d_out),
             self.samples,
@@ -112,7 +111,27 @@ class Row(Method):
             contraction=ProbeContraction(self.probes),
             credit=ByOutput(device.declaration.d_out),
         )
-        return PhysicalLayer(device, estimator, Streaming(), generator=generator)
+        return PhysicalLayer(device, estimator, surrogates.Streaming(), generator=generator)
+
+
+@dataclass(frozen=True)
+class Twin(Method):
+    """The ideal model of a mesh or ring bank, calibrated to the device once and fitted to it while it trains."""
+
+    name: str = "twin"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        kind = _inner(device)
+        match kind:
+            case devices.MZIMesh() | devices.ThreeSplitterMesh() | devices.ImperfectMesh():
+                surrogate = surrogates.Twin(twins.MeshTwin(kind))
+            case devices.Microring():
+                surrogate = surrogates.Twin(twins.MicroringTwin(kind), settings=64, rows=40, lr=0.05)
+            case devices.LightModulator():
+                surrogate = surrogates.Twin(twins.LightModulatorTwin(kind), settings=64, rows=40, lr=0.05)
+            case _:
+                raise IncompatibleError(f"there is no physical twin of {kind} among the recipes")
+        return PhysicalLayer(device, Modelled(surrogate), surrogate, generator=generator)
 
 
 def _inner(device: Device) -> Device:

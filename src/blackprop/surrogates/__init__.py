@@ -8,6 +8,7 @@ from blackprop.surrogates.oracle import Oracle
 from blackprop.surrogates.projector_splitting import ProjectorSplitting, projector_splitting_step
 from blackprop.surrogates.reconstruction import Reconstruction
 from blackprop.surrogates.streaming import Streaming
+from blackprop.surrogates.twin import Twin
 
 __all__ = [
     "CalibratedResponse",
@@ -18,5 +19,6 @@ __all__ = [
     "Reconstruction",
     "Streaming",
     "Surrogate",
+    "Twin",
     "projector_splitting_step",
 ]

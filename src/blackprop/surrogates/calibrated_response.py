@@ -10,13 +10,12 @@ from torch import Tensor
 from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.query import Procedure, Purpose, Query
+from blackprop.surrogates._watch import NEGLIGIBLE, has_moved, watched
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.curves import TABLE, common_curve, own_harmonics, read_harmonics, read_table, resolved
 
 ROUND_BYTES = 64 * 2**20  # what a round may hold
 BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
-CALM = 10  # batches after a calibration that say what residual is normal
-NEGLIGIBLE = 1e-4  # a relative squared residual that spoils no gradient: 1 % of the output
 EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
 
 
@@ -43,7 +42,7 @@ class CalibratedResponse(Surrogate):
     span: Tensor
     A: Tensor
     slope: Tensor
-    residual: Tensor
+    statistics: Tensor
 
     def __init__(self, settings: int = 16, harmonics: int = 32, *, watch: float | None = 3.0) -> None:
         super().__init__()
@@ -73,14 +72,12 @@ class CalibratedResponse(Surrogate):
         self.register_buffer("span", torch.zeros(2, spec.theta.size if per_element else 1))  # lowest and highest θ
         self.register_buffer("A", torch.zeros(elements))
         self.register_buffer("slope", torch.zeros(elements))  # R'(θ)
-        # Mean squared residual of the batches: smoothed; when calm; of the outputs then; batches since the calibration.
-        self.register_buffer("residual", torch.zeros(4))
+        self.register_buffer("statistics", torch.zeros(4))  # of the batches since the calibration
 
     @property
     def moved(self) -> bool:
         """Whether the training batches say that the device is no longer the calibrated one."""
-        now, calm, size, seen = self.residual.tolist()
-        return self.watch is not None and seen > 2 * CALM and now > max(self.watch**2 * calm, NEGLIGIBLE * size)
+        return has_moved(self.statistics, self.watch)
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self._calibrate(theta, generator)
@@ -94,11 +91,7 @@ class CalibratedResponse(Surrogate):
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         x, y = x.flatten(1), y.flatten(1)
-        error, power = (y - x @ self.A.mT).square().mean(), y.square().mean()
-        now, calm, size, seen = self.residual.unbind()
-        if seen < CALM:
-            now, calm, size = error, (calm * seen + error) / (seen + 1), (size * seen + power) / (seen + 1)
-        self.residual = torch.stack((now + (error - now) / 5, calm, size, seen + 1))
+        self.statistics = watched(self.statistics, x @ self.A.mT, y)
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
@@ -126,7 +119,7 @@ class CalibratedResponse(Surrogate):
         self.own.zero_()[: len(own)] = torch.view_as_real(own).view(len(own), *self.own.shape[1:])
         self.used.fill_(len(own))
         self.span.copy_(span)
-        self.residual.zero_()
+        self.statistics.zero_()
         self._stand_at(theta)
 
     def _stand_at(self, theta: Tensor) -> None:

@@ -1,0 +1,28 @@
+"""Whether the batches of training still agree with what was calibrated.
+
+The statistics (4,) of a surrogate: the mean squared residual of the batches, smoothed; the same when calm, which is in
+the first batches after the calibration; the mean square of the outputs then; and the batches since the calibration.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CALM = 10  # batches after a calibration that say what residual is normal
+NEGLIGIBLE = 1e-4  # a relative squared residual that spoils no gradient: 1 % of the output
+
+
+def watched(statistics: Tensor, found: Tensor, y: Tensor) -> Tensor:
+    """The statistics after a batch of readings y for which `found` was expected."""
+    error, power = (found - y).square().mean(), y.square().mean()
+    now, calm, size, seen = statistics.unbind()
+    if seen < CALM:
+        now, calm, size = error, (calm * seen + error) / (seen + 1), (size * seen + power) / (seen + 1)
+    return torch.stack((now + (error - now) / 5, calm, size, seen + 1))
+
+
+def has_moved(statistics: Tensor, factor: float | None) -> bool:
+    """Whether the residual has grown to `factor` times what it was when calm. None: never."""
+    now, calm, size, seen = statistics.tolist()
+    return factor is not None and seen > 2 * CALM and now > max(factor**2 * calm, NEGLIGIBLE * size)
