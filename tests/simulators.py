@@ -1,0 +1,26 @@
+"""What the contract tests try their checks on: every simulator at a small size."""
+
+from __future__ import annotations
+
+import blackprop as bp
+from blackprop.devices import Diffraction
+
+SIMULATORS = [
+    bp.devices.Matrix(5, 4),
+    bp.devices.LightModulator(5, 4),
+    bp.devices.Microring(5, 4),
+    bp.devices.LowRank(5, 4, rank=2),
+    bp.devices.Resampling(5, 4),
+    bp.devices.MZIMesh(3, 4),
+    bp.devices.ThreeSplitterMesh(4, 3),
+    bp.devices.Monarch(4, 3),
+    Diffraction(9, 4),
+    Diffraction(4, 4, double=True),
+    Diffraction(4, 4, encoding=Diffraction.Encoding.PHASE),
+    Diffraction(4, 9, encoding=Diffraction.Encoding.PHASE_AMPLITUDE),
+]
+LINEAR = [device for device in SIMULATORS if device.linear]
+
+
+def tag(value: object) -> str:
+    return str(value).replace("RandomDirections", "")
