@@ -97,6 +97,56 @@ def training_step() -> tuple[float, float, float]:
     return ratio(step, alone)
 
 
+def streaming() -> tuple[float, float, float]:
+    """What the streaming surrogate adds to a step of the hybrid MNIST network (B = 128, d = 256), device untrained."""
+    torch.manual_seed(0)
+    B, d = 128, 256
+    layer = bp.PhysicalLayer(
+        bp.devices.LightModulator(d, d), bp.estimators.RandomDirections(1), bp.surrogates.Streaming()
+    )
+    layer.theta.requires_grad_(False)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(784, d),
+        torch.nn.ReLU(),
+        layer,
+        torch.nn.BatchNorm1d(d),
+        torch.nn.ReLU(),
+        torch.nn.Linear(d, 10),
+    )
+    optimizer = torch.optim.Adam(model.parameters())
+    x, target = draw(B, 784), torch.randint(0, 10, (B,), generator=torch.Generator().manual_seed(0))
+    rows, y = draw(B, d), draw(B, d, seed=1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), target).backward()
+        optimizer.step()
+
+    step()
+    return ratio(lambda: layer.surrogate.observe(rows, y), step)
+
+
+def streaming_memory() -> float:
+    """MiB that the streaming surrogate takes at d_in = 6144, d_out = 192, B = 64, its matrix included."""
+    code = "import sys; sys.path.insert(0, 'benchmarks'); import speed; print(speed.streaming_peak())"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def streaming_peak() -> float:
+    torch.set_num_threads(1)
+    spec = bp.devices.from_callable(lambda x, t: x, in_shape=6144, out_shape=192, theta_size=1, linear=True).declaration
+    x, y, small = draw(64, 6144), draw(64, 192), draw(4, 4)
+    torch.linalg.cholesky(small @ small.mT + torch.eye(4))  # lazy loading, once
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    before = _resident("VmRSS")
+    surrogate = bp.surrogates.Streaming()
+    surrogate.bind(spec)
+    for _ in range(3):
+        surrogate.observe(x, y)
+        surrogate.vjp(x, y)
+    return (_resident("VmHWM") - before) / 1024
+
+
 def mesh_memory() -> float:
     """MiB that a mesh of 1,024 modes takes for 256 rows beyond its parameters and rows: a process's own peak."""
     code = "import sys; sys.path.insert(0, 'benchmarks'); import speed; print(speed.peak())"
@@ -134,7 +184,11 @@ def main() -> None:
     step, alone, times = training_step()
     name = "a training step / its draws and reads alone"
     print(f"{name:58}{1e3 * alone:>8.2f}ms{1e3 * step:>8.2f}ms{times:>8.2f}   <= 2")
+    observe, step, part = streaming()
+    name = "the streaming surrogate's part of a hybrid MNIST step"
+    print(f"{name:58}{1e3 * step:>8.2f}ms{1e3 * observe:>8.2f}ms{part:>8.2f}   <= 0.3")
     print(f"{'mesh N = 1024, 256 rows: memory beyond the parameters':58}{mesh_memory():>26.1f} MiB   < 64")
+    print(f"{'streaming at 6144 -> 192: memory, its matrix included':58}{streaming_memory():>26.1f} MiB   < 100")
 
 
 if __name__ == "__main__":
