@@ -44,3 +44,27 @@ class Opaque(bp.Device):
     def read(self, x: Tensor, /) -> Tensor:
         self.rows.append(x.clone())
         return _Refuse.apply(self.inner.read(x))
+
+
+def make_layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
+    device = device if device is not None else bp.devices.LightModulator(6, 4)
+    method = kwargs.pop("method", None) or bp.presets.paper(rank=2, samples=3)
+    return bp.PhysicalLayer(device, *method, generator=torch.Generator().manual_seed(1), **kwargs)
+
+
+def oracle_layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
+    return make_layer(device, method=bp.presets.oracle(), **kwargs)
+
+
+def behind_a_linear(layer: bp.PhysicalLayer) -> torch.nn.Sequential:
+    first = torch.nn.Linear(5, 6)
+    with torch.no_grad():
+        first.weight.copy_(draw(6, 5))
+        first.bias.zero_()
+    return torch.nn.Sequential(first, layer)
+
+
+def backward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    loss = model(x).square().mean()
+    loss.backward()
+    return loss.detach()

@@ -17,33 +17,9 @@ from blackprop.errors import (
     SurrogateError,
 )
 from blackprop.query import Purpose
-from support import draw
+from support import backward, behind_a_linear, draw, make_layer, oracle_layer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
-
-
-def _layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
-    device = device if device is not None else bp.devices.LightModulator(6, 4)
-    method = kwargs.pop("method", None) or bp.presets.paper(rank=2, samples=3)
-    return bp.PhysicalLayer(device, *method, generator=torch.Generator().manual_seed(1), **kwargs)
-
-
-def _oracle_layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
-    return _layer(device, method=bp.presets.oracle(), **kwargs)
-
-
-def _model(layer: bp.PhysicalLayer) -> torch.nn.Sequential:
-    first = torch.nn.Linear(5, 6)
-    with torch.no_grad():
-        first.weight.copy_(draw(6, 5))
-        first.bias.zero_()
-    return torch.nn.Sequential(first, layer)
-
-
-def _backward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    loss = model(x).square().mean()
-    loss.backward()
-    return loss.detach()
 
 
 @pytest.mark.parametrize("place", DEVICES)
@@ -51,7 +27,7 @@ def test_with_exact_parts_the_gradients_are_autograds(place):
     """Coordinate differences and an exact surrogate against plain autograd through the same function."""
     device = bp.devices.Microring(6, 4)
     estimator = bp.estimators.Coordinate(1e-4)
-    layer = _layer(device, method=(estimator, bp.surrogates.Reconstruction(4))).double().to(place)
+    layer = make_layer(device, method=(estimator, bp.surrogates.Reconstruction(4))).double().to(place)
     x = draw(2, 3, 6, dtype=torch.float64).to(place).requires_grad_()
     layer(x).pow(3).sum().backward()
 
@@ -62,7 +38,7 @@ def test_with_exact_parts_the_gradients_are_autograds(place):
 
 
 def test_a_device_whose_backward_raises_trains(opaque):
-    model = _model(_layer(opaque, method=bp.presets.paper(rank=4, samples=50)))
+    model = behind_a_linear(make_layer(opaque, method=bp.presets.paper(rank=4, samples=50)))
     optimizer = torch.optim.Adam(bp.param_groups(model, lr=1e-2, device_lr=1e-2))
     x = draw(32, 5)
     target = x @ draw(5, 4, seed=5) / 2
@@ -80,11 +56,11 @@ def test_the_published_costs_of_a_step():
     """B forward, M·min(B, d_out) (+ d_out where contracted) parameter, d_in to start and 2(r + M) a step surrogate."""
     M, r, steps = 3, 2, 5
     for batch, parameter_rows in ((3, M * 3), (4, M * 4), (7, (M + 1) * 4)):
-        layer = _layer(method=bp.presets.paper(rank=r, samples=M))
+        layer = make_layer(method=bp.presets.paper(rank=r, samples=M))
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         for _ in range(steps):
             optimizer.zero_grad()
-            _backward(layer, draw(batch, 6).requires_grad_())
+            backward(layer, draw(batch, 6).requires_grad_())
             optimizer.step()
         assert layer.ledger.rows == {
             Purpose.FORWARD: steps * batch,
@@ -99,22 +75,22 @@ def test_the_published_costs_of_a_step():
 
 
 def test_a_frozen_theta_is_never_asked_about():
-    layer = _layer()
+    layer = make_layer()
     layer.theta.requires_grad_(False)
-    _backward(layer, draw(3, 6).requires_grad_())
+    backward(layer, draw(3, 6).requires_grad_())
     assert layer.ledger.rows[Purpose.PARAMETER] == 0
     assert layer.ledger.rows[Purpose.SURROGATE] == 6
 
 
 def test_a_first_layer_asks_no_surrogate_query():
-    layer = _layer()
-    _backward(layer, draw(3, 6))
+    layer = make_layer()
+    backward(layer, draw(3, 6))
     assert layer.ledger.rows[Purpose.SURROGATE] == 0
     assert layer.ledger.rows[Purpose.PARAMETER] == 9
 
 
 def test_a_zero_gradient_costs_no_query():
-    layer = _layer()
+    layer = make_layer()
     x = draw(3, 6).requires_grad_()
     (0 * layer(x)).sum().backward()
     assert layer.ledger.rows[Purpose.PARAMETER] == 0
@@ -122,11 +98,11 @@ def test_a_zero_gradient_costs_no_query():
 
 
 def test_accumulation_tracks_the_surrogate_once_a_change_of_theta():
-    layer = _layer()
+    layer = make_layer()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     for _ in range(3):
         for part in range(4):
-            _backward(layer, draw(3, 6, seed=part).requires_grad_())
+            backward(layer, draw(3, 6, seed=part).requires_grad_())
         optimizer.step()
         optimizer.zero_grad()
     assert layer.ledger.rows[Purpose.SURROGATE] == 6 + 2 * 10
@@ -134,7 +110,7 @@ def test_accumulation_tracks_the_surrogate_once_a_change_of_theta():
 
 
 def test_eval_changes_nothing_and_is_booked_as_evaluation():
-    layer = _layer().eval()
+    layer = make_layer().eval()
     state = {k: v.clone() for k, v in layer.state_dict().items() if isinstance(v, torch.Tensor)}
     layer(draw(3, 6).requires_grad_())
     assert layer.ledger.rows == {Purpose.EVALUATE: 3}
@@ -143,19 +119,19 @@ def test_eval_changes_nothing_and_is_booked_as_evaluation():
 
 
 def test_a_gradient_through_an_unknown_setting_is_refused():
-    layer = _layer().eval()
+    layer = make_layer().eval()
     x = draw(3, 6).requires_grad_()
     with pytest.raises(SurrogateError, match="call `train"):
-        _backward(layer, x)
+        backward(layer, x)
     layer.train()
-    _backward(layer, x)
+    backward(layer, x)
     layer.eval()
-    _backward(layer, x)  # the surrogate knows this θ now
+    backward(layer, x)  # the surrogate knows this θ now
 
 
 @pytest.mark.parametrize("shape", [(6,), (0, 6), (3, 6), (2, 3, 6), (2, 1, 3, 6)])
 def test_any_leading_dimensions(shape):
-    layer = _oracle_layer(bias=True)
+    layer = oracle_layer(bias=True)
     x = draw(*shape).requires_grad_()
     y = layer(x)
     assert y.shape == (*shape[:-1], 4)
@@ -181,7 +157,7 @@ def test_rows_may_have_several_dimensions():
 
 
 def test_gain_and_bias_are_trained_digitally():
-    layer = _oracle_layer(bias=True)
+    layer = oracle_layer(bias=True)
     with torch.no_grad():
         layer.gain.fill_(3.0)
         layer.bias.fill_(0.5)
@@ -212,11 +188,11 @@ def test_autocast_leaves_the_device_in_float32():
 
 def test_a_layer_cast_to_half_says_so():
     with pytest.raises(ArgumentError, match="autocast"):
-        _layer().half()(draw(2, 6).half())
+        make_layer().half()(draw(2, 6).half())
 
 
 def test_checkpointing_measures_twice_and_counts_it():
-    plain, thrifty = _oracle_layer(), _oracle_layer()
+    plain, thrifty = oracle_layer(), oracle_layer()
     x = draw(3, 6).requires_grad_()
     z = x.detach().clone().requires_grad_()
     plain(x).square().sum().backward()
@@ -227,7 +203,7 @@ def test_checkpointing_measures_twice_and_counts_it():
 
 
 def test_a_compiled_model_gives_the_same_result():
-    model = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU(), _oracle_layer(), torch.nn.ReLU())
+    model = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU(), oracle_layer(), torch.nn.ReLU())
     x = draw(4, 5)
     expected = model(x)
     expected.sum().backward()
@@ -244,7 +220,7 @@ def test_a_compiled_model_gives_the_same_result():
 @pytest.mark.parametrize("method", [bp.presets.oracle, lambda: bp.presets.paper(rank=2, samples=2)])
 def test_a_second_derivative_is_refused(method):
     x = draw(3, 6).requires_grad_()
-    y = _layer(method=method())(x)
+    y = make_layer(method=method())(x)
     with pytest.raises(SecondDerivativeError, match="create_graph"):
         torch.autograd.grad(y.sum(), x, create_graph=True)
 
@@ -274,11 +250,11 @@ def test_theta_is_kept_within_limits_and_the_device_never_sees_another():
 
 
 def test_nothing_is_drawn_from_the_global_generator():
-    layer = _layer(method=bp.presets.paper(rank=2, samples=3))
-    model = _model(layer)
+    layer = make_layer(method=bp.presets.paper(rank=2, samples=3))
+    model = behind_a_linear(layer)
     state = torch.get_rng_state()
-    _backward(model, draw(4, 5))
-    _backward(model, draw(4, 5))
+    backward(model, draw(4, 5))
+    backward(model, draw(4, 5))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -292,7 +268,7 @@ def test_a_seed_gives_the_same_layer_and_layers_differ():
 
 
 def test_a_device_that_fails_leaves_the_weights(opaque):
-    layer = _layer(opaque)
+    layer = make_layer(opaque)
     opaque.inner.transfer = lambda x, theta: torch.full((len(x), 4), torch.nan)
     with pytest.raises(ReadingError, match="not finite, first in row 0 of 3"):
         layer(draw(3, 6))
@@ -339,4 +315,4 @@ def test_one_surrogate_serves_one_layer():
 
 def test_a_wrong_input_width_is_named():
     with pytest.raises(ShapeError, match=r"\(6,\), got an input of \(3, 7\)"):
-        _layer()(draw(3, 7))
+        make_layer()(draw(3, 7))

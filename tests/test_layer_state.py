@@ -13,39 +13,15 @@ from blackprop.errors import (
     CheckpointError,
 )
 from blackprop.query import Purpose
-from support import Opaque, draw
+from support import Opaque, backward, behind_a_linear, draw, make_layer, oracle_layer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
-
-
-def _layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
-    device = device if device is not None else bp.devices.LightModulator(6, 4)
-    method = kwargs.pop("method", None) or bp.presets.paper(rank=2, samples=3)
-    return bp.PhysicalLayer(device, *method, generator=torch.Generator().manual_seed(1), **kwargs)
-
-
-def _oracle_layer(device: bp.Device | None = None, **kwargs) -> bp.PhysicalLayer:
-    return _layer(device, method=bp.presets.oracle(), **kwargs)
-
-
-def _model(layer: bp.PhysicalLayer) -> torch.nn.Sequential:
-    first = torch.nn.Linear(5, 6)
-    with torch.no_grad():
-        first.weight.copy_(draw(6, 5))
-        first.bias.zero_()
-    return torch.nn.Sequential(first, layer)
-
-
-def _backward(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    loss = model(x).square().mean()
-    loss.backward()
-    return loss.detach()
 
 
 def _train(layer: bp.PhysicalLayer, model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
     for step in range(steps):
         optimizer.zero_grad()
-        _backward(model, draw(4, 5, seed=step))
+        backward(model, draw(4, 5, seed=step))
         optimizer.step()
 
 
@@ -54,8 +30,8 @@ def test_a_state_dict_continues_bit_for_bit():
 
     def build():
         device = bp.devices.Noisy(bp.devices.Drifting(bp.devices.LightModulator(6, 4), per_programming=0.01), read=0.1)
-        layer = _layer(device, budget=bp.Budget(rows=10_000))
-        model = _model(layer)
+        layer = make_layer(device, budget=bp.Budget(rows=10_000))
+        model = behind_a_linear(layer)
         return layer, model, torch.optim.SGD(model.parameters(), lr=0.1)
 
     layer, model, optimizer = build()
@@ -78,14 +54,14 @@ def test_a_state_dict_continues_bit_for_bit():
 
 
 def test_a_foreign_state_is_refused():
-    layer = _layer()
+    layer = make_layer()
     state = layer.state_dict()
     state["_extra_state"] = {"hello": 1}
     with pytest.raises(CheckpointError, match="not the state of a layer"):
         layer.load_state_dict(state)
     theta, generator = layer.theta.detach().clone(), layer.generator.get_state()
-    noisy = _layer(bp.devices.Noisy(bp.devices.LightModulator(6, 4), read=0.1)).state_dict()
-    other = _layer(bp.devices.LightModulator(6, 5)).state_dict()
+    noisy = make_layer(bp.devices.Noisy(bp.devices.LightModulator(6, 4), read=0.1)).state_dict()
+    other = make_layer(bp.devices.LightModulator(6, 5)).state_dict()
     for foreign, words in ((state, "not the state"), (other, "has shape"), (noisy, "keeps no state")):
         with pytest.raises(CheckpointError, match=words):
             layer.load_state_dict(foreign)
@@ -96,14 +72,14 @@ def test_a_foreign_state_is_refused():
 
 
 def test_a_copy_learns_alone_and_speaks_to_the_same_device():
-    layer = _layer()
-    _backward(layer, draw(3, 6).requires_grad_())
+    layer = make_layer()
+    backward(layer, draw(3, 6).requires_grad_())
     twin = copy.deepcopy(layer)
     assert twin.device is layer.device
     assert twin.ledger == layer.ledger
     with torch.no_grad():
         twin.theta.add_(0.1)
-    _backward(twin, draw(3, 6).requires_grad_())
+    backward(twin, draw(3, 6).requires_grad_())
     assert twin.ledger != layer.ledger
     assert not torch.equal(twin.theta_tracked, layer.theta_tracked)
     torch.testing.assert_close(layer.theta_tracked, layer.theta.detach())
@@ -111,7 +87,7 @@ def test_a_copy_learns_alone_and_speaks_to_the_same_device():
 
 def test_two_layers_share_one_device():
     device = bp.devices.LightModulator(6, 6)
-    one, two = _oracle_layer(device), _oracle_layer(device)
+    one, two = oracle_layer(device), oracle_layer(device)
     with torch.no_grad():
         two.theta.add_(1.0)
     model = torch.nn.Sequential(one, two)
@@ -125,8 +101,8 @@ def test_two_layers_share_one_device():
 
 
 def test_several_layers_train_together():
-    model = torch.nn.Sequential(_layer(), torch.nn.ReLU(), _layer(bp.devices.Microring(4, 3)))
-    _backward(model, draw(8, 6))
+    model = torch.nn.Sequential(make_layer(), torch.nn.ReLU(), make_layer(bp.devices.Microring(4, 3)))
+    backward(model, draw(8, 6))
     assert all(layer.theta.grad.any() for layer in (model[0], model[2]))
     assert model[0].ledger.rows[Purpose.SURROGATE] == 0
     assert model[2].ledger.rows[Purpose.SURROGATE] == 4
@@ -142,7 +118,7 @@ def test_an_acquisition_buffer_that_is_filled_again_does_no_harm():
     plain = bp.devices.LightModulator(6, 4)
     grads = []
     for device in (plain, Buffered(plain)):
-        layer = _layer(device, method=(bp.estimators.Coordinate(1e-2), bp.surrogates.Reconstruction(4)))
+        layer = make_layer(device, method=(bp.estimators.Coordinate(1e-2), bp.surrogates.Reconstruction(4)))
         x = draw(5, 6).requires_grad_()
         layer(x).square().sum().backward()
         grads.append((x.grad, layer.theta.grad))
@@ -150,7 +126,7 @@ def test_an_acquisition_buffer_that_is_filled_again_does_no_harm():
 
 
 def test_a_gradient_that_overflowed_asks_nothing_and_stays_visible():
-    layer = _layer()
+    layer = make_layer()
     x = draw(3, 6).requires_grad_()
     (layer(x) * torch.inf).sum().backward()
     assert layer.ledger.rows[Purpose.PARAMETER] == 0
@@ -161,7 +137,7 @@ def test_a_gradient_that_overflowed_asks_nothing_and_stays_visible():
 def test_backward_within_autocast_keeps_the_device_in_float32():
     grads = []
     for enabled in (False, True):
-        layer = _layer(
+        layer = make_layer(
             bp.devices.Matrix(6, 4), method=(bp.estimators.Coordinate(1e-1), bp.surrogates.Reconstruction(4))
         )
         x = draw(5, 6).requires_grad_()
@@ -172,7 +148,7 @@ def test_backward_within_autocast_keeps_the_device_in_float32():
 
 
 def test_a_device_programmed_by_hand_is_programmed_again(opaque):
-    layer = _oracle_layer(opaque.inner).eval()
+    layer = oracle_layer(opaque.inner).eval()
     y = layer(draw(2, 6))
     opaque.inner.program(torch.zeros(24))
     torch.testing.assert_close(layer(draw(2, 6)), y)
@@ -186,7 +162,7 @@ def test_a_device_programmed_by_hand_is_programmed_again(opaque):
 def test_initial_values_are_copied():
     mine = torch.zeros(24, dtype=torch.float64)
     spec = bp.ThetaSpec(24, lambda g: mine)
-    layers = [_layer(Opaque(bp.devices.LightModulator(6, 4))) for _ in range(2)]
+    layers = [make_layer(Opaque(bp.devices.LightModulator(6, 4))) for _ in range(2)]
     thetas = [spec.draw(torch.Generator()) for _ in layers]
     thetas[0].add_(1)
     assert thetas[1].dtype == torch.float32
@@ -198,7 +174,7 @@ def test_initial_values_are_copied():
     "wrap", [bp.devices.Noisy, bp.devices.Quantised, bp.devices.Drifting], ids=lambda w: w.__name__
 )
 def test_a_whole_model_can_be_pickled(wrap):
-    layer = _layer(wrap(bp.devices.LightModulator(6, 4)))
+    layer = make_layer(wrap(bp.devices.LightModulator(6, 4)))
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
@@ -206,7 +182,7 @@ def test_a_whole_model_can_be_pickled(wrap):
 
 
 def test_a_copy_spends_from_the_same_budget():
-    layer = _layer(budget=bp.Budget(rows=10))
+    layer = make_layer(budget=bp.Budget(rows=10))
     copy.deepcopy(layer)(draw(6, 6))
     with pytest.raises(bp.errors.BudgetExhausted):
         layer(draw(6, 6))
