@@ -32,6 +32,7 @@ def _span(device):
         (lambda: ProjectorSplitting(3, 16, probes=Orthogonal()), {}),
         (lambda: ProjectorSplitting(1, 30, probes=Rademacher()), {}),
         (lambda: ProjectorSplitting(3, 1, rebuild_every=5), {}),
+        (lambda: bp.surrogates.BasisUpdate(3, 6), {}),
         (Reconstruction, {}),
         (lambda: Reconstruction(3, every=7), {}),
         (bp.surrogates.Oracle, {}),

@@ -13,7 +13,7 @@ import blackprop as bp
 from blackprop.directions import Orthogonal
 from blackprop.ledger import metered
 from blackprop.query import Purpose, run
-from blackprop.surrogates import ProjectorSplitting, Reconstruction, projector_splitting_step
+from blackprop.surrogates import BasisUpdate, ProjectorSplitting, Reconstruction, projector_splitting_step
 from support import draw
 
 
@@ -56,6 +56,35 @@ def test_tracks_a_slow_rank_r_device_within_twice_the_best(generator):
         best = torch.linalg.svdvals(new)[rank:].norm() / new.norm()
         ratios.append(_error(surrogate, new) / float(best))
     assert max(ratios) <= 2
+
+
+def test_reading_anew_errs_less_than_carrying_along(generator):
+    """I-PSI and the basis update at equal rank and samples, 200 steps of a rank-3 path with few Gaussian probes."""
+    rank, device = 3, bp.devices.Matrix(12, 9)
+    left, right = (draw(200, 9, 3, seed=1).cumsum(0) / 100 + draw(9, 3)), (draw(200, 3, 12, seed=2).cumsum(0) / 100)
+    path = left @ (right + draw(3, 12, seed=3))
+    errors = []
+    for make in (ProjectorSplitting, BasisUpdate):
+        surrogate, measure = _bound(make(rank, samples=4), device)
+        run(surrogate.start(path[0].flatten(), generator), measure)
+        for old, new in pairwise(path):
+            run(surrogate.track(old.flatten(), new.flatten(), generator), measure)
+        errors.append(_error(surrogate, path[-1]))
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 5
+
+
+def test_the_basis_update_is_exact_for_rank_r_and_a_spanning_probe_set(generator):
+    rank, device, ledger = 3, bp.devices.Matrix(12, 9), bp.Ledger()
+    surrogate = BasisUpdate(rank, samples=12, probes=Orthogonal())
+    surrogate.bind(device.declaration)
+    A0 = _low_rank(rank)
+    A1 = A0 + 0.1 * (draw(9, 3, seed=8) @ draw(3, 3, seed=9) @ torch.linalg.svd(A0)[2][:rank])
+    run(surrogate.start(A0.flatten(), generator), metered(device, ledger))
+    run(surrogate.track(A0.flatten(), A1.flatten(), generator), metered(device, ledger))
+    assert _error(surrogate, A1) <= 1e-5
+    assert ledger.rows[Purpose.SURROGATE] == 12 + 2 * (3 + 12) + 2 * 3
+    assert ledger.programmings[Purpose.SURROGATE] == 2
 
 
 def test_the_sketch_errs_as_one_over_root_samples(generator):

@@ -1,6 +1,7 @@
 """Surrogates: the gradient for a device's input, from what is known of the device."""
 
 from blackprop.surrogates.base import Surrogate
+from blackprop.surrogates.basis_update import BasisUpdate
 from blackprop.surrogates.calibrated_response import CalibratedResponse
 from blackprop.surrogates.frozen import Frozen
 from blackprop.surrogates.low_rank import LowRankSurrogate
@@ -11,6 +12,7 @@ from blackprop.surrogates.streaming import Streaming
 from blackprop.surrogates.twin import Twin
 
 __all__ = [
+    "BasisUpdate",
     "CalibratedResponse",
     "Frozen",
     "LowRankSurrogate",
