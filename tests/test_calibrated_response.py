@@ -212,3 +212,14 @@ def test_the_common_curve_is_finer_than_its_settings():
     value, per_turn = read_table(surrogate.table, (phi.detach() / (2 * math.pi)).float())
     assert float((value - curve.detach()).norm() / curve.detach().norm()) < 0.01
     assert float((per_turn / (2 * math.pi) - slope).norm() / slope.norm()) < 0.03
+
+
+def test_instruments_range_on_the_data_and_not_on_the_calibration():
+    """The first rows a device sees are the batch: a detector that ranged on weaker rows would clip all of training."""
+    device = Quantised(Microring(30, 20), output_bits=8)
+    layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(0))
+    x = draw(16, 30).abs()
+    y = layer(x)
+    plain = device.device.transfer(x, layer.theta.detach())
+    assert layer.ledger.programmings[Purpose.CALIBRATE] == 16
+    torch.testing.assert_close(y, plain, atol=float(plain.abs().max()) / 127, rtol=0)

@@ -111,7 +111,7 @@ class PhysicalLayer(nn.Module):
         if not (self.training and follows):
             return self._run(ask(query))[0]
         self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
-        y = self._run(reading_first(query, self._follow(theta)))
+        y = self._run(self._read_and_follow(query))
         self.surrogate.observe(x, y)
         return y
 
@@ -125,6 +125,16 @@ class PhysicalLayer(nn.Module):
         theta = self.device.theta.clamp(theta)
         self._keep_generator_with(theta)
         return self._run(self.estimator.vjp(x, theta, y, grad_y, self.device.declaration, self.generator))
+
+    def _read_and_follow(self, query: Query) -> Procedure[Tensor]:
+        """Read the batch, and bring the surrogate to its setting: at the start after it, so that instruments which set
+        their own range see the data first; later on the way, where one programming serves both.
+        """
+        if bool(self.started):
+            return (yield from reading_first(query, self._follow(query.theta)))
+        (y,) = yield [query]
+        yield from self._follow(query.theta)
+        return y
 
     def _follow(self, theta: Tensor) -> Procedure[None]:
         """Bring the surrogate to theta, if it is not there yet."""

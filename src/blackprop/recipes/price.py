@@ -112,7 +112,12 @@ class _Walk:
     def epoch(self, schedule: _Schedule) -> Procedure[None]:
         x = torch.randn(self.place.rows, self.place.d_in, generator=self.generator)
         for _ in range(schedule.steps):
-            yield from reading_first(Query(x, self.here, Purpose.FORWARD), self._follow())
+            query = Query(x, self.here, Purpose.FORWARD)
+            if self.tracked is None:  # as a layer does
+                yield from ask(query)
+                yield from self._follow()
+            else:
+                yield from reading_first(query, self._follow())
             if self.asks:
                 yield from ask(Query(x[:1], self.perturbed, Purpose.PARAMETER))
             self.here, self.there = self.there, self.here
