@@ -214,12 +214,16 @@ def test_the_common_curve_is_finer_than_its_settings():
     assert float((per_turn / (2 * math.pi) - slope).norm() / slope.norm()) < 0.03
 
 
-def test_instruments_range_on_the_data_and_not_on_the_calibration():
-    """The first rows a device sees are the batch: a detector that ranged on weaker rows would clip all of training."""
+def test_a_coarse_detector_does_not_spoil_the_calibration():
+    """The batch is read first, and the range of the detector grows: neither the data nor the calibration is clipped."""
     device = Quantised(Microring(30, 20), output_bits=8)
     layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(0))
-    x = draw(16, 30).abs()
+    x, plain = draw(16, 30).abs(), device.device
     y = layer(x)
-    plain = device.device.transfer(x, layer.theta.detach())
+    truth = plain.transfer(x, layer.theta.detach())
     assert layer.ledger.programmings[Purpose.CALIBRATE] == 16
-    torch.testing.assert_close(y, plain, atol=float(plain.abs().max()) / 127, rtol=0)
+    torch.testing.assert_close(y, truth, atol=float(truth.abs().max()) / 127, rtol=0)
+    y.square().sum().backward()
+    leaf = layer.theta.detach().requires_grad_()
+    plain.transfer(x, leaf).square().sum().backward()
+    assert _cosines([layer.theta.grad], [leaf.grad])[0] > 0.95

@@ -173,3 +173,14 @@ def test_a_range_is_not_set_by_rows_that_say_nothing(first):
         (y,) = _ask(device, draw(50, 3), torch.zeros(1))
         assert bool(y.isfinite().all())
         assert 0.001 < float((y - draw(50, 3)).std()) < 0.2
+
+
+def test_a_range_of_its_own_is_widened_when_more_comes():
+    inner = bp.devices.from_callable(lambda x, theta: x, in_shape=3, out_shape=3, theta_size=1)
+    device = Quantised(inner, output_bits=8)
+    _ask(device, draw(50, 3), torch.zeros(1))
+    (y,) = _ask(device, 10 * draw(50, 3), torch.zeros(1))
+    peak = float((10 * draw(50, 3)).abs().max())
+    torch.testing.assert_close(y, 10 * draw(50, 3), atol=0.51 * peak / 127, rtol=0)
+    fixed = Quantised(inner, output_bits=8, output_range=(-1.0, 1.0))
+    assert float(_ask(fixed, 10 * draw(50, 3), torch.zeros(1))[0].abs().max()) == 1.0

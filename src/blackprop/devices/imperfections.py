@@ -83,9 +83,8 @@ class Quantised(Wrapper):
 
     Signed converters, those of a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer
     (but for 1 bit). Settings never leave the device's limits. A range not given is the device's own for θ (its
-    limits, or one period, in which case levels wrap around), and for inputs and outputs `±max|·|` of the first rows
-    sent and read that are not all zero, as an auto-ranging instrument would set it. The oracle of a quantised
-    simulator passes gradients straight through the rounding.
+    limits, or one period, in which case levels wrap around), and for inputs and outputs `±max|·|` of all that was
+    sent and read so far, as an auto-ranging instrument widens it. The oracle of a quantised simulator passes gradients straight through the rounding.
     """
 
     def __init__(
@@ -110,6 +109,7 @@ class Quantised(Wrapper):
                 raise ArgumentError(f"`Quantised({name}_range=...)` must be (low, high) with low < high, got {span}")
         if theta_bits is not None and theta_range is None:
             self._ranges["theta"] = self._theta_range()
+        self._auto = {name for name in ("input", "output") if self._ranges[name] is None}
 
     def _theta_range(self) -> Range | None:
         spec = self.theta
@@ -144,12 +144,14 @@ class Quantised(Wrapper):
         bits = self._bits[name]
         if bits is None or not value.numel():
             return value
-        span = self._ranges[name]
-        if span is None:
-            peak = _usable(value.abs().max())
-            if peak is None:
+        if name in self._auto:
+            seen = self._ranges[name]
+            peak = max(_usable(value.abs().max()) or 0.0, seen[1] if seen is not None else 0.0)
+            if not peak:
                 return value
-            span = self._ranges[name] = (-peak, peak)
+            self._ranges[name] = (-peak, peak)
+        span = self._ranges[name]
+        assert span is not None
         low, high = span
         if low == -high and bits > 1:
             quantum = high / (2 ** (bits - 1) - 1)

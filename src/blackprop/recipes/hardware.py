@@ -22,8 +22,8 @@ class Hardware(enum.Enum):
     LOW_RANK = "low-rank"
     RESAMPLING = "resampling"
     DIFFRACTION = "diffraction"
-    IMPERFECT_MZI_MESH = "imperfect-mzi-mesh"
-    IMPERFECT_THREE_SPLITTER_MESH = "imperfect-three-splitter-mesh"
+    IMPERFECT_MZI_MESH = "imperfect-mzi"
+    IMPERFECT_THREE_SPLITTER_MESH = "imperfect-three-splitter"
     IMPERFECT_MICRORING = "imperfect-microring"
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
