@@ -84,7 +84,8 @@ class Quantised(Wrapper):
     Signed converters, those of a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer
     (but for 1 bit). Settings never leave the device's limits. A range not given is the device's own for θ (its
     limits, or one period, in which case levels wrap around), and for inputs and outputs `±max|·|` of all that was
-    sent and read so far, as an auto-ranging instrument widens it. The oracle of a quantised simulator passes gradients straight through the rounding.
+    sent and read so far, as an auto-ranging instrument widens it. The oracle of a quantised simulator passes
+    gradients straight through the rounding.
     """
 
     def __init__(
