@@ -1,4 +1,4 @@
-"""What the tests share: one thread, a generator, an opaque device."""
+"""What the tests share: one thread, one seed, a generator, an opaque device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from support import Opaque
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _repeatable():
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
