@@ -88,6 +88,14 @@ class ThetaSpec:
         place = {"dtype": like.dtype, "device": like.device}
         return torch.as_tensor(low, **place), torch.as_tensor(high, **place)
 
+    def range_around(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The limits; where there is none, the values of theta and as much again to either side."""
+        low, high = self.bounds(theta)
+        width = theta.max() - theta.min()
+        if not bool(width > 0):
+            width = theta.abs().max() + 1
+        return low.where(low.isfinite(), theta.min() - width), high.where(high.isfinite(), theta.max() + width)
+
     def clamp(self, theta: Tensor) -> Tensor:
         """The nearest setting within the limits; `theta` itself where it is within them already."""
         return theta.clamp(*self.bounds(theta)) if self.limited else theta

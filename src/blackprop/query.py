@@ -15,6 +15,9 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# A round of queries holds its settings and readings in memory; long ones are split so that neither passes this.
+ROUND_BYTES = 64 * 2**20
+
 
 class Purpose(enum.Enum):
     """What a query is for; the ledger counts by it."""

@@ -11,9 +11,6 @@ from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError
 from blackprop.query import Procedure
 
-# A round of queries holds its settings and readings in memory; rounds are split so that neither passes this.
-ROUND_BYTES = 64 * 2**20
-
 
 class Estimator(abc.ABC):
     """A way to find `∂L/∂θ = Σ_b (∂f(x_b; θ)/∂θ)ᵀ ∂L/∂y_b` by asking the device.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from blackprop.declaration import Declaration
-from blackprop.estimators.base import ROUND_BYTES, Estimator, positive_step
+from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.differences import Central, Contraction, Difference
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from torch import Tensor
 from blackprop.declaration import Declaration
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError
-from blackprop.estimators.base import ROUND_BYTES, Estimator, positive_step
+from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.credit import Credit, Whole
 from blackprop.estimators.differences import Contraction, Difference, Forward
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
-from blackprop.recipes.digits import Digits, Network
+from blackprop.recipes.digits import Digits
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.loop import Training, Watch, train
 from blackprop.recipes.methods import Default, Frozen, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
+from blackprop.recipes.networks import Network
 from blackprop.recipes.price import price
 from blackprop.recipes.run_folder import Existing, RunFolder
 from blackprop.recipes.task import Data, Task

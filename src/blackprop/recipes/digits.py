@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from blackprop.errors import ArgumentError, DataError
+from blackprop.recipes.networks import Network, build
 from blackprop.recipes.task import Data, MakeLayer
 
 TRAIN, TEST = 1437, 360  # images
-
-
-class Network(enum.Enum):
-    """`PHYSICAL`: device 64→64, BatchNorm, ReLU, device 64→10, BatchNorm; almost no digital weights, so it shows what
-    the θ-gradient is worth. `HYBRID`: Linear 64→128, ReLU, device 128→128, BatchNorm, ReLU, Linear 128→10.
-    """
-
-    PHYSICAL = "physical"
-    HYBRID = "hybrid"
 
 
 @dataclass(frozen=True)
@@ -65,20 +56,4 @@ class Digits:
 
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
         """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
-        # torch's own initialisers draw from the global generator; it is lent to them and put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            match self.network:
-                case Network.PHYSICAL:
-                    return nn.Sequential(
-                        layer(64, 64), nn.BatchNorm1d(64), nn.ReLU(), layer(64, 10), nn.BatchNorm1d(10)
-                    )
-                case Network.HYBRID:
-                    return nn.Sequential(
-                        nn.Linear(64, 128),
-                        nn.ReLU(),
-                        layer(128, 128),
-                        nn.BatchNorm1d(128),
-                        nn.ReLU(),
-                        nn.Linear(128, 10),
-                    )
+        return build(self.network, (64, 64, 128), layer, seed)

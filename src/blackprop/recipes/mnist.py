@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError, DataError
 from blackprop.recipes.data import Published
-from blackprop.recipes.digits import Network
+from blackprop.recipes.networks import Network, build
 from blackprop.recipes.task import Data, MakeLayer
 
 TRAIN = 60_000  # images published to train on
@@ -83,23 +83,7 @@ class Mnist:
 
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
         """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
-        # torch's own initialisers draw from the global generator; it is lent to them and put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            match self.network:
-                case Network.PHYSICAL:
-                    return nn.Sequential(
-                        layer(784, 128), nn.BatchNorm1d(128), nn.ReLU(), layer(128, 10), nn.BatchNorm1d(10)
-                    )
-                case Network.HYBRID:
-                    return nn.Sequential(
-                        nn.Linear(784, 256),
-                        nn.ReLU(),
-                        layer(256, 256),
-                        nn.BatchNorm1d(256),
-                        nn.ReLU(),
-                        nn.Linear(256, 10),
-                    )
+        return build(self.network, (784, 128, 256), layer, seed)
 
 
 def _pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:

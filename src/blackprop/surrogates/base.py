@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
 from blackprop.errors import IncompatibleError
-from blackprop.query import Procedure
+from blackprop.query import Procedure, Purpose, Query
 
 
 class Surrogate(nn.Module, abc.ABC):
@@ -66,6 +66,12 @@ class Surrogate(nn.Module, abc.ABC):
     @abc.abstractmethod
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         """`∂L/∂x` (B, *in_shape) for rows x (B, *in_shape) and cotangents grad_y (B, *out_shape). Asks nothing."""
+
+    def _read_matrix(self, theta: Tensor) -> Procedure[Tensor]:  # (d_out, d_in)
+        """A linear device's matrix at theta, from its answers to the d_in unit rows."""
+        unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device).unflatten(1, self.spec.in_shape)
+        (columns,) = yield [Query(unit, theta, Purpose.SURROGATE)]
+        return columns.flatten(1).mT
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """See rows and readings that training has made anyway."""

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._watch import NEGLIGIBLE, has_moved, watched
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.curves import TABLE, common_curve, own_harmonics, read_harmonics, read_table, resolved
 
-ROUND_BYTES = 64 * 2**20  # what a round may hold
 BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
 EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
 
@@ -147,13 +146,7 @@ class CalibratedResponse(Surrogate):
         spec = self.spec.theta
         if self._periodic:
             return theta.new_tensor([[0.0], [float(spec.period or 0)]])
-        width = theta.max() - theta.min()
-        if not bool(width > 0):
-            width = theta.abs().max() + 1
-        bounds = (limit.expand(self.span.shape[1]) for limit in spec.bounds(theta))
-        low, high = bounds
-        low = torch.where(low.isfinite(), low, theta.min() - width)
-        return torch.stack((low, torch.where(high.isfinite(), high, theta.max() + width)))
+        return torch.stack([limit.expand(self.span.shape[1]) for limit in spec.range_around(theta)])
 
     def _setting(self, turns: Tensor, span: Tensor) -> Tensor:
         """θ at `turns`: linear over a period; over a range `middle + half · cos(2π turn)`, there and back."""

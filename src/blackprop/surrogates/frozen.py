@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blackprop.declaration import Declaration
 from blackprop.errors import IncompatibleError
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import Procedure
 from blackprop.surrogates.base import Surrogate
 
 
@@ -25,9 +25,8 @@ class Frozen(Surrogate):
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         del generator
-        unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device).unflatten(1, self.spec.in_shape)
-        (columns,) = yield [Query(unit, theta, Purpose.SURROGATE)]
-        self.A = columns.flatten(1).mT.contiguous()
+        matrix = yield from self._read_matrix(theta)
+        self.A = matrix.contiguous()
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator

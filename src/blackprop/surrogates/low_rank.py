@@ -61,9 +61,8 @@ class LowRankSurrogate(Surrogate):
 
     def _rebuild(self, theta: Tensor) -> Procedure[None]:
         """The best rank-r factors of the device at theta, from its answers to the d_in unit rows."""
-        unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device)
-        (columns,) = yield [self._query(unit, theta)]
-        u, s, v = torch.linalg.svd(columns.flatten(1).mT, full_matrices=False)
+        matrix = yield from self._read_matrix(theta)
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         r = self.rank
         self._hold(u[:, :r], s[:r].diag(), v[:r])
 

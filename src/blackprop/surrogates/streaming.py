@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import Procedure
 from blackprop.surrogates.base import Surrogate
 
 
@@ -50,9 +50,8 @@ class Streaming(Surrogate):
         del generator
         if not self.exact_start:
             return
-        unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device).unflatten(1, self.spec.in_shape)
-        (columns,) = yield [Query(unit, theta, Purpose.SURROGATE)]
-        self.A.copy_(columns.flatten(1).mT)
+        matrix = yield from self._read_matrix(theta)
+        self.A.copy_(matrix)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator

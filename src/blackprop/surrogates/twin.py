@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, SurrogateError
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._model import FittedModel
 from blackprop.surrogates._watch import has_moved, watched
 from blackprop.surrogates.base import Surrogate
 
-ROUND_BYTES = 64 * 2**20  # what a round may hold
 TOGETHER = 4  # settings in a step of the fit: many small steps fit better in the same time
 ONLINE = 0.1  # of the calibration's rate: a batch says little, and its noise must not stay
 DECAY = (0.9, 0.99)  # of Adam's moments: the fit has less than a thousand steps
@@ -205,11 +204,6 @@ def _adam(w: Tensor, grad: Tensor, moments: Tensor, step: int, rate: float) -> t
 
 def _reach(spec: Declaration, theta: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and the highest θ to calibrate."""
-    low, high = spec.theta.bounds(theta)
     if spec.theta.period is not None and not spec.theta.limited:
         return theta - spec.theta.period / 2, theta + spec.theta.period / 2
-    width = theta.max() - theta.min()
-    if not bool(width > 0):
-        width = theta.abs().max() + 1
-    low, high = low.where(low.isfinite(), theta.min() - width), high.where(high.isfinite(), theta.max() + width)
-    return low, high
+    return spec.theta.range_around(theta)
