@@ -10,6 +10,7 @@ import torch
 import blackprop as bp
 from blackprop.devices import Drifting, LightModulator, Matrix, Noisy, Quantised
 from blackprop.errors import ArgumentError
+from blackprop.planning import step_size
 from blackprop.query import Purpose, Query
 from support import draw
 
@@ -184,3 +185,13 @@ def test_a_range_of_its_own_is_widened_when_more_comes():
     torch.testing.assert_close(y, 10 * draw(50, 3), atol=0.51 * peak / 127, rtol=0)
     fixed = Quantised(inner, output_bits=8, output_range=(-1.0, 1.0))
     assert float(_ask(fixed, 10 * draw(50, 3), torch.zeros(1))[0].abs().max()) == 1.0
+
+
+def test_noise_is_declared_and_sets_the_step_of_differences():
+    quiet = bp.devices.Microring(6, 4)
+    loud = bp.devices.Noisy(bp.devices.Noisy(quiet, read=0.012), proportional=0.016)
+    assert (quiet.declaration.noise, loud.declaration.noise) == (0.0, pytest.approx(0.02))
+    steps = [step_size(device.declaration) for device in (quiet, loud)]
+    assert steps == pytest.approx([0.01, 0.7 * 0.02**0.5])
+    with pytest.raises(bp.errors.ArgumentError, match=r"`_Callable\(noise=\.\.\.\)` must be finite"):
+        bp.devices.from_callable(lambda x, theta: x, in_shape=2, out_shape=2, theta_size=1, noise=-1.0)

@@ -142,6 +142,7 @@ class ThetaSpec:
 class Declaration:
     """Everything a device says about itself; all that estimators and surrogates ever see of it.
 
+    `noise` is the standard deviation of a reading relative to the root mean square of the outputs; 0 where unknown.
     `oracle` is the differentiable transfer `(x, theta) -> y` of a simulator, None for anything else. The two classes
     named `Oracle` may use it and nothing else may.
     """
@@ -153,6 +154,7 @@ class Declaration:
     linear: bool
     coupling: Coupling
     cost: Cost
+    noise: float = 0.0
     oracle: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property

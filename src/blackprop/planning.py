@@ -127,18 +127,25 @@ def _choices(spec: Declaration) -> Iterator[Choice]:
 
 
 def step_size(spec: Declaration) -> float:
-    """A step that is small against the range of θ and large against read noise: 1/200 of a period, or of the limits,
-    or a tenth of the spread that θ starts with.
+    """A step for differences, `max(1/100, 0.7 √noise)` radians: small where readings are exact, and where they are not
+    the balance of noise, which falls as 1/step, and curvature, which grows with it.
+
+    2π radians are a period, or else the width of the limits; where there is neither, a radian is ten times the spread
+    that θ starts with.
     """
+    return _radian(spec) * max(0.01, 0.7 * math.sqrt(spec.noise))
+
+
+def _radian(spec: Declaration) -> float:
     if spec.theta.period is not None:
-        return spec.theta.period / 200
+        return spec.theta.period / (2 * math.pi)
     theta = spec.theta.draw(torch.Generator().manual_seed(0))
     low, high = spec.theta.bounds(theta)
     width = float((high - low).min())
     if math.isfinite(width):
-        return width / 200
+        return width / (2 * math.pi)
     spread = float(theta.std()) if theta.numel() > 1 else 0.0
-    return (spread or float(theta.abs().max()) or 1.0) / 10
+    return 10 * (spread or float(theta.abs().max()) or 1.0)
 
 
 def _calibrated(settings: int) -> Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -28,7 +29,9 @@ class Device(abc.ABC):
 
     **Arguments:** `in_shape`, `out_shape`, the shape of one row (a number for a vector); `theta`, a `ThetaSpec`, or the
     number P of parameters; `linear`, whether `f(x; θ) = A(θ) x`; `coupling`, which outputs a parameter can move;
-    `cost`, the seconds that a programming and a row take. Undeclared means unknown: correct, only dearer.
+    `cost`, the seconds that a programming and a row take; `noise`, the standard deviation of a reading relative to the
+    root mean square of the outputs, which decides how large a step a difference takes. Undeclared means unknown:
+    correct, only dearer.
 
     A device serves one thread at a time, as an instrument does.
     """
@@ -42,13 +45,17 @@ class Device(abc.ABC):
         linear: bool = False,
         coupling: Coupling = Coupling.NONE,
         cost: Cost | None = None,
+        noise: float = 0.0,
     ) -> None:
+        if not 0 <= noise < math.inf:
+            raise ArgumentError(f"`{type(self).__name__}(noise=...)` must be finite and not negative, got {noise}")
         self.in_shape = _shape("in_shape", in_shape)
         self.out_shape = _shape("out_shape", out_shape)
         self.theta = theta if isinstance(theta, ThetaSpec) else ThetaSpec(theta)
         self.linear = linear
         self.coupling = coupling
         self.cost = cost if cost is not None else Cost()
+        self.noise = noise
         self._programmed: Tensor | None = None
 
     @abc.abstractmethod
@@ -74,6 +81,7 @@ class Device(abc.ABC):
             linear=self.linear,
             coupling=self.coupling,
             cost=self.cost,
+            noise=self.noise,
             oracle=self.oracle(),
         )
 
@@ -199,6 +207,7 @@ class Wrapper(Device):
             linear=device.linear,
             coupling=device.coupling,
             cost=device.cost,
+            noise=device.noise,
         )
         self.device = device
 

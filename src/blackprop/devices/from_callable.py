@@ -25,6 +25,7 @@ def from_callable(
     linear: bool = False,
     coupling: Coupling = Coupling.NONE,
     cost: Cost | None = None,
+    noise: float = 0.0,
 ) -> Device:
     """The device `y = fn(x, theta)`: rows `(rows, *in_shape)` and a setting `(theta_size,)` in, `(rows, *out_shape)`
     out.
@@ -38,7 +39,7 @@ def from_callable(
     torch.Size([3, 4])
     """
     theta = ThetaSpec(theta_size, initial, low, high, period)
-    return _Callable(fn, in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost)
+    return _Callable(fn, in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost, noise=noise)
 
 
 class _Callable(Device):
@@ -52,8 +53,9 @@ class _Callable(Device):
         linear: bool,
         coupling: Coupling,
         cost: Cost | None,
+        noise: float,
     ) -> None:
-        super().__init__(in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost)
+        super().__init__(in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost, noise=noise)
         self._fn = fn
         self._setting: Tensor | None = None
 

@@ -51,7 +51,8 @@ class Noisy(Wrapper):
         for name, value in (("read", read), ("proportional", proportional), ("scale", scale)):
             if value is not None and not 0 <= value < math.inf:
                 raise ArgumentError(f"`Noisy({name}=...)` must be finite and not negative, got {value}")
-        self.noise = read
+        self.noise = math.hypot(device.noise, read, proportional)
+        self._read_noise = read
         self.proportional = proportional
         self.scale = scale
         self._generator = torch.Generator().manual_seed(seed)
@@ -61,8 +62,8 @@ class Noisy(Wrapper):
             self.scale = _usable(y.square().mean().sqrt())
         if self.proportional:
             y = y + self.proportional * y * self._normal(y)
-        if self.noise and self.scale is not None:
-            y = y + self.noise * self.scale * self._normal(y)
+        if self._read_noise and self.scale is not None:
+            y = y + self._read_noise * self.scale * self._normal(y)
         return y
 
     def _normal(self, y: Tensor) -> Tensor:
