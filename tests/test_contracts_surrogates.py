@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.devices import Diffraction
+from blackprop.devices import Diffraction, LightModulator
 from blackprop.directions import Orthogonal, Rademacher
 from blackprop.errors import ContractError
 from blackprop.estimators import RandomDirections
 from blackprop.query import Purpose, Query, run
-from blackprop.surrogates import Frozen, ProjectorSplitting, Reconstruction
+from blackprop.surrogates import Frozen, LowRankRecursive, ProjectorSplitting, Reconstruction, Recursive, Streaming
 from blackprop.testing import check_device, check_estimator, check_surrogate
 from blackprop.testing.bench import together
 from simulators import LINEAR
@@ -35,6 +35,10 @@ def _span(device):
         (lambda: bp.surrogates.BasisUpdate(3, 6), {}),
         (Reconstruction, {}),
         (lambda: Reconstruction(3, every=7), {}),
+        (lambda: Streaming(rule=Recursive()), {"batch": 8}),
+        (lambda: Streaming(rule=Recursive(0.9)), {"device": LightModulator(16, 12), "batch": 8}),
+        (lambda: Streaming(rule=LowRankRecursive(3)), {"batch": 8}),
+        (lambda: Streaming(rule=LowRankRecursive(16)), {"device": LightModulator(16, 12), "batch": 8}),
         (bp.surrogates.Oracle, {}),
         (Frozen, {"tracks": False}),
         (bp.surrogates.Oracle, {"device": Diffraction(9, 4)}),

@@ -8,6 +8,7 @@ from blackprop.surrogates.low_rank import LowRankSurrogate
 from blackprop.surrogates.oracle import Oracle
 from blackprop.surrogates.projector_splitting import ProjectorSplitting, projector_splitting_step
 from blackprop.surrogates.reconstruction import Reconstruction
+from blackprop.surrogates.rules import LowRankRecursive, Projection, Recursive, Rule
 from blackprop.surrogates.streaming import Streaming
 from blackprop.surrogates.twin import Twin
 
@@ -15,10 +16,14 @@ __all__ = [
     "BasisUpdate",
     "CalibratedResponse",
     "Frozen",
+    "LowRankRecursive",
     "LowRankSurrogate",
     "Oracle",
+    "Projection",
     "ProjectorSplitting",
     "Reconstruction",
+    "Recursive",
+    "Rule",
     "Streaming",
     "Surrogate",
     "Twin",

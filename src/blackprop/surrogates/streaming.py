@@ -9,15 +9,17 @@ from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.query import Procedure
 from blackprop.surrogates.base import Surrogate
+from blackprop.surrogates.rules import Projection, Rule
 
 
 class Streaming(Surrogate):
-    """`Â += ((X Xᵀ + λ I)⁻¹ (Y − X Âᵀ))ᵀ X`: after every training batch, the nearest matrix that explains it.
+    """`Â += (Y − X Âᵀ)ᵀ (X P Xᵀ + ρ I)⁻¹ X P` after every training batch: the matrix that explains what was read.
 
-    The affine projection of adaptive filtering: rows and readings of the forward pass are the only data, so it asks
-    nothing, follows θ and drift alike, and knows the device best along the rows that training sends through it, which
-    is where the gradient is needed. λ is `ridge` times the mean squared norm of the rows; more of it averages read
-    noise over more batches. Where B > d_in the d_in equations of the other side are solved instead.
+    Rows and readings of the forward pass are the only data, so it asks nothing, follows θ and drift alike, and knows
+    the device best along the rows that training sends through it, which is where the gradient is needed. ρ is `ridge`
+    times the mean squared norm of the rows; more of it averages read noise over more batches. The `rule` says what P
+    remembers of earlier batches: `Projection` (P = I) nothing, `Recursive` and, for many inputs, `LowRankRecursive`
+    what they have told, which averages noise better for the same readiness to follow.
 
     **Costs** d_in rows at the start (0 with `exact_start=False`, which then starts from Â = 0 or, with `bias`, from the
     mean output), and no programming. With `bias` it fits `f(x) ≈ Â x + b` along the data: a local-linear stand-in for
@@ -27,11 +29,16 @@ class Streaming(Surrogate):
     A: Tensor
     b: Tensor
 
-    def __init__(self, ridge: float = 1e-2, *, exact_start: bool = True, bias: bool = False) -> None:
+    def __init__(
+        self, ridge: float = 1e-2, rule: Rule | None = None, *, exact_start: bool = True, bias: bool = False
+    ) -> None:
         super().__init__()
         if not ridge > 0:
             raise ArgumentError(f"`Streaming(ridge=...)` must be positive, got {ridge}")
+        if rule is not None and not isinstance(rule, Rule):
+            raise ArgumentError(f"`Streaming(rule=...)` takes a `Projection()` or a `Recursive()`, got {rule!r}")
         self.ridge = ridge
+        self.rule = rule if rule is not None else Projection()
         self.exact_start = exact_start
         self.bias = bias
 
@@ -41,10 +48,13 @@ class Streaming(Surrogate):
                 f"`surrogates.Streaming` needs a linear device and {spec.name} is not declared linear; "
                 "`Streaming(bias=True, exact_start=False)` fits one locally"
             )
+        self.rule.check(spec)
 
     def _allocate(self, spec: Declaration) -> None:
         self.register_buffer("A", torch.zeros(spec.d_out, spec.d_in))
         self.register_buffer("b", torch.zeros(spec.d_out))
+        for name, value in self.rule.memory(spec.d_in).items():
+            self.register_buffer(name, value)
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         del generator
@@ -61,25 +71,27 @@ class Streaming(Surrogate):
     @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor) -> None:
         x, y = x.flatten(1), y.flatten(1)
-        if self.bias:
-            self.b.copy_(y.mean(0) - self.A @ x.mean(0))
-        residual = y - x @ self.A.mT - self.b
+        b = y.mean(0) - self.A @ x.mean(0) if self.bias else self.b
+        residual = y - x @ self.A.mT - b
         if self.bias:
             x, residual = x - x.mean(0), residual - residual.mean(0)
         damping = self.ridge * float(x.square().sum()) / len(x)
-        if not damping:
-            return
-        if len(x) <= x.shape[1]:
-            gram = x @ x.mT
-            gram.diagonal().add_(damping)
-            self.A += torch.cholesky_solve(residual, torch.linalg.cholesky(gram)).mT @ x
-        else:
-            gram = x.mT @ x
-            gram.diagonal().add_(damping)
-            self.A += torch.cholesky_solve(x.mT @ residual, torch.linalg.cholesky(gram)).mT
+        if damping:
+            self._correct(x, residual, damping)
+        self.b.copy_(b)
+
+    def _correct(self, x: Tensor, residual: Tensor, damping: float) -> None:
+        if len(x) > x.shape[1]:  # as many equations as inputs say the same: a rotation leaves white noise white
+            rotation, x = torch.linalg.qr(x)
+            residual = rotation.mT @ residual
+        memory = {name: value for name, value in self.named_buffers() if name not in ("A", "b")}
+        change, memory = self.rule.step(memory, x, residual, damping)
+        self.A += change
+        for name, value in memory.items():
+            setattr(self, name, value)
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
 
     def extra_repr(self) -> str:
-        return f"ridge={self.ridge}" + (", bias=True" if self.bias else "")
+        return f"ridge={self.ridge}, {self.rule}" + (", bias=True" if self.bias else "")
