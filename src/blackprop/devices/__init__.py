@@ -1,6 +1,7 @@
 """Devices: the simulators of the published method, wrappers for imperfections, and a way to bring your own."""
 
 from blackprop.devices.base import Device, Simulator, Wrapper
+from blackprop.devices.declared import Declared
 from blackprop.devices.diffraction import Diffraction
 from blackprop.devices.from_callable import from_callable
 from blackprop.devices.imperfect import ImperfectMesh, ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh
@@ -13,6 +14,7 @@ from blackprop.devices.mzi import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.resampling import Resampling
 
 __all__ = [
+    "Declared",
     "Device",
     "Diffraction",
     "Drifting",
