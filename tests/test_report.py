@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 
 import pytest
 from rich.console import Console
 
+from blackprop.errors import NoisyGradientWarning
 from blackprop.recipes import Cell, Digits, Hardware, Paper, price
 from blackprop.report import Progress, price_table, results_table
+from blackprop.report.progress import step_line
 from blackprop.report.table import duration
 
 
@@ -102,3 +105,20 @@ def test_elsewhere_only_results_are_told_one_plain_line_each():
         progress.finished(result("paper", "microring", 2, 0.9))
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert text == "paper  microring  seed 2  accuracy 90.0%  60,600 rows  1,010 programmings  1.5 s\n"
+
+
+def test_the_libraries_warnings_are_plain_lines_that_name_the_run():
+    console = Console(file=io.StringIO(), width=40)
+    with Progress(console) as progress:
+        progress.step({**STEP, **COST})
+        for _ in range(2):
+            warnings.warn("the gradient is noise", NoisyGradientWarning, stacklevel=1)
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert text == "warning: paper  microring  seed 0: the gradient is noise\n" * 2
+    with pytest.raises(NoisyGradientWarning):  # as it was before
+        warnings.warn("the gradient is noise", NoisyGradientWarning, stacklevel=1)
+
+
+def test_the_progress_line_tells_how_the_gradient_is_where_that_is_known():
+    assert "accuracy 75.0%  cos 0.31  snr 0.1  123,456 rows" in step_line({**STEP, **COST, "cosine": 0.31, "snr": 0.1})
+    assert "accuracy 75.0%  snr 0  123,456 rows" in step_line({**STEP, **COST, "cosine": None, "snr": 0.0})

@@ -1,8 +1,10 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
-from blackprop import devices, directions, errors, estimators, presets, surrogates, testing, twins
+from blackprop import devices, diagnostics, directions, errors, estimators, optim, presets, surrogates, testing, twins
+from blackprop.characterise import Characterisation, characterise
 from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
 from blackprop.devices import Device, Simulator
+from blackprop.diagnostics import Diagnosis, diagnose
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Budget, Ledger, price
 from blackprop.planning import Plan, plan
@@ -11,10 +13,12 @@ from blackprop.substitute import ledger, param_groups, substitute
 
 __all__ = [
     "Budget",
+    "Characterisation",
     "Cost",
     "Coupling",
     "Declaration",
     "Device",
+    "Diagnosis",
     "Ledger",
     "PhysicalLayer",
     "Plan",
@@ -23,11 +27,15 @@ __all__ = [
     "Query",
     "Simulator",
     "ThetaSpec",
+    "characterise",
     "devices",
+    "diagnose",
+    "diagnostics",
     "directions",
     "errors",
     "estimators",
     "ledger",
+    "optim",
     "param_groups",
     "plan",
     "presets",

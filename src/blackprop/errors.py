@@ -15,6 +15,9 @@ BlackpropError
 ├── RunFolderError       a run folder that exists, or does not fit
 ├── DataError            a data set that is missing or damaged
 └── ContractError        a shipped contract test that failed                (also an AssertionError)
+
+BlackpropWarning         (a UserWarning)
+└── NoisyGradientWarning a device whose training does more harm than good
 ```
 
 All are raised before anything is spent or changed, `ReadingError` apart: there the device has answered, and the
@@ -78,3 +81,11 @@ class DataError(BlackpropError, RuntimeError):
 
 class ContractError(BlackpropError, AssertionError):
     """A device, estimator or surrogate does not do what it declares."""
+
+
+class BlackpropWarning(UserWarning):
+    """The root of what the library warns of."""
+
+
+class NoisyGradientWarning(BlackpropWarning):
+    """The gradient for a device's parameters is noise, and training with it may do more harm than good."""

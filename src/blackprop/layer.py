@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blackprop._autograd import BlackBox
 from blackprop.devices import Device
+from blackprop.diagnostics import Diagnosis, SignalMeter
 from blackprop.errors import ArgumentError, CheckpointError, IncompatibleError, ShapeError, SurrogateError
 from blackprop.estimators import Estimator
 from blackprop.ledger import Budget, Ledger, metered
@@ -43,6 +44,7 @@ class PhysicalLayer(nn.Module):
 
     theta_tracked: Tensor
     started: Tensor
+    residual: Tensor
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class PhysicalLayer(nn.Module):
         spec = device.declaration
         self.device = device
         self.estimator, self.surrogate, self.reason = complete(spec, estimator, surrogate)
-        self.estimator.check(spec)
+        self.estimator.bind(spec)
         if self.estimator.reads is not None and self.estimator.reads is not self.surrogate:
             raise IncompatibleError(f"{self.estimator} reads another surrogate than the layer is given")
         self.ledger = Ledger()
@@ -73,6 +75,9 @@ class PhysicalLayer(nn.Module):
         # The setting that the surrogate stands for, once it has started.
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
         self.register_buffer("started", torch.tensor(False))
+        # What `diagnose` tells: the gradients for θ, and what the surrogate last expected wrongly (negative: nothing).
+        self.signal = SignalMeter(self.theta.numel())
+        self.register_buffer("residual", torch.tensor(-1.0))
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -112,6 +117,8 @@ class PhysicalLayer(nn.Module):
             return self._run(ask(query))[0]
         self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
         y = self._run(self._read_and_follow(query))
+        if (expected := self.surrogate.predict(x[:16])) is not None:  # enough rows to tell
+            self.residual.copy_((y[:16] - expected).norm() / y[:16].norm())
         self.surrogate.observe(x, y)
         return y
 
@@ -124,7 +131,9 @@ class PhysicalLayer(nn.Module):
             self._require_surrogate_at(theta)
         theta = self.device.theta.clamp(theta)
         self._keep_generator_with(theta)
-        return self._run(self.estimator.vjp(x, theta, y, grad_y, self.device.declaration, self.generator))
+        grad = self._run(self.estimator.vjp(x, theta, y, grad_y, self.device.declaration, self.generator))
+        self.signal.add(grad)
+        return grad
 
     def _read_and_follow(self, query: Query) -> Procedure[Tensor]:
         """Read the batch, and bring the surrogate to its setting: at the start after it, so that instruments which set
@@ -174,6 +183,20 @@ class PhysicalLayer(nn.Module):
         if self.generator.device.type != theta.device.type:
             seed = torch.randint(2**62, (), generator=self.generator, device=self.generator.device)
             self.generator = torch.Generator(theta.device).manual_seed(int(seed))
+
+    @torch.no_grad()
+    def diagnose(self) -> Diagnosis:
+        """How the training of the device stands, from what was measured anyway."""
+        spec, residual = self.device.theta, float(self.residual)
+        low, high = spec.bounds(self.theta)
+        return Diagnosis(
+            signal=self.signal.share,
+            gradients=self.signal.count,
+            error=self.signal.error,
+            residual=residual if residual >= 0 else None,
+            at_limit=float(((self.theta <= low) | (self.theta >= high)).double().mean()),
+            details={**self.surrogate.diagnosis(), **self.estimator.diagnosis()},
+        )
 
     # Saved beside the parameters and the surrogate's buffers: what the next step also depends on.
 

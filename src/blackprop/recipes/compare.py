@@ -83,7 +83,7 @@ def carry_out(grid: Grid, path: Path, watch: Watch, existing: Existing = Existin
     _settle(folder, cells, results)
     for cell in cells:
         if _find(results, cell) is None:
-            results.append(train(cell, data, folder, watch))
+            results.append(train(cell, data, folder, watch, _ends(results, cell)))
             folder.save_summary(_summary(grid, results))
             watch.finished(results[-1])
     return _summary(grid, results)
@@ -140,6 +140,13 @@ def _settle(folder: RunFolder, cells: list[Cell], results: list[dict[str, Any]])
 
 def _find(results: list[dict[str, Any]], cell: Cell) -> dict[str, Any] | None:
     return next((result for result in results if _tag(result) == _tag(cell.key)), None)
+
+
+def _ends(results: list[dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
+    """The accuracies of frozen and oracle on the cell's device at its seed, where both are finished."""
+    same = {r["method"]: r["accuracy"] for r in results if (r["device"], r["seed"]) == (cell.hardware.value, cell.seed)}
+    low, high = (same.get(reference.name) for reference in (Frozen(), Oracle()))
+    return None if low is None or high is None else (low, high)
 
 
 def _tag(entry: Any) -> tuple[Any, ...]:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from blackprop.errors import BlackpropWarning
+
 
 class Progress:
-    """Told of every step and every result; a context manager, so that the live line is closed whatever happens."""
+    """Told of every step and every result; a context manager, so that the live line is closed whatever happens.
+
+    Meanwhile the library's warnings are lines of their own, each with the run that it is about.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._until_exit = ExitStack()
+        self._run = ""
 
     def __enter__(self) -> Progress:
+        self._until_exit.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("always", BlackpropWarning)
+        warnings.showwarning, self._others = self._warned, warnings.showwarning
         if self._live is not None:
             self._live.start()
         return self
@@ -25,8 +37,16 @@ class Progress:
     def __exit__(self, *raised: object) -> None:
         if self._live is not None:
             self._live.stop()
+        self._until_exit.close()
+
+    def _warned(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, BlackpropWarning):
+            self.console.print(f"warning: {self._run}: {message}", highlight=False, soft_wrap=True)
+        else:
+            self._others(message, category, *where, **more)
 
     def step(self, progress: Mapping[str, Any]) -> None:
+        self._run = _cell(progress)
         if self._live is not None:
             self._live.update(Text(step_line(progress), no_wrap=True, overflow="ellipsis"))
 
@@ -38,8 +58,15 @@ def step_line(progress: Mapping[str, Any]) -> str:
     """Where a run stands, within 100 columns."""
     return (
         f"{_cell(progress)}  epoch {progress['epoch'] + 1}/{progress['epochs']}  loss {progress['loss']:.3f}  "
-        f"accuracy {progress['accuracy']:.1%}  {progress['rows']:,} rows  {progress['programmings']:,} programmings"
+        f"accuracy {progress['accuracy']:.1%}  {_health(progress)}{progress['rows']:,} rows  "
+        f"{progress['programmings']:,} programmings"
     )
+
+
+def _health(progress: Mapping[str, Any]) -> str:
+    """The worst θ-gradient's cosine to the oracle's, and its signal over its noise, as far as they are known."""
+    known = [(short, progress.get(name)) for short, name in (("cos", "cosine"), ("snr", "snr"))]
+    return "".join(f"{short} {value:.2g}  " for short, value in known if value is not None)
 
 
 def result_line(result: Mapping[str, Any]) -> str:

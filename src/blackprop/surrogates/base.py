@@ -76,3 +76,18 @@ class Surrogate(nn.Module, abc.ABC):
     def observe(self, x: Tensor, y: Tensor) -> None:
         """See rows and readings that training has made anyway."""
         del x, y
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        """The readings (B, *out_shape) it expects of rows x; None where it cannot say.
+
+        Here those of the matrix `A`, and offset `b`, where its buffers are called so.
+        """
+        kept = dict(self.named_buffers(recurse=False))
+        if "A" not in kept:
+            return None
+        y = x.flatten(1) @ kept["A"].mT
+        return (y + kept["b"] if "b" in kept else y).unflatten(1, self.spec.out_shape)
+
+    def diagnosis(self) -> dict[str, float]:
+        """What it knows of how well it does, by name, for `bp.diagnose`; nothing where it knows nothing."""
+        return {}
