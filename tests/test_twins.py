@@ -35,7 +35,7 @@ class BentModulator(bp.devices.LightModulator):
 
 
 def started(device: bp.Device, model: nn.Module, generator, **options) -> tuple[Twin, Tensor, bp.Ledger]:
-    twin, ledger = Twin(model, **options), bp.Ledger()
+    twin, ledger = Twin(model, **{"fit_steps": 800, **options}), bp.Ledger()  # enough for so few modes
     twin.bind(device.declaration)
     theta = device.theta.draw(generator)
     with torch.no_grad():
@@ -177,6 +177,42 @@ def test_it_is_calibrated_again_when_the_device_has_moved(generator):
     device.offset += 0.3 * draw(*device.offset.shape)
     theta = online(twin, device, theta, generator, 10)
     assert min(cosines(twin, device, theta)) > 0.99
+
+
+def residuals(twin: Twin, device: bp.Device, theta: Tensor, path: list[Tensor]) -> list[float]:
+    """Relative, of batches at θ moved by each of the path in turn, before each is fitted."""
+    found = []
+    for seed, step in enumerate(path):
+        theta = theta + step
+        twin.theta.copy_(theta)
+        x = draw(16, *device.in_shape, seed=seed)
+        y = device.transfer(x, theta)
+        found.append(off(twin.model(x, theta), y))
+        twin.observe(x, y)
+    return found
+
+
+@torch.no_grad()
+def test_the_online_fit_leaves_a_twin_that_is_right(generator):
+    device = ImperfectMZIMesh(8, 8, seed=1)
+    twin, theta, _ = started(device, twins.MeshTwin(device), generator)
+    assert max(residuals(twin, device, theta, [torch.zeros_like(theta)] * 20)) < 5e-4
+
+
+@torch.no_grad()
+def test_settings_that_the_calibration_knows_less_are_no_drift(generator):
+    """Close to where it was calibrated the twin is better than elsewhere; that the device has moved it must not say."""
+    device = ImperfectMZIMesh(16, 4, seed=1)
+    model = twins.MeshTwin(device)
+    twin, theta, _ = started(device, model, generator, settings=64, rows=10, fit_steps=300, online_steps=0)
+    far = 0.02 * draw(*theta.shape, seed=8)
+    found = residuals(twin, device, theta, [torch.zeros_like(theta)] * 10 + [far] * 90)
+    assert max(found) > 0.01
+    assert max(found) > 4 * found[0]
+    assert not twin.moved
+    device.offset += 0.3 * draw(*device.offset.shape)
+    residuals(twin, device, theta + 90 * far, [torch.zeros_like(theta)] * 10)
+    assert twin.moved
 
 
 def test_noise_does_not_spoil_it(generator):

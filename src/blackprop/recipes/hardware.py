@@ -5,9 +5,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+import torch
+
 from blackprop import devices
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError
+
+REACH = 4  # of a converter of settings, in largest initial values, where the device declares neither limits nor period
 
 
 class Hardware(enum.Enum):
@@ -62,7 +66,9 @@ class Imperfections:
     input_bits: int | None = None
     """Resolution of the rows that are sent."""
     theta_bits: int | None = None
-    """Resolution of the settings that are written."""
+    """Resolution of the settings that are written: over the device's limits or its period; where it declares neither
+    (matrix, low-rank, resampling), over 4 times its largest initial value to either side, where the converter clips.
+    """
     output_bits: int | None = None
     """Resolution of what is read."""
     drift: float = 0.0
@@ -81,9 +87,21 @@ class Imperfections:
             device = devices.Noisy(device, read=self.read_noise, proportional=self.proportional_noise, seed=seed + 1)
         if any(bits is not None for bits in (self.input_bits, self.theta_bits, self.output_bits)):
             device = devices.Quantised(
-                device, input_bits=self.input_bits, theta_bits=self.theta_bits, output_bits=self.output_bits
+                device,
+                input_bits=self.input_bits,
+                theta_bits=self.theta_bits,
+                output_bits=self.output_bits,
+                theta_range=self._theta_range(device),
             )
         return device
+
+    def _theta_range(self, device: Device) -> tuple[float, float] | None:
+        """What settings are rounded in; None where the device has a range of its own."""
+        spec = device.theta
+        if self.theta_bits is None or spec.limited or spec.period is not None:
+            return None
+        bound = REACH * float(spec.draw(torch.Generator().manual_seed(0)).abs().max())
+        return -bound, bound
 
 
 FLAWLESS = Imperfections()

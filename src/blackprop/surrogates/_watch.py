@@ -22,7 +22,12 @@ def watched(statistics: Tensor, found: Tensor, y: Tensor) -> Tensor:
     return torch.stack((now + (error - now) / 5, calm, size, seen + 1))
 
 
-def has_moved(statistics: Tensor, factor: float | None) -> bool:
-    """Whether the residual has grown to `factor` times what it was when calm. None: never."""
+def has_moved(statistics: Tensor, factor: float | None, left: float = 0.0) -> bool:
+    """Whether the residual has grown to `factor` times what is normal, which is the residual when calm, or `left`, the
+    relative residual that the calibration leaves to expect of any setting: θ may walk to where the fit is no better
+    than that, on a device that never changed. None: never.
+    """
     now, calm, size, seen = statistics.tolist()
-    return factor is not None and seen > 2 * CALM and now > max(factor**2 * calm, NEGLIGIBLE * size)
+    return (
+        factor is not None and seen > 2 * CALM and now > max(factor**2 * max(calm, left**2 * size), NEGLIGIBLE * size)
+    )

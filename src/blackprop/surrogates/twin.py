@@ -15,8 +15,9 @@ from blackprop.surrogates._watch import has_moved, watched
 from blackprop.surrogates.base import Surrogate
 
 TOGETHER = 4  # settings in a step of the fit: many small steps fit better in the same time
-ONLINE = 0.1  # of the calibration's rate: a batch says little, and its noise must not stay
-DECAY = (0.9, 0.99)  # of Adam's moments: the fit has less than a thousand steps
+ONLINE = 0.1  # of the calibration's rate, at most: a batch says little, and its noise must not stay
+GAIN = 3.0  # of that rate for the relative residual, up to there
+DECAY = (0.9, 0.99)  # of Adam's moments: the fit has one or two thousand steps
 
 
 class Twin(Surrogate):
@@ -26,16 +27,18 @@ class Twin(Surrogate):
     way towards the present θ, it reads `rows` random rows each, driven at the amplitude of the data. It fits w in
     `fit_steps` steps of Adam to `Σ|model − y|² / Σ|y|²`, at the rate `lr`, which falls to zero along a cosine: 0.015
     suits a mesh of 64 modes (in rad a step), 0.05 a device whose parameters act one by one. The relative residual that
-    is left is `residual`. After that every training batch gives `online_steps` more steps, at a tenth of the rate, and
-    so w follows a device that drifts.
+    is left is `residual`. After that every training batch gives `online_steps` more steps, at 3 `lr` times its relative
+    residual, `lr / 10` at most: w follows a device that drifts, and stays where it explains the device. (A step of Adam
+    is as large for a residual of nothing, and would move what the batch says nothing of.)
 
     The range of θ is a period around it; its limits; or else the present values and as much again to either side.
     **Costs** settings·rows rows and `settings` programmings, once (booked as `CALIBRATE`), and nothing after. With
     `fit_steps=0` it asks nothing at all, and with `online_steps=0` as well it is physics-aware training: forward
     through the device, backward through the model as it was given.
 
-    When the residual of the batches has grown to `watch` times what it was after the calibration, the device
-    has moved, and is calibrated again, from the w that was found, at the next change of θ. None: never.
+    When the residual of the batches has grown to `watch` times what it was after the calibration, and to `watch` times
+    what the calibration leaves to expect of other settings than its own, the device has moved, and is calibrated again,
+    from the w that was found, at the next change of θ. None: never.
 
     **Argument:** `model`, a module with `forward(x (B, *in_shape), theta (P,)) -> (B, *out_shape)`; one that takes
     settings in front, x `(S, B, *in_shape)` with theta `(S, P)`, says so by `stacks = True`. The twin takes it over:
@@ -54,7 +57,7 @@ class Twin(Surrogate):
         *,
         settings: int = 128,
         rows: int = 20,
-        fit_steps: int = 800,
+        fit_steps: int = 1600,
         lr: float = 0.015,
         online_steps: int = 1,
         watch: float | None = 3.0,
@@ -94,7 +97,15 @@ class Twin(Surrogate):
     @property
     def moved(self) -> bool:
         """Whether the training batches say that the device is no longer the calibrated one."""
-        return has_moved(self.statistics, self.watch)
+        return has_moved(self.statistics, self.watch, self._expected)
+
+    @property
+    def _expected(self) -> float:
+        """The relative residual to expect of other settings than the calibration's: `residual / (1 − n / N)` for n
+        weights and N numbers read, as generalised cross-validation has it.
+        """
+        numbers = self.settings * self.rows * self.spec.d_out
+        return float(self.residual) / max(1 - len(self._fitted.weights()) / numbers, 0.1)
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         if self._calibrates:
@@ -112,14 +123,16 @@ class Twin(Surrogate):
     def observe(self, x: Tensor, y: Tensor) -> None:
         x, y = x.detach(), y.detach()
         with torch.no_grad():
-            self.statistics = watched(self.statistics, self.model(x, self.theta), y)
+            found = self.model(x, self.theta)
+        self.statistics = watched(self.statistics, found, y)
         power = float(y.square().sum())
         if not self.online_steps or not self._fitted.names or not power:
             return
+        rate = self.lr * min(ONLINE, GAIN * float((found - y).norm()) / math.sqrt(power))
         w, moments, first = self._fitted.weights(), self.moments, int(self.updates) + 1
         for step in range(first, first + self.online_steps):
             grad = self._fitted.gradient(w, x, y, self.theta, power)
-            w, moments = _adam(w, grad, moments, step, ONLINE * self.lr)
+            w, moments = _adam(w, grad, moments, step, rate)
         self._fitted.write(w)
         self.moments = moments
         self.updates += self.online_steps
