@@ -58,7 +58,10 @@ METHODS: dict[str, Method] = {
     "twin": Twin(),
     "default": Default(),
     "memory": Memory(),
-    "memory-row": Memory(count=3, size=1024, start=256, row=True, name="memory-row"),
+    "memory-10": Memory(count=10, name="memory-10"),
+    "memory-4": Memory(count=4, start=400, name="memory-4"),
+    "memory-20": Memory(rank=20, name="memory-20"),
+    "memory-row": Memory(row=True, name="memory-row"),
     "characterised": Characterised(),
 }
 RATES = (3e-3, 1e-2, 3e-2)

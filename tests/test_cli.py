@@ -69,7 +69,7 @@ def test_an_unknown_name_lists_what_there_is(arguments, choices, capsys):
         (("train", "digits", "--resume"), "--run-dir"),
         (("train", "digits", "--resume", "--overwrite", "--run-dir", "x"), "contradict"),
         (("train", "digits", "--resume", "--run-dir", "nowhere"), "no run in nowhere"),
-        (("train", "digits", "--device", "matrix", "--theta-bits", "4"), "theta_range"),
+        (("train", "digits", "--device", "monarch", "--method", "twin"), "no physical twin"),
         (("compare", "digits", "--seeds", "0"), "seeds"),
         (("check-device", "nonsense"), "package.module:factory"),
         (("check-device", "no_such_module:make"), "no_such_module"),

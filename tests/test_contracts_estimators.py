@@ -10,9 +10,20 @@ import torch
 
 import blackprop as bp
 from blackprop.devices import Diffraction
-from blackprop.directions import Gaussian, Orthogonal, Rademacher, Sphere
+from blackprop.directions import Gaussian, LowRankFactored, Orthogonal, Rademacher, Sphere
 from blackprop.errors import ArgumentError, ContractError, IncompatibleError
-from blackprop.estimators import BatchContraction, Central, Coordinate, Forward, Oracle, RandomDirections
+from blackprop.estimators import (
+    Averaged,
+    BatchContraction,
+    ByOutput,
+    Central,
+    Coordinate,
+    DirectionalMemory,
+    Forward,
+    GuidedDirections,
+    Oracle,
+    RandomDirections,
+)
 from blackprop.query import Purpose, Query
 from blackprop.testing import check_estimator
 from simulators import SIMULATORS, tag
@@ -69,6 +80,47 @@ def test_a_spanning_set_is_the_gradient_on_every_simulator(device):
     estimator = RandomDirections(device.theta.size, directions=Orthogonal(), difference=Central())
     claims = dict(check_estimator(estimator, device=device, samples=20).claims)
     assert float(claims[f"mean, {device}"].split()[-1]) < 1e-6
+
+
+def test_low_rank_directions_keep_their_contract():
+    estimator = RandomDirections(directions=LowRankFactored((2, 3)))
+    for each in (estimator, replace(estimator, credit=ByOutput(2))):
+        check_estimator(each, device=bp.devices.LightModulator(3, 2))
+
+
+def _memory(**settings):
+    return DirectionalMemory(count=4, size=256, rank=8, step=1e-3, **settings)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "device"),
+    [
+        (_memory(), None),
+        (_memory(credit=ByOutput(2)), bp.devices.LightModulator(3, 2)),
+        (_memory(credit=ByOutput(4)), bp.devices.Microring(5, 4)),
+        (Averaged(RandomDirections(4)), None),
+        (Averaged(RandomDirections(4, difference=Central(), contraction=BatchContraction()), 0.5), None),
+        (Averaged(GuidedDirections(4, memory=2)), bp.devices.Matrix(5, 4)),
+        (GuidedDirections(4, memory=2), None),
+        (GuidedDirections(4, memory=1, decay=0.9, difference=Central()), None),
+        (GuidedDirections(2, memory=3, contraction=BatchContraction()), bp.devices.Microring(5, 4)),
+    ],
+    ids=tag,
+)
+def test_estimators_with_state_keep_their_contract(estimator, device):
+    before = {name: value.clone() for name, value in estimator.state_dict().items()}
+    claims = dict(check_estimator(estimator, device=device).claims)
+    assert estimator.state_dict().keys() == before.keys()  # it is bound to nothing, and copies were checked
+    for claim in (
+        "price",
+        "bias order",
+        "cosine after (1, 4, 16) calls",
+        "eval changes nothing",
+        "all or nothing later",
+    ):
+        assert any(each.startswith(claim) for each in claims)
+    exact = [text for claim, text in claims.items() if claim.startswith("exact once learnt")]
+    assert bool(exact) == isinstance(estimator, DirectionalMemory)
 
 
 @dataclass(frozen=True)
@@ -229,6 +281,81 @@ class _HidesItsPrice(RandomDirections):
 def test_lying_estimators_are_caught(estimator, message):
     with pytest.raises(ContractError, match=message):
         check_estimator(estimator)
+
+
+class _Late(Averaged):
+    """Averages, and lets `late` change its state or its estimate besides."""
+
+    def __init__(self):
+        super().__init__(RandomDirections(4), 0.8)
+        self.calls = 0
+
+    def late(self, grad, generator):
+        raise NotImplementedError
+
+    def vjp(self, x, theta, y, grad_y, spec, generator):
+        grad = yield from super().vjp(x, theta, y, grad_y, spec, generator)
+        return self.late(grad, generator)
+
+
+class _LearnsInEval(_Late):
+    def late(self, grad, generator):
+        self.average += 1e-6 * grad
+        return grad
+
+
+class _HidesState(_Late):
+    def late(self, grad, generator):
+        self.calls += 1
+        return grad * (1 + 1e-3 * self.calls)
+
+
+class _GetsWorse(_Late):
+    def late(self, grad, generator):
+        return grad + 10 * float(self.weight > 0.9) * grad.norm() * torch.randn(grad.shape, generator=generator).to(
+            grad
+        )
+
+
+class _IsNoise(_Late):
+    def late(self, grad, generator):
+        return torch.randn(grad.shape, generator=generator, dtype=grad.dtype)
+
+
+class _ClaimsToBeExact(_Late):
+    def relative_variance(self, size):
+        return 0.0
+
+    def late(self, grad, generator):
+        return grad
+
+
+class _WritesFirst(_Late):
+    def vjp(self, x, theta, y, grad_y, spec, generator):
+        self.average += 1.0
+        grad = yield from super().vjp(x, theta, y, grad_y, spec, generator)
+        self.average -= 1.0
+        return grad
+
+    def late(self, grad, generator):
+        return grad
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (_LearnsInEval, "eval changes nothing, .* measured its state"),
+        (_HidesState, "eval changes nothing|state_dict is its whole state"),
+        (_GetsWorse, "cosine after .* measured 0.*, declared not falling"),
+        (_IsNoise, "no worse than random directions"),
+        (_ClaimsToBeExact, "exact once learnt, .* measured within 0"),
+        (_WritesFirst, "all or nothing at first, .* measured other estimates once round 1 fails"),
+    ],
+    ids=lambda value: value.__name__.strip("_") if isinstance(value, type) else "",
+)
+def test_learners_that_lie_are_caught(kind, message):
+    with pytest.raises(ContractError, match=message):
+        check_estimator(kind(), device=bp.devices.LightModulator(3, 2))
 
 
 def test_estimators_are_compared_on_simulators_they_take():

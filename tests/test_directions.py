@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blackprop.directions import Directions, Gaussian, Orthogonal, Rademacher, Sphere
+from blackprop.directions import Directions, Gaussian, LowRankFactored, Orthogonal, Rademacher, Sphere
+from blackprop.errors import ArgumentError
 from support import draw
 
-FAMILIES = [Gaussian(), Rademacher(), Sphere(), Orthogonal()]
+FAMILIES = [Gaussian(), Rademacher(), Sphere(), Orthogonal(), LowRankFactored((2, 3), 4), LowRankFactored((6, 1))]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -38,7 +39,28 @@ def test_a_spanning_orthogonal_set_is_exact(generator):
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_seed_repeats_and_the_global_stream_is_left_alone(family: Directions):
     state = torch.get_rng_state()
-    a, b = (family.sample(3, 8, torch.Generator().manual_seed(1), torch.zeros(())) for _ in range(2))
+    a, b = (family.sample(3, 6, torch.Generator().manual_seed(1), torch.zeros(())) for _ in range(2))
     assert torch.equal(a, b)
     assert torch.equal(torch.get_rng_state(), state)
-    assert float(a.abs().max()) <= family.reach(8)
+    assert float(a.abs().max()) <= family.reach(6)
+
+
+@pytest.mark.parametrize(("shape", "part"), [((4, 6), 24), ((4, 6), 6), ((4, 6), 3), ((4, 6), 12), ((24, 1), 24)])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank_directions_vary_as_declared_in_whole_and_in_part(shape, part, rank, generator):
+    family, g = LowRankFactored(shape, rank), draw(24, dtype=torch.float64)[:part]
+    u = family.sample(200_000, 24, generator, g)[:, :part]
+    errors = ((u @ g)[:, None] * u - g).square().sum(1) / g.square().sum()
+    law, doubt = family.relative_variance(1, 24, part), float(errors.std()) / len(errors) ** 0.5
+    assert float(errors.mean()) == pytest.approx(law, abs=5 * doubt)
+    assert law > 1.02 * Gaussian().relative_variance(1, 24, part) + 5 * doubt  # and the test can tell
+
+
+def test_low_rank_directions_are_of_that_rank_and_shape(generator):
+    u = LowRankFactored((5, 7), 2).sample(3, 35, generator, torch.zeros((), dtype=torch.float64))
+    assert torch.linalg.matrix_rank(u.unflatten(1, (5, 7))).tolist() == [2, 2, 2]
+    with pytest.raises(ArgumentError, match="is for 35 parameters, got 36"):
+        LowRankFactored((5, 7)).sample(1, 36, generator, torch.zeros(()))
+    for wrong in ({"shape": (0, 3)}, {"shape": (2, 3), "rank": 0}):
+        with pytest.raises(ArgumentError, match="at least 1"):
+            LowRankFactored(**wrong)

@@ -26,6 +26,7 @@ from blackprop.recipes import (
     Paper,
     RunFolder,
     Training,
+    Twin,
     carry_out,
     gap_closed,
     price,
@@ -411,8 +412,8 @@ def test_there_must_be_something_to_resume(tmp_path):
 
 
 def test_parts_that_do_not_fit_are_refused_before_the_folder_is_made(tmp_path):
-    coarse = one(hardware=Hardware.MATRIX, imperfections=Imperfections(theta_bits=4))
-    refused(coarse, tmp_path / "run", Existing.REFUSE, errors.ArgumentError, "theta_range")
+    unfit = one(method=Twin(), hardware=Hardware.MONARCH)
+    refused(unfit, tmp_path / "run", Existing.REFUSE, errors.IncompatibleError, "no physical twin")
     assert not (tmp_path / "run").exists()
 
 

@@ -30,6 +30,7 @@ from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BlackpropError
 from blackprop.recipes import (
     FLAWLESS,
+    Characterised,
     Default,
     Digits,
     Existing,
@@ -37,6 +38,7 @@ from blackprop.recipes import (
     Grid,
     Hardware,
     Imperfections,
+    Memory,
     Method,
     Mnist,
     Oracle,
@@ -68,6 +70,8 @@ METHODS: dict[str, Callable[[PaperOptions], Method]] = {
     "default": lambda _: Default(),
     "row": lambda _: Row(),
     "twin": lambda _: Twin(),
+    "memory": lambda _: Memory(),
+    "characterised": lambda _: Characterised(),
 }
 if TYPE_CHECKING:
     MethodName = str
@@ -183,6 +187,32 @@ class CheckDevice:
         console.print(str(check_device(_device(self.factory))), highlight=False, soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class Characterise:
+    """Find out what a device of yours is, by asking it alone, and write a report with a declaration of it."""
+
+    factory: tyro.conf.Positional[str]
+    """package.module:factory, a function of no arguments that returns the device."""
+    rows: int | None = None
+    """The most rows that may be asked; by default as many as it takes."""
+    programmings: int | None = None
+    """The most programmings that may be asked."""
+    scale: float = 1.0
+    """The root mean square of the entries of the rows that the device will be used with; three times that is tried."""
+    output: Path | None = None
+    """The folder for report.txt, report.json and report.html; by default only the text is printed."""
+
+    def __call__(self, console: Console) -> None:
+        from blackprop.characterise import characterise  # noqa: PLC0415  # what no other command needs
+        from blackprop.ledger import Budget  # noqa: PLC0415
+
+        budget = Budget(rows=self.rows, programmings=self.programmings)
+        found = characterise(_device(self.factory), budget, scale=self.scale)
+        console.print(str(found), highlight=False, soft_wrap=True, markup=False)
+        if self.output is not None:
+            console.print(found.save(self.output), highlight=False, soft_wrap=True, markup=False)
+
+
 class _Interrupted(Exception):  # no error: the run stands, and can be resumed
     """Ctrl-C, once the run folder was there."""
 
@@ -219,7 +249,7 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.extras.subcommand_cli_from_dict(
-                {**commands, "check-device": CheckDevice},
+                {**commands, "check-device": CheckDevice, "characterise": Characterise},
                 prog="blackprop",
                 description=f"{blackprop.__doc__} `blackprop --version` tells the version, {__version__}.",
                 args=arguments,

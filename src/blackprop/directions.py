@@ -82,6 +82,41 @@ class Sphere(Directions):
 
 
 @dataclass(frozen=True)
+class LowRankFactored(Directions):
+    """`U = A Bᵀ/√r` with Gaussian A (rows, r), B (columns, r), for parameters that form a matrix, row by row.
+
+    A direction is (rows + columns)·r numbers in place of rows × columns. It is uncorrelated, as all families are, and
+    its entries are not independent: relative variance `(n + 1 + 2 (rows + columns + 1)/r)/M`, r → ∞ being `Gaussian`.
+
+    **Arguments:** `shape`, (rows, columns); `rank`, r. Source: arXiv 2410.07698.
+    """
+
+    shape: tuple[int, int]
+    rank: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or self.rank < 1:
+            raise ArgumentError(f"`{self}` takes a shape and a rank of at least 1")
+
+    def reach(self, size: int) -> float:
+        del size
+        return 6 * math.sqrt(1 + 10 / self.rank)  # products of normal numbers have exponential tails
+
+    def sample(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
+        rows, columns = self.shape
+        if rows * columns != size:
+            raise ArgumentError(f"{self} is for {rows * columns} parameters, got {size}")
+        a, b = (_normal(count * length, self.rank, generator, like).unflatten(0, (count, -1)) for length in self.shape)
+        return (a @ b.mT).flatten(1) / math.sqrt(self.rank)
+
+    def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
+        """A part is of whole rows, or lies within one."""
+        columns = min(self.shape[1], part or size)
+        rows = (part or size) // columns
+        return (rows * columns + 1 + 2 * (rows + columns + 1) / self.rank) / count
+
+
+@dataclass(frozen=True)
 class Orthogonal(Directions):
     """Sets of up to n mutually orthogonal directions of length √n, relative variance n/M − 1 for M ≤ n.
 

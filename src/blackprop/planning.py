@@ -11,12 +11,22 @@ import torch
 from blackprop.declaration import Coupling, Declaration
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, BudgetExhausted
-from blackprop.estimators import ByOutput, Estimator, Modelled, ProbeContraction, RandomDirections, Whole
+from blackprop.estimators import (
+    ByOutput,
+    DirectionalMemory,
+    Estimator,
+    Modelled,
+    ProbeContraction,
+    RandomDirections,
+    Whole,
+)
 from blackprop.estimators.modelled import KnowsTheta
 from blackprop.ledger import Budget, Ledger, Measurable, price
 from blackprop.presets import Method
 from blackprop.query import Procedure, Purpose, Query, ask
 from blackprop.surrogates import CalibratedResponse, Streaming, Surrogate
+
+MEMORY_BYTES = 2**28  # of what perturbations are remembered, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,10 @@ def complete(
 def plan(device: Measurable, batch_size: int, budget: Budget | None = None) -> Plan:
     """The plan for a layer around `device` that is trained with `batch_size` rows a step.
 
-    By declaration: *element* coupling is calibrated once and then trained without queries; *row* coupling takes random
-    perturbations whose effect on each output is credited to its own parameters; anything else takes perturbations of
-    all parameters at once. A linear device is asked on the few rows that matter (`ProbeContraction`), and the input
-    gradient comes from a matrix fitted to the training rows; one that is not linear is asked on the batch, and fitted
-    locally.
+    By declaration: *element* coupling is calibrated once and then trained without queries; another linear device is
+    perturbed, and what the perturbations reveal of it is remembered (`DirectionalMemory`), with *row* coupling credited
+    to each output's own parameters; the input gradient comes from a matrix fitted to the training rows. One that is not
+    linear takes fresh perturbations of the whole batch, and is fitted locally.
 
     With a `budget`, raises `BudgetExhausted` where not even the start and one step fit into what is left of it, and
     names the cheapest plan that would.
@@ -116,14 +125,34 @@ def _choices(spec: Declaration) -> Iterator[Choice]:
                 lambda settings=settings: _calibrated(settings),
             )
     credited = linear and spec.coupling is not Coupling.NONE
-    step = step_size(spec)
+    kind = "row coupling: each output is credited to its own parameters" if credited else "no coupling declared"
+    if linear:
+        estimator = remembered(spec, credited)
+        yield Choice(
+            f"{kind}; perturbations are remembered, {estimator.count} new a step (best with `bp.optim.SignalScaled`)",
+            lambda: Method(remembered(spec, credited), _fitted(spec)),
+        )
     for count in (8, 1) if credited else (16, 1):
-        kind = "row coupling: each output is credited to its own parameters" if credited else "no coupling declared"
         yield Choice(
             f"{kind}; {count} random perturbation{'s' if count > 1 else ''} a step"
             + ("" if linear else ", not declared linear: on the whole batch, and fitted locally"),
-            lambda count=count: _perturbed(spec, count, step, linear=linear, credited=credited),
+            lambda count=count: _perturbed(spec, count, step_size(spec), linear=linear, credited=credited),
         )
+
+
+def remembered(spec: Declaration, credited: bool = False, **settings: int) -> DirectionalMemory:
+    """A memory that suits a linear device: 8 new directions a step, or, where outputs are credited with their own
+    parameters and a few hundred directions know all, one for every 256 of these, after 256 at the start.
+
+    `settings` are those of `DirectionalMemory` that are to be others.
+    """
+    k = min(32, spec.d_in)
+    size = max(64, min(4096, MEMORY_BYTES // (4 * spec.d_out * k)))
+    if not credited:
+        return DirectionalMemory(**{"count": 8, "size": size, "step": step_size(spec), **settings})
+    count = min(8, -(-spec.theta.size // spec.d_out // 256))
+    chosen = {"count": count, "size": size, "start": 256, "step": step_size(spec), **settings}
+    return DirectionalMemory(**chosen, credit=ByOutput(spec.d_out))
 
 
 def step_size(spec: Declaration) -> float:

@@ -1,5 +1,6 @@
 """Estimators: the gradient for a device's parameters, from queries."""
 
+from blackprop.estimators.averaged import Averaged
 from blackprop.estimators.base import Estimator
 from blackprop.estimators.coordinate import Coordinate
 from blackprop.estimators.credit import ByOutput, Credit, Whole
@@ -11,13 +12,16 @@ from blackprop.estimators.differences import (
     Forward,
     ProbeContraction,
 )
+from blackprop.estimators.directional_memory import DirectionalMemory
 from blackprop.estimators.element_shift import ElementShift
+from blackprop.estimators.guided import GuidedDirections
 from blackprop.estimators.modelled import Modelled
 from blackprop.estimators.oracle import Oracle
 from blackprop.estimators.parameter_shift import ParameterShift
 from blackprop.estimators.random_directions import RandomDirections
 
 __all__ = [
+    "Averaged",
     "BatchContraction",
     "ByOutput",
     "Central",
@@ -25,9 +29,11 @@ __all__ = [
     "Coordinate",
     "Credit",
     "Difference",
+    "DirectionalMemory",
     "ElementShift",
     "Estimator",
     "Forward",
+    "GuidedDirections",
     "Modelled",
     "Oracle",
     "ParameterShift",

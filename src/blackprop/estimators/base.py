@@ -34,9 +34,22 @@ class Estimator(abc.ABC):
         """The surrogate whose knowledge this estimator uses, which must then be the layer's; None for most."""
         return None
 
+    @property
+    def cosine(self) -> float | None:
+        """The cosine to the true gradient that it knows its latest one to have; None where it cannot tell."""
+        return None
+
     def check(self, spec: Declaration) -> None:
         """Raise `IncompatibleError` where this estimator cannot serve the device."""
         del spec
+
+    def bind(self, spec: Declaration) -> None:
+        """Take on a device: refuse one that cannot be served. One that remembers makes its buffers here."""
+        self.check(spec)
+
+    def diagnosis(self) -> dict[str, float]:
+        """What it knows of how well it does, by name, for `bp.diagnose`; nothing where it knows nothing."""
+        return {}
 
     @abc.abstractmethod
     def vjp(

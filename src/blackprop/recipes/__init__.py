@@ -6,7 +6,7 @@ from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_referenc
 from blackprop.recipes.digits import Digits
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.loop import Training, Watch, train
-from blackprop.recipes.methods import Default, Frozen, Method, Oracle, Paper, Row, Twin
+from blackprop.recipes.methods import Characterised, Default, Frozen, Memory, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
 from blackprop.recipes.networks import Network
 from blackprop.recipes.price import price
@@ -17,6 +17,7 @@ __all__ = [
     "FLAWLESS",
     "Bill",
     "Cell",
+    "Characterised",
     "Data",
     "Default",
     "Digits",
@@ -25,6 +26,7 @@ __all__ = [
     "Grid",
     "Hardware",
     "Imperfections",
+    "Memory",
     "Method",
     "Mnist",
     "Network",

@@ -9,11 +9,14 @@ from typing import ClassVar
 import torch
 
 from blackprop import devices, presets, surrogates, twins
+from blackprop.characterise import characterise
 from blackprop.devices import Device
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDirections
 from blackprop.layer import PhysicalLayer
+from blackprop.ledger import Ledger
+from blackprop.planning import remembered
 
 
 class Method(abc.ABC):
@@ -132,6 +135,42 @@ class Twin(Method):
             case _:
                 raise IncompatibleError(f"there is no physical twin of {kind} among the recipes")
         return PhysicalLayer(device, Modelled(surrogate), surrogate, generator=generator)
+
+
+@dataclass(frozen=True)
+class Memory(Method):
+    """Remembered perturbations, as the plan has them for a linear device that declares no coupling; with `row`, for one
+    that declares row coupling and no more. Numbers that are given replace the plan's.
+    """
+
+    count: int | None = None
+    rank: int | None = None
+    start: int | None = None
+    row: bool = False
+    name: str = "memory"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        given = {"count": self.count, "rank": self.rank, "start": self.start}
+        settings = {name: value for name, value in given.items() if value is not None}
+        estimator = remembered(device.declaration, self.row, **settings)
+        return PhysicalLayer(device, estimator, surrogates.Streaming(), generator=generator)
+
+
+@dataclass(frozen=True)
+class Characterised(Method):
+    """A device that declares nothing, with its parameters in a hidden order, trained as `characterise` finds it.
+
+    What that asks is booked as `CALIBRATE`.
+    """
+
+    name: str = "characterised"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        order = torch.randperm(device.theta.size, generator=torch.Generator().manual_seed(device.theta.size))
+        found = characterise(devices.Declared(device, order=order))
+        layer = PhysicalLayer(found.device, generator=generator)  # draws the θ of the device's own order
+        layer.ledger = Ledger.sum([found.ledger, layer.ledger])
+        return layer
 
 
 def _inner(device: Device) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass, replace
@@ -9,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
 from blackprop.devices import Device, Diffraction, LightModulator, LowRank
@@ -29,6 +30,7 @@ from blackprop.testing.bench import (
     together,
     watched,
 )
+from blackprop.testing.learning import check_learning, freshly_bound, learns
 
 SIGMAS = 5.0  # how many of its own standard errors a mean may be off
 ROUNDING = 1e-3  # what an error may be besides, relative to the gradient: bias and rounding at the smallest step
@@ -51,6 +53,11 @@ def check_estimator(
     the estimator's `step` set to `step`, a half, a quarter and an eighth of it, along the same random directions; all
     else is measured at a thousandth of it. Where there is a `count`, the variance is fitted over counts 1 to 16.
 
+    An estimator with state, an `nn.Module`, is given as it was made, bound to nothing; each claim is about a copy of
+    it. In place of mean and variance it owes a cosine to the gradient that does not fall with the calls and is in the
+    end no less than that of as many random directions; the gradient itself, where `relative_variance` declares 0; and a
+    state that `eval()` and a procedure cut short leave alone and that the state_dict holds all of.
+
     **Arguments:** `batch`, rows of a batch; `samples`, directions that each statistic rests on, and its error falls as
     1/√samples; `step`, small against the device's features, in θ's units.
     """
@@ -63,12 +70,16 @@ def check_estimator(
     small = _with(estimator, step=step / 1000)
     for index, each in enumerate(served):
         case = _Case.draw(bench, each, batch, 20 * step, generator)
-        _conduct(bench, small, case, generator)
-        _limits(bench, small, case, step / 10, generator)
-        _mean(bench, small, case, samples, generator)
-        _bias(bench, estimator, case, step, generator)
+        bound = freshly_bound(small, each.declaration, case.theta)
+        _conduct(bench, bound, case, generator)
+        _limits(bench, bound, case, step / 10, generator)
+        _bias(bench, bound, case, step, generator)
+        if learns(estimator):
+            check_learning(bench, bound, each, case.ask, case.truth, step / 1000, generator)
+            continue
+        _mean(bench, bound, case, samples, generator)
         if index == 0:  # the law is the directions' and not the device's
-            _variance(bench, small, case, samples, generator)
+            _variance(bench, bound, case, samples, generator)
     return bench.report()
 
 
@@ -111,15 +122,17 @@ class _Case:
         x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))
         return self._at(bench, self.device, x, self.theta, grad_y)
 
-    def vjp(
-        self,
-        estimator: Estimator,
-        generator: torch.Generator,
-        spec: Declaration | None = None,
-        theta: Tensor | None = None,
+    def ask(
+        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
     ) -> Procedure[Tensor]:
         spec = spec if spec is not None else self.device.declaration
-        return estimator.vjp(self.x, theta if theta is not None else self.theta, self.y, self.grad_y, spec, generator)
+        return estimator.vjp(self.x, self.theta, self.y, self.grad_y, spec, generator)
+
+    def vjp(
+        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
+    ) -> Procedure[Tensor]:
+        """By a copy, where it has state: that of the estimator stays."""
+        return self.ask(copy.deepcopy(estimator) if learns(estimator) else estimator, generator, spec)
 
     def gradients(
         self, bench: Bench, estimator: Estimator, count: int, generator: torch.Generator
@@ -141,12 +154,26 @@ def _takes(estimator: Estimator, spec: Declaration) -> bool:
 
 
 def _with(estimator: Estimator, **changes: Any) -> Estimator:
-    """The estimator with other values in those of the fields that it has."""
+    """The estimator with other values in those of the fields that it has, or the one that it wraps."""
+    if isinstance(estimator, nn.Module):
+        twin = copy.deepcopy(estimator)
+        for name in changes.keys() & vars(twin).keys():
+            setattr(twin, name, changes[name])
+        for name, part in _parts(twin):
+            setattr(twin, name, _with(part, **changes))
+        return twin
     return replace(estimator, **{name: value for name, value in changes.items() if _has(estimator, name)})  # pyright: ignore[reportArgumentType]
 
 
 def _has(estimator: Estimator, name: str) -> bool:
+    if isinstance(estimator, nn.Module):
+        return name in vars(estimator) or any(_has(part, name) for _, part in _parts(estimator))
     return is_dataclass(estimator) and name in estimator.__dataclass_fields__
+
+
+def _parts(estimator: nn.Module) -> list[tuple[str, Estimator]]:
+    held = [*vars(estimator).items(), *estimator.named_children()]
+    return [(name, part) for name, part in held if isinstance(part, Estimator)]
 
 
 def _conduct(bench: Bench, estimator: Estimator, case: _Case, generator: torch.Generator) -> None:
