@@ -37,8 +37,9 @@ class DirectionalMemory(nn.Module, Estimator):
     **Staleness is learnt.** Every `refresh`-th measurement repeats an old direction; how well the old readings predict
     the new ones, over many pairs, gives the correlation length ℓ that explains them best, and what read noise leaves of
     them. Distances are root mean squares over the parameters, of a sketch of θ. So it knows its own `cosine`,
-    `√(Σ w²/c)`, which `bp.optim.SignalScaled` takes as the length of the step that it is worth: do wrap the optimizer
-    in that, for what is missing of the gradient is the same from step to step, and no momentum averages it.
+    `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`, which `bp.optim.SignalScaled` takes as the length of the step that it is worth: do
+    wrap the optimizer in that, for what is missing of the gradient is the same from step to step, and no momentum
+    averages it.
 
     **Costs** M programmings and `(M + 1)·rank` rows a step; at the first, `start` directions in place of M. Memory
     `4·K·d_out·rank` bytes, `9 P` for the family. For linear devices: where the device is not, `D_m` would hold at the
@@ -89,7 +90,7 @@ class DirectionalMemory(nn.Module, Estimator):
 
     @property
     def cosine(self) -> float | None:
-        """`√(Σ w²/c)`, of the latest gradient: what its weights say is remembered of it."""
+        """What its weights and its basis say is known of the latest gradient, `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`."""
         return None if self._bound is None else min(1.0, math.sqrt(float(self.known)))
 
     def diagnosis(self) -> dict[str, float]:
@@ -180,7 +181,11 @@ class DirectionalMemory(nn.Module, Estimator):
             self.signs.copy_(family.signs)
         self._remember(family, basis, power, slots, indices, found, theta)
         self.counts += torch.tensor([1, fresh], device=self.counts.device)
-        return self._gradient(family, (grad_y.mT @ x) @ basis, theta)
+        whole = grad_y.mT @ x
+        seen = whole @ basis
+        grad = self._gradient(family, seen, theta)
+        self.known *= float(seen.square().sum() / whole.square().sum())
+        return grad
 
     def _gradient(self, family: HadamardFamily, cotangent: Tensor, theta: Tensor) -> Tensor:
         """From all that is remembered, for `GᵀX V` (d_out, k)."""
