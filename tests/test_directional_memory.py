@@ -13,9 +13,10 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.devices import LightModulator, Microring
+from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
 from blackprop.estimators import ByOutput, DirectionalMemory, Oracle, ProbeContraction, RandomDirections
-from blackprop.estimators.hadamard import HadamardFamily, family_size, random_signs, shuffled_columns
+from blackprop.estimators.hadamard import HadamardFamily, family_size, shuffled_columns
 from blackprop.ledger import metered, price
 from blackprop.query import Purpose, run
 from support import Opaque, backward, behind_a_linear, draw, make_layer
@@ -80,7 +81,10 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def _family(parameters: int, blocks: int = 1, seed: int = 0) -> tuple[HadamardFamily, Tensor]:
     """And all its directions, blocks apart: (n, blocks, P)."""
     generator = torch.Generator().manual_seed(seed)
-    columns, signs = shuffled_columns(parameters, generator), random_signs(blocks, parameters, generator)
+    columns, signs = (
+        shuffled_columns(parameters, generator),
+        Rademacher().sample(blocks, parameters, generator, torch.zeros((), dtype=torch.int8)),
+    )
     family = HadamardFamily(columns, signs)
     rows = family.directions(list(range(family.size)), torch.zeros((), dtype=torch.float64))
     return family, rows.view(family.size, blocks, parameters)

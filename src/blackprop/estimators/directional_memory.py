@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
+from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.credit import ByOutput
-from blackprop.estimators.hadamard import HadamardFamily, family_size, random_signs, shuffled_columns
+from blackprop.estimators.hadamard import HadamardFamily, family_size, shuffled_columns
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 
 SKETCH = 64  # projections of θ that tell how far it has moved, within 1/√(2·64) of the distance
@@ -179,24 +180,23 @@ class DirectionalMemory(nn.Module, Estimator):
             self.order.copy_(order)
             self.columns.copy_(family.columns)
             self.signs.copy_(family.signs)
-        self._remember(family, basis, power, slots, indices, found, theta)
+        here = family.project(theta, order[:SKETCH]).sum(0)
+        self._remember(basis, power, slots, indices, found, here)
         self.counts += torch.tensor([1, fresh], device=self.counts.device)
-        whole = grad_y.mT @ x
-        seen = whole @ basis
-        grad = self._gradient(family, seen, theta)
-        self.known *= float(seen.square().sum() / whole.square().sum())
-        return grad
+        return self._gradient(family, grad_y.mT @ x, self._distances(here))
 
-    def _gradient(self, family: HadamardFamily, cotangent: Tensor, theta: Tensor) -> Tensor:
-        """From all that is remembered, for `GᵀX V` (d_out, k)."""
+    def _gradient(self, family: HadamardFamily, whole: Tensor, distances: Tensor) -> Tensor:
+        """From all that is remembered, for `GᵀX` (d_out, d_in), of which the basis sees a part."""
+        cotangent = whole @ self.V.to(whole)
         filled = self._filled
         D, taken = self.D[:filled], self.taken[:filled]
-        whole = self.credit is None
-        slopes = (D.flatten(1) @ cotangent.flatten())[None] if whole else (D * cotangent).sum(2).mT
+        alone = self.credit is None
+        slopes = (D.flatten(1) @ cotangent.flatten())[None] if alone else (D * cotangent).sum(2).mT
         best, amplitude = self._fitted()
-        weights = self._weights(self._distances(family, theta)[:filled], best)
-        self.known.copy_(amplitude * weights.square().sum() / self._mass)
-        coefficients = theta.new_zeros(len(slopes), family.size)
+        weights = self._weights(distances[:filled], best)
+        seen = cotangent.square().sum() / whole.square().sum()
+        self.known.copy_(amplitude * weights.square().sum() / self._mass * seen)
+        coefficients = whole.new_zeros(len(slopes), family.size)
         coefficients[:, taken] = slopes * weights
         return family.combine(coefficients) / self._mass
 
@@ -217,9 +217,10 @@ class DirectionalMemory(nn.Module, Estimator):
     def _drawn_family(self, generator: torch.Generator) -> tuple[HadamardFamily, Tensor]:
         blocks, width = self.signs.shape
         order = torch.randperm(self.order.numel(), generator=generator, device=generator.device)
-        columns, signs = shuffled_columns(width, generator), random_signs(blocks, width, generator)
+        columns = shuffled_columns(width, generator)
+        signs = Rademacher().sample(blocks, width, generator, self.signs)
         place = self.columns.device
-        return HadamardFamily(columns.to(place), signs.to(place)), order.to(place)
+        return HadamardFamily(columns.to(place), signs), order.to(place)
 
     def _followed(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The leading directions of the rows so far, these among them: V (d_in, k) and the power along each."""
@@ -257,21 +258,14 @@ class DirectionalMemory(nn.Module, Estimator):
         return slots, indices, drawn - int(self.counts[1])
 
     def _remember(
-        self,
-        family: HadamardFamily,
-        basis: Tensor,
-        power: Tensor,
-        slots: list[int],
-        indices: list[int],
-        found: Tensor,
-        theta: Tensor,
+        self, basis: Tensor, power: Tensor, slots: list[int], indices: list[int], found: Tensor, here: Tensor
     ) -> None:
+        """Keep what was found along these directions at the place `here`, the sketch of θ."""
         if basis is not self.V:
             self.D.copy_(self.D @ (self.V.mT @ basis.to(self.V)))
             self.V.copy_(basis)
             self.power.copy_(power)
-        here, known = self._sketch(family, theta), self.taken[slots].tolist()
-        distances = self._distances(family, theta)
+        known, distances = self.taken[slots].tolist(), self._distances(here)
         for slot, index, before, new in zip(slots, indices, known, found, strict=True):
             if index == before:
                 self._compare(new.to(self.D), self.D[slot], distances[slot])
@@ -309,13 +303,10 @@ class DirectionalMemory(nn.Module, Estimator):
         lengths = self.step * 2 ** (torch.arange(LENGTHS, device=distances.device) / 2)
         return (-(distances / lengths[:, None]).square()).exp()
 
-    def _sketch(self, family: HadamardFamily, theta: Tensor) -> Tensor:
-        return family.project(theta, self.order[:SKETCH]).sum(0)
-
-    def _distances(self, family: HadamardFamily, theta: Tensor) -> Tensor:
-        """Root mean square over the parameters, from where each was measured."""
-        away = self.places - self._sketch(family, theta).to(self.places)
-        return (away.square().sum(1) / (away.shape[1] * theta.numel())).sqrt()
+    def _distances(self, here: Tensor) -> Tensor:
+        """Root mean square over the parameters, from where each was measured to the place `here`."""
+        away = self.places - here.to(self.places)
+        return (away.square().sum(1) / (away.shape[1] * self.signs.numel())).sqrt()
 
     def extra_repr(self) -> str:
         parts = [f"count={self.count}, size={self.size}, rank={self.rank}, step={self.step:g}"]

@@ -50,8 +50,10 @@ def family_size(parameters: int) -> int:
     return 1 << max(0, parameters - 1).bit_length()
 
 
-def _walsh(index: int, size: int, like: Tensor) -> Tensor:
-    """Row `index` of the Hadamard matrix of this size: `(−1)^(number of ones in index & column)`."""
+def _walsh(index: int | Tensor, size: int, like: Tensor) -> Tensor:
+    """Row `index` of the Hadamard matrix of this size, `(−1)^(number of ones in index & column)`, or with a column of
+    numbers these rows.
+    """
     common = torch.arange(size, device=like.device) & index
     for shift in (32, 16, 8, 4, 2, 1):
         common = common ^ (common >> shift)
@@ -65,7 +67,7 @@ def _transform(z: Tensor) -> Tensor:
     while left:
         bits = min(left, FACTOR)
         left -= bits
-        small = torch.stack([_walsh(i, 1 << bits, z) for i in range(1 << bits)])
+        small = _walsh(torch.arange(1 << bits, device=z.device)[:, None], 1 << bits, z)
         z = (z.unflatten(-1, (1 << bits, n >> bits)).mT @ small).flatten(-2)
     return z
 
@@ -73,9 +75,3 @@ def _transform(z: Tensor) -> Tensor:
 def shuffled_columns(parameters: int, generator: torch.Generator) -> Tensor:
     """Distinct columns for so many parameters, at random."""
     return torch.randperm(family_size(parameters), generator=generator, device=generator.device)[:parameters]
-
-
-def random_signs(blocks: int, parameters: int, generator: torch.Generator) -> Tensor:
-    """±1 as int8, (blocks, parameters)."""
-    bits = torch.randint(0, 2, (blocks, parameters), generator=generator, device=generator.device, dtype=torch.int8)
-    return 2 * bits - 1
