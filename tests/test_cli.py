@@ -190,7 +190,8 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(tmp_path):
     assert {p.name for p in metrics.parent.iterdir()} == {
         "config.json",
         "metrics.jsonl",
-        "checkpoint.pt",
+        "checkpoint.bin",
+        "checkpoint.previous.bin",
         "summary.json",
     }
     assert json.loads((metrics.parent / "summary.json").read_text())["results"] == []

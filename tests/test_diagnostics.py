@@ -25,6 +25,9 @@ class Silent:
     def step(self, progress):
         pass
 
+    def evaluated(self, line):
+        pass
+
     def finished(self, result):
         pass
 
@@ -247,8 +250,8 @@ def test_the_progress_line_tells_it_in_short():
 
     task = Digits(epochs=2, batch_size=256)
     training = Training(Cell(task, Oracle(), Hardware.LIGHT_MODULATOR), task.data())
-    training.run_epoch(Listening())
-    training.run_epoch(Listening())
+    training.run_leg(Listening())
+    training.run_leg(Listening())
     assert "cos" not in told[0]
     assert "cos 1  snr" in told[-1]
 

@@ -126,9 +126,9 @@ def test_a_device_that_is_nearly_all_there_is_to_train_is_left_alone():
     assert optimizer.weights == [1.0]
     task = Digits()  # of its two devices the second is small beside its batch norm
     training = Training(Cell(task, Row(), Hardware.LIGHT_MODULATOR), task.data())
-    assert isinstance(training.optimizer, SignalScaled)
-    training.optimizer.step()
-    assert training.optimizer.weights == [1.0, 1.0]
+    assert isinstance(training.optimizers[0], SignalScaled)
+    training.optimizers[0].step()
+    assert training.optimizers[0].weights == [1.0, 1.0]
 
 
 def test_a_step_that_would_be_all_noise_is_not_made():
@@ -240,10 +240,10 @@ def accuracy(data, seed: int, estimator=None, scaled: bool = False, frozen: bool
     layer.theta.requires_grad_(not frozen)
     optimizer = torch.optim.Adam(bp.param_groups(model, lr=TASK.lr, device_lr=TASK.device_lr))
     optimizer = SignalScaled(optimizer, model) if scaled else optimizer
-    steps, order = len(data.x_train) // TASK.batch_size, cell.order()
+    steps = len(data.x_train) // TASK.batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * TASK.epochs)
-    for _ in range(TASK.epochs):
-        for batch in torch.randperm(len(data.x_train), generator=order).split(TASK.batch_size)[:steps]:
+    for epoch in range(TASK.epochs):
+        for batch in torch.randperm(len(data.x_train), generator=cell.order(epoch)).split(TASK.batch_size)[:steps]:
             optimizer.zero_grad()
             F.cross_entropy(model(data.x_train[batch]), data.y_train[batch]).backward()
             optimizer.step()
@@ -271,7 +271,7 @@ def test_the_gain_of_an_exact_gradient_is_kept(data):
 def test_recipes_scale_all_but_the_references_and_the_published_method(data):
     for method, scaled in ((Default(), True), (Row(), True), (Oracle(), False), (Frozen(), False), (Paper(), False)):
         training = Training(Cell(TASK, method, Hardware.MICRORING), data)
-        assert isinstance(training.optimizer, SignalScaled) == scaled
+        assert isinstance(training.optimizers[0], SignalScaled) == scaled
 
 
 class Stops:
@@ -283,6 +283,9 @@ class Stops:
     def step(self, progress):
         if progress["step"] == self.at:
             raise KeyboardInterrupt
+
+    def evaluated(self, line):
+        pass
 
     def finished(self, result):
         pass
@@ -298,6 +301,6 @@ def test_a_scaled_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path):
     whole, cut = (RunFolder(tmp_path / name) for name in ("whole", "cut"))
     for ours, theirs in zip(whole.metrics(), cut.metrics(), strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
-    states = [folder.checkpoint()["optimizer"]["signal"] for folder in (whole, cut)]
+    states = [folder.checkpoint()["optimizers"][0]["signal"] for folder in (whole, cut)]
     assert torch.equal(states[0]["latest"], states[1]["latest"])
     assert states[0]["_extra_state"] == states[1]["_extra_state"]

@@ -85,8 +85,8 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-STEP = {"method": "paper", "device": "microring", "seed": 0, "epoch": 4, "epochs": 20, "step": 99, "loss": 0.5}
-COST = {"accuracy": 0.75, "rows": 123_456, "programmings": 789}
+STEP = {"method": "paper", "device": "microring", "seed": 0, "step": 99, "steps": 440, "loss": 0.5}
+COST = {"scores": {"accuracy": 0.75}, "rows": 123_456, "programmings": 789}
 
 
 def test_a_terminal_shows_a_live_line():
@@ -94,7 +94,7 @@ def test_a_terminal_shows_a_live_line():
     with Progress(console) as progress:
         progress.step({**STEP, **COST})
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    for part in ("epoch 5/20", "loss 0.500", "accuracy 75.0%", "123,456 rows", "789 programmings"):
+    for part in ("step 99/440", "loss 0.500", "accuracy 75.0%", "123,456 rows", "789 programmings"):
         assert part in text
 
 
@@ -104,7 +104,7 @@ def test_elsewhere_only_results_are_told_one_plain_line_each():
         progress.step({**STEP, **COST})
         progress.finished(result("paper", "microring", 2, 0.9))
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    assert text == "paper  microring  seed 2  accuracy 90.0%  60,600 rows  1,010 programmings  1.5 s\n"
+    assert text == "paper  microring  seed 2  accuracy 90.0%  60,600 rows  1,010 programmings\n"
 
 
 def test_the_libraries_warnings_are_plain_lines_that_name_the_run():

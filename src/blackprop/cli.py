@@ -171,7 +171,7 @@ class Price(Generic[TaskT]):
         grid = Grid(self.task, methods, self.devices, imperfections=self.imperfections)
         data = grid.task.data()
         bills = {(cell.hardware.value, cell.method.name): price(cell, data).plain() for cell in grid.cells()}
-        console.print(price_table(f"{grid.task.name}, one run of {grid.task.epochs} epochs", bills))
+        console.print(price_table(f"{grid.task.name}, one run of {grid.task.steps(len(data.x_train)):,} steps", bills))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class SignalScaled(torch.optim.Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share_state()
         self.layers = [layers[id(p)] for p in held if id(p) in layers]
-        self.digital = [p for p in held if id(p) not in layers]
+        self.digital = [p for p in model.parameters() if p.requires_grad and id(p) not in layers]
         if not self.layers:
             raise ArgumentError("`SignalScaled(model=...)`: the optimizer holds the theta of none of its layers")
         digital = sum(p.numel() for p in self.digital)

@@ -4,23 +4,28 @@ from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
 from blackprop.recipes.digits import Digits
+from blackprop.recipes.execution import ORDINARY, Execution, Precision, Workers
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.loop import Training, Watch, train
 from blackprop.recipes.methods import Characterised, Default, Frozen, Memory, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
 from blackprop.recipes.networks import Network
+from blackprop.recipes.objectives import Classification, NextToken, Objective
 from blackprop.recipes.price import price
 from blackprop.recipes.run_folder import Existing, RunFolder
-from blackprop.recipes.task import Data, Task
+from blackprop.recipes.task import Data, Size, Task
 
 __all__ = [
     "FLAWLESS",
+    "ORDINARY",
     "Bill",
     "Cell",
     "Characterised",
+    "Classification",
     "Data",
     "Default",
     "Digits",
+    "Execution",
     "Existing",
     "Frozen",
     "Grid",
@@ -30,14 +35,19 @@ __all__ = [
     "Method",
     "Mnist",
     "Network",
+    "NextToken",
+    "Objective",
     "Oracle",
     "Paper",
+    "Precision",
     "Row",
     "RunFolder",
+    "Size",
     "Task",
     "Training",
     "Twin",
     "Watch",
+    "Workers",
     "carry_out",
     "gap_closed",
     "price",

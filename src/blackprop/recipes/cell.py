@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from blackprop.layer import PhysicalLayer
+from blackprop.recipes.execution import ORDINARY, Execution
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.methods import Frozen, Method, Oracle, Paper
 from blackprop.recipes.task import Task
@@ -24,11 +25,14 @@ class Stream(enum.IntEnum):
     ORDER = 1
     LAYER = 2
     IMPERFECTIONS = 3
+    AUGMENT = 4
+    DROPOUT = 5
 
 
-def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:
-    """The seed of one stream of a run's `seed`."""
-    return int(np.random.SeedSequence((seed, stream, index)).generate_state(1)[0])
+def stream_seed(seed: int, stream: Stream, index: int = 0, rank: int = 0) -> int:
+    """The seed of one stream of a run's `seed`; another in each of the processes that share it."""
+    entropy = (seed, stream, index, rank) if rank else (seed, stream, index)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Cell:
     hardware: Hardware
     seed: int = 0
     imperfections: Imperfections = FLAWLESS
+    execution: Execution = ORDINARY
 
     @property
     def key(self) -> dict[str, Any]:
@@ -55,24 +60,33 @@ class Cell:
         """
         return not isinstance(self.method, (Oracle, Frozen, Paper))
 
-    def layer(self, d_in: int, d_out: int, index: int) -> PhysicalLayer:
-        """The device that stands at place `index` of the network, as a layer."""
-        errors = stream_seed(self.seed, Stream.IMPERFECTIONS, index)
-        device = self.imperfections.wrap(self.hardware.make(d_in, d_out, errors), errors)
-        return self.method.layer(device, self._generator(Stream.LAYER, index))
+    def layer(self, d_in: int, d_out: int, index: int, rank: int = 0) -> PhysicalLayer:
+        """The device that stands at place `index` of the network, as a layer.
 
-    def model(self) -> nn.Module:
+        Processes that share a run have devices with the same hidden errors and settings, each with noise and
+        perturbations of its own.
+        """
+        errors = self.stream(Stream.IMPERFECTIONS, index)
+        device = self.hardware.make(d_in, d_out, errors)
+        device = self.imperfections.wrap(device, self.stream(Stream.IMPERFECTIONS, index, rank))
+        layer = self.method.layer(device, torch.Generator().manual_seed(self.stream(Stream.LAYER, index)))
+        if rank:
+            layer.generator.manual_seed(self.stream(Stream.LAYER, index, rank))
+        return layer
+
+    def model(self, rank: int = 0) -> nn.Module:
         places = count()
         return self.task.build(
-            lambda d_in, d_out: self.layer(d_in, d_out, next(places)), stream_seed(self.seed, Stream.WEIGHTS)
+            lambda d_in, d_out: self.layer(d_in, d_out, next(places), rank), self.stream(Stream.WEIGHTS)
         )
 
-    def order(self) -> torch.Generator:
-        """The source of the images' order."""
-        return self._generator(Stream.ORDER)
+    def order(self, epoch: int) -> torch.Generator:
+        """The source of the order of an epoch's rows."""
+        return torch.Generator().manual_seed(self.stream(Stream.ORDER, epoch))
 
-    def _generator(self, stream: Stream, index: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(stream_seed(self.seed, stream, index))
+    def stream(self, stream: Stream, index: int = 0, rank: int = 0) -> int:
+        """The seed of one stream."""
+        return stream_seed(self.seed, stream, index, rank)
 
 
 def plain(config: Any) -> dict[str, Any]:

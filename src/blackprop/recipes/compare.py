@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +10,7 @@ from typing import Any
 
 from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.recipes.cell import Cell, plain
+from blackprop.recipes.execution import ORDINARY, Execution, Workers
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
 from blackprop.recipes.loop import Watch, train
 from blackprop.recipes.methods import Frozen, Method, Oracle
@@ -26,6 +27,7 @@ class Grid:
     hardware: tuple[Hardware, ...]
     seeds: tuple[int, ...] = (0,)
     imperfections: Imperfections = FLAWLESS
+    execution: Execution = ORDINARY
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -38,7 +40,7 @@ class Grid:
     def cells(self) -> list[Cell]:
         """In the order they are run: a device's seeds together, and in each seed the methods in turn."""
         return [
-            Cell(self.task, method, hardware, seed, self.imperfections)
+            Cell(self.task, method, hardware, seed, self.imperfections, self.execution)
             for hardware in self.hardware
             for seed in self.seeds
             for method in self.methods
@@ -53,6 +55,7 @@ class Grid:
             "devices": [hardware.value for hardware in self.hardware],
             "seeds": list(self.seeds),
             "imperfections": plain(self.imperfections),
+            "execution": plain(self.execution),
         }
 
     def check(self) -> None:
@@ -72,79 +75,99 @@ def with_references(methods: Iterable[Method]) -> tuple[Method, ...]:
 def carry_out(grid: Grid, path: Path, watch: Watch, existing: Existing = Existing.REFUSE) -> dict[str, Any]:
     """Run every cell of `grid` in the run folder `path`; returns what summary.json then holds.
 
-    A finished cell is in summary.json, written anew after each, and is not run again on resume. checkpoint.pt is that
-    of the cell at work, or of the last one when all are done. An interruption costs the epoch at work, nothing else.
+    A finished cell is in summary.json, written anew after each, and is not run again on resume. The checkpoint is that
+    of the cell at work, or of the last one when all are done. An interruption costs the leg at work, nothing else.
+    Of several processes the first writes and watches.
     """
     grid.check()
-    data = grid.task.data()
-    folder = RunFolder.open(path, grid.config(), existing)
+    workers = Workers(grid.execution)
+    data = workers.in_turn(grid.task.data)
+    config = {**grid.config(), "processes": workers.count}
+    folder = workers.once(lambda: RunFolder.open(path, config, existing))
     cells = grid.cells()
-    results = _finished(grid, folder)
-    _settle(folder, cells, results)
+    results = workers.once(lambda: _begun(grid, folder, cells))
     for cell in cells:
         if _find(results, cell) is None:
-            results.append(train(cell, data, folder, watch, _ends(results, cell)))
-            folder.save_summary(_summary(grid, results))
-            watch.finished(results[-1])
+            results.append(
+                train(cell, data, folder, watch if workers.first else _SILENT, _ends(grid, results, cell), workers)
+            )
+            if workers.first:
+                folder.save_summary(_summary(grid, results))
+                watch.finished(results[-1])
+    workers.once(folder.complete)
     return _summary(grid, results)
 
 
-def gap_closed(results: list[dict[str, Any]]) -> list[float | None]:
-    """`(accuracy − mean frozen) / (mean oracle − mean frozen)` for each result, means over the seeds of its device.
+class _Silent:
+    def step(self, progress: Mapping[str, Any]) -> None:
+        pass
+
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        pass
+
+    def finished(self, result: Mapping[str, Any]) -> None:
+        pass
+
+
+_SILENT = _Silent()
+
+
+def gap_closed(results: list[dict[str, Any]], metric: str = "accuracy") -> list[float | None]:
+    """`(score − mean frozen) / (mean oracle − mean frozen)` for each result, means over the seeds of its device.
 
     None where a reference is missing, or where the two do not differ (by 1e-9).
     """
-    return [_gap(result, results) for result in results]
+    return [_gap(result, results, metric) for result in results]
 
 
-def _gap(result: dict[str, Any], results: list[dict[str, Any]]) -> float | None:
+def _gap(result: dict[str, Any], results: list[dict[str, Any]], metric: str) -> float | None:
     ends = []
     for reference in (Frozen().name, Oracle().name):
-        same = [r["accuracy"] for r in results if (r["method"], r["device"]) == (reference, result["device"])]
+        same = [r[metric] for r in results if (r["method"], r["device"]) == (reference, result["device"])]
         if not same:
             return None
         ends.append(fmean(same))
     low, high = ends
-    return None if abs(high - low) < 1e-9 else (result["accuracy"] - low) / (high - low)
+    return None if abs(high - low) < 1e-9 else (result[metric] - low) / (high - low)
 
 
 def _summary(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
-    settings = plain(grid.task)
-    gaps = gap_closed(results)
+    settings, objective = plain(grid.task), grid.task.objective
+    gaps = gap_closed(results, objective.metric)
     return {
         "task": grid.task.name,
         "network": settings.get("network"),
+        "metric": objective.metric,
+        "higher_is_better": objective.higher_is_better,
         "results": [{**result, "gap_closed": gap} for result, gap in zip(results, gaps, strict=True)],
     }
 
 
-def _finished(grid: Grid, folder: RunFolder) -> list[dict[str, Any]]:
-    summary = folder.summary()
+def _begun(grid: Grid, folder: RunFolder, cells: list[Cell]) -> list[dict[str, Any]]:
+    """What is finished; the metrics of a leg that was never checkpointed are dropped, and those that were are there."""
+    summary, state = folder.summary(), folder.checkpoint()
     if summary is None:
-        folder.save_summary(_summary(grid, []))
-        return []
-    return summary["results"]
-
-
-def _settle(folder: RunFolder, cells: list[Cell], results: list[dict[str, Any]]) -> None:
-    """Drop the metrics of an epoch that was never checkpointed; refuse a checkpoint of no cell of this run."""
-    state = folder.checkpoint()
-    epochs = {} if state is None else {_tag(state.get("cell")): state.get("epoch")}
-    if epochs and not any(_tag(cell.key) in epochs for cell in cells):
+        folder.save_summary(summary := _summary(grid, []))
+    if state is not None and not any(_tag(cell.key) == _tag(state.get("cell")) for cell in cells):
         raise CheckpointError(f"the checkpoint in {folder.path} is of none of this run's cells")
+    results = summary["results"]
     finished = {_tag(result) for result in results}
     lines = folder.metrics()
-    kept = [line for line in lines if _tag(line) in finished or line["epoch"] <= epochs.get(_tag(line), 0)]
-    folder.replace_metrics(kept)
+    at_work = [] if state is None or _tag(state["cell"]) in finished else state["lines"]
+    kept = [*(line for line in lines if _tag(line) in finished), *at_work]
+    if kept != lines:
+        folder.replace_metrics(kept)
+    return results
 
 
 def _find(results: list[dict[str, Any]], cell: Cell) -> dict[str, Any] | None:
     return next((result for result in results if _tag(result) == _tag(cell.key)), None)
 
 
-def _ends(results: list[dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
-    """The accuracies of frozen and oracle on the cell's device at its seed, where both are finished."""
-    same = {r["method"]: r["accuracy"] for r in results if (r["device"], r["seed"]) == (cell.hardware.value, cell.seed)}
+def _ends(grid: Grid, results: list[dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
+    """The scores of frozen and oracle on the cell's device at its seed, where both are finished."""
+    metric = grid.task.objective.metric
+    same = {r["method"]: r[metric] for r in results if (r["device"], r["seed"]) == (cell.hardware.value, cell.seed)}
     low, high = (same.get(reference.name) for reference in (Frozen(), Oracle()))
     return None if low is None or high is None else (low, high)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError, DataError
 from blackprop.recipes.networks import Network, build
-from blackprop.recipes.task import Data, MakeLayer
+from blackprop.recipes.objectives import Classification, Objective
+from blackprop.recipes.task import Data, MakeLayer, Schedules, adam_with_cosine
 
 TRAIN, TEST = 1437, 360  # images
 
@@ -41,6 +42,17 @@ class Digits:
     def name(self) -> str:
         return "digits"
 
+    @property
+    def objective(self) -> Objective:
+        return Classification()
+
+    def steps(self, rows: int) -> int:
+        return self.epochs * self.leg(rows)
+
+    def leg(self, rows: int) -> int:
+        """An epoch."""
+        return rows // self.batch_size
+
     def data(self) -> Data:
         """One stratified split, whatever the seed."""
         try:
@@ -57,3 +69,10 @@ class Digits:
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
         """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
         return build(self.network, (64, 64, 128), layer, seed)
+
+    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        del generator
+        return x, y
+
+    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
+        return adam_with_cosine(model, self.lr, self.device_lr, steps)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from blackprop.errors import ArgumentError, DataError
 from blackprop.recipes.data import Published
 from blackprop.recipes.networks import Network, build
-from blackprop.recipes.task import Data, MakeLayer
+from blackprop.recipes.objectives import Classification, Objective
+from blackprop.recipes.task import Data, MakeLayer, Schedules, adam_with_cosine
 
 TRAIN = 60_000  # images published to train on
 SIDE, CLASSES = 28, 10
@@ -72,6 +73,17 @@ class Mnist:
     def name(self) -> str:
         return "mnist"
 
+    @property
+    def objective(self) -> Objective:
+        return Classification()
+
+    def steps(self, rows: int) -> int:
+        return self.epochs * self.leg(rows)
+
+    def leg(self, rows: int) -> int:
+        """An epoch."""
+        return rows // self.batch_size
+
     def data(self) -> Data:
         """The same images whatever the seed."""
         train_x, train_y, test_x, test_y = PUBLISHED.files(self.data_dir).values()  # pyright: ignore[reportAttributeAccessIssue]
@@ -84,6 +96,13 @@ class Mnist:
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
         """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
         return build(self.network, (784, 128, 256), layer, seed)
+
+    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        del generator
+        return x, y
+
+    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
+        return adam_with_cosine(model, self.lr, self.device_lr, steps)
 
 
 def _pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:

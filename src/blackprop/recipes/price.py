@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from blackprop.ledger import price as dry_run
 from blackprop.query import Count, Procedure, Purpose, Query, ask, reading_first
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
+from blackprop.recipes.execution import lent_generators
 from blackprop.recipes.task import Data
 
 _NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
@@ -32,20 +34,33 @@ def price(cell: Cell, data: Data) -> Bill:
         places.append(_Place(d_in, d_out))
         return places[-1]
 
-    task.build(place, cell.seed)(data.x_train[: task.batch_size])
-    schedule = _Schedule(task.epochs, len(data.x_train) // task.batch_size, len(data.x_test))
+    network, rows = task.build(place, cell.seed), len(data.x_train)
+    x, _ = task.augment(
+        data.x_train[: task.batch_size], data.y_train[: task.batch_size], torch.Generator().manual_seed(0)
+    )
+    with lent_generators():
+        network(x)
+        training = [(one.rows, one.wants_grad_x) for one in places]
+        network.eval()(data.x_test[:1])
+    schedule = _Schedule(task.steps(rows), task.leg(rows))
+    for one, (rows, wants) in zip(places, training, strict=True):
+        one.test_rows, one.rows, one.wants_grad_x = len(data.x_test) * one.rows, rows, wants
     priced = []
     for index, found in enumerate(places):
         layer = cell.layer(found.d_in, found.d_out, index)
         priced.append((_layer(layer, found, schedule), layer.theta.requires_grad))
-    return Bill.of(priced, task.epochs * schedule.steps)
+    return Bill.of(priced, schedule.steps)
 
 
 @dataclass(frozen=True)
 class _Schedule:
-    epochs: int
-    steps: int  # an epoch
-    test_rows: int
+    steps: int
+    leg: int  # steps between two evaluations
+
+    def legs(self) -> list[int]:
+        """The steps of each leg."""
+        whole, rest = divmod(self.steps, self.leg)
+        return [self.leg] * whole + [rest] * (rest > 0)
 
 
 class _Place(nn.Module):
@@ -55,21 +70,20 @@ class _Place(nn.Module):
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
         self.gain = nn.Parameter(torch.ones(()))  # a physical layer has one, so what follows it needs a gradient
-        self.rows, self.wants_grad_x = 0, False
+        self.rows, self.test_rows, self.wants_grad_x = 0, 0, False
 
     def forward(self, x: Tensor) -> Tensor:
-        self.rows, self.wants_grad_x = len(x), x.requires_grad
-        return self.gain * x.new_zeros(len(x), self.d_out)
+        self.rows, self.wants_grad_x = math.prod(x.shape[:-1]), x.requires_grad
+        return self.gain * x.new_zeros(*x.shape[:-1], self.d_out)
 
 
 def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
     trained = layer.theta.requires_grad
     parameter = _parameter_step(layer, place) if trained else Ledger()
     walk = _Walk(layer, place, trained, asks=parameter.total_programmings > 0)
-    epochs = [dry_run(lambda: walk.epoch(schedule), layer.device) for _ in range(schedule.epochs)]
-    steps = schedule.epochs * schedule.steps
+    legs = [dry_run(lambda steps=steps: walk.leg(steps), layer.device) for steps in schedule.legs()]
     spent = Count()
-    for ledger, times in ((parameter, steps), *((epoch, 1) for epoch in epochs)):
+    for ledger, times in ((parameter, schedule.steps), *((leg, 1) for leg in legs)):
         # A walk marks where the parameter procedure would leave the device; the real procedure is priced apart.
         skipped = Purpose.FORWARD if ledger is parameter else Purpose.PARAMETER
         for purpose in set(Purpose) - {skipped}:
@@ -109,9 +123,9 @@ class _Walk:
         self.follows = place.wants_grad_x or (trained and layer.estimator.reads is not None)
         self.tracked: Tensor | None = None
 
-    def epoch(self, schedule: _Schedule) -> Procedure[None]:
+    def leg(self, steps: int) -> Procedure[None]:
         x = torch.randn(self.place.rows, self.place.d_in, generator=self.generator)
-        for _ in range(schedule.steps):
+        for _ in range(steps):
             query = Query(x, self.here, Purpose.FORWARD)
             if self.tracked is None:  # as a layer does
                 yield from ask(query)
@@ -121,7 +135,7 @@ class _Walk:
             if self.asks:
                 yield from ask(Query(x[:1], self.perturbed, Purpose.PARAMETER))
             self.here, self.there = self.there, self.here
-        yield from ask(Query(x[:1].expand(schedule.test_rows, -1), self.here, Purpose.EVALUATE))
+        yield from ask(Query(x[:1].expand(self.place.test_rows, -1), self.here, Purpose.EVALUATE))
 
     def _follow(self) -> Procedure[None]:
         if not self.follows or self.tracked is self.here:

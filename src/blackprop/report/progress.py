@@ -50,6 +50,9 @@ class Progress:
         if self._live is not None:
             self._live.update(Text(step_line(progress), no_wrap=True, overflow="ellipsis"))
 
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        pass
+
     def finished(self, result: Mapping[str, Any]) -> None:
         self.console.print(result_line(result), highlight=False, soft_wrap=True)
 
@@ -57,8 +60,8 @@ class Progress:
 def step_line(progress: Mapping[str, Any]) -> str:
     """Where a run stands, within 100 columns."""
     return (
-        f"{_cell(progress)}  epoch {progress['epoch'] + 1}/{progress['epochs']}  loss {progress['loss']:.3f}  "
-        f"accuracy {progress['accuracy']:.1%}  {_health(progress)}{progress['rows']:,} rows  "
+        f"{_cell(progress)}  step {progress['step']}/{progress['steps']}  loss {progress['loss']:.3f}  "
+        f"{scores(progress['scores'])}{_health(progress)}{progress['rows']:,} rows  "
         f"{progress['programmings']:,} programmings"
     )
 
@@ -72,10 +75,14 @@ def _health(progress: Mapping[str, Any]) -> str:
 def result_line(result: Mapping[str, Any]) -> str:
     """What a finished run came to."""
     rows, programmings = (sum(result[count].values()) for count in ("rows", "programmings"))
-    return (
-        f"{_cell(result)}  accuracy {result['accuracy']:.1%}  {rows:,} rows  {programmings:,} programmings  "
-        f"{result['seconds']:.1f} s"
-    )
+    return f"{_cell(result)}  {scores(result)}{rows:,} rows  {programmings:,} programmings"
+
+
+def scores(entry: Mapping[str, Any]) -> str:
+    """The score that methods are compared by, as far as there is one yet."""
+    if "accuracy" in entry:
+        return f"accuracy {entry['accuracy']:.1%}  "
+    return f"validation loss {entry['validation_loss']:.3f}  " if "validation_loss" in entry else ""
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-_RIGHT = ("accuracy\n%", "gap\nclosed", "row\noverhead", "program.\noverhead", "lab\ntime")
+_SCORES = {"accuracy": ("accuracy\n%", 100.0, 1), "validation_loss": ("loss\nnats", 1.0, 3)}  # header, unit, digits
+_RIGHT = ("gap\nclosed", "row\noverhead", "program.\noverhead", "lab\ntime")
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:
-    """Method × device: accuracy as mean ± standard error over the seeds, and what it took, as means over the seeds.
+    """Method × device: the score as mean ± standard error over the seeds, and what it took, as means over the seeds.
 
     `summary` is the content of a run folder's summary.json.
     """
@@ -22,7 +23,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("device", "method", "seeds"):
         table.add_column(name, justify="right" if name == "seeds" else "left", no_wrap=True)
-    for name in _RIGHT:
+    metric = summary.get("metric", "accuracy")
+    for name in (_SCORES[metric][0], *_RIGHT):
         table.add_column(name, justify="right", no_wrap=True)
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for result in sorted(summary["results"], key=lambda r: _first_of(summary, "device", r["device"])):
@@ -31,7 +33,7 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     for (device, method), results in groups.items():
         if previous not in {None, device}:
             table.add_section()
-        table.add_row("" if device == previous else device, method, str(len(results)), *_figures(results))
+        table.add_row("" if device == previous else device, method, str(len(results)), *_figures(results, metric))
         previous = device
     return table
 
@@ -68,14 +70,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _figures(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    accuracies = [100 * result["accuracy"] for result in results]
-    error = f" ± {stdev(accuracies) / math.sqrt(len(accuracies)):.1f}" if len(accuracies) > 1 else ""
+def _figures(results: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, ...]:
+    _, unit, digits = _SCORES[metric]
+    scores = [unit * result[metric] for result in results]
+    error = f" ± {stdev(scores) / math.sqrt(len(scores)):.{digits}f}" if len(scores) > 1 else ""
     gaps = [result["gap_closed"] for result in results]
     gap = "" if None in gaps else f"{fmean(gaps):.2f}"
     means = [fmean(result[name] for result in results) for name in ("row_overhead", "programming_overhead")]
     lab = fmean(result["lab_seconds"] for result in results)
-    return f"{fmean(accuracies):.1f}{error}", gap, *map(_ratio, means), duration(lab)
+    return f"{fmean(scores):.{digits}f}{error}", gap, *map(_ratio, means), duration(lab)
 
 
 def _ratio(value: float) -> str:
