@@ -1,6 +1,18 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
-from blackprop import devices, diagnostics, directions, errors, estimators, optim, presets, surrogates, testing, twins
+from blackprop import (
+    devices,
+    diagnostics,
+    directions,
+    errors,
+    estimators,
+    optim,
+    presets,
+    programming,
+    surrogates,
+    testing,
+    twins,
+)
 from blackprop.characterise import Characterisation, characterise
 from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
 from blackprop.devices import Device, Simulator
@@ -40,6 +52,7 @@ __all__ = [
     "plan",
     "presets",
     "price",
+    "programming",
     "run",
     "substitute",
     "surrogates",

@@ -30,9 +30,11 @@ from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BlackpropError
 from blackprop.recipes import (
     FLAWLESS,
+    ORDINARY,
     Characterised,
     Default,
     Digits,
+    Execution,
     Existing,
     Frozen,
     Grid,
@@ -46,11 +48,13 @@ from blackprop.recipes import (
     Row,
     Task,
     Twin,
+    Watches,
     carry_out,
+    first_process,
     price,
     with_references,
 )
-from blackprop.report import Progress, price_table, results_table
+from blackprop.report import Board, Progress, price_table, results_table, write_report
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class RunOptions:
     overwrite: bool = False
     """Begin the run in --run-dir anew."""
     threads: int = 1
-    """Threads of one operation; these networks are too small to gain from more."""
+    """Threads of one operation; the small networks gain nothing from more."""
+    tensorboard: bool = False
+    """Keep TensorBoard's files in the run folder too."""
 
     def existing(self) -> Existing:
         if self.resume and self.overwrite:
@@ -100,7 +106,8 @@ class RunOptions:
             raise ArgumentError("`--resume` and `--overwrite` need a `--run-dir`")
         return Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
 
-    def carry_out(self, grid: Grid, console: Console) -> tuple[dict[str, Any], Path]:
+    def carry_out(self, grid: Grid, console: Console) -> None:
+        """Run the grid, and show its table and where its files are."""
         existing, threads = self.existing(), torch.get_num_threads()
         path = self.run_dir or Path("runs") / f"{grid.task.name}-{datetime.now():%Y%m%d-%H%M%S}"
         if self.threads < 1:
@@ -108,11 +115,15 @@ class RunOptions:
         torch.set_num_threads(self.threads)
         try:
             with Progress(console) as progress:
-                return carry_out(grid, path, progress, existing), path
+                board = (Board(path / "tensorboard"),) if self.tensorboard else ()
+                summary = carry_out(grid, path, Watches((progress, *board)), existing)
         except KeyboardInterrupt as interrupt:
             raise (_Interrupted(path) if path.exists() else interrupt) from None
         finally:
             torch.set_num_threads(threads)
+        if first_process():
+            console.print(results_table(summary))
+            console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -125,14 +136,13 @@ class Train(Generic[TaskT]):
     seed: int = 0
     paper: PaperOptions = PaperOptions()
     imperfections: Imperfections = FLAWLESS
+    execution: Execution = ORDINARY
     run: RunOptions = RunOptions()
 
     def __call__(self, console: Console) -> None:
         method = METHODS[self.method](self.paper)
-        grid = Grid(self.task, (method,), (self.device,), (self.seed,), self.imperfections)
-        summary, path = self.run.carry_out(grid, console)
-        console.print(results_table(summary))
-        console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+        grid = Grid(self.task, (method,), (self.device,), (self.seed,), self.imperfections, self.execution)
+        self.run.carry_out(grid, console)
 
 
 @dataclass(frozen=True)
@@ -146,14 +156,13 @@ class Compare(Generic[TaskT]):
     """How many seeds: 0, 1, ..."""
     paper: PaperOptions = PaperOptions()
     imperfections: Imperfections = FLAWLESS
+    execution: Execution = ORDINARY
     run: RunOptions = RunOptions()
 
     def __call__(self, console: Console) -> None:
         methods = with_references(METHODS[name](self.paper) for name in self.methods)
-        grid = Grid(self.task, methods, self.devices, tuple(range(self.seeds)), self.imperfections)
-        summary, path = self.run.carry_out(grid, console)
-        console.print(results_table(summary))
-        console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+        grid = Grid(self.task, methods, self.devices, tuple(range(self.seeds)), self.imperfections, self.execution)
+        self.run.carry_out(grid, console)
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,19 @@ class Characterise:
             console.print(found.save(self.output), highlight=False, soft_wrap=True, markup=False)
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained page of what runs found: tables and charts that open offline."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The run folders, side by side on the page."""
+    output: Path = Path("report.html")
+    """The file to write."""
+
+    def __call__(self, console: Console) -> None:
+        console.print(f"report: {write_report(self.runs, self.output)}", highlight=False, soft_wrap=True)
+
+
 class _Interrupted(Exception):  # no error: the run stands, and can be resumed
     """Ctrl-C, once the run folder was there."""
 
@@ -249,7 +271,7 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.extras.subcommand_cli_from_dict(
-                {**commands, "check-device": CheckDevice, "characterise": Characterise},
+                {**commands, "report": Report, "check-device": CheckDevice, "characterise": Characterise},
                 prog="blackprop",
                 description=f"{blackprop.__doc__} `blackprop --version` tells the version, {__version__}.",
                 args=arguments,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from blackprop import programming
 from blackprop._autograd import BlackBox
 from blackprop.devices import Device
 from blackprop.diagnostics import Diagnosis, SignalMeter
@@ -17,14 +18,17 @@ from blackprop.errors import ArgumentError, CheckpointError, IncompatibleError, 
 from blackprop.estimators import Estimator
 from blackprop.ledger import Budget, Ledger, metered
 from blackprop.planning import complete
+from blackprop.programming import Programmed, Programmer
 from blackprop.query import Procedure, Purpose, Query, ask, reading_first, run, same_setting
+from blackprop.sparse_weights import SparseWeights
 from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")
 
 
 class PhysicalLayer(nn.Module):
-    """A layer whose transfer is measured: `y = gain · f(x; θ) + bias`, x `(..., *in_shape)`, y `(..., *out_shape)`.
+    """A layer whose transfer is measured: `y = gain · f(x; θ) + bias`, x `(..., *in_shape)`, y `(..., *out_shape)`;
+    plus `x Sᵀ`, where a few weights S are kept `digital`.
 
     θ is an ordinary parameter `(P,)`: any optimizer, scheduler, `state_dict` and clipping works on it. Forward sends
     the rows through the device. Backward asks the `estimator` for `∂L/∂θ` and the `surrogate` for `∂L/∂x`, each only
@@ -39,7 +43,8 @@ class PhysicalLayer(nn.Module):
 
     **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
     may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
-    direction (by default seeded once, here, from torch's global stream, as the weights of a digital layer are).
+    direction (by default seeded once, here, from torch's global stream, as the weights of a digital layer are);
+    `digital`, the weights beside the device.
     """
 
     theta_tracked: Tensor
@@ -54,10 +59,14 @@ class PhysicalLayer(nn.Module):
         budget: Budget | None = None,
         bias: bool = False,
         generator: torch.Generator | None = None,
+        *,
+        digital: SparseWeights | None = None,
     ) -> None:
         super().__init__()
         _check_kinds(device, estimator, surrogate, budget)
         spec = device.declaration
+        if digital is not None and (spec.in_shape, spec.out_shape) != ((digital.d_in,), (digital.d_out,)):
+            raise ShapeError(f"the digital weights map {digital.d_in} to {digital.d_out}, and this is {spec.name}")
         self.device = device
         self.estimator, self.surrogate, self.reason = complete(spec, estimator, surrogate)
         self.estimator.bind(spec)
@@ -72,6 +81,8 @@ class PhysicalLayer(nn.Module):
         self.surrogate.bind(spec)
         self.gain = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
+        self.digital = digital
+        self.conversion: Programmed | None = None  # what `approximate` reached last
         # The setting that the surrogate stands for, once it has started.
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
         self.register_buffer("started", torch.tensor(False))
@@ -103,7 +114,79 @@ class PhysicalLayer(nn.Module):
             self._stay_within_limits()
             y = BlackBox.apply(rows, self.theta, self, torch.is_grad_enabled())
             y = self.gain * y.reshape(*x.shape[:kept], *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
+            if self.digital is not None:
+                y = y + self.digital(x.to(self.theta.dtype))
             return y if self.bias is None else y + self.bias
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        device: Device,
+        estimator: Estimator | None = None,
+        surrogate: Surrogate | None = None,
+        budget: Budget | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        programmer: Programmer | None = None,
+        digital: float = 0.0,
+    ) -> PhysicalLayer:
+        """A layer whose device is programmed to the trained weights: `gain · A(θ) + S ≈ W`, bias as it is.
+
+        S are the largest weights by magnitude, the fraction `digital` of all: they stay digital and trainable, and the
+        device approximates what is left. The rest is as in `PhysicalLayer(...)` and `approximate`; `conversion` tells
+        how near the device came.
+        """
+        programming.check_linear(linear)
+        _check_kinds(device, estimator, surrogate, budget, programmer=programmer)
+        programming.check_wanted(linear.weight, device.declaration)
+        kept = SparseWeights.largest(linear.weight, digital) if digital else None
+        layer = cls(device, estimator, surrogate, budget, linear.bias is not None, generator, digital=kept)
+        layer.to(linear.weight.device, linear.weight.dtype)
+        if layer.bias is not None:
+            layer.bias.data.copy_(linear.bias)
+        layer.approximate(linear.weight, programmer)
+        return layer
+
+    @torch.no_grad()
+    def approximate(self, weight: Tensor, programmer: Programmer | None = None) -> Programmed:
+        """Program the device to `gain · A(θ) + S ≈ weight` (d_out, d_in): sets θ and the gain.
+
+        By default the `programmer` is the one that suits what is known of the device (`bp.programming.choose`). What it
+        asks is booked as `CALIBRATE`, in this layer's ledger and budget. The surrogate stands at the new θ afterwards
+        where what was read is enough for it. Warns where more than half of the weights' norm is out of reach.
+        """
+        spec, weight = self.device.declaration, weight.detach().to(self.theta)
+        wanted = weight if self.digital is None else weight - self.digital.matrix()
+        programming.check_wanted(wanted, spec)
+        if programmer is None:
+            programmer = programming.choose(self.device, self.estimator, self.surrogate)
+        self._keep_generator_with(self.theta)
+        found = self._run(programmer.program(wanted, spec.theta.clamp(self.theta.clone()), spec, self.generator))
+        self.theta.copy_(found.theta)
+        self.gain.fill_(found.gain)
+        stands = programmer.surrogate is self.surrogate
+        self.started.fill_(stands or programming.start_from(self.surrogate, found, self.generator))
+        self.theta_tracked.copy_(found.theta)
+        self.conversion = found
+        programming.warn_if_poor(self.device, found, stacklevel=2)
+        return found
+
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """A digital layer that does what this one does: `W = gain · A(θ) + S`, A read now and booked as `EVALUATE`.
+
+        **Costs** the power of two rows that is at least d_in, of ±1.
+        """
+        spec = self.device.declaration
+        programming.require_matrix(spec, "a device can be read as weights")
+        theta = spec.theta.clamp(self.theta.detach().clone())
+        weight = self.gain * self._run(programming.read_matrix(spec, theta, Purpose.EVALUATE))[0]
+        linear = nn.Linear(spec.d_in, spec.d_out, self.bias is not None).to(weight)
+        linear.weight.copy_(weight if self.digital is None else weight + self.digital.matrix())
+        if self.bias is not None:
+            linear.bias.copy_(self.bias)
+        return linear.train(self.training)
 
     # What _autograd.Rules asks of a layer.
 
@@ -261,12 +344,15 @@ def _restored(device: str, state: Tensor) -> torch.Generator:
     return generator
 
 
-def _check_kinds(device: object, estimator: object, surrogate: object, budget: object) -> None:
+def _check_kinds(
+    device: object, estimator: object, surrogate: object, budget: object, programmer: object = None
+) -> None:
     for name, value, kind in (
         ("device", device, Device),
         ("estimator", estimator, Estimator),
         ("surrogate", surrogate, Surrogate),
         ("budget", budget, Budget),
+        ("programmer", programmer, Programmer),
     ):
         if not isinstance(value, kind) and (value is not None or name == "device"):
             hint = "; give an object and not its class" if isinstance(value, type) else ""

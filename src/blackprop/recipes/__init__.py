@@ -4,9 +4,9 @@ from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
 from blackprop.recipes.digits import Digits
-from blackprop.recipes.execution import ORDINARY, Execution, Precision, Workers
+from blackprop.recipes.execution import ORDINARY, Execution, Precision, Workers, first_process
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
-from blackprop.recipes.loop import Training, Watch, train
+from blackprop.recipes.loop import Training, train
 from blackprop.recipes.methods import Characterised, Default, Frozen, Memory, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
 from blackprop.recipes.networks import Network
@@ -14,6 +14,7 @@ from blackprop.recipes.objectives import Classification, NextToken, Objective
 from blackprop.recipes.price import price
 from blackprop.recipes.run_folder import Existing, RunFolder
 from blackprop.recipes.task import Data, Size, Task
+from blackprop.recipes.watch import Watch, Watches
 
 __all__ = [
     "FLAWLESS",
@@ -47,8 +48,10 @@ __all__ = [
     "Training",
     "Twin",
     "Watch",
+    "Watches",
     "Workers",
     "carry_out",
+    "first_process",
     "gap_closed",
     "price",
     "train",

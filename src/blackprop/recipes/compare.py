@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,10 +12,11 @@ from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.recipes.cell import Cell, plain
 from blackprop.recipes.execution import ORDINARY, Execution, Workers
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
-from blackprop.recipes.loop import Watch, train
+from blackprop.recipes.loop import train
 from blackprop.recipes.methods import Frozen, Method, Oracle
 from blackprop.recipes.run_folder import Existing, RunFolder
 from blackprop.recipes.task import Task
+from blackprop.recipes.watch import Watch, Watches
 
 
 @dataclass(frozen=True)
@@ -86,30 +87,15 @@ def carry_out(grid: Grid, path: Path, watch: Watch, existing: Existing = Existin
     folder = workers.once(lambda: RunFolder.open(path, config, existing))
     cells = grid.cells()
     results = workers.once(lambda: _begun(grid, folder, cells))
+    told = watch if workers.first else Watches()
     for cell in cells:
         if _find(results, cell) is None:
-            results.append(
-                train(cell, data, folder, watch if workers.first else _SILENT, _ends(grid, results, cell), workers)
-            )
+            results.append(train(cell, data, folder, told, _ends(grid, results, cell), workers))
             if workers.first:
                 folder.save_summary(_summary(grid, results))
-                watch.finished(results[-1])
+                told.finished(results[-1])
     workers.once(folder.complete)
     return _summary(grid, results)
-
-
-class _Silent:
-    def step(self, progress: Mapping[str, Any]) -> None:
-        pass
-
-    def evaluated(self, line: Mapping[str, Any]) -> None:
-        pass
-
-    def finished(self, result: Mapping[str, Any]) -> None:
-        pass
-
-
-_SILENT = _Silent()
 
 
 def gap_closed(results: list[dict[str, Any]], metric: str = "accuracy") -> list[float | None]:

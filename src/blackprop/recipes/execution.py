@@ -158,3 +158,9 @@ def lent_generators() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def first_process() -> bool:
+    """Whether this process speaks for all that share a run."""
+    started = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not started or torch.distributed.get_rank() == 0

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,17 +36,10 @@ from blackprop.recipes.execution import Workers, lent_generators
 from blackprop.recipes.portrait import snapshot
 from blackprop.recipes.run_folder import RunFolder, decoded, encoded
 from blackprop.recipes.task import Data
+from blackprop.recipes.watch import Watch
 from blackprop.substitute import ledger
 
 EVALUATED = 256  # rows at once, or a process's share of a batch where that is more
-
-
-class Watch(Protocol):
-    """Who is told how a run goes."""
-
-    def step(self, progress: Mapping[str, Any]) -> None: ...
-    def evaluated(self, line: Mapping[str, Any]) -> None: ...
-    def finished(self, result: Mapping[str, Any]) -> None: ...
 
 
 def train(

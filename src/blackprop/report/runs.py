@@ -1,0 +1,166 @@
+"""A run folder as the report reads it: what is damaged or missing becomes a note, what is no run is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blackprop.errors import RunFolderError
+
+FORMAT = "blackprop run "  # and a number
+REFERENCES = ("Oracle", "Frozen")  # classes of methods, in the configuration
+
+Entry = dict[str, Any]
+Key = tuple[str, str, int]  # device, method, seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds, checked as far as a page needs it."""
+
+    path: Path
+    name: str
+    config: Entry
+    task: str  # with its network
+    metric: str
+    higher_is_better: bool
+    results: list[Entry]
+    lines: list[Entry]
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what could not be shown."""
+
+    def portrait(self, key: Key) -> dict[str, np.ndarray]:
+        """The arrays kept of a cell; none where there is no portrait."""
+        device, method, seed = key
+        path = self.path / "portraits" / f"{method}.{device}.{seed}.npz"
+        if path.parent.name != "portraits" or not path.is_file():  # a name with a slash leads elsewhere
+            return {}
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            self.notes.append(f"the portrait {path.name} is damaged, and is left out")
+            return {}
+
+
+def read(path: Path, name: str) -> Run:
+    """The run in the folder `path`, called `name` on the page; `RunFolderError` where there is none."""
+    config = _object(path / "config.json", f"{path} is not a run folder (it holds no config.json)")
+    if not str(config.get("format")).startswith(FORMAT):
+        raise RunFolderError(f"{path / 'config.json'} is not the configuration of a blackprop run")
+    summary: Entry = {"results": []}
+    if (path / "summary.json").exists():
+        summary = _object(path / "summary.json", "")
+        if not isinstance(summary.get("results"), list):
+            raise RunFolderError(f"{path / 'summary.json'} is not the summary of a blackprop run")
+    settings = _mapping(config, "settings")
+    words = (config.get("task"), settings.get("network"))
+    metric = str(summary.get("metric") or "accuracy")
+    results = [each for each in summary["results"] if _is_result(each, metric)]
+    lines, damaged = _metrics(path / "metrics.jsonl")
+    run = Run(
+        path=path,
+        name=name,
+        config=config,
+        task=" · ".join(str(word) for word in words if word),
+        metric=metric,
+        higher_is_better=bool(summary.get("higher_is_better", True)),
+        results=results,
+        lines=lines,
+    )
+    run.notes.extend(_notes(run, len(summary["results"]) - len(results), damaged))
+    return run
+
+
+def cell(entry: Mapping[str, Any]) -> Key:
+    return str(entry["device"]), str(entry["method"]), int(entry["seed"])
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
+
+
+def references(run: Run) -> dict[str, str]:
+    """The run's oracle and frozen, by their names in it: `{name: "oracle" | "frozen"}`."""
+    methods = _mapping(run.config, "methods")
+    kinds = {name: each.get("class") for name, each in methods.items() if isinstance(each, dict)}
+    return {name: str(kind).lower() for name, kind in kinds.items() if kind in REFERENCES}
+
+
+def _notes(run: Run, odd: int, damaged: int) -> Iterator[str]:
+    missing = _missing(run)
+    if missing:
+        yield "not finished, and drawn as far as it went: " + "; ".join(missing)
+    for what, count in (("results in summary.json", odd), ("lines of metrics.jsonl", damaged)):
+        if count:
+            yield f"{count} of the {what} could not be read and {'is' if count == 1 else 'are'} left out"
+
+
+def _missing(run: Run) -> list[str]:
+    """The cells of the configuration that have no result, a phrase for each device and method."""
+    finished, found = {cell(result) for result in run.results}, []
+    devices, seeds = (run.config.get(name) for name in ("devices", "seeds"))
+    if not (isinstance(devices, list) and isinstance(seeds, list)):
+        return []
+    for device in devices:
+        for method in _mapping(run.config, "methods"):
+            left = [seed for seed in seeds if (device, method, seed) not in finished]
+            if left:
+                named = f"seed{'s' if len(left) > 1 else ''} {', '.join(map(str, left))}"
+                found.append(f"{method} on {device}, {named}")
+    return found
+
+
+def _metrics(path: Path) -> tuple[list[Entry], int]:
+    """The lines that can be read, and how many cannot."""
+    try:
+        texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
+    found = [_parsed(text) for text in texts if text.strip()]
+    lines = [line for line in found if _is_cell(line) and number(line.get("step")) is not None]
+    return lines, len(found) - len(lines)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _is_cell(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("seed"), int):
+        return False
+    return all(isinstance(entry.get(name), str) for name in ("device", "method"))
+
+
+def _is_result(entry: Any, metric: str) -> bool:
+    return _is_cell(entry) and number(entry.get(metric)) is not None
+
+
+def _mapping(entry: Mapping[str, Any], name: str) -> Entry:
+    value = entry.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _object(path: Path, absent: str) -> Entry:
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunFolderError(absent) from error
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunFolderError(f"{path} cannot be read: {reason}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds no object")
+    return value

@@ -1,0 +1,68 @@
+"""One of several processes that share a run; started by torchrun from test_processes.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from blackprop.recipes import (
+    Digits,
+    Existing,
+    Grid,
+    Hardware,
+    Imperfections,
+    Memory,
+    Network,
+    Workers,
+    carry_out,
+)
+
+TASK = Digits(network=Network.HYBRID, epochs=3, batch_size=128)
+GRID = Grid(TASK, (Memory(count=2),), (Hardware.MICRORING,), imperfections=Imperfections(read_noise=0.02, drift=1e-3))
+
+
+class Stops:
+    """Interrupts at an optimizer step, if told to."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def step(self, progress) -> None:
+        if progress["step"] == self.at:
+            raise SystemExit(3)
+
+    def evaluated(self, line) -> None:
+        pass
+
+    def finished(self, result) -> None:
+        pass
+
+
+def agree() -> None:
+    """θ, and what is saved of a run, are the same in all processes; their noise and their directions are not."""
+    from blackprop.recipes.cell import Cell
+    from blackprop.recipes.loop import Training
+
+    workers = Workers()
+    (cell,) = GRID.cells()
+    assert isinstance(cell, Cell)
+    training = Training(cell, TASK.data(), workers)
+    training.run_leg(Stops(-1))
+    layer = training.model.get_submodule("2")
+    own = [layer.theta.detach(), layer.surrogate.state_dict(), layer.estimator.taken, layer.generator.get_state()]
+    everyone = workers.gather(own)
+    if workers.first:
+        (theta, _, taken, state), (theta_2, _, taken_2, state_2) = everyone
+        assert torch.equal(theta, theta_2)
+        assert not torch.equal(taken, taken_2)  # each perturbs in directions of its own
+        assert not torch.equal(state, state_2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, existing, stop = Path(sys.argv[1]), Existing(sys.argv[2]), int(sys.argv[3])
+    if stop == 0:
+        agree()
+    carry_out(GRID, folder, Stops(stop), existing)
