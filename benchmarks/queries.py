@@ -106,6 +106,9 @@ class Watch:
     def step(self, progress: Mapping[str, Any]) -> None:
         pass
 
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        pass
+
     def finished(self, result: Mapping[str, Any]) -> None:
         print(f"  {result['method']} {result['device']} seed {result['seed']}: {result['accuracy']:.4f}", flush=True)
 

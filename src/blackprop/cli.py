@@ -32,10 +32,14 @@ from blackprop.recipes import (
     FLAWLESS,
     ORDINARY,
     Characterised,
+    Cifar10,
     Default,
     Digits,
+    Esc10,
+    Esc50,
     Execution,
     Existing,
+    FineWeb,
     Frozen,
     Grid,
     Hardware,
@@ -46,8 +50,11 @@ from blackprop.recipes import (
     Oracle,
     Paper,
     Row,
+    SpeechDigits,
     Task,
+    Text,
     Twin,
+    UrbanSound8K,
     Watches,
     carry_out,
     first_process,
@@ -77,6 +84,7 @@ METHODS: dict[str, Callable[[PaperOptions], Method]] = {
     "memory": lambda _: Memory(),
     "characterised": lambda _: Characterised(),
 }
+TASKS: tuple[type[Any], ...] = (Digits, Mnist, Cifar10, Esc10, Esc50, UrbanSound8K, SpeechDigits, Text, FineWeb)
 if TYPE_CHECKING:
     MethodName = str
 else:
@@ -295,10 +303,9 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
 
 def _on_tasks(command: Any) -> Any:
     """The command as a function of one sub-command a task."""
-    tasks = {"digits": Digits, "mnist": Mnist}
     leaves = [
-        Annotated[command[kind], tyro.conf.subcommand(name, default=command(kind()), description=kind.__doc__)]
-        for name, kind in tasks.items()
+        Annotated[command[kind], tyro.conf.subcommand(kind().name, description=kind.__doc__)]
+        for kind in TASKS
     ]
 
     def choose(run: Any) -> Any:

@@ -1,11 +1,14 @@
 """Recipes: experiments that can be run, priced and compared, with the training loop and the run folders they share."""
 
+from blackprop.recipes.audio import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
+from blackprop.recipes.cifar10 import Cifar10, Vision
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
 from blackprop.recipes.digits import Digits
 from blackprop.recipes.execution import ORDINARY, Execution, Precision, Workers, first_process
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
+from blackprop.recipes.language import FineWeb, Text
 from blackprop.recipes.loop import Training, train
 from blackprop.recipes.methods import Characterised, Default, Frozen, Memory, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
@@ -22,12 +25,16 @@ __all__ = [
     "Bill",
     "Cell",
     "Characterised",
+    "Cifar10",
     "Classification",
     "Data",
     "Default",
     "Digits",
+    "Esc10",
+    "Esc50",
     "Execution",
     "Existing",
+    "FineWeb",
     "Frozen",
     "Grid",
     "Hardware",
@@ -44,9 +51,13 @@ __all__ = [
     "Row",
     "RunFolder",
     "Size",
+    "SpeechDigits",
     "Task",
+    "Text",
     "Training",
     "Twin",
+    "UrbanSound8K",
+    "Vision",
     "Watch",
     "Watches",
     "Workers",

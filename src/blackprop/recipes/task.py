@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +49,10 @@ class Task(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def batch_size(self) -> int:
+    def batch_size(self) -> Any:  # int; tasks that take None for that of their size resolve it
         """Rows an optimizer step, over all processes; what is left over of an epoch's shuffled rows is left out."""
         ...
 
-    @property
-    def device_lr(self) -> float: ...
     @property
     def objective(self) -> Objective: ...
 

@@ -1,0 +1,139 @@
+"""The published sizes for a few hundred steps: time a step, the share of it spent on gradient queries, peak memory.
+
+    python benchmarks/gpu.py                       # on an accelerator
+    python benchmarks/gpu.py --experiments cnn --steps 3 --batch-size 8    # a look, on the CPU
+
+Rows are random: what is timed does not depend on what they show, and no data set is needed. The devices are simulators
+on the same machine, so the share of the queries is what simulating them takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackprop import devices
+from blackprop.layer import PhysicalLayer
+from blackprop.optim import SignalScaled
+from blackprop.query import Purpose, Query
+from blackprop.recipes import Cifar10, Default, FineWeb, Hardware, Method, Oracle, Paper, Size, UrbanSound8K, Vision
+from blackprop.recipes.task import Task
+
+GRADIENT = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)
+METHODS: dict[str, Method] = {"oracle": Oracle(), "default": Default(), "paper": Paper(rank=100, samples=100)}
+
+
+def synchronised(place: torch.device) -> float:
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    return time.perf_counter()
+
+
+class Timed(devices.Wrapper):
+    """A device that keeps the seconds that each purpose took."""
+
+    seconds: dict[Purpose, float]
+
+    def __init__(self, device: devices.Device, seconds: dict[Purpose, float]) -> None:
+        super().__init__(device)
+        self.seconds = seconds
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        begin = synchronised(queries[0].theta.device)
+        readings = super().measure(queries)
+        # A round that asks for several purposes is the forward reading and what follows it: counted by its rows.
+        spent, rows = synchronised(queries[0].theta.device) - begin, sum(len(query.x) for query in queries)
+        for query in queries:
+            self.seconds[query.purpose] += spent * len(query.x) / max(1, rows)
+        return readings
+
+
+def experiments(batch_size: int | None) -> dict[str, tuple[Task, Callable[[int], tuple[Tensor, Tensor]]]]:
+    """Tasks at the published size, and rows such as theirs."""
+    given: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> tuple[Tensor, Tensor]:
+        pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return pixels, torch.randint(10, (count,), generator=generator)
+
+    def clips(count: int) -> tuple[Tensor, Tensor]:
+        sound = torch.randint(-(2**12), 2**12, (count, 64_000), dtype=torch.int16, generator=generator)
+        return sound, torch.randint(10, (count,), generator=generator)
+
+    def windows(count: int) -> tuple[Tensor, Tensor]:
+        tokens = torch.randint(256, (count, 1025), generator=generator)
+        return tokens[:, :-1], tokens[:, 1:]
+
+    sentence = {"batch_size": 16, **given}  # what a GPU takes at once; the published step accumulates 20 of them
+    return {
+        "cnn": (Cifar10(Vision.CNN, Size.PUBLISHED, **given), images),
+        "ecapa": (UrbanSound8K(Size.PUBLISHED, **given), clips),
+        "gpt": (FineWeb(Size.PUBLISHED, **sentence), windows),
+    }
+
+
+def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware: Hardware, options: Any) -> str:
+    place, seconds = torch.device(options.device), dict.fromkeys(Purpose, 0.0)
+
+    def layer(d_in: int, d_out: int) -> PhysicalLayer:
+        return method.layer(Timed(hardware.make(d_in, d_out), seconds), torch.Generator().manual_seed(0))
+
+    model = task.build(layer, 0).to(place).train()
+    steps = [optimizer for optimizer, _ in task.optimizers(model, options.steps)]
+    if not isinstance(method, (Oracle, Paper)):
+        steps[0] = SignalScaled(steps[0], model)
+    x, y = (part.to(place) for part in batch)
+    generator, times, shares = torch.Generator().manual_seed(0), [], []
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+    for _ in range(options.steps):
+        begin, before = synchronised(place), sum(seconds[purpose] for purpose in GRADIENT)
+        with torch.autocast(place.type, torch.bfloat16) if options.bf16 else nullcontext():
+            rows, targets = task.augment(x, y, generator)
+            loss = task.objective.loss(model(rows), targets)
+        for optimizer in steps:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in steps:
+            optimizer.step()
+        times.append(synchronised(place) - begin)
+        shares.append((sum(seconds[purpose] for purpose in GRADIENT) - before) / times[-1])
+    late = slice(len(times) // 5, None)  # without what is calibrated or compiled at the start
+    memory = f"{torch.cuda.max_memory_allocated(place) / 2**30:.2f} GiB" if place.type == "cuda" else "not measured"
+    return (
+        f"{1e3 * statistics.median(times[late]):.1f} ms | {statistics.median(shares[late]):.1%} | {times[0]:.2f} s "
+        f"| {memory}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", nargs="+", default=["cnn", "ecapa", "gpt"], choices=("cnn", "ecapa", "gpt"))
+    parser.add_argument("--hardware", nargs="+", default=["light-modulator", "microring"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, help="by default the published one (language: 16 windows)")
+    parser.add_argument("--bf16", action="store_true", help="autocast of the digital layers")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    print("| experiment | device | method | step, median | of it, gradient queries | first step | peak memory |")
+    print("|" + " --- |" * 7)
+    for name in options.experiments:
+        task, rows = experiments(options.batch_size)[name]
+        batch = rows(task.batch_size)
+        for hardware in map(Hardware, options.hardware):
+            for method in options.methods:
+                line = measured(task, batch, METHODS[method], hardware, options)
+                print(f"| {name} | {hardware.value} | {method} | {line} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

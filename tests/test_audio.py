@@ -1,0 +1,576 @@
+"""Sounds: clips are read or refused for what is wrong with them, features and network are those that are published."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from blackprop import errors
+from blackprop.layer import PhysicalLayer
+from blackprop.recipes import clip_augmentation as ways
+from blackprop.recipes import clips
+from blackprop.recipes.angular_margin import AngularMargin
+from blackprop.recipes.audio import Esc10, Esc50, SpeechDigits, UrbanSound8K
+from blackprop.recipes.ecapa import AttentiveStatistics, CosineClassifier, Ecapa, Res2Convolution, SERes2Block, Widths
+from blackprop.recipes.hardware import Hardware
+from blackprop.recipes.log_mel import LogMel
+from blackprop.recipes.methods import Frozen, Oracle
+from blackprop.recipes.objectives import Classification
+from blackprop.recipes.task import Size
+from support import DATA, draw
+
+soundfile = pytest.importorskip("soundfile")
+GOLDEN = np.load(Path(__file__).parent / "data" / "log_mel.npz")
+RATE = 8000
+TINY = Widths(bands=12, channels=16, aggregated=10, bottleneck=4, embedding=6)
+ALL = [Esc10, Esc50, UrbanSound8K, SpeechDigits]
+
+
+def tone(frequency: float, seconds: float, rate: int = RATE, amplitude: float = 0.5) -> np.ndarray:
+    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def write(path: Path, clip: np.ndarray, rate: int = RATE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, clip, rate, subtype="PCM_16")
+
+
+def table(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """A file's content for each of 50 classes, the class told by the tone."""
+    path = tmp_path_factory.mktemp("tones") / "tone.wav"
+    content = []
+    for target in range(50):
+        write(path, tone(100 + 10 * target, 0.05, 16_000), 16_000)
+        content.append(path.read_bytes())
+    return content
+
+
+@pytest.fixture
+def esc(tmp_path, tones):
+    """ESC-50 in one clip a class and fold; every fifth class is of ESC-10."""
+    (tmp_path / "ESC-50" / "audio").mkdir(parents=True)
+    rows = []
+    for fold in range(1, 6):
+        for target in range(50):
+            name = f"{fold}-{target}.wav"
+            (tmp_path / "ESC-50" / "audio" / name).write_bytes(tones[target])
+            place = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
+            rows.append({**place, "esc10": target % 5 == 0, "src_file": 1, "take": "A"})
+    table(tmp_path / "ESC-50" / "meta" / "esc50.csv", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def urban(tmp_path):
+    rows = []
+    for fold in range(1, 11):
+        for label in range(10):
+            name = f"{fold}-{label}.wav"
+            write(tmp_path / "audio" / f"fold{fold}" / name, np.full(500, label / 100 + 0.01))
+            rows.append({"slice_file_name": name, "fold": fold, "classID": label, "class": f"street {label}"})
+    table(tmp_path / "metadata" / "UrbanSound8K.csv", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def digits(tmp_path):
+    for digit in range(10):
+        for take in range(7):
+            write(
+                tmp_path / "fsdd" / "recordings" / f"{digit}_ann_{take}.wav",
+                np.full(400, 0.1 + digit / 100 + take / 1000),
+            )
+    return tmp_path
+
+
+# Features.
+
+
+@pytest.mark.parametrize(("rate", "bands"), [(16_000, 80), (8_000, 40)])
+def test_log_mel_is_that_of_librosa(rate, bands):
+    """Golden vectors by librosa 0.11; the power in every band and frame agrees to 1e-4 of itself."""
+    x, expected = torch.tensor(GOLDEN[f"{rate}.x"]), torch.tensor(GOLDEN[f"{rate}.db"])
+    found = LogMel(rate, bands).decibels(x[None])[0]
+    assert found.shape == expected.shape == (bands, 1 + len(x) // (rate // 100))
+    assert ((10 ** ((found - expected) / 10) - 1).abs() < 1e-4).all()
+
+
+def test_features_lose_each_clips_mean_and_take_int16_as_floats(generator):
+    mel = LogMel(RATE, 40)
+    x = torch.randint(-(2**15), 2**15, (3, 1600), generator=generator).short()
+    features = mel(x)
+    torch.testing.assert_close(features, mel(x.float() / 2**15))
+    torch.testing.assert_close(features, mel.decibels(x) - mel.decibels(x).mean(2, keepdim=True))
+    assert features.mean(2).abs().max() < 1e-4
+    assert not mel(torch.zeros(1, 1600, dtype=torch.int16)).any()  # silence is no NaN
+
+
+def test_a_clip_is_told_to_80_dB_below_its_loudest():
+    x = torch.tensor(tone(1000, 0.2)).float() * torch.cat((torch.ones(800), torch.zeros(800)))
+    decibels = LogMel(RATE, 40).decibels(x[None])
+    assert decibels.max() - decibels.min() == pytest.approx(80)
+
+
+# The network.
+
+
+def test_the_published_network_has_the_published_parameters():
+    c, a, b = 1024, 3072, 128
+    first = 80 * c * 5 + c + 2 * c
+    dense = c * c + c + 2 * c
+    parts = 7 * (128 * 128 * 3 + 128 + 2 * 128)
+    gate = c * b + b + b * c + c
+    aggregate = 3 * c * a + a + 2 * a
+    attention = 3 * a * b + b + 2 * b + b * a + a
+    digital = first + 3 * (2 * dense + parts + gate) + aggregate + attention + 2 * (2 * a) + 192 * 10
+    placed = []
+
+    def place(d_in, d_out):
+        placed.append((d_in, d_out))
+        return nn.Linear(d_in, d_out, bias=False)
+
+    model = UrbanSound8K(size=Size.PUBLISHED).build(place, 0)
+    assert placed == [(6144, 192)]
+    assert sum(p.numel() for p in model.parameters()) == digital + 6144 * 192 == 20_769_280
+    assert all(p.requires_grad for p in model.parameters())
+    kernels = [
+        (m.kernel_size, m.dilation) for m in model.modules() if isinstance(m, nn.Conv1d) if m.kernel_size != (1,)
+    ]
+    assert kernels == [((5,), (1,))] + [((3,), (dilation,)) for dilation in (2, 3, 4) for _ in range(7)]
+    assert model(draw(2, 1600)).shape == (2, 10)
+
+
+def test_the_network_answers_with_cosines_and_learns_through_all_its_parts():
+    model = Ecapa(RATE, 10, TINY, nn.Linear)
+    cosines = model(draw(4, 1600))
+    assert cosines.shape == (4, 10)
+    assert cosines.abs().max() <= 1 + 1e-6
+    cosines.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert [n for n, p in model.named_parameters() if not p.grad.any() and "bias" not in n] == []
+    louder = model.eval()(draw(4, 1600) * 3)
+    torch.testing.assert_close(louder, model(draw(4, 1600)), rtol=1e-3, atol=1e-4)  # the mean in dB is taken off
+
+
+def test_a_res2_convolution_passes_its_first_part_and_adds_each_result_to_the_next():
+    block, x = Res2Convolution(16, 3, 2).eval(), draw(2, 16, 20)
+    y, parts = block(x), x.chunk(8, 1)
+    assert torch.equal(y[:, :2], x[:, :2])
+    torch.testing.assert_close(y[:, 2:4], block.convolutions[0](parts[1]))
+    torch.testing.assert_close(y[:, 6:8], block.convolutions[2](parts[3] + y[:, 4:6]))
+
+
+def test_a_block_adds_to_what_it_was_given_and_reaches_as_far_as_its_dilation():
+    block, x = SERes2Block(16, 4, 3, 4).eval(), draw(1, 16, 81)
+    last = block.inner[2][2]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    assert torch.equal(block(x), x)
+    convolution = Res2Convolution(16, 3, 4).eval()
+    moved = x.clone()
+    moved[..., 40] += 1
+    differs = (convolution(moved) - convolution(x)).abs().sum((0, 1)) > 1e-7
+    assert set(differs.nonzero().flatten().tolist()) <= set(range(40 - 28, 40 + 29, 4))
+
+
+def test_attention_weighs_frames_and_without_it_the_statistics_are_plain():
+    pool, x = AttentiveStatistics(6, 4).eval(), draw(3, 6, 30)
+    weighed = pool(x)
+    for parameter in pool.attention[2].parameters():
+        nn.init.zeros_(parameter)
+    plain = torch.cat((x.mean(2), x.std(2, correction=0)), 1)
+    torch.testing.assert_close(pool(x), plain)
+    assert not torch.allclose(weighed, plain, atol=1e-3)
+
+
+def test_the_classifier_tells_angles():
+    classifier, x = CosineClassifier(5, 3), draw(4, 5)
+    expected = F.cosine_similarity(x[:, None], classifier.weight[None], dim=2)
+    torch.testing.assert_close(classifier(7 * x), expected)
+
+
+# The objective.
+
+
+def test_the_margin_is_added_to_the_angle_of_the_right_class_alone(generator):
+    cosines = 2 * torch.rand(64, 5, generator=generator) - 1
+    y = torch.randint(5, (64,), generator=generator)
+    cosines[0, y[0]], cosines[1, y[1]] = -0.999, -0.97  # θ + 0.2 past π, and just before it
+    angles, right = cosines.double().acos(), F.one_hot(y, 5).bool()
+    wanted = torch.where(right, (angles + 0.2).cos(), angles.cos())
+    past = right & (angles + 0.2 > math.pi)
+    assert past[0].any()
+    assert not past[1].any()
+    wanted = torch.where(past, cosines.double() - 0.2 * math.sin(0.2), wanted)
+    loss = AngularMargin().loss(cosines, y)
+    torch.testing.assert_close(loss.double(), F.cross_entropy(30 * wanted, y), rtol=1e-5, atol=1e-5)
+    assert loss > AngularMargin(margin=0.1).loss(cosines, y) > AngularMargin(margin=0.0).loss(cosines, y)
+    torch.testing.assert_close(
+        AngularMargin(margin=0.0, scale=4.0).loss(cosines, y), Classification().loss(4 * cosines, y)
+    )
+    both = [objective.scores(objective.tally(cosines, y)) for objective in (AngularMargin(), Classification())]
+    assert both[0] == both[1]
+
+
+def test_the_margins_gradient_is_finite_at_both_ends():
+    cosines = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], requires_grad=True)
+    AngularMargin().loss(cosines, torch.tensor([0, 0])).backward()
+    assert cosines.grad is not None
+    assert cosines.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [{"margin": -0.1}, {"margin": 1.6}, {"scale": 0.0}, {"scale": float("nan")}])
+def test_a_wrong_margin_is_refused(wrong):
+    with pytest.raises(errors.ArgumentError, match=rf"`AngularMargin\({next(iter(wrong))}="):
+        AngularMargin(**wrong)
+
+
+# Augmentation.
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_batch_is_joined_by_four_copies_drawn_from_the_generator_alone():
+    task, x, y = SpeechDigits(augmented=True), (draw(6, 2000) * 1000).short(), torch.arange(6)
+    before = torch.get_rng_state()
+    (first, labels), (again, _), (other, _) = (task.augment(x, y, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert first.shape == (30, 2000)
+    assert torch.equal(labels, y.repeat(5))
+    assert torch.equal(first[:6], x / 2**15)
+    assert torch.equal(first, again)
+    assert all(not torch.equal(a, b) for a, b in zip(first.split(6)[1:], other.split(6)[1:], strict=True))
+    assert all(a is b for a, b in zip(SpeechDigits().augment(x, y, seeded()), (x, y), strict=True))
+
+
+def test_speed_moves_a_tone_and_its_end():
+    x = torch.tensor(tone(1000, 1.0)).float().repeat(40, 1)
+    heard = ways.at_another_speed(x, RATE, seeded())
+    found = {int(frequency) for frequency in torch.fft.rfft(heard[:, :4000]).abs().argmax(1) * 2}
+    assert found == {950, 1000, 1050}
+    fast = heard[(heard[:, -100:] == 0).all(1)]
+    assert 0 < len(fast) < 40
+    assert fast[:, : round(8000 / 1.05) - 50].square().mean() == pytest.approx(0.125, rel=1e-2)
+
+
+def test_noise_is_0_to_15_dB_below_the_clip():
+    x = draw(200, 4000) * torch.logspace(-3, 0, 200)[:, None]
+    noise = ways.with_noise(x, RATE, seeded()) - x
+    ratio = 10 * (x.square().mean(1) / noise.square().mean(1)).log10()
+    assert ratio.min() > -0.3
+    assert ratio.max() < 15.3
+    assert ratio.max() - ratio.min() > 14
+
+
+def test_reverberation_decays_by_60_dB_in_its_time_and_keeps_the_loudness():
+    x = torch.zeros(50, 8000)
+    x[:, 0] = 1
+    heard = ways.reverberant(x, RATE, seeded())
+    torch.testing.assert_close(heard.square().mean(1), x.square().mean(1))
+    early, late = (heard[:, start : start + 400].square().mean(1) for start in (0, 1600))
+    fall = 10 * (early / late).log10()  # dB in 0.2 s: 60 where the time is 0.2 s, 20 where it is 0.6 s
+    assert fall.min() == pytest.approx(20, abs=3)
+    assert fall.max() == pytest.approx(60, abs=6)
+
+
+def test_bands_and_chunks_are_dropped():
+    x = draw(100, 8000)
+    heard = ways.with_parts_dropped(x, RATE, seeded())
+    silent = (heard == 0).sum(1) / RATE
+    assert silent.min() >= 0.0624
+    assert 0.4 < silent.max() <= 5 * 0.125
+    gaps = 1 - ways._gaps(500, 1000, 3, (50, 50), seeded()).mean(1)
+    assert gaps.min() == pytest.approx(0.05, abs=0.002)
+    assert 0.1 < gaps.max() <= 0.153
+    quiet = torch.fft.rfft(heard - heard.mean(1, keepdim=True)).abs()
+    typical = torch.fft.rfft(x).abs()
+    assert (quiet.unfold(1, 150, 50).mean(2).amin(1) < 0.5 * typical.mean()).double().mean() > 0.9
+
+
+# What is read.
+
+
+def test_esc_is_split_by_folds_and_its_ten_classes_are_numbered_anew(esc):
+    ten, fifty = Esc10(data_dir=esc, batch_size=8).data(), Esc50(fold=2, data_dir=esc / "ESC-50", batch_size=8).data()
+    assert (len(ten.x_train), len(ten.x_test), len(fifty.x_train), len(fifty.x_test)) == (40, 10, 200, 50)
+    assert ten.classes == tuple(f"class {5 * i}" for i in range(10))
+    assert fifty.classes[49] == "class 49"
+    for found, step in ((ten, 50), (fifty, 10)):
+        assert found.x_train.dtype == torch.int16
+        assert found.x_train.shape[1] == 80_000
+        spectrum = torch.fft.rfft(found.x_train[:, :800].float()).abs().argmax(1) * 20
+        assert (spectrum - (100 + step * found.y_train)).abs().max() <= 20
+
+
+def test_urban_sound_leaves_fold_nine_alone(urban):
+    (urban / "audio" / "fold9" / "9-3.wav").unlink()
+    found = UrbanSound8K(data_dir=urban).data()
+    assert (len(found.x_train), len(found.x_test)) == (80, 10)
+    assert found.x_test.shape == (10, 64_000)
+    assert torch.equal(found.y_test, torch.arange(10))
+    assert found.classes[3] == "street 3"
+
+
+def test_the_first_five_takes_of_a_digit_are_for_testing(digits):
+    found = SpeechDigits(data_dir=digits, batch_size=4).data()
+    level = (found.x_test[:, 0] / 2**15 * 1000).round().long()
+    assert torch.equal(level, (100 + torch.arange(10)[:, None] * 10 + torch.arange(5)).flatten())
+    assert torch.equal(found.y_test, torch.arange(10).repeat_interleave(5))
+    assert torch.equal(found.y_train, torch.arange(10).repeat_interleave(2))
+    assert SpeechDigits(size=Size.PUBLISHED, data_dir=digits, batch_size=4).data().x_train.shape == (20, 10_240)
+
+
+def test_channels_are_averaged_a_long_clip_is_cut_and_a_short_one_continued_by_silence(tmp_path):
+    stereo = np.stack((np.full(1000, 0.5), np.full(1000, -0.25)), 1)
+    write(tmp_path / "long.wav", stereo)
+    write(tmp_path / "short.wav", stereo[:300])
+    x = clips.waveforms([tmp_path / "long.wav", tmp_path / "short.wav"], RATE, 500)
+    assert torch.equal(x[0], torch.full((500,), 4096).short())
+    assert torch.equal(x[1], torch.cat((torch.full((300,), 4096), torch.zeros(200))).short())
+
+
+def test_a_clip_is_resampled_without_moving_it(tmp_path):
+    write(tmp_path / "clip.wav", tone(440, 0.5, 44_100), 44_100)
+    x = clips.waveforms([tmp_path / "clip.wav"], 16_000, 8000)[0] / 2**15
+    error = (x - torch.tensor(tone(440, 0.5, 16_000)))[200:-200]
+    assert error.abs().max() < 2e-3
+
+
+def test_silent_clips_are_warned_of_by_name(tmp_path):
+    for name in ("a.wav", "b.wav", "c.wav"):
+        write(tmp_path / name, np.zeros(400) if name < "c" else np.ones(400))
+    with pytest.warns(errors.BlackpropWarning, match=r"a\.wav is silent, and 1 other clips too"):
+        clips.waveforms([tmp_path / name for name in ("a.wav", "b.wav", "c.wav")], RATE, 400)
+
+
+# What is refused: the file is named, and what is wrong with it.
+
+
+def _edit(change):
+    def edit(path):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        table(path, change(rows))
+
+    return edit
+
+
+def _without(**values):
+    return _edit(lambda rows: [row for row in rows if any(row[name] != value for name, value in values.items())])
+
+
+def _short(path):
+    write(path, np.ones(100))
+
+
+def _endless(path):
+    soundfile.write(path, np.full(400, np.inf), RATE, subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "what"),
+    [
+        (Path.unlink, "meta/esc50.csv", "there is no meta/esc50.csv in"),
+        (lambda path: path.write_text(""), "meta/esc50.csv", "lists no clip"),
+        (lambda path: path.write_bytes(b"\xff\xfe\xff"), "meta/esc50.csv", "cannot be read"),
+        (lambda path: path.write_text(path.read_text()[:-30]), "meta/esc50.csv", "damaged in line 251"),
+        (
+            _edit(lambda rows: [{k: v for k, v in r.items() if k != "fold"} for r in rows]),
+            "meta/esc50.csv",
+            "column fold",
+        ),
+        (_edit(lambda rows: [{**r, "target": "x"} for r in rows]), "meta/esc50.csv", "'x'"),
+        (_without(fold="3"), "meta/esc50.csv", "no clip of fold 3"),
+        (_without(fold="5", category="class 7"), "meta/esc50.csv", "no clip of the class class 7 in fold 5"),
+        (_edit(lambda rows: [r for r in rows if r["target"] != "7"]), "meta/esc50.csv", "holds 49 classes"),
+        (Path.unlink, "audio/2-30.wav", "is missing"),
+        (lambda path: path.write_bytes(b""), "audio/2-30.wav", "cannot be read as sound"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "audio/2-30.wav", "is cut short"),
+        (lambda path: path.write_text("<html>404</html>"), "audio/5-30.wav", "cannot be read as sound"),
+        (lambda path: write(path, np.zeros(0)), "audio/5-30.wav", "lasts 0 ms"),
+        (_short, "audio/5-30.wav", "lasts 12.5 ms, less than the 25 of a frame"),
+        (_endless, "audio/1-3.wav", "not finite"),
+    ],
+)
+def test_damaged_and_missing_files_folds_clips_classes_and_columns_are_named(damage, name, what, esc):
+    damage(esc / "ESC-50" / name)
+    with pytest.raises(errors.DataError, match=re.escape(what)) as refusal:
+        Esc50(data_dir=esc).data()
+    assert Path(name).name in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_ten_classes_are_asked_of_esc10(esc):
+    _edit(lambda rows: [row for row in rows if row["target"] != "45"])(esc / "ESC-50" / "meta" / "esc50.csv")
+    with pytest.raises(errors.DataError, match=r"esc50\.csv holds 9 classes \(class 0, .*of 10"):
+        Esc10(data_dir=esc).data()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda folder: (folder / "3_ann_6.wav").unlink(), "lacks 3_ann_6.wav"),
+        (lambda folder: [p.unlink() for p in folder.glob("8_*")], "lacks 8_ann_0.wav, and 6 other recordings too"),
+        (lambda folder: [p.unlink() for p in folder.glob("*_[56].wav")], "no clip of fold 1"),
+        (lambda folder: [p.unlink() for p in folder.iterdir()], "no clip of fold 1"),
+        (lambda folder: write(folder / "three.wav", np.ones(400)), "three.wav is not named"),
+    ],
+)
+def test_missing_and_foreign_recordings_are_named(damage, what, digits):
+    damage(digits / "fsdd" / "recordings")
+    with pytest.raises(errors.DataError, match=re.escape(what)):
+        SpeechDigits(data_dir=digits, batch_size=4).data()
+
+
+@pytest.mark.parametrize(
+    ("task", "place"),
+    [
+        (Esc10, "ESC-50"),
+        (Esc50, "ESC-50"),
+        (UrbanSound8K, "records/1203745"),
+        (SpeechDigits, "free-spoken-digit-dataset"),
+    ],
+)
+def test_without_the_data_the_error_tells_how_to_get_them(task, place, tmp_path):
+    for given in (None, tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(errors.DataError, match=rf"get the archive from https://\S+{place}, unpack .*`--data-dir`"):
+            task(data_dir=given).data()
+
+
+# Tasks.
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_settings_are_those_of_the_size_unless_given(task):
+    small, published = task(), task(size=Size.PUBLISHED)
+    assert (published.epochs, published.batch_size, published.lr, published.device_lr) == (50, 64, 1e-3, 1e-2)
+    assert (published.augmented, published.trained_convolutions) == (True, True)
+    assert (small.augmented, small.trained_convolutions) == (False, False)
+    assert replace(published, epochs=3).epochs == 3
+    assert task(epochs=small.epochs) == small
+    assert small.steps(200) == small.epochs * small.leg(200) == small.epochs * (200 // small.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, r"`Esc10\(epochs=...\)` must be at least 1, got 0"),
+        ({"batch_size": 1}, r"`Esc10\(batch_size=...\)` must be at least 2, got 1"),
+        ({"lr": float("inf")}, r"`Esc10\(lr=...\)`"),
+        ({"device_lr": 0.0}, r"`Esc10\(device_lr=...\)`"),
+        ({"fold": 6}, r"`Esc10\(fold=...\)` must be between 1 and 5, got 6"),
+    ],
+)
+def test_wrong_settings_are_refused_in_the_words_of_the_caller(change, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        Esc10(**change)
+
+
+def test_a_batch_larger_than_the_clips_is_refused(esc):
+    with pytest.raises(errors.ArgumentError, match=r"`Esc10\(batch_size=...\)` must be at most the 40 training clips"):
+        Esc10(data_dir=esc, batch_size=41).data()
+
+
+def test_the_network_is_drawn_from_the_seed_alone_whatever_stands_in_the_place():
+    before = torch.get_rng_state()
+    models = [SpeechDigits().build(place, seed) for place, seed in ((nn.Linear, 1), (lambda *_: nn.Identity(), 1))]
+    other = SpeechDigits().build(nn.Linear, 2)
+    assert torch.equal(before, torch.get_rng_state())
+    first, again = ({n: p for n, p in m.named_parameters() if "embedding" not in n} for m in models)
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other.classifier.weight)
+    trained = {name.split(".")[0] for name, p in models[0].named_parameters() if p.requires_grad}
+    assert trained == {"norm", "embedding", "classifier"}
+    assert all(p.requires_grad for p in SpeechDigits(trained_convolutions=True).build(nn.Linear, 1).parameters())
+
+
+def physical(d_in: int, d_out: int) -> PhysicalLayer:
+    return Oracle().layer(Hardware.LIGHT_MODULATOR.make(d_in, d_out), seeded())
+
+
+def test_published_rates_follow_the_published_cycle_and_spare_theta_the_decay():
+    task = UrbanSound8K(size=Size.PUBLISHED)
+    model = SpeechDigits().build(physical, 0)
+    (digital, cycle), (theta, cosine) = task.optimizers(model, 1000)
+    assert [(g["weight_decay"], g["lr"]) for g in digital.param_groups] == [(2e-6, pytest.approx(1e-8))]
+    assert [(g["weight_decay"], g["lr"]) for g in theta.param_groups] == [(0, task.device_lr)]
+    assert [p is model.embedding.theta for p in theta.param_groups[0]["params"]] == [True]
+    rate = cycle.lr_lambdas[0]
+    assert [1e-3 * rate(step) for step in (0, 65_000, 130_000)] == pytest.approx([1e-8, 1e-3, 1e-8])
+    assert 1e-3 * rate(32_500) == pytest.approx(5e-4, rel=1e-4)
+    for _ in range(1000):
+        digital.step()
+        theta.step()
+        cycle.step()
+        cosine.step()
+    assert theta.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    assert digital.param_groups[0]["lr"] == pytest.approx(1e-8 + 1e-3 / 65, rel=1e-2)
+
+
+def test_a_published_step_reaches_everything(generator):
+    """The published settings on a narrow network: a batch of five copies, the margin, both optimizers."""
+    task = UrbanSound8K(size=Size.PUBLISHED)
+    torch.manual_seed(0)
+    model = Ecapa(16_000, 10, TINY, physical)
+    schedules = task.optimizers(model, 10)
+    theta = model.embedding.theta.clone()
+    x, y = task.augment((draw(3, 10_000) * 1000).short(), torch.tensor([1, 2, 3]), generator)
+    task.objective.loss(model(x), y).backward()
+    for optimizer, schedule in schedules:
+        optimizer.step()
+        schedule.step()
+    assert [name for name, p in model.named_parameters() if not p.grad.any() and "bias" not in name] == []
+    assert not torch.equal(model.embedding.theta, theta)
+
+
+# The real ones.
+
+
+@pytest.mark.skipif(not (DATA / "fsdd.npz").exists(), reason="needs fsdd.npz in the folder of real data")
+def test_on_real_digits_the_oracle_is_well_above_frozen(tmp_path):
+    real = dict(np.load(DATA / "fsdd.npz"))
+    for i in (real["index"] < 15).nonzero()[0]:
+        name = f"{real['label'][i]}_{real['speaker_names'][real['speaker'][i]]}_{real['index'][i]}.wav"
+        write(tmp_path / "recordings" / name, real["wave"][real["offset"][i] : real["offset"][i + 1]])
+    task = SpeechDigits(epochs=4, batch_size=32, data_dir=tmp_path)
+    found, accuracy = task.data(), {}
+    assert (len(found.x_train), len(found.x_test)) == (600, 300)
+    for method in (Oracle(), Frozen()):
+
+        def place(d_in, d_out, method=method):
+            return method.layer(Hardware.LIGHT_MODULATOR.make(d_in, d_out), seeded())
+
+        model, order = task.build(place, 0), seeded()
+        ((optimizer, schedule),) = task.optimizers(model, task.steps(600))
+        for _ in range(task.epochs):
+            for batch in torch.randperm(600, generator=order).split(32)[: task.leg(600)]:
+                optimizer.zero_grad()
+                task.objective.loss(model(found.x_train[batch]), found.y_train[batch]).backward()
+                optimizer.step()
+                schedule.step()
+        with torch.no_grad():
+            tally = task.objective.tally(model.eval()(found.x_test), found.y_test)
+        accuracy[method.name] = task.objective.scores(tally)["accuracy"]
+    assert accuracy["oracle"] > 0.7
+    assert accuracy["frozen"] < accuracy["oracle"] - 0.2
