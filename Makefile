@@ -5,10 +5,11 @@ READY := .venv/ready
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo report-example test check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
+	@echo "make report-example  an example of the page that blackprop report makes (2 minutes)"
 	@echo "make test    install, then run every check"
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
 	@echo "make format  put the code into its one layout"
@@ -22,6 +23,11 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/blackprop compare digits --run-dir $(DEMO) --overwrite
+
+report-example: $(READY)
+	$(BIN)/blackprop compare digits --methods oracle frozen paper default row memory --epochs 10 --samples 20 \
+		--read-noise 0.02 --run-dir runs/example --overwrite
+	$(BIN)/blackprop report runs/example --output runs/example/report.html
 
 test: $(READY)
 	@$(MAKE) --no-print-directory check

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import librosa
 import numpy as np
 
 RATES = {16_000: 80, 8_000: 40}  # Hz: bands
@@ -10,6 +9,8 @@ SECONDS = 0.2
 
 
 def main() -> None:
+    import librosa
+
     rng = np.random.default_rng(0)
     vectors: dict[str, np.ndarray] = {}
     for rate, bands in RATES.items():

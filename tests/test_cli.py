@@ -199,3 +199,41 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(tmp_path):
     assert command == ["blackprop", *options[:-2], "--run-dir", str(metrics.parent), "--resume"]
     assert cli.main(command[1:]) == 0
     assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "lr"),
+    [
+        (["cifar10"], 8, 3e-2),
+        (["cifar10", "--network", "cnn", "--size", "published"], 50, 1e-3),
+        (["cifar10", "--network", "airbench", "--size", "published", "--epochs", "3"], 3, 18.0),
+        (["urbansound8k", "--size", "published"], 50, 1e-3),
+        (["speech-digits"], 6, 3e-3),
+    ],
+)
+def test_what_is_not_given_is_that_of_the_size_and_network_that_are(options, epochs, lr):
+    command = cli._parse(["train", *options])
+    assert (command.task.epochs, command.task.lr) == (epochs, lr)
+
+
+def test_where_a_data_set_is_to_be_got_by_hand_the_message_says_how(tmp_path, capsys):
+    for task, word in (
+        ("esc10", "ESC-50"),
+        ("urbansound8k", "zenodo"),
+        ("speech-digits", "recordings"),
+        ("text", "curl"),
+    ):
+        assert cli.main(["train", task, "--run-dir", str(tmp_path / task)]) == 2
+        assert word in capsys.readouterr().err
+        assert not (tmp_path / task).exists()
+
+
+def test_a_report_is_written_and_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    pytest.importorskip("plotly")
+    run = ["train", "digits", "--epochs", "1", "--batch-size", "718", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(run) == 0
+    assert cli.main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "page.html")]) == 0
+    assert "light-modulator" in (tmp_path / "page.html").read_text()
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path), "--output", str(tmp_path / "none.html")]) == 2
+    assert not (tmp_path / "none.html").exists()

@@ -359,8 +359,8 @@ def test_a_disk_that_is_full_for_a_while_costs_a_warning_and_nothing_else(write,
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    with monkeypatch.context() as patched, pytest.warns(errors.BlackpropWarning, match=r"No space left on device"):
-        patched.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(errors.BlackpropWarning, match=r"No space left on device"):
         carry_out(grid, tmp_path / "full", Quiet())
     assert not list((tmp_path / "full").glob(".*"))
     assert_same_run(tmp_path / "whole", tmp_path / "full")

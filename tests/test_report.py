@@ -11,7 +11,7 @@ from rich.console import Console
 
 from blackprop.errors import NoisyGradientWarning
 from blackprop.recipes import Cell, Digits, Hardware, Paper, price
-from blackprop.report import Progress, price_table, results_table
+from blackprop.report import Board, Progress, price_table, results_table
 from blackprop.report.progress import step_line
 from blackprop.report.table import duration
 
@@ -122,3 +122,17 @@ def test_the_libraries_warnings_are_plain_lines_that_name_the_run():
 def test_the_progress_line_tells_how_the_gradient_is_where_that_is_known():
     assert "accuracy 75.0%  cos 0.31  snr 0.1  123,456 rows" in step_line({**STEP, **COST, "cosine": 0.31, "snr": 0.1})
     assert "accuracy 75.0%  snr 0  123,456 rows" in step_line({**STEP, **COST, "cosine": None, "snr": 0.0})
+
+
+def test_the_board_keeps_every_number_of_a_line_by_its_step(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = Board(tmp_path)
+    line = {"method": "paper", "device": "microring", "seed": 2, "loss": 0.5, "gap_closed": None}
+    for step in (10, 20):
+        layers = {"0": {"snr": step / 10, "residual": None}}
+        board.evaluated({**line, "step": step, "accuracy": step / 100, "rows": {"forward": 64}, "layers": layers})
+    board.finished({})
+    events = accumulator.EventAccumulator(str(tmp_path / "paper.microring.2")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "rows/forward", "layers/0/snr"}
+    assert [(e.step, round(e.value, 6)) for e in events.Scalars("accuracy")] == [(10, 0.1), (20, 0.2)]
+    assert [e.value for e in events.Scalars("layers/0/snr")] == [1, 2]

@@ -303,10 +303,7 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
 
 def _on_tasks(command: Any) -> Any:
     """The command as a function of one sub-command a task."""
-    leaves = [
-        Annotated[command[kind], tyro.conf.subcommand(kind().name, description=kind.__doc__)]
-        for kind in TASKS
-    ]
+    leaves = [Annotated[command[kind], tyro.conf.subcommand(kind().name, description=kind.__doc__)] for kind in TASKS]
 
     def choose(run: Any) -> Any:
         return run
