@@ -65,23 +65,26 @@ from blackprop.report import Board, Progress, price_table, results_table, write_
 
 
 @dataclass(frozen=True)
-class PaperOptions:
-    """The published method, wherever it is among the methods."""
+class MethodOptions:
+    """Settings of methods, wherever they are among them."""
 
     rank: int = 10
-    """Rank of its surrogate; cut to what a device allows."""
+    """paper: rank of its surrogate; cut to what a device allows."""
     samples: int = 100
-    """Directions a step, M."""
+    """paper: directions a step, M."""
+    count: int | None = None
+    """memory, memory-row: new directions a step, in place of what suits the device."""
 
 
-METHODS: dict[str, Callable[[PaperOptions], Method]] = {
+METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "oracle": lambda _: Oracle(),
     "frozen": lambda _: Frozen(),
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),
     "default": lambda _: Default(),
     "row": lambda _: Row(),
     "twin": lambda _: Twin(),
-    "memory": lambda _: Memory(),
+    "memory": lambda options: Memory(count=options.count),
+    "memory-row": lambda options: Memory(count=options.count, row=True, name="memory-row"),
     "characterised": lambda _: Characterised(),
 }
 TASKS: tuple[type[Any], ...] = (Digits, Mnist, Cifar10, Esc10, Esc50, UrbanSound8K, SpeechDigits, Text, FineWeb)
@@ -142,13 +145,13 @@ class Train(Generic[TaskT]):
     method: MethodName = "default"
     device: Hardware = Hardware.LIGHT_MODULATOR
     seed: int = 0
-    paper: PaperOptions = PaperOptions()
+    options: MethodOptions = MethodOptions()
     imperfections: Imperfections = FLAWLESS
     execution: Execution = ORDINARY
     run: RunOptions = RunOptions()
 
     def __call__(self, console: Console) -> None:
-        method = METHODS[self.method](self.paper)
+        method = METHODS[self.method](self.options)
         grid = Grid(self.task, (method,), (self.device,), (self.seed,), self.imperfections, self.execution)
         self.run.carry_out(grid, console)
 
@@ -162,13 +165,13 @@ class Compare(Generic[TaskT]):
     devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
     seeds: int = 3
     """How many seeds: 0, 1, ..."""
-    paper: PaperOptions = PaperOptions()
+    options: MethodOptions = MethodOptions()
     imperfections: Imperfections = FLAWLESS
     execution: Execution = ORDINARY
     run: RunOptions = RunOptions()
 
     def __call__(self, console: Console) -> None:
-        methods = with_references(METHODS[name](self.paper) for name in self.methods)
+        methods = with_references(METHODS[name](self.options) for name in self.methods)
         grid = Grid(self.task, methods, self.devices, tuple(range(self.seeds)), self.imperfections, self.execution)
         self.run.carry_out(grid, console)
 
@@ -180,11 +183,11 @@ class Price(Generic[TaskT]):
     task: TaskT
     methods: tuple[MethodName, ...] = ("paper", "default")
     devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
-    paper: PaperOptions = PaperOptions()
+    options: MethodOptions = MethodOptions()
     imperfections: Imperfections = FLAWLESS
 
     def __call__(self, console: Console) -> None:
-        methods = tuple(METHODS[name](self.paper) for name in self.methods)
+        methods = tuple(METHODS[name](self.options) for name in self.methods)
         grid = Grid(self.task, methods, self.devices, imperfections=self.imperfections)
         data = grid.task.data()
         bills = {(cell.hardware.value, cell.method.name): price(cell, data).plain() for cell in grid.cells()}
