@@ -42,10 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one, two = (run(LOSS, options.data_dir, n, folder / f"loss-{n}") for n in (1, 2))
-        ratio = two["validation_loss"] / one["validation_loss"]
-        print(
-            f"validation loss after 200 steps: {one['validation_loss']:.4f} and {two['validation_loss']:.4f}, {ratio:.3f}"
-        )
+        losses = [line["validation_loss"] for line in (one, two)]
+        print(f"validation loss after 200 steps: {losses[0]:.4f} and {losses[1]:.4f}, {losses[1] / losses[0]:.3f}")
         one, two = (run(SPEED, options.data_dir, n, folder / f"speed-{n}") for n in (1, 2))
         print(f"speed: {one['seconds'] / two['seconds']:.2f} times, {one['seconds']:.1f} s and {two['seconds']:.1f} s")
 

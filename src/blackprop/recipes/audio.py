@@ -13,6 +13,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from blackprop.errors import ArgumentError, DataError
+from blackprop.recipes import settings
 from blackprop.recipes.angular_margin import AngularMargin
 from blackprop.recipes.clip_augmentation import COPIES, corrupted
 from blackprop.recipes.clips import Collected, esc, spoken_digits, urban_sound
@@ -75,19 +76,10 @@ class _Audio(abc.ABC):
     _small: ClassVar[Preset]
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
-        for name in _SETTINGS:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(self._preset, name))
-        given, kind = self._settings, type(self).__name__
-        if given.epochs < 1:
-            raise ArgumentError(f"`{kind}(epochs=...)` must be at least 1, got {given.epochs}")
-        if given.batch_size < 2:  # batch norm needs two rows
-            raise ArgumentError(f"`{kind}(batch_size=...)` must be at least 2, got {given.batch_size}")
-        for name, rate in (("lr", given.lr), ("device_lr", given.device_lr)):
-            if not 0 < rate < float("inf"):
-                raise ArgumentError(f"`{kind}({name}=...)` must be positive and finite, got {rate}")
+        settings.keep_folder(self, data_dir)
+        settings.resolve(self, self._preset, _SETTINGS)
+        settings.at_least(self, epochs=1, batch_size=2)  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
 
     @property
     @abc.abstractmethod
@@ -152,7 +144,7 @@ class _Audio(abc.ABC):
 
     def _folder(self, names: tuple[str, ...], marker: str, publisher: str) -> Path:
         """The folder that holds `marker`: `data_dir`, or one of these names in it."""
-        given: Path | None = vars(self)["data_dir"]
+        given = settings.folder(self)
         how = f"get the archive from {publisher}, unpack it and give the folder that holds {marker} as `--data-dir`"
         if given is None:
             raise DataError(f"{self.name} is not downloaded on its own: {how}")
@@ -182,8 +174,7 @@ class _Esc(_Audio):
 
     def __post_init__(self, data_dir: Path | None) -> None:
         super().__post_init__(data_dir)
-        if not 1 <= self.fold <= FOLDS:
-            raise ArgumentError(f"`{type(self).__name__}(fold=...)` must be between 1 and {FOLDS}, got {self.fold}")
+        settings.between(self, "fold", 1, FOLDS)
 
     def data(self) -> Data:
         folder = self._folder(("ESC-50", "ESC-50-master"), "meta/esc50.csv", "https://github.com/karolpiczak/ESC-50")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-from blackprop.errors import ArgumentError, DataError
+from blackprop.errors import DataError
 from blackprop.layer import PhysicalLayer
+from blackprop.recipes import settings
 from blackprop.recipes.data import PublishedArchive
 from blackprop.recipes.objectives import Classification, Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, Size, adam_with_cosine
@@ -106,24 +107,13 @@ class Cifar10:
     """The folder cifar-10-batches-py of the published archive, or one that holds it; by default a download, kept."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
-        for name in _SETTINGS:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(_PRESETS[self.network, self.size], name))
-        given = self._settings
-        if not 2 <= given.train_images <= TRAIN:
-            raise ArgumentError(f"`Cifar10(train_images=...)` must be between 2 and {TRAIN}, got {given.train_images}")
-        if given.epochs < 1:
-            raise ArgumentError(f"`Cifar10(epochs=...)` must be at least 1, got {given.epochs}")
-        if not 2 <= given.batch_size <= given.train_images:  # batch norm needs two rows
-            raise ArgumentError(
-                f"`Cifar10(batch_size=...)` must be between 2 and the {given.train_images} training images, "
-                f"got {given.batch_size}"
-            )
-        for name, rate in (("lr", given.lr), ("device_lr", given.device_lr)):
-            if not 0 < rate < float("inf"):
-                raise ArgumentError(f"`Cifar10({name}=...)` must be positive and finite, got {rate}")
+        settings.keep_folder(self, data_dir)
+        settings.resolve(self, _PRESETS[self.network, self.size], _SETTINGS)
+        settings.between(self, "train_images", 2, TRAIN)
+        settings.at_least(self, epochs=1)
+        images = self._settings.train_images
+        settings.between(self, "batch_size", 2, images, " training images")  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
 
     @property
     def name(self) -> str:
@@ -194,7 +184,7 @@ class Cifar10:
 
     @property
     def _data_dir(self) -> Path | None:
-        return vars(self)["data_dir"]
+        return settings.folder(self)
 
     def _filters(self, components: int, side: int, eps: float) -> Tensor:
         return _whitening(self._data_dir, self._settings.train_images, components, side, eps)

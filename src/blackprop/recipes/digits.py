@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blackprop.errors import ArgumentError, DataError
+from blackprop.errors import DataError
+from blackprop.recipes import settings
 from blackprop.recipes.networks import Network, build
 from blackprop.recipes.objectives import Classification, Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, adam_with_cosine
@@ -30,13 +31,9 @@ class Digits:
     """Adam's rate for the devices' settings, likewise."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ArgumentError(f"`Digits(epochs=...)` must be at least 1, got {self.epochs}")
-        if not 2 <= self.batch_size <= TRAIN:  # batch norm needs two rows
-            raise ArgumentError(f"`Digits(batch_size=...)` must be between 2 and {TRAIN}, got {self.batch_size}")
-        for name, rate in (("lr", self.lr), ("device_lr", self.device_lr)):
-            if not 0 < rate < float("inf"):
-                raise ArgumentError(f"`Digits({name}=...)` must be positive and finite, got {rate}")
+        settings.at_least(self, epochs=1)
+        settings.between(self, "batch_size", 2, TRAIN)  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
 
     @property
     def name(self) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from blackprop.errors import ArgumentError, DataError, IncompatibleError
+from blackprop.errors import DataError, IncompatibleError
+from blackprop.recipes import settings
 from blackprop.recipes.gpt import GPT, Place
 from blackprop.recipes.objectives import NextToken, Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, Size
@@ -98,24 +99,13 @@ class _Language(abc.ABC):
     """Steps between two evaluations; by default 125, or small 100."""
 
     def _resolve(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
+        settings.keep_folder(self, data_dir)
         if self.tokens is None and self.size is Size.PUBLISHED:
             object.__setattr__(self, "tokens", preferred())
-        for name in _SETTINGS:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(_PRESETS[self.size], name))
-        given, kind = self._settings, type(self).__name__
-        if not 1 <= given.replaced <= given.blocks:
-            raise ArgumentError(
-                f"`{kind}(replaced=...)` must be between 1 and the {given.blocks} blocks, got {given.replaced}"
-            )
-        for name in ("iterations", "batch_size", "evaluate_every"):
-            if getattr(given, name) < 1:
-                raise ArgumentError(f"`{kind}({name}=...)` must be at least 1, got {getattr(given, name)}")
-        for name in ("lr", "muon_lr", "device_lr"):
-            if not 0 < getattr(given, name) < float("inf"):
-                raise ArgumentError(f"`{kind}({name}=...)` must be positive and finite, got {getattr(given, name)}")
+        settings.resolve(self, _PRESETS[self.size], _SETTINGS)
+        settings.between(self, "replaced", 1, self._settings.blocks, " blocks")
+        settings.at_least(self, iterations=1, batch_size=1, evaluate_every=1)
+        settings.rates(self, "lr", "muon_lr", "device_lr")
 
     @property
     @abc.abstractmethod
@@ -195,7 +185,7 @@ class _Language(abc.ABC):
 
     @property
     def _data_dir(self) -> Path | None:
-        return vars(self)["data_dir"]
+        return settings.folder(self)
 
     def _split(self, tokens: np.ndarray, source: str) -> Data:
         given = self._settings

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blackprop.errors import ArgumentError, DataError
+from blackprop.errors import DataError
+from blackprop.recipes import settings
 from blackprop.recipes.data import Published
 from blackprop.recipes.networks import Network, build
 from blackprop.recipes.objectives import Classification, Objective
@@ -54,20 +55,11 @@ class Mnist:
     """The folder of the four published files, gzipped or not, or of mnist/ with them; by default a download, kept."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
-        if not 2 <= self.train_images <= TRAIN:
-            raise ArgumentError(f"`Mnist(train_images=...)` must be between 2 and {TRAIN}, got {self.train_images}")
-        if self.epochs < 1:
-            raise ArgumentError(f"`Mnist(epochs=...)` must be at least 1, got {self.epochs}")
-        if not 2 <= self.batch_size <= self.train_images:  # batch norm needs two rows
-            raise ArgumentError(
-                f"`Mnist(batch_size=...)` must be between 2 and the {self.train_images} training images, "
-                f"got {self.batch_size}"
-            )
-        for name, rate in (("lr", self.lr), ("device_lr", self.device_lr)):
-            if not 0 < rate < float("inf"):
-                raise ArgumentError(f"`Mnist({name}=...)` must be positive and finite, got {rate}")
+        settings.keep_folder(self, data_dir)
+        settings.between(self, "train_images", 2, TRAIN)
+        settings.at_least(self, epochs=1)
+        settings.between(self, "batch_size", 2, self.train_images, " training images")  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
 
     @property
     def name(self) -> str:
@@ -86,7 +78,7 @@ class Mnist:
 
     def data(self) -> Data:
         """The same images whatever the seed."""
-        train_x, train_y, test_x, test_y = PUBLISHED.files(self.data_dir).values()  # pyright: ignore[reportAttributeAccessIssue]
+        train_x, train_y, test_x, test_y = PUBLISHED.files(settings.folder(self)).values()
         images, labels = _pair(train_x, train_y)
         if len(images) < self.train_images:
             raise DataError(f"{train_x} holds {len(images)} images, of which `--train-images` asks {self.train_images}")
