@@ -26,6 +26,7 @@ from blackprop.query import Purpose, Query
 from blackprop.recipes import Cifar10, Default, FineWeb, Hardware, Method, Oracle, Paper, Size, UrbanSound8K, Vision
 from blackprop.recipes.task import Task
 
+EXPERIMENTS = ("cnn", "airbench", "ecapa", "gpt")
 GRADIENT = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)
 METHODS: dict[str, Method] = {"oracle": Oracle(), "default": Default(), "paper": Paper(rank=100, samples=100)}
 
@@ -75,6 +76,7 @@ def experiments(batch_size: int | None) -> dict[str, tuple[Task, Callable[[int],
     sentence = {"batch_size": 16, **given}  # what a GPU takes at once; the published step accumulates 20 of them
     return {
         "cnn": (Cifar10(Vision.CNN, Size.PUBLISHED, **given), images),
+        "airbench": (Cifar10(Vision.AIRBENCH, Size.PUBLISHED, **given), images),
         "ecapa": (UrbanSound8K(Size.PUBLISHED, **given), clips),
         "gpt": (FineWeb(Size.PUBLISHED, **sentence), windows),
     }
@@ -116,7 +118,7 @@ def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", nargs="+", default=["cnn", "ecapa", "gpt"], choices=("cnn", "ecapa", "gpt"))
+    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, choices=EXPERIMENTS)
     parser.add_argument("--hardware", nargs="+", default=["light-modulator", "microring"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--steps", type=int, default=200)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from blackprop.estimators import DirectionalMemory
+from blackprop.layer import PhysicalLayer
 from blackprop.recipes import (
     Digits,
     Existing,
@@ -15,6 +17,7 @@ from blackprop.recipes import (
     Imperfections,
     Memory,
     Network,
+    Training,
     Workers,
     carry_out,
 )
@@ -42,20 +45,29 @@ class Stops:
 
 def agree() -> None:
     """θ, and what is saved of a run, are the same in all processes; their noise and their directions are not."""
-    from blackprop.recipes.cell import Cell
-    from blackprop.recipes.loop import Training
-
     workers = Workers()
     (cell,) = GRID.cells()
-    assert isinstance(cell, Cell)
     training = Training(cell, TASK.data(), workers)
-    training.run_leg(Stops(-1))
     layer = training.model.get_submodule("2")
-    own = [layer.theta.detach(), layer.surrogate.state_dict(), layer.estimator.taken, layer.generator.get_state()]
+    assert isinstance(layer, PhysicalLayer)
+    assert isinstance(layer.estimator, DirectionalMemory)
+    seen = []  # of the surrogate, as each forward pass begins
+
+    def keep(*_) -> None:
+        if layer.training:  # an evaluation changes nothing, and takes over nothing
+            seen.append([buffer.clone() for buffer in layer.surrogate.buffers()])
+
+    layer.register_forward_pre_hook(keep)
+    training.run_leg(Stops(-1))
+    own = [layer.theta.detach(), seen, layer.estimator.taken, layer.generator.get_state()]
     everyone = workers.gather(own)
     if workers.first:
-        (theta, _, taken, state), (theta_2, _, taken_2, state_2) = everyone
+        (theta, seen, taken, state), (theta_2, seen_2, taken_2, state_2) = everyone
         assert torch.equal(theta, theta_2)
+        assert all(
+            torch.equal(a, b) for one, two in zip(seen, seen_2, strict=True) for a, b in zip(one, two, strict=True)
+        )
+        assert any(not torch.equal(a, b) for a, b in zip(seen[1], seen[-1], strict=True))  # it moves
         assert not torch.equal(taken, taken_2)  # each perturbs in directions of its own
         assert not torch.equal(state, state_2)
 

@@ -29,7 +29,7 @@ class Step:
     def keep(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """As a forward hook."""
         del layer
-        self.x = args[0].detach()
+        self.x = args[0].detach().to(self.layer.theta.dtype)  # autocast may have sent another
         self.theta = self.layer.device.theta.clamp(self.layer.theta.detach()).clone()
         gain = self.layer.gain.detach().clone()
         output.register_hook(lambda grad: setattr(self, "grad_y", gain * grad))
