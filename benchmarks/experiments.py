@@ -29,7 +29,8 @@ STYLES = {
     "default": ("#0072b2", "o"),
     "twin": ("#009e73", "s"),
     "row": ("#b37400", "D"),
-    "memory": ("#56b4e9", "P"),
+    "memory-row": ("#d55e00", "P"),
+    "memory": ("#56b4e9", "X"),
     "paper": ("#a8327e", "v"),
 }
 UNITS = {"accuracy": (100, 1, " %"), "validation_loss": (1, 3, " nats")}  # factor, digits, unit
@@ -104,7 +105,7 @@ def _rank(method: str) -> tuple[int, str]:
 def draw(table: list[Row], file: Path) -> None:
     """The chart, as `file` (.svg, .png or .pdf)."""
     experiments = list(dict.fromkeys(row.experiment for row in table))
-    devices = list(dict.fromkeys(row.device for row in table))
+    devices = sorted({row.device for row in table}, key=lambda name: ("mesh" in name or "splitter" in name, name))
     with mpl.rc_context(LOOK):
         size = (0.6 + 2.9 * len(experiments), 0.5 + 2.0 * len(devices))
         figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
@@ -115,7 +116,9 @@ def draw(table: list[Row], file: Path) -> None:
                 ax.set_title(f"{experiment}, {device}", loc="left", fontsize=9, fontweight="bold")
             axes[0].set_ylabel("gap closed")
         for ax in grid[-1]:
-            ax.set_xlabel("rows beyond the forward passes, relative to those")
+            ax.set_xlabel("rows beyond the forward passes")
+        marks = {text: mark for ax in grid.flat for mark, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(marks.values(), marks.keys(), loc="outside upper center", ncols=len(marks), frameon=False)
         figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
@@ -127,22 +130,22 @@ def _panel(ax: Axes, rows: list[Row]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0.2)
     ax.set_ylim(-0.05, 1.15)
-    ax.axhline(1, color=INK, linewidth=1, linestyle=(0, (5, 3)))  # oracle
-    ax.axhline(0, color=INK, linewidth=1, linestyle=(0, (1, 2)))  # frozen
+    ax.axhline(1, color=INK, linewidth=1, linestyle=(0, (5, 3)), label="oracle")
+    ax.axhline(0, color=INK, linewidth=1, linestyle=(0, (1, 2)), label="frozen")
     for row in rows:
         if row.rows <= 0 or math.isnan(row.gap[0]):
             continue
         colour, shape = STYLES.get(row.method, (INK, "o"))
-        ax.errorbar(row.rows, row.gap[0], row.gap[1] or None, color=colour, marker=shape, markersize=6, capsize=3)
-        ax.annotate(
-            f"{row.method} {row.gap[0]:.2f}",
-            (row.rows, row.gap[0] - row.gap[1]),
-            xytext=(0, -7),
-            textcoords="offset points",
-            ha="center",
-            va="top",
+        ax.errorbar(
+            row.rows,
+            row.gap[0],
+            row.gap[1] or None,
             color=colour,
-            fontsize=8,
+            marker=shape,
+            markersize=6,
+            capsize=3,
+            linestyle="none",
+            label=row.method,
         )
 
 

@@ -113,3 +113,26 @@ def test_the_settings_of_a_matrix_are_rounded_over_four_times_its_initial_ones()
     assert float((written(theta) - theta).abs().max()) < 0.6 * 1 / 31
     assert len(written(theta).unique()) > 30
     assert float(written(10 * theta).abs().max()) == pytest.approx(1, rel=0.05)
+
+
+def test_the_table_of_experiments_has_means_standard_errors_and_the_run_with_most_seeds(benchmarks, tmp_path):
+    import experiments
+
+    def summary(folder, method, losses, gaps):
+        results = [
+            {"device": "microring", "method": method, "seed": seed, "validation_loss": loss, "gap_closed": gap}
+            | {"row_overhead": 0.5, "programming_overhead": 4.0}
+            for seed, (loss, gap) in enumerate(zip(losses, gaps, strict=True))
+        ]
+        (tmp_path / folder).mkdir()
+        content = {"task": "text", "metric": "validation_loss", "results": results}
+        (tmp_path / folder / "summary.json").write_text(json.dumps(content))
+        return tmp_path / folder
+
+    few, many = summary("few", "row", [3.0], [0.1]), summary("many", "row", [2.0, 2.2], [0.8, 1.0])
+    (row,) = experiments.read([few, many])
+    assert str(row) == "| text | microring | row | 2 | 2.100 ± 0.100 nats | 0.900 ± 0.100 | 0.5 | 4 |"
+    experiments.draw([row], tmp_path / "chart.svg")
+    texts = ["".join(n.itertext()) for n in ET.parse(tmp_path / "chart.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {"oracle", "frozen", "row", "text, microring"} <= set(texts)
+    sys.modules.pop("experiments")
