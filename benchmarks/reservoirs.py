@@ -150,7 +150,7 @@ def speed(rows: int = 256, samples: int = 1000, alone: int = 2) -> tuple[float, 
 def errors(counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[tuple[int, float]]:
     """The largest error of the readings of a ring near its limit cycle, against 128 steps a node."""
     x = torch.rand(1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    run = {n: answer(ActiveRing(6, nodes=10, gain=1.3, substeps=n), x, noise=0.0) for n in (*counts, 128)}
+    run = {n: answer(ActiveRing(6, gain=1.3, substeps=n), x, noise=0.0) for n in (*counts, 128)}
     return [(n, float((run[n] - run[128]).abs().max())) for n in counts]
 
 
