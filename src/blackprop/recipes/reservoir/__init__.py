@@ -1,0 +1,57 @@
+"""Reservoir computing: the field's own tasks, networks with a reservoir in them, the linear readout, a comparison."""
+
+from blackprop.recipes.reservoir.base import SequenceTask
+from blackprop.recipes.reservoir.by_loss import ByLoss, Homodyne, Multiplexed, Perturbative
+from blackprop.recipes.reservoir.capacity import Measured, memory_capacity, parity_capacity
+from blackprop.recipes.reservoir.classification import DigitRows, Sequences, SpokenDigits
+from blackprop.recipes.reservoir.compare import Allowance, MakeDevice, Readout, evaluate, run
+from blackprop.recipes.reservoir.networks import Architecture, Dense, MakeReservoir, Network, Sizes, Transformer, pad
+from blackprop.recipes.reservoir.objective import Capacity, Regression, Symbols
+from blackprop.recipes.reservoir.ridge import Ridge, fit
+from blackprop.recipes.reservoir.suite import suite
+from blackprop.recipes.reservoir.tasks import (
+    ChannelEqualisation,
+    MackeyGlass,
+    Narma10,
+    ParityCheck,
+    SantaFe,
+    ShortTermMemory,
+)
+
+__all__ = [
+    "Allowance",
+    "Architecture",
+    "ByLoss",
+    "Capacity",
+    "ChannelEqualisation",
+    "Dense",
+    "DigitRows",
+    "Homodyne",
+    "MackeyGlass",
+    "MakeDevice",
+    "MakeReservoir",
+    "Measured",
+    "Multiplexed",
+    "Narma10",
+    "Network",
+    "ParityCheck",
+    "Perturbative",
+    "Readout",
+    "Regression",
+    "Ridge",
+    "SantaFe",
+    "SequenceTask",
+    "Sequences",
+    "ShortTermMemory",
+    "Sizes",
+    "SpokenDigits",
+    "Symbols",
+    "Transformer",
+    "evaluate",
+    "fit",
+    "memory_capacity",
+    "pad",
+    "parity_capacity",
+    "run",
+    "suite",
+]
