@@ -16,13 +16,20 @@ from torch.nn import functional as F
 
 from blackprop import errors
 from blackprop.layer import PhysicalLayer
-from blackprop.recipes import clip_augmentation as ways
-from blackprop.recipes import clips
-from blackprop.recipes.angular_margin import AngularMargin
-from blackprop.recipes.audio import Esc10, Esc50, SpeechDigits, UrbanSound8K
-from blackprop.recipes.ecapa import AttentiveStatistics, CosineClassifier, Ecapa, Res2Convolution, SERes2Block, Widths
+from blackprop.recipes.audio import augmentation as ways
+from blackprop.recipes.audio import clips
+from blackprop.recipes.audio.angular_margin import AngularMargin
+from blackprop.recipes.audio.ecapa import (
+    AttentiveStatistics,
+    CosineClassifier,
+    Ecapa,
+    Res2Convolution,
+    SERes2Block,
+    Widths,
+)
+from blackprop.recipes.audio.log_mel import LogMel
+from blackprop.recipes.audio.tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.recipes.hardware import Hardware
-from blackprop.recipes.log_mel import LogMel
 from blackprop.recipes.methods import Frozen, Oracle
 from blackprop.recipes.objectives import Classification
 from blackprop.recipes.task import Size

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from blackprop import errors
-from blackprop.recipes import cifar10, data
-from blackprop.recipes.cifar10 import Cifar10, Vision
+from blackprop.recipes import data
 from blackprop.recipes.task import Size
+from blackprop.recipes.vision import cifar10
+from blackprop.recipes.vision.cifar10 import Cifar10, Vision
 from cifar10_files import CLASSES, FEW, TRAINS, images, write
 
 

@@ -17,13 +17,14 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop import errors
 from blackprop.optim import SignalScaled
-from blackprop.recipes import gpt, language, tokens
-from blackprop.recipes.gpt import GPT, Place
 from blackprop.recipes.hardware import Hardware
-from blackprop.recipes.language import FineWeb, Text
+from blackprop.recipes.language import gpt, tokens
+from blackprop.recipes.language import tasks as language
+from blackprop.recipes.language.gpt import GPT, Place
+from blackprop.recipes.language.tasks import FineWeb, Text
+from blackprop.recipes.language.tokens import Tokens
 from blackprop.recipes.methods import Frozen, Oracle
 from blackprop.recipes.task import Size
-from blackprop.recipes.tokens import Tokens
 from support import DATA, draw
 
 SMALL = Text(iterations=20, batch_size=4, replaced=1)

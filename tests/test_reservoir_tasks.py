@@ -16,7 +16,7 @@ from torch import nn
 import blackprop as bp
 from blackprop import errors
 from blackprop.recipes import Frozen, Oracle
-from blackprop.recipes.log_mel import LogMel
+from blackprop.recipes.audio.log_mel import LogMel
 from blackprop.recipes.reservoir import (
     Allowance,
     Architecture,

@@ -1,14 +1,13 @@
 """Recipes: experiments that can be run, priced and compared, with the training loop and the run folders they share."""
 
-from blackprop.recipes.audio import Esc10, Esc50, SpeechDigits, UrbanSound8K
+from blackprop.recipes.audio.tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
-from blackprop.recipes.cifar10 import Cifar10, Vision
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
 from blackprop.recipes.digits import Digits
 from blackprop.recipes.execution import ORDINARY, Execution, Precision, Workers, first_process
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
-from blackprop.recipes.language import FineWeb, Text
+from blackprop.recipes.language.tasks import FineWeb, Text
 from blackprop.recipes.loop import Training, train
 from blackprop.recipes.methods import Characterised, Default, Frozen, Memory, Method, Oracle, Paper, Row, Twin
 from blackprop.recipes.mnist import Mnist
@@ -17,6 +16,7 @@ from blackprop.recipes.objectives import Classification, NextToken, Objective
 from blackprop.recipes.price import price
 from blackprop.recipes.run_folder import Existing, RunFolder
 from blackprop.recipes.task import Data, Size, Task
+from blackprop.recipes.vision.cifar10 import Cifar10, Vision
 from blackprop.recipes.watch import Watch, Watches
 
 __all__ = [

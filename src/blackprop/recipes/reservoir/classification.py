@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import ArgumentError, DataError
-from blackprop.recipes.clips import Clip, spoken_digits, waveforms
+from blackprop.recipes.audio.clips import Clip, spoken_digits, waveforms
+from blackprop.recipes.audio.log_mel import LogMel
 from blackprop.recipes.digits import Digits
-from blackprop.recipes.log_mel import LogMel
 from blackprop.recipes.objectives import Classification, Objective
 from blackprop.recipes.reservoir.archive import Archived, last_nonzero, read_ts
 from blackprop.recipes.reservoir.base import SequenceTask

@@ -1,1 +1,1 @@
-"""Networks for small colour images, a file each, and what stands before them."""
+"""Small colour images: the reader and the task, networks, a file each, and what stands before them."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from blackprop.recipes.log_mel import FULL_SCALE
+from blackprop.recipes.audio.log_mel import FULL_SCALE
 
 SPEEDS = (0.95, 1.0, 1.05)
 NOISE = 0.0, 15.0  # dB that the clip is louder than its noise

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import BlackpropWarning, DataError
-from blackprop.recipes.log_mel import FULL_SCALE, WINDOW
+from blackprop.recipes.audio.log_mel import FULL_SCALE, WINDOW
 from blackprop.recipes.task import Data
 
 TAKES = 5  # of every digit and speaker, the first, to test on

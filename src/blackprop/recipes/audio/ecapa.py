@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blackprop.recipes.log_mel import LogMel
+from blackprop.recipes.audio.log_mel import LogMel
 from blackprop.recipes.task import MakeLayer
 
 KERNELS, DILATIONS = (5, 3, 3, 3, 1), (1, 2, 3, 4, 1)

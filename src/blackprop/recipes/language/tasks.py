@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from blackprop.errors import DataError, IncompatibleError
 from blackprop.recipes import settings
-from blackprop.recipes.gpt import GPT, Place
+from blackprop.recipes.language.gpt import GPT, Place
+from blackprop.recipes.language.tokens import Stream, Tokens, kept, preferred, windows
 from blackprop.recipes.objectives import NextToken, Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, Size
-from blackprop.recipes.tokens import Stream, Tokens, kept, preferred, windows
 from blackprop.substitute import param_groups
 
 COOLDOWN = 0.29  # of the steps, over which the rates fall to zero: the last 1,450 of 5,000

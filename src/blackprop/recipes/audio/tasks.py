@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from blackprop.errors import ArgumentError, DataError
 from blackprop.recipes import settings
-from blackprop.recipes.angular_margin import AngularMargin
-from blackprop.recipes.clip_augmentation import COPIES, corrupted
-from blackprop.recipes.clips import Collected, esc, spoken_digits, urban_sound
-from blackprop.recipes.ecapa import Ecapa, Widths
+from blackprop.recipes.audio.angular_margin import AngularMargin
+from blackprop.recipes.audio.augmentation import COPIES, corrupted
+from blackprop.recipes.audio.clips import Collected, esc, spoken_digits, urban_sound
+from blackprop.recipes.audio.ecapa import Ecapa, Widths
 from blackprop.recipes.objectives import Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, Size, adam_with_cosine
 from blackprop.substitute import param_groups

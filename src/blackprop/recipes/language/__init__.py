@@ -1,0 +1,1 @@
+"""Language: tokens, a decoder-only transformer, and the tasks made of them."""
