@@ -3,7 +3,8 @@
     python benchmarks/gpu.py                       # on an accelerator
     python benchmarks/gpu.py --experiments cnn --steps 3 --batch-size 8    # a look, on the CPU
 
-Rows are random: what is timed does not depend on what they show, and no data set is needed. The devices are simulators
+Rows are random: what is timed does not depend on what they show, and no data set is needed but by airbench, whose
+first filters are of its images (`--data-dir`, or a download). The devices are simulators
 on the same machine, so the share of the queries is what simulating them takes.
 """
 
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +58,9 @@ class Timed(devices.Wrapper):
         return readings
 
 
-def experiments(batch_size: int | None) -> dict[str, tuple[Task, Callable[[int], tuple[Tensor, Tensor]]]]:
+def experiments(
+    batch_size: int | None, folder: Path | None
+) -> dict[str, tuple[Task, Callable[[int], tuple[Tensor, Tensor]]]]:
     """Tasks at the published size, and rows such as theirs."""
     given: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +80,7 @@ def experiments(batch_size: int | None) -> dict[str, tuple[Task, Callable[[int],
     sentence = {"batch_size": 16, **given}  # what a GPU takes at once; the published step accumulates 20 of them
     return {
         "cnn": (Cifar10(Vision.CNN, Size.PUBLISHED, **given), images),
-        "airbench": (Cifar10(Vision.AIRBENCH, Size.PUBLISHED, **given), images),
+        "airbench": (Cifar10(Vision.AIRBENCH, Size.PUBLISHED, data_dir=folder, **given), images),
         "ecapa": (UrbanSound8K(Size.PUBLISHED, **given), clips),
         "gpt": (FineWeb(Size.PUBLISHED, **sentence), windows),
     }
@@ -123,13 +127,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, help="by default the published one (language: 16 windows)")
+    parser.add_argument("--data-dir", type=Path, help="of CIFAR-10, whose patches airbench whitens")
     parser.add_argument("--bf16", action="store_true", help="autocast of the digital layers")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     print("| experiment | device | method | step, median | of it, gradient queries | first step | peak memory |")
     print("|" + " --- |" * 7)
     for name in options.experiments:
-        task, rows = experiments(options.batch_size)[name]
+        task, rows = experiments(options.batch_size, options.data_dir)[name]
         batch = rows(task.batch_size)
         for hardware in map(Hardware, options.hardware):
             for method in options.methods:
