@@ -38,6 +38,39 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def reservoir_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Task and method × allowance: the score as mean ± standard error over the seeds."""
+    allowances = sorted({result["batches"] for result in results})
+    table = Table(
+        title="reservoirs, by rows asked in training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in ("task", "device", "method", "score"):
+        table.add_column(name, no_wrap=True)
+    for batches in allowances:
+        table.add_column(f"{batches} batches", justify="right", no_wrap=True)
+    groups: dict[tuple[str, str, str, str], dict[int, list[Mapping[str, Any]]]] = {}
+    for result in results:
+        key = result["task"], result["device"], result["method"], result["metric"]
+        groups.setdefault(key, {}).setdefault(result["batches"], []).append(result)
+    previous = ("", "")
+    for (task, device, method, metric), by in groups.items():
+        if previous not in {("", ""), (task, device)}:
+            table.add_section()
+        first = ("", "", method, "") if previous == (task, device) else (task, device, method, metric)
+        table.add_row(*first, *(_score(by.get(batches, ()), metric) for batches in allowances))
+        previous = task, device
+    return table
+
+
+def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Mean ± standard error; a dash where the allowance does not reach for one step."""
+    found = [result[metric] for result in results if metric in result]
+    if not found:
+        return "–"
+    error = f" ± {stdev(found) / math.sqrt(len(found)):.3f}" if len(found) > 1 else ""
+    return f"{fmean(found):.3f}{error}"
+
+
 def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """What runs would cost: a row for each (device, method) and purpose that is asked anything, then the totals.
 

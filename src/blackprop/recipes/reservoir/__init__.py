@@ -5,6 +5,8 @@ from blackprop.recipes.reservoir.by_loss import ByLoss, Homodyne, Multiplexed, P
 from blackprop.recipes.reservoir.capacity import Measured, memory_capacity, parity_capacity
 from blackprop.recipes.reservoir.classification import DigitRows, Sequences, SpokenDigits
 from blackprop.recipes.reservoir.compare import Allowance, MakeDevice, Readout, evaluate, run
+from blackprop.recipes.reservoir.grid import ReservoirGrid, carry_out_reservoirs
+from blackprop.recipes.reservoir.hardware import Reservoirs
 from blackprop.recipes.reservoir.networks import Architecture, Dense, MakeReservoir, Network, Sizes, Transformer, pad
 from blackprop.recipes.reservoir.objective import Capacity, Regression, Symbols
 from blackprop.recipes.reservoir.ridge import Ridge, fit
@@ -38,6 +40,8 @@ __all__ = [
     "Perturbative",
     "Readout",
     "Regression",
+    "ReservoirGrid",
+    "Reservoirs",
     "Ridge",
     "SantaFe",
     "SequenceTask",
@@ -47,6 +51,7 @@ __all__ = [
     "SpokenDigits",
     "Symbols",
     "Transformer",
+    "carry_out_reservoirs",
     "evaluate",
     "fit",
     "memory_capacity",
