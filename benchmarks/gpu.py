@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,32 +57,22 @@ class Timed(devices.Wrapper):
         return readings
 
 
-def experiments(
-    batch_size: int | None, folder: Path | None
-) -> dict[str, tuple[Task, Callable[[int], tuple[Tensor, Tensor]]]]:
-    """Tasks at the published size, and rows such as theirs."""
+def experiment(name: str, batch_size: int | None, folder: Path | None) -> tuple[Task, tuple[Tensor, Tensor]]:
+    """A task at the published size, and a batch of rows such as its own."""
     given: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     generator = torch.Generator().manual_seed(0)
-
-    def images(count: int) -> tuple[Tensor, Tensor]:
-        pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-        return pixels, torch.randint(10, (count,), generator=generator)
-
-    def clips(count: int) -> tuple[Tensor, Tensor]:
-        sound = torch.randint(-(2**12), 2**12, (count, 64_000), dtype=torch.int16, generator=generator)
-        return sound, torch.randint(10, (count,), generator=generator)
-
-    def windows(count: int) -> tuple[Tensor, Tensor]:
-        tokens = torch.randint(256, (count, 1025), generator=generator)
-        return tokens[:, :-1], tokens[:, 1:]
-
-    sentence = {"batch_size": 16, **given}  # what a GPU takes at once; the published step accumulates 20 of them
-    return {
-        "cnn": (Cifar10(Vision.CNN, Size.PUBLISHED, **given), images),
-        "airbench": (Cifar10(Vision.AIRBENCH, Size.PUBLISHED, data_dir=folder, **given), images),
-        "ecapa": (UrbanSound8K(Size.PUBLISHED, **given), clips),
-        "gpt": (FineWeb(Size.PUBLISHED, **sentence), windows),
-    }
+    match name:
+        case "cnn" | "airbench":
+            task = Cifar10(Vision(name), Size.PUBLISHED, data_dir=folder, **given)
+            rows = torch.randint(256, (task.batch_size, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        case "ecapa":
+            task = UrbanSound8K(Size.PUBLISHED, **given)
+            rows = torch.randint(-(2**12), 2**12, (task.batch_size, 64_000), dtype=torch.int16, generator=generator)
+        case _:
+            task = FineWeb(Size.PUBLISHED, **{"batch_size": 16, **given})  # the published step accumulates 20 of them
+            rows = torch.randint(256, (task.batch_size, 1025), generator=generator)
+            return task, (rows[:, :-1], rows[:, 1:])
+    return task, (rows, torch.randint(10, (task.batch_size,), generator=generator))
 
 
 def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware: Hardware, options: Any) -> str:
@@ -94,8 +83,10 @@ def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware:
 
     model = task.build(layer, 0).to(place).train()
     steps = [optimizer for optimizer, _ in task.optimizers(model, options.steps)]
+    thetas = {id(module.theta) for module in model.modules() if isinstance(module, PhysicalLayer)}
     if not isinstance(method, (Oracle, Paper)):
-        steps[0] = SignalScaled(steps[0], model)
+        held = [any(id(p) in thetas for group in one.param_groups for p in group["params"]) for one in steps]
+        steps = [SignalScaled(one, model) if holds else one for one, holds in zip(steps, held, strict=True)]
     x, y = (part.to(place) for part in batch)
     generator, times, shares = torch.Generator().manual_seed(0), [], []
     if place.type == "cuda":
@@ -134,8 +125,7 @@ def main() -> None:
     print("| experiment | device | method | step, median | of it, gradient queries | first step | peak memory |")
     print("|" + " --- |" * 7)
     for name in options.experiments:
-        task, rows = experiments(options.batch_size, options.data_dir)[name]
-        batch = rows(task.batch_size)
+        task, batch = experiment(name, options.batch_size, options.data_dir)
         for hardware in map(Hardware, options.hardware):
             for method in options.methods:
                 line = measured(task, batch, METHODS[method], hardware, options)
