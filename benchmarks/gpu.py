@@ -59,22 +59,21 @@ class Timed(devices.Wrapper):
 
 def experiment(name: str, batch_size: int | None, folder: Path | None) -> tuple[Task, tuple[Tensor, Tensor]]:
     """A task at the published size, and a batch of rows such as its own."""
+    task: Any
     given: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     generator = torch.Generator().manual_seed(0)
     match name:
         case "cnn" | "airbench":
             task = Cifar10(Vision(name), Size.PUBLISHED, data_dir=folder, **given)
-            rows = torch.randint(256, (task.batch_size or 1, 3, 32, 32), dtype=torch.uint8, generator=generator)
+            rows = torch.randint(256, (task.batch_size, 3, 32, 32), dtype=torch.uint8, generator=generator)
         case "ecapa":
             task = UrbanSound8K(Size.PUBLISHED, **given)
-            rows = torch.randint(
-                -(2**12), 2**12, (task.batch_size or 1, 64_000), dtype=torch.int16, generator=generator
-            )
+            rows = torch.randint(-(2**12), 2**12, (task.batch_size, 64_000), dtype=torch.int16, generator=generator)
         case _:
             task = FineWeb(Size.PUBLISHED, **{"batch_size": 16, **given})  # the published step accumulates 20 of them
-            rows = torch.randint(256, (task.batch_size or 1, 1025), generator=generator)
+            rows = torch.randint(256, (task.batch_size, 1025), generator=generator)
             return task, (rows[:, :-1], rows[:, 1:])
-    return task, (rows, torch.randint(10, (task.batch_size or 1,), generator=generator))
+    return task, (rows, torch.randint(10, (task.batch_size,), generator=generator))
 
 
 def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware: Hardware, options: Any) -> str:

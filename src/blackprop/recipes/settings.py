@@ -12,7 +12,7 @@ def at_least(task: object, **bounds: int) -> None:
     """Refuse a setting that is below its bound."""
     for name, bound in bounds.items():
         if getattr(task, name) < bound:
-            raise ArgumentError(f"{_called(task, name)} must be at least {bound}, got {getattr(task, name)}")
+            raise ArgumentError(f"{called(task, name)} must be at least {bound}, got {getattr(task, name)}")
 
 
 def between(task: object, name: str, low: int, high: int, what: str = "") -> None:
@@ -20,7 +20,7 @@ def between(task: object, name: str, low: int, high: int, what: str = "") -> Non
     if not low <= getattr(task, name) <= high:
         the = "the " if what else ""
         raise ArgumentError(
-            f"{_called(task, name)} must be between {low} and {the}{high}{what}, got {getattr(task, name)}"
+            f"{called(task, name)} must be between {low} and {the}{high}{what}, got {getattr(task, name)}"
         )
 
 
@@ -28,7 +28,7 @@ def rates(task: object, *names: str) -> None:
     """Refuse a rate that is not positive and finite."""
     for name in names:
         if not 0 < getattr(task, name) < float("inf"):
-            raise ArgumentError(f"{_called(task, name)} must be positive and finite, got {getattr(task, name)}")
+            raise ArgumentError(f"{called(task, name)} must be positive and finite, got {getattr(task, name)}")
 
 
 def resolve(task: object, preset: object, names: tuple[str, ...]) -> None:
@@ -49,5 +49,6 @@ def folder(task: object) -> Path | None:
     return kept
 
 
-def _called(task: object, name: str) -> str:
+def called(task: object, name: str) -> str:
+    """A field as the caller has written it."""
     return f"`{type(task).__name__}({name}=...)`"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blackprop.errors import ArgumentError
+from blackprop.recipes import settings
 from blackprop.recipes.objectives import Objective
 from blackprop.recipes.reservoir.networks import Architecture, MakeReservoir, Sizes, build
 from blackprop.recipes.task import Data, Schedules, adam_with_cosine
@@ -33,12 +33,8 @@ class SequenceTask(abc.ABC):
     """Adam's rate for the reservoir's settings, likewise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("drives", 1), ("epochs", 1), ("batch_size", 2)):  # batch norm needs two rows
-            if getattr(self, name) < least:
-                raise ArgumentError(f"{self._call(name)} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "device_lr"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ArgumentError(f"{self._call(name)} must be positive and finite, got {getattr(self, name)}")
+        settings.at_least(self, nodes=1, drives=1, epochs=1, batch_size=2)  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
 
     @property
     @abc.abstractmethod
@@ -76,7 +72,3 @@ class SequenceTask(abc.ABC):
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
         return adam_with_cosine(model, self.lr, self.device_lr, steps)
-
-    def _call(self, name: str) -> str:
-        """A field as the caller has written it."""
-        return f"`{type(self).__name__}({name}=...)`"

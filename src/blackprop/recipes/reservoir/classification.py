@@ -18,6 +18,7 @@ from blackprop.recipes.objectives import Classification, Objective
 from blackprop.recipes.reservoir.archive import Archived, last_nonzero, read_ts
 from blackprop.recipes.reservoir.base import SequenceTask
 from blackprop.recipes.reservoir.networks import Sizes, pad
+from blackprop.recipes.settings import called
 from blackprop.recipes.task import Data
 
 SIDE, CLASSES = 8, 10
@@ -71,7 +72,7 @@ class SpokenDigits(SequenceTask):
         object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
         super().__post_init__()
         if self.train_takes < 1:
-            raise ArgumentError(f"{self._call('train_takes')} must be at least 1, got {self.train_takes}")
+            raise ArgumentError(f"{called(self, 'train_takes')} must be at least 1, got {self.train_takes}")
 
     @property
     def name(self) -> str:
@@ -187,7 +188,7 @@ class Sequences(SequenceTask):
             raise DataError(f"{files[0]} and {files[1]} in {folder} tell of different channels or classes")
         if len(train.sequences) < self.batch_size:
             raise ArgumentError(
-                f"{self._call('batch_size')} must be at most the {len(train.sequences)} sequences of {files[0]}, "
+                f"{called(self, 'batch_size')} must be at most the {len(train.sequences)} sequences of {files[0]}, "
                 f"got {self.batch_size}"
             )
         return train, test

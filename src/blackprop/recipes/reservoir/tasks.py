@@ -15,6 +15,7 @@ from blackprop.recipes.reservoir import capacity, series
 from blackprop.recipes.reservoir.base import SequenceTask
 from blackprop.recipes.reservoir.networks import Sizes
 from blackprop.recipes.reservoir.objective import Capacity, Regression, Symbols
+from blackprop.recipes.settings import called
 from blackprop.recipes.task import Data
 
 DRAWN = 0  # the seed of all that is drawn for a task
@@ -35,13 +36,13 @@ class _Benchmark(SequenceTask, abc.ABC):
         super().__post_init__()
         if not 0 <= self.washout < self.length:
             raise ArgumentError(
-                f"{self._call('washout')} must be less than the {self.length} steps of a sequence, got {self.washout}"
+                f"{called(self, 'washout')} must be less than the {self.length} steps of a sequence, got {self.washout}"
             )
         if self.test_sequences < 1:
-            raise ArgumentError(f"{self._call('test_sequences')} must be at least 1, got {self.test_sequences}")
+            raise ArgumentError(f"{called(self, 'test_sequences')} must be at least 1, got {self.test_sequences}")
         if self.train_sequences < self.batch_size:
             raise ArgumentError(
-                f"{self._call('train_sequences')} must fill a batch of {self.batch_size}, got {self.train_sequences}"
+                f"{called(self, 'train_sequences')} must fill a batch of {self.batch_size}, got {self.train_sequences}"
             )
 
     @property
@@ -100,7 +101,7 @@ class _Recall(_Benchmark, abc.ABC):
         super().__post_init__()
         if not 1 <= self.delays <= self.washout:
             raise ArgumentError(
-                f"{self._call('delays')} must be between 1 and the {self.washout} steps of washout, got {self.delays}"
+                f"{called(self, 'delays')} must be between 1 and the {self.washout} steps of washout, got {self.delays}"
             )
 
     @property
@@ -153,7 +154,7 @@ class ChannelEqualisation(_Benchmark):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not abs(self.snr) < float("inf"):
-            raise ArgumentError(f"{self._call('snr')} must be finite, in dB, got {self.snr}")
+            raise ArgumentError(f"{called(self, 'snr')} must be finite, in dB, got {self.snr}")
 
     @property
     def name(self) -> str:
@@ -182,7 +183,7 @@ class _Prediction(_Benchmark, abc.ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.horizons or min(self.horizons) < 1 or len(set(self.horizons)) < len(self.horizons):
-            raise ArgumentError(f"{self._call('horizons')} must be different steps from 1 on, got {self.horizons}")
+            raise ArgumentError(f"{called(self, 'horizons')} must be different steps from 1 on, got {self.horizons}")
 
     @property
     def _outputs(self) -> int:
