@@ -94,16 +94,21 @@ def draw(folder: Path, file: Path) -> None:
         figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
-def _panel(ax: Axes, key: str, marks: list[Mark]) -> None:
-    """Marks at their overhead, with their names beneath; a line where it is zero, with its name at the right end."""
+def over_decades(ax: Axes) -> None:
+    """A bare panel whose abscissa is logarithmic, its ticks plain numbers."""
     ax.set_facecolor(PAPER)
     ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _panel(ax: Axes, key: str, marks: list[Mark]) -> None:
+    """Marks at their overhead, with their names beneath; a line where it is zero, with its name at the right end."""
+    over_decades(ax)
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0.14, y=0.16)
-    ax.xaxis.set_minor_locator(NullLocator())
     for mark in sorted(marks, key=lambda mark: mark.overheads[key], reverse=True):  # lines last: they have no abscissa
         colour, shape = STYLES.get(mark.method, (INK, "o"))
         x = mark.overheads[key]

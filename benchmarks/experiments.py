@@ -21,9 +21,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from chart import INK, LOOK, PAPER
+from chart import INK, LOOK, PAPER, over_decades
 
 STYLES = {
     "default": ("#0072b2", "o"),
@@ -123,11 +122,7 @@ def draw(table: list[Row], file: Path) -> None:
 
 
 def _panel(ax: Axes, rows: list[Row]) -> None:
-    ax.set_facecolor(PAPER)
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.spines[["top", "right"]].set_visible(False)
+    over_decades(ax)
     ax.margins(x=0.2)
     ax.set_ylim(-0.05, 1.15)
     ax.axhline(1, color=INK, linewidth=1, linestyle=(0, (5, 3)), label="oracle")

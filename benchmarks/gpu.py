@@ -22,9 +22,9 @@ from torch import Tensor
 
 from blackprop import devices
 from blackprop.layer import PhysicalLayer
-from blackprop.optim import SignalScaled
 from blackprop.query import Purpose, Query
 from blackprop.recipes import Cifar10, Default, FineWeb, Hardware, Method, Oracle, Paper, Size, UrbanSound8K, Vision
+from blackprop.recipes.loop import scaled
 from blackprop.recipes.task import Task
 
 EXPERIMENTS = ("cnn", "airbench", "ecapa", "gpt")
@@ -84,10 +84,8 @@ def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware:
 
     model = task.build(layer, 0).to(place).train()
     steps = [optimizer for optimizer, _ in task.optimizers(model, options.steps)]
-    thetas = {id(module.theta) for module in model.modules() if isinstance(module, PhysicalLayer)}
     if not isinstance(method, (Oracle, Paper)):
-        held = [any(id(p) in thetas for group in one.param_groups for p in group["params"]) for one in steps]
-        steps = [SignalScaled(one, model) if holds else one for one, holds in zip(steps, held, strict=True)]
+        steps = [scaled(one, model) for one in steps]
     x, y = (part.to(place) for part in batch)
     generator, times, shares = torch.Generator().manual_seed(0), [], []
     if place.type == "cuda":

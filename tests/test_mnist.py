@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from blackprop import cli, errors
-from blackprop.recipes import Cell, Frozen, Hardware, Mnist, Network, Oracle, Training, data, mnist
+from blackprop.recipes import Cell, Frozen, Hardware, Mnist, Network, Oracle, Training, Watches, data, mnist
 from support import DATA
 
 SMALL = Mnist(train_images=48, epochs=1, batch_size=16)
@@ -354,18 +354,7 @@ def test_on_real_images_the_oracle_is_well_above_frozen(tmp_path):
     for method in (Oracle(), Frozen()):
         training = Training(Cell(task, method, Hardware.LIGHT_MODULATOR), found)
         while not training.done:
-            training.run_leg(_Quiet())
+            training.run_leg(Watches())
         accuracy[method.name] = training.score
     assert accuracy["oracle"] > 0.85
     assert accuracy["frozen"] < accuracy["oracle"] - 0.2
-
-
-class _Quiet:
-    def step(self, progress):
-        pass
-
-    def evaluated(self, line):
-        pass
-
-    def finished(self, result):
-        pass

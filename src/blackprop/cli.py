@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 import blackprop
 from blackprop import __version__
+from blackprop.compare_reservoirs import CompareReservoirs
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BlackpropError
 from blackprop.recipes import (
@@ -50,7 +51,6 @@ from blackprop.recipes import (
     Oracle,
     Paper,
     Row,
-    Size,
     SpeechDigits,
     Task,
     Text,
@@ -60,10 +60,9 @@ from blackprop.recipes import (
     carry_out,
     first_process,
     price,
-    reservoir,
     with_references,
 )
-from blackprop.report import Board, Progress, price_table, reservoir_table, results_table, write_report
+from blackprop.report import Board, Progress, price_table, results_table, write_report
 
 
 @dataclass(frozen=True)
@@ -176,57 +175,6 @@ class Compare(Generic[TaskT]):
         methods = with_references(METHODS[name](self.options) for name in self.methods)
         grid = Grid(self.task, methods, self.devices, tuple(range(self.seeds)), self.imperfections, self.execution)
         self.run.carry_out(grid, console)
-
-
-BY_ROWS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        *(Oracle(), Frozen(), reservoir.Readout(), Default()),
-        *(reservoir.Perturbative(), reservoir.Multiplexed(), reservoir.Homodyne()),
-    )
-}
-if TYPE_CHECKING:
-    ByRowsName = str
-else:
-    ByRowsName = tyro.extras.literal_type_from_choices(BY_ROWS)
-
-
-@dataclass(frozen=True)
-class CompareReservoirs:
-    """Networks around a reservoir, by several methods at equal rows, on the field's own tasks."""
-
-    size: Size = Size.SMALL
-    """published: 200 nodes and sequences of 200 steps; small: 50 nodes and 120 steps."""
-    tasks: tuple[str, ...] = ()
-    """Their names; by default all for which there is data."""
-    methods: tuple[ByRowsName, ...] = ("oracle", "frozen", "ridge", "default", "perturbative", "multiplexed")
-    devices: tuple[reservoir.Reservoirs, ...] = (reservoir.Reservoirs.ECHO_STATE,)
-    batches: tuple[int, ...] = (30, 300)
-    """What training may ask of the device, in batches of the task: one forward pass each."""
-    seeds: int = 1
-    """How many seeds: 0, 1, ..."""
-    data_dir: Path | None = None
-    """The folder of the series and recordings that some tasks read."""
-    run_dir: Path = Path("runs/reservoir")
-    """The folder that keeps the results; what it holds already is not run again."""
-
-    def __call__(self, console: Console) -> None:
-        known = {task.name: task for task in reservoir.suite(self.size, self.data_dir)}
-        for name in self.tasks:
-            if name not in known:
-                raise ArgumentError(f"there is no task {name!r} here; there are {', '.join(known)}")
-        tasks = tuple(known[name] for name in self.tasks or known)
-        methods = tuple(BY_ROWS[name] for name in self.methods)
-        grid = reservoir.ReservoirGrid(tasks, methods, self.devices, self.batches, tuple(range(self.seeds)))
-        torch.set_num_threads(1)
-
-        def tell(result: dict[str, Any]) -> None:
-            score = f"{result[result['metric']]:.3f}" if result["metric"] in result else "not begun"
-            cell = "  ".join(str(result[name]) for name in ("task", "device", "method", "seed", "batches"))
-            console.print(f"{cell} batches  {result['metric']} {score}", highlight=False, soft_wrap=True)
-
-        console.print(reservoir_table(reservoir.carry_out_reservoirs(grid, self.run_dir, tell)))
-        console.print(f"run folder: {self.run_dir}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

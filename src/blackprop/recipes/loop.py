@@ -91,8 +91,9 @@ class Training:
         self.total_steps, self.leg = task.steps(rows), task.leg(rows)
         self.steps_per_epoch = rows // task.batch_size
         self.model = cell.model(self.workers.rank)
+        self.devices = {n: m for n, m in self.model.named_modules() if isinstance(m, PhysicalLayer)}
         pairs = task.optimizers(self.model, self.total_steps)
-        self.optimizers = [self._scaled(optimizer) for optimizer, _ in pairs]
+        self.optimizers = [scaled(one, self.model) if cell.signal_scaled else one for one, _ in pairs]
         self.schedules = [schedule for _, schedule in pairs]
         self.before: dict[str, np.ndarray] = {}
         """The devices as they were drawn."""
@@ -159,7 +160,7 @@ class Training:
             optimizer.step()
             if not isinstance(schedule, ReduceLROnPlateau):
                 schedule.step()
-        for layer in _layers(self.model).values():
+        for layer in self.devices.values():
             self.workers.agree(layer.theta)
         return total
 
@@ -199,15 +200,11 @@ class Training:
         scores = [sign * line[objective.metric] for line in self.lines]
         return max(scores[-patience:]) <= max(scores[:-patience])
 
-    def _scaled(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimizer, its steps of θ as long as they are trustworthy, where it holds any."""
-        thetas = {id(layer.theta) for layer in _layers(self.model).values() if layer.theta.requires_grad}
-        held = any(id(p) in thetas for group in optimizer.param_groups for p in group["params"])
-        return SignalScaled(optimizer, self.model) if held and self.cell.signal_scaled else optimizer
-
     def _digital(self) -> list[torch.nn.Parameter]:
-        thetas = {id(layer.theta) for layer in _layers(self.model).values()}
-        return [p for p in self.model.parameters() if id(p) not in thetas]
+        return [p for p in self.model.parameters() if not self._is_theta(p)]
+
+    def _is_theta(self, parameter: torch.nn.Parameter) -> bool:
+        return any(parameter is layer.theta for layer in self.devices.values())
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.data.x_train), generator=self.cell.order(epoch))
@@ -250,21 +247,20 @@ class Training:
 
     def _rates(self) -> dict[str, float]:
         """The learning rates as they stand, of the digital parameters (the first group) and of θ."""
-        thetas = {id(layer.theta) for layer in _layers(self.model).values()}
         found: dict[str, float] = {}
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            found.setdefault("theta" if any(id(p) in thetas for p in group["params"]) else "digital", group["lr"])
+            found.setdefault("theta" if any(map(self._is_theta, group["params"])) else "digital", group["lr"])
         return found
 
     def _bill(self) -> dict[str, Any]:
         """Of all processes."""
-        own = [(layer.ledger.state_dict(), layer.theta.requires_grad) for layer in _layers(self.model).values()]
+        own = [(layer.ledger.state_dict(), layer.theta.requires_grad) for layer in self.devices.values()]
         everyone = [entry for process in self.workers.gather(own) for entry in process]
         return Bill.of([(_ledger(state), trained) for state, trained in everyone], self.steps).plain()
 
     def state(self) -> dict[str, Any]:
         """All that the next leg depends on. Other processes' devices, ledgers and memories are beside the model."""
-        own = {name: layer.state_dict() for name, layer in _layers(self.model).items()} if self.workers.rank else {}
+        own = {name: layer.state_dict() for name, layer in self.devices.items()} if self.workers.rank else {}
         return {
             "cell": self.cell.key,
             "step": self.steps,
@@ -301,8 +297,11 @@ class Training:
             ) from error
 
 
-def _layers(model: torch.nn.Module) -> dict[str, PhysicalLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, PhysicalLayer)}
+def scaled(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, its steps of θ as long as they are trustworthy, where it holds any of `model`."""
+    thetas = {id(m.theta) for m in model.modules() if isinstance(m, PhysicalLayer) and m.theta.requires_grad}
+    held = any(id(p) in thetas for group in optimizer.param_groups for p in group["params"])
+    return SignalScaled(optimizer, model) if held else optimizer
 
 
 def _ledger(state: Mapping[str, Any]) -> Ledger:

@@ -67,8 +67,13 @@ def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
     found = [result[metric] for result in results if metric in result]
     if not found:
         return "–"
-    error = f" ± {stdev(found) / math.sqrt(len(found)):.3f}" if len(found) > 1 else ""
-    return f"{fmean(found):.3f}{error}"
+    return _mean(found, 3)
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    """With its standard error, where there are several."""
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{error}"
 
 
 def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
@@ -106,12 +111,11 @@ def duration(seconds: float) -> str:
 def _figures(results: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, ...]:
     _, unit, digits = _SCORES[metric]
     scores = [unit * result[metric] for result in results]
-    error = f" ± {stdev(scores) / math.sqrt(len(scores)):.{digits}f}" if len(scores) > 1 else ""
     gaps = [result["gap_closed"] for result in results]
     gap = "" if None in gaps else f"{fmean(gaps):.2f}"
     means = [fmean(result[name] for result in results) for name in ("row_overhead", "programming_overhead")]
     lab = fmean(result["lab_seconds"] for result in results)
-    return f"{fmean(scores):.{digits}f}{error}", gap, *map(_ratio, means), duration(lab)
+    return _mean(scores, digits), gap, *map(_ratio, means), duration(lab)
 
 
 def _ratio(value: float) -> str:

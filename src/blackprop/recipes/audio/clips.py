@@ -87,6 +87,24 @@ def urban_sound(folder: Path) -> Collected:
     )
 
 
+def folder_with(task: str, given: Path | None, names: tuple[str, ...], marker: str, publisher: str) -> Path:
+    """The folder that holds `marker`: the given one, or one of these names in it."""
+    how = f"get the archive from {publisher}, unpack it and give the folder that holds {marker} as `--data-dir`"
+    if given is None:
+        raise DataError(f"{task} is not downloaded on its own: {how}")
+    folders = (given, *(given / name for name in names))
+    found = next((folder for folder in folders if (folder / marker).exists()), None)
+    if found is None:
+        raise DataError(f"there is no {marker} in {given} or in {', '.join(names)} inside it: {how}")
+    return found
+
+
+def spoken_digits_folder(task: str, given: Path | None) -> Path:
+    """That of the Free Spoken Digit Dataset."""
+    names = ("fsdd", "free-spoken-digit-dataset", "free-spoken-digit-dataset-master")
+    return folder_with(task, given, names, "recordings", "https://github.com/Jakobovski/free-spoken-digit-dataset")
+
+
 def spoken_digits(folder: Path) -> Collected:
     """The Free Spoken Digit Dataset: recordings/{digit}_{speaker}_{index}.wav; indices 0 to 4 are fold 0, to test on,
     all others fold 1.

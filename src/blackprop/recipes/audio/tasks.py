@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
-from blackprop.errors import ArgumentError, DataError
+from blackprop.errors import ArgumentError
 from blackprop.recipes import settings
 from blackprop.recipes.audio.angular_margin import AngularMargin
 from blackprop.recipes.audio.augmentation import COPIES, corrupted
-from blackprop.recipes.audio.clips import Collected, esc, spoken_digits, urban_sound
+from blackprop.recipes.audio.clips import Collected, esc, folder_with, spoken_digits, spoken_digits_folder, urban_sound
 from blackprop.recipes.audio.ecapa import Ecapa, Widths
 from blackprop.recipes.objectives import Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, Size, adam_with_cosine
@@ -142,18 +142,6 @@ class _Audio(abc.ABC):
         """The preset with what was given in its place."""
         return replace(self._preset, **{name: getattr(self, name) for name in _SETTINGS})
 
-    def _folder(self, names: tuple[str, ...], marker: str, publisher: str) -> Path:
-        """The folder that holds `marker`: `data_dir`, or one of these names in it."""
-        given = settings.folder(self)
-        how = f"get the archive from {publisher}, unpack it and give the folder that holds {marker} as `--data-dir`"
-        if given is None:
-            raise DataError(f"{self.name} is not downloaded on its own: {how}")
-        folders = (given, *(given / name for name in names))
-        found = next((folder for folder in folders if (folder / marker).exists()), None)
-        if found is None:
-            raise DataError(f"there is no {marker} in {given} or in {', '.join(names)} inside it: {how}")
-        return found
-
     def _split(self, found: Collected, train: set[int], test: set[int]) -> Data:
         rate, batch = self._preset.rate, self._settings.batch_size
         split = found.split(train, test, rate, round(self._seconds * rate))
@@ -177,7 +165,13 @@ class _Esc(_Audio):
         settings.between(self, "fold", 1, FOLDS)
 
     def data(self) -> Data:
-        folder = self._folder(("ESC-50", "ESC-50-master"), "meta/esc50.csv", "https://github.com/karolpiczak/ESC-50")
+        folder = folder_with(
+            self.name,
+            settings.folder(self),
+            ("ESC-50", "ESC-50-master"),
+            "meta/esc50.csv",
+            "https://github.com/karolpiczak/ESC-50",
+        )
         train = set(range(1, FOLDS + 1)) - {self.fold}
         return self._split(esc(folder, self._classes), train, {self.fold})
 
@@ -221,7 +215,9 @@ class UrbanSound8K(_Audio):
 
     def data(self) -> Data:
         marker = "metadata/UrbanSound8K.csv"
-        folder = self._folder(("UrbanSound8K",), marker, "https://zenodo.org/records/1203745")
+        folder = folder_with(
+            self.name, settings.folder(self), ("UrbanSound8K",), marker, "https://zenodo.org/records/1203745"
+        )
         return self._split(urban_sound(folder), set(range(1, 9)), {10})
 
 
@@ -239,9 +235,7 @@ class SpeechDigits(_Audio):
         return "speech-digits"
 
     def data(self) -> Data:
-        names = ("fsdd", "free-spoken-digit-dataset", "free-spoken-digit-dataset-master")
-        folder = self._folder(names, "recordings", "https://github.com/Jakobovski/free-spoken-digit-dataset")
-        return self._split(spoken_digits(folder), {1}, {0})
+        return self._split(spoken_digits(spoken_digits_folder(self.name, settings.folder(self))), {1}, {0})
 
 
 def _cyclic(step: int) -> float:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import ArgumentError, DataError
-from blackprop.recipes.audio.clips import Clip, spoken_digits, waveforms
+from blackprop.recipes import settings
+from blackprop.recipes.audio.clips import Clip, spoken_digits, spoken_digits_folder, waveforms
 from blackprop.recipes.audio.log_mel import LogMel
 from blackprop.recipes.digits import Digits
 from blackprop.recipes.objectives import Classification, Objective
@@ -68,11 +69,9 @@ class SpokenDigits(SequenceTask):
     """The folder of the published collection, with recordings/ in it, or one that holds it."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
+        settings.keep_folder(self, data_dir)
         super().__post_init__()
-        if self.train_takes < 1:
-            raise ArgumentError(f"{called(self, 'train_takes')} must be at least 1, got {self.train_takes}")
+        settings.at_least(self, train_takes=1)
 
     @property
     def name(self) -> str:
@@ -88,7 +87,7 @@ class SpokenDigits(SequenceTask):
         return Sizes(frames, BANDS, self.drives, self.nodes, CLASSES, pooled=True)
 
     def data(self) -> Data:
-        found = spoken_digits(self._folder())
+        found = spoken_digits(spoken_digits_folder(self.name, settings.folder(self)))
         takes: Counter[str] = Counter()  # so far, of a digit and speaker
         kept = []
         for clip in sorted((clip for clip in found.clips if clip.fold == 1), key=_take):
@@ -111,20 +110,6 @@ class SpokenDigits(SequenceTask):
                 found.append(there - there.mean(0))
         return pad(found, self.sizes.time)
 
-    def _folder(self) -> Path:
-        given: Path | None = vars(self)["data_dir"]
-        how = (
-            "get https://github.com/Jakobovski/free-spoken-digit-dataset and give the folder that holds recordings "
-            "as `--data-dir`"
-        )
-        if given is None:
-            raise DataError(f"spoken-digits is not downloaded on its own: {how}")
-        names = ("fsdd", "free-spoken-digit-dataset", "free-spoken-digit-dataset-master")
-        for folder in (given, *(given / name for name in names)):
-            if (folder / "recordings").is_dir():
-                return folder
-        raise DataError(f"there is no recordings in {given} or in {', '.join(names)} inside it: {how}")
-
 
 @dataclass(frozen=True)
 class Sequences(SequenceTask):
@@ -141,8 +126,7 @@ class Sequences(SequenceTask):
     """The folder of the two files, or one with a folder of the data set's name."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
+        settings.keep_folder(self, data_dir)
         super().__post_init__()
 
     @property
@@ -172,7 +156,7 @@ class Sequences(SequenceTask):
         return Data(*parts, classes=train.classes)
 
     def _read(self) -> tuple[Archived, Archived]:
-        given: Path | None = vars(self)["data_dir"]
+        given = settings.folder(self)
         files = [f"{self.dataset}_{split}.ts" for split in ("TRAIN", "TEST")]
         if given is None:
             raise DataError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import ArgumentError, DataError
+from blackprop.recipes import settings
 from blackprop.recipes.objectives import Objective
 from blackprop.recipes.reservoir import capacity, series
 from blackprop.recipes.reservoir.base import SequenceTask
@@ -38,8 +39,7 @@ class _Benchmark(SequenceTask, abc.ABC):
             raise ArgumentError(
                 f"{called(self, 'washout')} must be less than the {self.length} steps of a sequence, got {self.washout}"
             )
-        if self.test_sequences < 1:
-            raise ArgumentError(f"{called(self, 'test_sequences')} must be at least 1, got {self.test_sequences}")
+        settings.at_least(self, test_sequences=1)
         if self.train_sequences < self.batch_size:
             raise ArgumentError(
                 f"{called(self, 'train_sequences')} must fill a batch of {self.batch_size}, got {self.train_sequences}"
@@ -227,8 +227,7 @@ class MackeyGlass(_Prediction):
     """The folder of the file, or one with series/."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
+        settings.keep_folder(self, data_dir)
         super().__post_init__()
 
     @property
@@ -236,7 +235,7 @@ class MackeyGlass(_Prediction):
         return "mackey-glass"
 
     def _pairs(self) -> tuple[Tensor, Tensor]:
-        given: Path | None = vars(self)["data_dir"]
+        given = settings.folder(self)
         if not self.from_file:
             drawn = torch.Generator().manual_seed(DRAWN)
             return self._split(series.mackey_glass(self._count, self._window, drawn))
@@ -256,8 +255,7 @@ class SantaFe(_Prediction):
     """A folder, or one with series/, of the competition's A.dat and A.cont, or of santafe_laser.csv with both."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
-        # Under its own name, so that `replace` keeps it.
-        object.__setattr__(self, "data_dir", None if data_dir is None else Path(data_dir))
+        settings.keep_folder(self, data_dir)
         super().__post_init__()
 
     @property
@@ -265,7 +263,7 @@ class SantaFe(_Prediction):
         return "santa-fe"
 
     def _pairs(self) -> tuple[Tensor, Tensor]:
-        given: Path | None = vars(self)["data_dir"]
+        given = settings.folder(self)
         if given is None:
             raise DataError(
                 "the Santa Fe laser series is not downloaded on its own: get A.dat and A.cont of the Santa Fe time "
