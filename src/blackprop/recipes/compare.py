@@ -95,6 +95,7 @@ def carry_out(grid: Grid, path: Path, watch: Watch, existing: Existing = Existin
                 folder.save_summary(_summary(grid, results))
                 told.finished(results[-1])
     workers.once(folder.complete)
+    workers.meet()
     return _summary(grid, results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import enum
 from collections.abc import Callable, Iterator
@@ -75,6 +76,8 @@ class Workers:
         precision = "no" if execution.precision is Precision.FULL else execution.precision.value
         self._accelerator: Any = Accelerator(mixed_precision=precision, cpu=cpu)
         self.count: int = self._accelerator.num_processes
+        if self.count > 1:
+            atexit.register(_leave)
         self.rank: int = self._accelerator.process_index
         self.device: torch.device = self._accelerator.device
 
@@ -121,6 +124,10 @@ class Workers:
         """Over the processes."""
         return self._accelerator.reduce(value, reduction="sum")
 
+    def meet(self) -> None:
+        """Wait for all: the first process keeps the meeting place, and must not leave before the others have done."""
+        self._accelerator.wait_for_everyone()
+
     def gather(self, value: T) -> list[T]:
         """What each process has, by rank."""
         if self.count == 1:
@@ -158,6 +165,12 @@ def lent_generators() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def _leave() -> None:
+    """Take the process group down while the interpreter still stands; its threads abort a process that ends before."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def first_process() -> bool:
