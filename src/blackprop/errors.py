@@ -7,6 +7,12 @@ BlackpropError
 ├── ShapeError           rows or settings of the wrong size                 (also a ValueError)
 ├── LimitError           a setting outside the device's limits, or not finite (also a ValueError)
 ├── ReadingError         what a device returned cannot be used
+├── DeviceError          a device, or the way to it, failed
+│   ├── UnreachableError nobody answered within the deadline
+│   ├── ProtocolError    a message that is damaged, or of another version
+│   ├── BusyError        somebody else holds the device
+│   ├── InterlockError   what guards the device forbade it, or has stopped it
+│   └── InDoubtError     a round that may have been measured, its answer lost
 ├── BudgetExhausted      the next query would exceed the budget
 ├── SurrogateError       a gradient asked of a surrogate that cannot give it
 ├── SecondDerivativeError
@@ -20,8 +26,8 @@ BlackpropWarning         (a UserWarning)
 └── NoisyGradientWarning a device whose training does more harm than good
 ```
 
-All are raised before anything is spent or changed, `ReadingError` apart: there the device has answered, and the
-ledger holds what that answer cost.
+All are raised before anything is spent or changed, `ReadingError` and `DeviceError` apart: there the device was asked,
+and the ledger holds what that may have cost.
 """
 
 from __future__ import annotations
@@ -49,6 +55,30 @@ class LimitError(BlackpropError, ValueError):
 
 class ReadingError(BlackpropError, RuntimeError):
     """A device returned something unusable: wrong shape, dtype or place, or not finite."""
+
+
+class DeviceError(BlackpropError, RuntimeError):
+    """A device, or the way to it, failed."""
+
+
+class UnreachableError(DeviceError):
+    """Nobody answered within the deadline."""
+
+
+class ProtocolError(DeviceError):
+    """A message that is damaged, or of another version."""
+
+
+class BusyError(DeviceError):
+    """Somebody else holds the device."""
+
+
+class InterlockError(DeviceError):
+    """What guards the device forbade a setting, or has stopped it altogether."""
+
+
+class InDoubtError(DeviceError):
+    """A round that may have been measured, and whose answer is lost: asking again may measure it twice."""
 
 
 class BudgetExhausted(BlackpropError, RuntimeError):

@@ -24,6 +24,7 @@ class Measurable(Protocol):
     @property
     def programmed(self) -> Tensor | None: ...
     def measure(self, queries: list[Query], /) -> list[Tensor]: ...
+    def repeated(self) -> Count: ...
 
 
 class Ledger:
@@ -108,7 +109,11 @@ class Budget:
                     f"{self.spent[name]:,} of {limit:,} {name} are spent and the next round of queries wants "
                     f"{wanted[name]:,}; nothing of it was measured"
                 )
-        for name, more in wanted.items():
+        self.spend(rows, programmings, seconds)
+
+    def spend(self, rows: int, programmings: int, seconds: float) -> None:
+        """Book what has been spent already."""
+        for name, more in (("rows", rows), ("programmings", programmings), ("seconds", seconds)):
             self.spent[name] += more
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Budget:
@@ -133,19 +138,29 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
     Before the device is touched: every row has the device's input shape and is finite, every setting has its size and
     is within its limits, and the budget holds. Afterwards: every reading has the right shape, dtype and place and is
     finite. A device that raises half-way has spent what the ledger then shows: the whole round, since no one can know.
+    What the device says it was asked again is booked after the round, even where that passes the budget.
     """
     spec = device.declaration
+
+    def bill(spent: Count) -> tuple[int, int, float]:
+        rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
+        return rows, programmings, rows * spec.cost.row + programmings * spec.cost.programming
 
     def measure(queries: list[Query]) -> list[Tensor]:
         _check_queries(spec, queries)
         spent = count(queries, device.programmed)
-        rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
-        seconds = rows * spec.cost.row + programmings * spec.cost.programming
+        due = bill(spent)
         if budget is not None:
-            budget.reserve(rows, programmings, seconds)
-        ledger.add(spent, seconds)
-        with torch.no_grad():
-            readings = device.measure(queries)
+            budget.reserve(*due)
+        ledger.add(spent, due[-1])
+        try:
+            with torch.no_grad():
+                readings = device.measure(queries)
+        finally:
+            again = device.repeated()
+            if budget is not None:
+                budget.spend(*bill(again))
+            ledger.add(again, bill(again)[-1])
         _check_readings(spec, queries, readings)
         return readings
 
@@ -173,6 +188,9 @@ class _Dry:
         self.declaration = device.declaration
         self.programmed = device.programmed
         self._generator = torch.Generator().manual_seed(0)
+
+    def repeated(self) -> Count:
+        return Count()
 
     def measure(self, queries: list[Query]) -> list[Tensor]:
         self.programmed = queries[-1].theta if queries else self.programmed

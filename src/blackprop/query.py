@@ -100,6 +100,10 @@ class Count:
     rows: Counter[Purpose] = field(default_factory=Counter)
     programmings: Counter[Purpose] = field(default_factory=Counter)
 
+    def add(self, other: Count) -> None:
+        self.rows.update(other.rows)
+        self.programmings.update(other.programmings)
+
 
 def count(queries: Iterable[Query], programmed: Tensor | None) -> Count:
     """What serving `queries` in order costs a device that now holds `programmed`.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blackprop.declaration import Cost, Coupling, Declaration, Shape, ThetaSpec
 from blackprop.errors import ArgumentError
-from blackprop.query import Query, same_setting
+from blackprop.query import Count, Query, same_setting
 
 # What one batched call of a simulator may hold: settings and rows beyond it are served in several calls.
 BATCH_BYTES = 64 * 2**20
@@ -97,6 +97,12 @@ class Device(abc.ABC):
             # A driver may hand out its acquisition buffer, and fill it again at the next read.
             readings.append(y.clone() if isinstance(y, Tensor) else y)
         return readings
+
+    def repeated(self) -> Count:
+        """What was asked of the device beyond the queries since this was last called: rows read again, settings
+        written again. The driver books it after every round, so the ledger holds what the device has really done.
+        """
+        return Count()
 
     def forget(self) -> None:
         """Call this after programming the device by hand, or switching it off: `measure` then writes the next
@@ -244,6 +250,9 @@ class Wrapper(Device):
         readings = [self._sense(y) for y in self.device.measure(sent)]
         self._programmed = held.detach().clone() if held is not None else None
         return readings
+
+    def repeated(self) -> Count:
+        return self.device.repeated()
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         return self.device.oracle()

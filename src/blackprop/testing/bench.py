@@ -16,7 +16,7 @@ from torch import Tensor
 from blackprop.declaration import Declaration, ThetaSpec
 from blackprop.errors import ContractError, LimitError, ReadingError, ShapeError
 from blackprop.ledger import Ledger, Measurable, metered
-from blackprop.query import Procedure, Query, run
+from blackprop.query import Count, Procedure, Query, run
 
 T = TypeVar("T")
 
@@ -96,6 +96,9 @@ class Redeclared:
     @property
     def programmed(self) -> Tensor | None:
         return self._device.programmed
+
+    def repeated(self) -> Count:
+        return self._device.repeated()
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         readings = self._device.measure(queries)

@@ -10,7 +10,7 @@ from torch import Tensor
 from blackprop.declaration import Declaration
 from blackprop.devices import Device, Simulator, Wrapper
 from blackprop.errors import ArgumentError, ContractError, LimitError, ShapeError
-from blackprop.query import Purpose, Query, ask, same_setting
+from blackprop.query import Count, Purpose, Query, ask, same_setting
 from blackprop.testing.bench import (
     Bench,
     Report,
@@ -267,6 +267,9 @@ class _Verbs:
     @property
     def programmed(self) -> Tensor | None:
         return self._device.programmed
+
+    def repeated(self) -> Count:
+        return self._device.repeated()
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         readings = []

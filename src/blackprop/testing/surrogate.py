@@ -13,7 +13,7 @@ from blackprop.declaration import Declaration
 from blackprop.devices import Device, LowRank
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.ledger import Ledger, Measurable, price
-from blackprop.query import Procedure, Purpose, Query, ask, same_setting
+from blackprop.query import Count, Procedure, Purpose, Query, ask, same_setting
 from blackprop.surrogates import Surrogate
 from blackprop.testing.bench import (
     Bench,
@@ -200,6 +200,9 @@ class _Failing:
     @property
     def programmed(self) -> Tensor | None:
         return self._device.programmed
+
+    def repeated(self) -> Count:
+        return self._device.repeated()
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         if self._left == 0:
