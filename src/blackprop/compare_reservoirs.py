@@ -14,31 +14,38 @@ from blackprop.errors import ArgumentError
 from blackprop.recipes import Default, Frozen, Method, Oracle, Size, reservoir
 from blackprop.report import reservoir_table
 
-BY_ROWS: dict[str, Method] = {
+METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        *(Oracle(), Frozen(), reservoir.Readout(), Default()),
-        *(reservoir.Perturbative(), reservoir.Multiplexed(), reservoir.Homodyne()),
+        *(Oracle(), Frozen(), reservoir.Readout(), Default(), reservoir.LocalLinear(), reservoir.DesignTwin()),
+        *(reservoir.Perturbative(), reservoir.Mixed(), reservoir.Multiplexed(), reservoir.Homodyne()),
     )
 }
 if TYPE_CHECKING:
-    ByRowsName = str
+    MethodName = str
 else:
-    ByRowsName = tyro.extras.literal_type_from_choices(BY_ROWS)
+    MethodName = tyro.extras.literal_type_from_choices(METHODS)
 
 
 @dataclass(frozen=True)
 class CompareReservoirs:
-    """Networks around a reservoir, by several methods at equal rows, on the field's own tasks."""
+    """Networks around a reservoir, by several methods at equal rows and programmings, on the field's own tasks."""
 
     size: Size = Size.SMALL
     """published: 200 nodes and sequences of 200 steps; small: 50 nodes and 120 steps."""
     tasks: tuple[str, ...] = ()
     """Their names; by default all for which there is data."""
-    methods: tuple[ByRowsName, ...] = ("oracle", "frozen", "ridge", "default", "perturbative", "multiplexed")
+    networks: tuple[reservoir.Architecture, ...] = (reservoir.Architecture.DENSE,)
+    """dense: Linear, reservoir, readout; transformer: encoder block, reservoir, encoder block, readout."""
+    methods: tuple[MethodName, ...] = (
+        *("oracle", "frozen", "ridge", "local-linear", "twin"),
+        *("perturbative", "mixed", "multiplexed", "homodyne"),
+    )
     devices: tuple[reservoir.Reservoirs, ...] = (reservoir.Reservoirs.ECHO_STATE,)
     batches: tuple[int, ...] = (30, 300)
-    """What training may ask of the device, in batches of the task: one forward pass each."""
+    """What training may ask of the device, in batches of the task: as many programmings, and the rows of as many."""
+    rates: tuple[float, ...] = ()
+    """Learning rates to choose from, by the score of the first seed; by default the task's own."""
     seeds: int = 1
     """How many seeds: 0, 1, ..."""
     data_dir: Path | None = None
@@ -47,19 +54,22 @@ class CompareReservoirs:
     """The folder that keeps the results; what it holds already is not run again."""
 
     def __call__(self, console: Console) -> None:
-        known = {task.name: task for task in reservoir.suite(self.size, self.data_dir)}
+        suite = [task for network in self.networks for task in reservoir.suite(self.size, self.data_dir, network)]
+        known = list(dict.fromkeys(task.name for task in suite))
         for name in self.tasks:
             if name not in known:
                 raise ArgumentError(f"there is no task {name!r} here; there are {', '.join(known)}")
-        tasks = tuple(known[name] for name in self.tasks or known)
-        methods = tuple(BY_ROWS[name] for name in self.methods)
-        grid = reservoir.ReservoirGrid(tasks, methods, self.devices, self.batches, tuple(range(self.seeds)))
+        chosen = self.tasks or known
+        tasks = tuple(task for name in chosen for task in suite if task.name == name)
+        methods, seeds = tuple(METHODS[name] for name in self.methods), tuple(range(self.seeds))
+        grid = reservoir.ReservoirGrid(tasks, methods, self.devices, self.batches, seeds, self.rates)
         torch.set_num_threads(1)
 
         def tell(result: dict[str, Any]) -> None:
             score = f"{result[result['metric']]:.3f}" if result["metric"] in result else "not begun"
-            cell = "  ".join(str(result[name]) for name in ("task", "device", "method", "seed", "batches"))
-            console.print(f"{cell} batches  {result['metric']} {score}", highlight=False, soft_wrap=True)
+            cell = "  ".join(str(result[name]) for name in ("task", "network", "device", "method", "seed"))
+            asked = f"{result['batches']} batches  rate {result['rate']:g}"
+            console.print(f"{cell}  {asked}  {result['metric']} {score}", highlight=False, soft_wrap=True)
 
         console.print(reservoir_table(reservoir.carry_out_reservoirs(grid, self.run_dir, tell)))
         console.print(f"run folder: {self.run_dir}", highlight=False, soft_wrap=True)

@@ -42,23 +42,26 @@ def reservoir_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Task and method × allowance: the score as mean ± standard error over the seeds."""
     allowances = sorted({result["batches"] for result in results})
     table = Table(
-        title="reservoirs, by rows asked in training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title="reservoirs, by what training may ask: programmings, each with the rows of a batch",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for name in ("task", "device", "method", "score"):
+    for name in ("task", "network", "device", "method", "score"):
         table.add_column(name, no_wrap=True)
     for batches in allowances:
         table.add_column(f"{batches} batches", justify="right", no_wrap=True)
-    groups: dict[tuple[str, str, str, str], dict[int, list[Mapping[str, Any]]]] = {}
+    groups: dict[tuple[str, ...], dict[int, list[Mapping[str, Any]]]] = {}
     for result in results:
-        key = result["task"], result["device"], result["method"], result["metric"]
+        key = tuple(result[name] for name in ("task", "network", "device", "method", "metric"))
         groups.setdefault(key, {}).setdefault(result["batches"], []).append(result)
-    previous = ("", "")
-    for (task, device, method, metric), by in groups.items():
-        if previous not in {("", ""), (task, device)}:
+    previous: tuple[str, ...] = ()
+    for (*place, method, metric), by in groups.items():
+        if previous and previous != (*place,):
             table.add_section()
-        first = ("", "", method, "") if previous == (task, device) else (task, device, method, metric)
+        first = ("", "", "", method, "") if previous == (*place,) else (*place, method, metric)
         table.add_row(*first, *(_score(by.get(batches, ()), metric) for batches in allowances))
-        previous = task, device
+        previous = (*place,)
     return table
 
 

@@ -151,6 +151,25 @@ class DiffractionTwin(PhysicalTwin):
         return self.design.transfer(x * torch.complex(self.offset.cos(), self.offset.sin()), theta)
 
 
+class OffsetTwin(PhysicalTwin):
+    """Any simulator at settings that are an unknown `offset` (P,) off, with an unknown gain of each output channel,
+    the last dimension: `y = gain ⊙ design(x; θ + offset)`. What is within limits stays within.
+
+    **Argument:** `design`, the device as it is believed to be; settings must stack in front (`stacks`).
+    """
+
+    def __init__(self, design: Device) -> None:
+        design = _unwrapped(design)
+        if not (isinstance(design, Simulator) and design.stacks):
+            raise ArgumentError(f"`OffsetTwin(design)` takes a Simulator whose settings stack, got {design!r}")
+        super().__init__(design)
+        self.offset = nn.Parameter(torch.zeros(design.theta.size))
+        self.gain = nn.Parameter(torch.ones(design.out_shape[-1]))
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self.gain * self.design.transfer(x, self.design.theta.clamp(theta + self.offset))
+
+
 def _unwrapped(device: Device) -> Device:
     while isinstance(device, Wrapper):
         device = device.device

@@ -1,7 +1,8 @@
 """Reservoir computing: the field's own tasks, networks with a reservoir in them, the linear readout, a comparison."""
 
 from blackprop.recipes.reservoir.base import SequenceTask
-from blackprop.recipes.reservoir.by_loss import ByLoss, Homodyne, Multiplexed, Perturbative
+from blackprop.recipes.reservoir.by_loss import ByLoss, Homodyne, Mixed, Multiplexed, Perturbative
+from blackprop.recipes.reservoir.by_surrogate import DesignTwin, LocalLinear
 from blackprop.recipes.reservoir.capacity import Measured, memory_capacity, parity_capacity
 from blackprop.recipes.reservoir.classification import DigitRows, Sequences, SpokenDigits
 from blackprop.recipes.reservoir.compare import Allowance, MakeDevice, Readout, evaluate, run
@@ -27,12 +28,15 @@ __all__ = [
     "Capacity",
     "ChannelEqualisation",
     "Dense",
+    "DesignTwin",
     "DigitRows",
     "Homodyne",
+    "LocalLinear",
     "MackeyGlass",
     "MakeDevice",
     "MakeReservoir",
     "Measured",
+    "Mixed",
     "Multiplexed",
     "Narma10",
     "Network",

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from blackprop.errors import ArgumentError
 from blackprop.recipes import settings
 from blackprop.recipes.objectives import Objective
-from blackprop.recipes.reservoir.networks import Architecture, MakeReservoir, Sizes, build
+from blackprop.recipes.reservoir.networks import HEADS, Architecture, MakeReservoir, Sizes, build
 from blackprop.recipes.task import Data, Schedules, adam_with_cosine
 
 
@@ -20,6 +21,8 @@ class SequenceTask(abc.ABC):
 
     network: Architecture = Architecture.DENSE
     """dense: Linear, reservoir, readout; transformer: encoder block, reservoir, encoder block, readout."""
+    width: int = 32
+    """Of the transformer's blocks, which have four heads; the dense network has none."""
     nodes: int = 100
     """Outputs of the reservoir at each step."""
     drives: int = 1
@@ -33,8 +36,10 @@ class SequenceTask(abc.ABC):
     """Adam's rate for the reservoir's settings, likewise."""
 
     def __post_init__(self) -> None:
-        settings.at_least(self, nodes=1, drives=1, epochs=1, batch_size=2)  # batch norm needs two rows
+        settings.at_least(self, width=4, nodes=1, drives=1, epochs=1, batch_size=2)  # batch norm needs two rows
         settings.rates(self, "lr", "device_lr")
+        if self.width % HEADS:
+            raise ArgumentError(f"{settings.called(self, 'width')} must be a multiple of {HEADS}, got {self.width}")
 
     @property
     @abc.abstractmethod
@@ -64,7 +69,7 @@ class SequenceTask(abc.ABC):
         """The network with `layer((time, drives), (time, nodes))` for its reservoir; digital weights from `seed`
         alone.
         """
-        return build(self.network, self.sizes, layer, seed)
+        return build(self.network, self.sizes, layer, seed, self.width)
 
     def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         del generator

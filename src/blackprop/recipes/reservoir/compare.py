@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BudgetExhausted
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Budget
-from blackprop.optim import ForwardOnly, SignalScaled
+from blackprop.optim import SignalScaled
 from blackprop.query import Purpose
 from blackprop.recipes.cell import Stream, stream_seed
 from blackprop.recipes.methods import Frozen, Method, Oracle, Paper
@@ -27,6 +27,7 @@ from blackprop.recipes.reservoir import ridge
 from blackprop.recipes.reservoir.base import SequenceTask
 from blackprop.recipes.reservoir.by_loss import ByLoss
 from blackprop.recipes.reservoir.networks import Network
+from blackprop.recipes.reservoir.trainers import Backpropagation, Trainer
 from blackprop.recipes.task import Data
 from blackprop.substitute import ledger, param_groups
 
@@ -127,17 +128,17 @@ def _fit(model: Network, data: Data, allowance: Allowance) -> None:
 
 def _train(task: SequenceTask, model: Network, method: Method, data: Data, seed: int, allowance: Allowance) -> int:
     """Steps that were made."""
-    optimizer = _optimizer(task, model, method, seed)
-    full = [group["lr"] for group in optimizer.param_groups]
+    trainer = _trainer(task, model, method, seed)
+    full = [group["lr"] for group in trainer.param_groups]
     batches, dearest, steps = _batches(data, task.batch_size, seed), (0, 0), 0
     model.train()
     with _budgeted(model, allowance):
         while (share := _share(model, dearest, allowance)) is not None:
-            for group, rate in zip(optimizer.param_groups, full, strict=True):
+            for group, rate in zip(trainer.param_groups, full, strict=True):
                 group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
-            before = _spent(model)
+            before, (x, y) = _spent(model), next(batches)
             try:
-                _step(task, model, optimizer, *next(batches))
+                trainer.step(lambda x=x, y=y: task.objective.loss(model(x), y))
             except BudgetExhausted:
                 if not steps:  # a result of no training would mislead
                     raise
@@ -147,15 +148,6 @@ def _train(task: SequenceTask, model: Network, method: Method, data: Data, seed:
                 dearest = (max(dearest[0], cost[0]), max(dearest[1], cost[1]))
             steps += 1
     return steps
-
-
-def _step(task: SequenceTask, model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) -> None:
-    if isinstance(optimizer, ForwardOnly):
-        optimizer.step(lambda: task.objective.loss(model(x), y))
-        return
-    optimizer.zero_grad()
-    task.objective.loss(model(x), y).backward()
-    optimizer.step()
 
 
 @contextmanager
@@ -171,12 +163,12 @@ def _budgeted(model: nn.Module, allowance: Allowance) -> Iterator[None]:
             layer.budget = None
 
 
-def _optimizer(task: SequenceTask, model: Network, method: Method, seed: int) -> Optimizer:
+def _trainer(task: SequenceTask, model: Network, method: Method, seed: int) -> Trainer:
     if isinstance(method, ByLoss):
         generator = torch.Generator().manual_seed(stream_seed(seed, Stream.LAYER, len(_layers(model))))
-        return method.optimizer(model, task.lr, task.device_lr, generator)
+        return method.trainer(model, task.lr, task.device_lr, generator)
     adam = Adam(param_groups(model, lr=task.lr, device_lr=task.device_lr))
-    return adam if isinstance(method, (Oracle, Frozen, Paper)) else SignalScaled(adam, model)
+    return Backpropagation(adam if isinstance(method, (Oracle, Frozen, Paper)) else SignalScaled(adam, model))
 
 
 def _batches(data: Data, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

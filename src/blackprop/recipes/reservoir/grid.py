@@ -5,28 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from blackprop.errors import ArgumentError, BudgetExhausted, RunFolderError
 from blackprop.recipes.methods import Method
 from blackprop.recipes.reservoir.base import SequenceTask
-from blackprop.recipes.reservoir.compare import Allowance, run
+from blackprop.recipes.reservoir.compare import Allowance, Readout, run
 from blackprop.recipes.reservoir.hardware import Reservoirs
 
-_KEY = ("task", "device", "method", "seed", "batches")
+_KEY = ("task", "network", "device", "method", "batches", "rate", "seed")
+_LESS = ("nrmse", "ser")  # of these, less is better
 
 
 @dataclass(frozen=True)
 class ReservoirGrid:
-    """What is compared: each cell may ask for the rows of so many training batches of its task."""
+    """What is compared: each cell may ask for the rows of so many training batches of its task, and as many
+    programmings.
+
+    Of several `rates`, for θ and the digital parameters alike, each method takes at each allowance the one that does
+    best on the first seed, and its results are of that rate; none given, those of the task.
+    """
 
     tasks: tuple[SequenceTask, ...]
     methods: tuple[Method, ...]
     hardware: tuple[Reservoirs, ...]
     batches: tuple[int, ...]
     seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("tasks", "methods", "hardware", "batches", "seeds"):
@@ -35,45 +43,70 @@ class ReservoirGrid:
         if min(self.batches) < 1:
             raise ArgumentError(f"`ReservoirGrid(batches=...)` must be at least 1, got {min(self.batches)}")
 
-    def cells(self) -> Iterator[tuple[SequenceTask, Reservoirs, Method, int, int]]:
-        for task in self.tasks:
-            for hardware in self.hardware:
-                for batches in self.batches:
-                    for seed in self.seeds:
-                        for method in self.methods:
-                            yield task, hardware, method, seed, batches
+    def rates_of(self, task: SequenceTask, method: Method) -> tuple[float, ...]:
+        return (task.lr,) if isinstance(method, Readout) or not self.rates else self.rates
 
 
 def carry_out_reservoirs(
     grid: ReservoirGrid, path: Path, told: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
-    """Run what results.jsonl in the folder `path` does not hold yet; returns all results of the grid.
+    """Run what results.jsonl in the folder `path` does not hold yet; returns the results of the grid, all seeds at the
+    best rate.
 
     Where the task is a regression the readout is fitted anew in the end, whatever the method, from rows kept back for
     it. A method whose first step is beyond the allowance has no score, and `refused` says why.
     """
-    file = path / "results.jsonl"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        known = {tuple(line[name] for name in _KEY): line for line in _lines(file)}
+        kept = _Kept(path / "results.jsonl", told)
     except OSError as error:
         raise RunFolderError(f"{path}: {error.strerror or error}") from error
     found = []
-    for task, hardware, method, seed, batches in grid.cells():
-        key = (task.name, hardware.value, method.name, seed, batches)
-        if key not in known:
-            cell = dict(zip(_KEY, key, strict=True))
-            allowance = Allowance(batches * task.batch_size)
-            try:
-                result = run(task, hardware.make, method, seed, allowance, refit=task.objective.metric != "accuracy")
-                known[key] = {**cell, "metric": task.objective.metric, **result, **cell}
-            except (BudgetExhausted, ArgumentError) as error:
-                known[key] = {**cell, "metric": task.objective.metric, "refused": str(error)}
-            with file.open("a") as out:
-                out.write(json.dumps(known[key]) + "\n")
-            told(known[key])
-        found.append(known[key])
+    for task, hardware, batches, method in product(grid.tasks, grid.hardware, grid.batches, grid.methods):
+        first = [kept.result(task, hardware, method, batches, r, grid.seeds[0]) for r in grid.rates_of(task, method)]
+        best = min(first, key=_badness)
+        others = [kept.result(task, hardware, method, batches, best["rate"], seed) for seed in grid.seeds[1:]]
+        found += [best, *others]
     return found
+
+
+class _Kept:
+    """What a file holds of results, and will hold."""
+
+    def __init__(self, file: Path, told: Callable[[dict[str, Any]], None]) -> None:
+        self._file, self._told = file, told
+        self._known = {tuple(line[name] for name in _KEY): line for line in _lines(file)}
+
+    def result(
+        self, task: SequenceTask, hardware: Reservoirs, method: Method, batches: int, rate: float, seed: int
+    ) -> dict[str, Any]:
+        key = (task.name, task.network.value, hardware.value, method.name, batches, rate, seed)
+        if key not in self._known:
+            cell = {**dict(zip(_KEY, key, strict=True)), "metric": task.objective.metric}
+            self._known[key] = {**cell, **_run(_at_rate(task, rate), hardware, method, seed, batches), **cell}
+            with self._file.open("a") as out:
+                out.write(json.dumps(self._known[key]) + "\n")
+            self._told(self._known[key])
+        return self._known[key]
+
+
+def _at_rate(task: SequenceTask, rate: float) -> SequenceTask:
+    """The task at one rate for all its parameters, unless that is its own."""
+    return task if rate == task.lr else replace(task, lr=rate, device_lr=rate)
+
+
+def _run(task: SequenceTask, hardware: Reservoirs, method: Method, seed: int, batches: int) -> dict[str, Any]:
+    allowance = Allowance(batches * task.batch_size, batches)
+    try:
+        return run(task, hardware.make, method, seed, allowance, refit=task.objective.metric != "accuracy")
+    except (BudgetExhausted, ArgumentError) as error:
+        return {"refused": str(error)}
+
+
+def _badness(result: dict[str, Any]) -> float:
+    """Less is better; what was refused comes last."""
+    score = result.get(metric := result["metric"], float("inf"))
+    return score if metric in _LESS or metric not in result else -score
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

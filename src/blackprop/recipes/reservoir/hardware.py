@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 
 from blackprop import devices
-from blackprop.devices import Device
+from blackprop.devices import Device, Drifting
+
+MISALIGNED = 0.02  # the standard deviation of an offset that every setting has, and that nobody knows
 
 
 class Reservoirs(enum.Enum):
@@ -17,7 +19,13 @@ class Reservoirs(enum.Enum):
     IKEDA = "ikeda"
 
     def make(self, in_shape: tuple[int, int], out_shape: tuple[int, int], seed: int) -> Device:
-        """The device for sequences `(time, drives)` that is read as `(time, nodes)`; what is random in it by `seed`."""
+        """The device for sequences `(time, drives)` that is read as `(time, nodes)`, its settings a little off; what is
+        random in it by `seed`.
+        """
+        return Drifting(self.design(in_shape, out_shape, seed), initial=MISALIGNED, seed=seed)
+
+    def design(self, in_shape: tuple[int, int], out_shape: tuple[int, int], seed: int) -> Device:
+        """The device as it was meant."""
         (time, channels), nodes = in_shape, out_shape[1]
         match self:
             case Reservoirs.ECHO_STATE:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError, ShapeError
+from blackprop.layer import PhysicalLayer
 
 # ((time, drives), (time, nodes)) -> the layer that maps (B, time, drives) to (B, time, nodes); a row of its device is
 # a whole sequence.
 MakeReservoir = Callable[[tuple[int, int], tuple[int, int]], nn.Module]
+HEADS = 4  # of a transformer's blocks
 
 
 class Architecture(enum.Enum):
@@ -61,6 +63,15 @@ class Network(nn.Module, abc.ABC):
     @abc.abstractmethod
     def states(self, x: Tensor, there: Tensor) -> Tensor:
         """What is read at every step, (B, time, width); `there` (B, time), bool."""
+
+    def behind(self) -> list[nn.Parameter]:
+        """The digital parameters that nothing reaches but through the reservoir: a loss has an exact gradient there."""
+        gains = [module.gain for module in self.modules() if isinstance(module, PhysicalLayer)]
+        return [*gains, *(p for module in (*self._behind(), self.norm, self.readout) for p in module.parameters())]
+
+    def _behind(self) -> tuple[nn.Module, ...]:
+        """Modules behind the reservoir, but for those that all networks have."""
+        return ()
 
     def forward(self, x: Tensor) -> Tensor:
         x, there = self._parts(x)
@@ -124,15 +135,18 @@ class Transformer(Network):
     A step attends to itself and to those before it, as the reservoir does: a prediction sees no future.
     """
 
-    def __init__(self, sizes: Sizes, layer: MakeReservoir, width: int = 32, heads: int = 4) -> None:
+    def __init__(self, sizes: Sizes, layer: MakeReservoir, width: int = 32) -> None:
         super().__init__(sizes, width)
         self.embed = nn.Linear(sizes.channels, width)
         self.places = nn.Parameter(0.02 * torch.randn(sizes.time, width))
-        self.before = _block(width, heads)
+        self.before = _block(width)
         self.drive = nn.Linear(width, sizes.drives)
         self.reservoir = layer((sizes.time, sizes.drives), (sizes.time, sizes.nodes))
         self.back = nn.Sequential(nn.LayerNorm(sizes.nodes), nn.Linear(sizes.nodes, width))
-        self.after = _block(width, heads)
+        self.after = _block(width)
+
+    def _behind(self) -> tuple[nn.Module, ...]:
+        return self.back, self.after
 
     def states(self, x: Tensor, there: Tensor) -> Tensor:
         future = torch.ones(self.sizes.time, self.sizes.time, dtype=torch.bool, device=x.device).triu(1)
@@ -141,12 +155,12 @@ class Transformer(Network):
         return self.after(x + self.places, src_mask=future, src_key_padding_mask=~there)
 
 
-def build(architecture: Architecture, sizes: Sizes, layer: MakeReservoir, seed: int) -> Network:
-    """The network with `layer` for its reservoir; digital weights from `seed` alone."""
+def build(architecture: Architecture, sizes: Sizes, layer: MakeReservoir, seed: int, width: int = 32) -> Network:
+    """The network with `layer` for its reservoir, a transformer of `width`; digital weights from `seed` alone."""
     # torch's own initialisers draw from the global generator; it is lent to them and put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Dense(sizes, layer) if architecture is Architecture.DENSE else Transformer(sizes, layer)
+        return Dense(sizes, layer) if architecture is Architecture.DENSE else Transformer(sizes, layer, width)
 
 
 def pad(sequences: Sequence[Tensor], time: int | None = None) -> Tensor:
@@ -167,8 +181,8 @@ def pad(sequences: Sequence[Tensor], time: int | None = None) -> Tensor:
     return out
 
 
-def _block(width: int, heads: int) -> nn.Module:
-    return nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+def _block(width: int) -> nn.Module:
+    return nn.TransformerEncoderLayer(width, HEADS, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
 
 
 def _listed(lengths: list[int]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from blackprop.recipes.reservoir.base import SequenceTask
 from blackprop.recipes.reservoir.classification import DigitRows, SpokenDigits
+from blackprop.recipes.reservoir.networks import Architecture
 from blackprop.recipes.reservoir.tasks import (
     ChannelEqualisation,
     MackeyGlass,
@@ -17,18 +18,21 @@ from blackprop.recipes.reservoir.tasks import (
 from blackprop.recipes.task import Size
 
 
-def suite(size: Size, data_dir: Path | None = None) -> tuple[SequenceTask, ...]:
-    """Published: 200 nodes and sequences of 200 steps; small: 50 nodes and 120 steps. Tasks that read files are among
-    them where `data_dir` is given.
+def suite(
+    size: Size, data_dir: Path | None = None, network: Architecture = Architecture.DENSE
+) -> tuple[SequenceTask, ...]:
+    """Published: 200 nodes and sequences of 200 steps, transformers of width 32; small: 50 nodes, 120 steps, width 16.
+    Tasks that read files are among them where `data_dir` is given.
     """
     small = size is Size.SMALL
-    nodes, length, washout = (50, 120, 40) if small else (200, 200, 50)
+    nodes, length, washout, width = (50, 120, 40, 16) if small else (200, 200, 50, 32)
+    inside = {"network": network, "nodes": nodes, "width": width}
     drawn = (Narma10, ShortTermMemory, ParityCheck, ChannelEqualisation, MackeyGlass)
-    tasks: list[SequenceTask] = [kind(nodes=nodes, length=length, washout=washout) for kind in drawn]
-    tasks.append(DigitRows(nodes=nodes))
+    tasks: list[SequenceTask] = [kind(**inside, length=length, washout=washout) for kind in drawn]
+    tasks.append(DigitRows(**inside))
     if data_dir is not None:
         tasks += [
-            SantaFe(nodes=nodes, length=length, washout=washout, data_dir=data_dir),
-            SpokenDigits(nodes=nodes, train_takes=10 if small else 45, data_dir=data_dir),
+            SantaFe(**inside, length=length, washout=washout, data_dir=data_dir),
+            SpokenDigits(**inside, train_takes=10 if small else 45, data_dir=data_dir),
         ]
     return tuple(tasks)
