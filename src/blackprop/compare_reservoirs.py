@@ -11,14 +11,26 @@ import tyro
 from rich.console import Console
 
 from blackprop.errors import ArgumentError
-from blackprop.recipes import Default, Frozen, Method, Oracle, Size, reservoir
+from blackprop.recipes import (
+    Default,
+    Frozen,
+    Homodyne,
+    Method,
+    Mixed,
+    Multiplexed,
+    Oracle,
+    Perturbative,
+    Size,
+    Spsa,
+    reservoir,
+)
 from blackprop.report import reservoir_table
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         *(Oracle(), Frozen(), reservoir.Readout(), Default(), reservoir.LocalLinear(), reservoir.DesignTwin()),
-        *(reservoir.Perturbative(), reservoir.Mixed(), reservoir.Multiplexed(), reservoir.Homodyne()),
+        *(Perturbative(), Mixed(), Multiplexed(), Spsa(), Homodyne()),
     )
 }
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from blackprop.recipes.audio.tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.recipes.bill import Bill
+from blackprop.recipes.by_loss import ByLoss, Homodyne, Mixed, Multiplexed, Perturbative, Spsa
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
 from blackprop.recipes.digits import Digits
@@ -23,6 +24,7 @@ __all__ = [
     "FLAWLESS",
     "ORDINARY",
     "Bill",
+    "ByLoss",
     "Cell",
     "Characterised",
     "Cifar10",
@@ -38,20 +40,25 @@ __all__ = [
     "Frozen",
     "Grid",
     "Hardware",
+    "Homodyne",
     "Imperfections",
     "Memory",
     "Method",
+    "Mixed",
     "Mnist",
+    "Multiplexed",
     "Network",
     "NextToken",
     "Objective",
     "Oracle",
     "Paper",
+    "Perturbative",
     "Precision",
     "Row",
     "RunFolder",
     "Size",
     "SpeechDigits",
+    "Spsa",
     "Task",
     "Text",
     "Training",

@@ -14,7 +14,7 @@ from torch import nn
 from blackprop.layer import PhysicalLayer
 from blackprop.recipes.execution import ORDINARY, Execution
 from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
-from blackprop.recipes.methods import Frozen, Method, Oracle, Paper
+from blackprop.recipes.methods import Method
 from blackprop.recipes.task import Task
 
 
@@ -52,13 +52,6 @@ class Cell:
     def key(self) -> dict[str, Any]:
         """What tells a cell from the others of its run."""
         return {"method": self.method.name, "device": self.hardware.value, "seed": self.seed}
-
-    @property
-    def signal_scaled(self) -> bool:
-        """Whether θ moves by its measured signal (`optim.SignalScaled`): but for the references and the published
-        method, which stay what they are.
-        """
-        return not isinstance(self.method, (Oracle, Frozen, Paper))
 
     def layer(self, d_in: int, d_out: int, index: int, rank: int = 0) -> PhysicalLayer:
         """The device that stands at place `index` of the network, as a layer.

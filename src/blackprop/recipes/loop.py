@@ -86,15 +86,17 @@ class Training:
     ) -> None:
         task = cell.task
         self.cell, self.data, self.workers = cell, data, workers or Workers()
-        self._check_sizes()
         rows = len(data.x_train)
         self.total_steps, self.leg = task.steps(rows), task.leg(rows)
         self.steps_per_epoch = rows // task.batch_size
         self.model = cell.model(self.workers.rank)
         self.devices = {n: m for n, m in self.model.named_modules() if isinstance(m, PhysicalLayer)}
         pairs = task.optimizers(self.model, self.total_steps)
-        self.optimizers = [scaled(one, self.model) if cell.signal_scaled else one for one, _ in pairs]
+        self.optimizers = [scaled(one, self.model) if cell.method.signal_scaled else one for one, _ in pairs]
         self.schedules = [schedule for _, schedule in pairs]
+        place = cell.stream(Stream.LAYER, len(self.devices), self.workers.rank)  # after those of the devices
+        self.rule = cell.method.rule(self.model, torch.Generator().manual_seed(place))
+        self._check_sizes()
         self.before: dict[str, np.ndarray] = {}
         """The devices as they were drawn."""
         self.steps = 0
@@ -135,7 +137,7 @@ class Training:
             if isinstance(schedule, ReduceLROnPlateau):
                 schedule.step(self.score)
         self.seconds += time.perf_counter() - start
-        if not self.cell.signal_scaled:
+        if not self.cell.method.signal_scaled:
             advise(self.model)
 
     def _step(self, step: int, compare: bool) -> float:
@@ -147,7 +149,7 @@ class Training:
         draws = torch.Generator().manual_seed(self.cell.stream(Stream.AUGMENT, step, self.workers.rank))
         for optimizer in self._steppers:
             optimizer.zero_grad()
-        whole, total = parts == self.workers.count == 1, 0.0  # else its gradient is of other rows too
+        whole, total = parts == self.workers.count == self.rule.passes() == 1, 0.0  # else of other rows too
         with seen(self.model) if compare and whole else nullcontext({}) as watched:
             for number, part in enumerate(mine.tensor_split(parts), start=1):
                 with self.workers.averaging(self._prepared, last=number == parts):
@@ -167,10 +169,12 @@ class Training:
     def _backward(self, rows: Tensor, weight: float, draws: torch.Generator) -> float:
         x, y = (values[rows].to(self.workers.device) for values in (self.data.x_train, self.data.y_train))
         x, y = self.cell.task.augment(x, y, draws)
-        with self.workers.autocast():
-            loss = weight * self.cell.task.objective.loss(self._prepared(x), y)
-        self.workers.backward(loss)
-        return loss.item()
+
+        def loss() -> Tensor:
+            with self.workers.autocast():
+                return weight * self.cell.task.objective.loss(self._prepared(x), y)
+
+        return self.rule.add_gradients(loss, self.workers.backward)
 
     def _compare(self, watched: Mapping[str, Any]) -> None:
         for name, found in diagnose(self.model).items():
@@ -215,6 +219,10 @@ class Training:
             raise ArgumentError(
                 f"a batch of {batch} rows cannot be shared by {self.workers.count} processes that take theirs in "
                 f"{self.cell.execution.accumulate} part(s) each"
+            )
+        if self.workers.count > 1 and self.rule.passes() > 1:
+            raise ArgumentError(
+                f"`{self.cell.method.name}` is not shared by several processes, got {self.workers.count}"
             )
         if len(self.data.x_train) < batch:
             raise ArgumentError(f"{len(self.data.x_train)} training rows do not fill one batch of {batch}")
@@ -269,6 +277,7 @@ class Training:
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "processes": self.workers.gather(own),
+            "rule": self.rule.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
             "tally": self.tally,
@@ -282,6 +291,7 @@ class Training:
             self.model.load_state_dict(state["model"])
             for name, layer in state["processes"][self.workers.rank].items():
                 self.model.get_submodule(name).load_state_dict(layer)
+            self.rule.load_state_dict(state.get("rule", {}))
             for mine, kept in zip(self.optimizers, state["optimizers"], strict=True):
                 mine.load_state_dict(kept)
             for mine, kept in zip(self.schedules, state["schedules"], strict=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from blackprop import devices, presets, surrogates, twins
 from blackprop.characterise import characterise
@@ -17,6 +19,7 @@ from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDir
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Ledger
 from blackprop.planning import remembered
+from blackprop.recipes.rule import Backward, Loss, Rule
 
 
 class Method(abc.ABC):
@@ -27,14 +30,44 @@ class Method(abc.ABC):
 
     name: str
 
+    signal_scaled: ClassVar[bool] = True
+    """Whether θ moves by its measured signal (`optim.SignalScaled`): but for the references, the published method, and
+    what measures no gradient.
+    """
+
     @abc.abstractmethod
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         """`device` as a layer. The first draw from `generator` must be θ, so that all methods start alike."""
+
+    def rule(self, model: nn.Module, generator: torch.Generator) -> Rule:
+        """How the parameters of `model` come by their gradients: unless a method says otherwise, by backpropagation."""
+        del model, generator
+        return Backpropagation()
+
+
+class Backpropagation:
+    """One call of the loss, and its gradient."""
+
+    def add_gradients(self, loss: Loss, backward: Backward) -> float:
+        value = loss()
+        backward(value)
+        return value.item()
+
+    def passes(self) -> int:
+        return 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        del state
 
 
 @dataclass(frozen=True)
 class Oracle(Method):
     """Both gradients by autograd through the simulator, at no query: the upper reference."""
+
+    signal_scaled: ClassVar[bool] = False
 
     name: str = "oracle"
 
@@ -47,6 +80,8 @@ class Frozen(Method):
     """θ stays as it was drawn, the digital parameters are trained through it exactly, at no query: the lower
     reference.
     """
+
+    signal_scaled: ClassVar[bool] = False
 
     name: str = "frozen"
 
@@ -66,6 +101,7 @@ class Paper(Method):
     samples: int = 100
     name: str = "paper"
 
+    signal_scaled: ClassVar[bool] = False
     matrix_step: ClassVar[float] = 1.0
     mesh_rebuild: ClassVar[int] = 100
 

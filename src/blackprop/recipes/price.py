@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from blackprop.query import Count, Procedure, Purpose, Query, ask, reading_first
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.execution import lent_generators
+from blackprop.recipes.methods import Backpropagation
 from blackprop.recipes.task import Data
 
 _NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
@@ -43,12 +45,15 @@ def price(cell: Cell, data: Data) -> Bill:
         training = [(one.rows, one.wants_grad_x) for one in places]
         network.eval()(data.x_test[:1])
     schedule = _Schedule(task.steps(rows), task.leg(rows))
+    rule = cell.method.rule(cell.model(), torch.Generator().manual_seed(0))
     for one, (rows, wants) in zip(places, training, strict=True):
         one.test_rows, one.rows, one.wants_grad_x = len(data.x_test) * one.rows, rows, wants
     priced = []
     for index, found in enumerate(places):
         layer = cell.layer(found.d_in, found.d_out, index)
-        priced.append((_layer(layer, found, schedule), layer.theta.requires_grad))
+        by_loss = not isinstance(rule, Backpropagation)
+        cost = _asked_by_loss(layer, found, schedule, rule.passes()) if by_loss else _layer(layer, found, schedule)
+        priced.append((cost, layer.theta.requires_grad))
     return Bill.of(priced, schedule.steps)
 
 
@@ -89,6 +94,20 @@ def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
         for purpose in set(Purpose) - {skipped}:
             spent.rows[purpose] += times * ledger.rows[purpose]
             spent.programmings[purpose] += times * ledger.programmings[purpose]
+    return _booked(layer, spent)
+
+
+def _asked_by_loss(layer: PhysicalLayer, place: _Place, schedule: _Schedule, passes: int) -> Ledger:
+    """Every pass of a step is at a setting of its own."""
+    spent, legs = Count(), len(schedule.legs())
+    spent.rows = Counter(
+        {Purpose.FORWARD: schedule.steps * passes * place.rows, Purpose.EVALUATE: legs * place.test_rows}
+    )
+    spent.programmings = Counter({Purpose.FORWARD: schedule.steps * passes, Purpose.EVALUATE: legs})
+    return _booked(layer, spent)
+
+
+def _booked(layer: PhysicalLayer, spent: Count) -> Ledger:
     cost, total = layer.device.cost, Ledger()
     seconds = sum(spent.rows.values()) * cost.row + sum(spent.programmings.values()) * cost.programming
     total.add(spent, seconds)

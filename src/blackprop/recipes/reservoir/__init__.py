@@ -1,7 +1,6 @@
 """Reservoir computing: the field's own tasks, networks with a reservoir in them, the linear readout, a comparison."""
 
 from blackprop.recipes.reservoir.base import SequenceTask
-from blackprop.recipes.reservoir.by_loss import ByLoss, Homodyne, Mixed, Multiplexed, Perturbative
 from blackprop.recipes.reservoir.by_surrogate import DesignTwin, LocalLinear
 from blackprop.recipes.reservoir.capacity import Measured, memory_capacity, parity_capacity
 from blackprop.recipes.reservoir.classification import DigitRows, Sequences, SpokenDigits
@@ -24,24 +23,19 @@ from blackprop.recipes.reservoir.tasks import (
 __all__ = [
     "Allowance",
     "Architecture",
-    "ByLoss",
     "Capacity",
     "ChannelEqualisation",
     "Dense",
     "DesignTwin",
     "DigitRows",
-    "Homodyne",
     "LocalLinear",
     "MackeyGlass",
     "MakeDevice",
     "MakeReservoir",
     "Measured",
-    "Mixed",
-    "Multiplexed",
     "Narma10",
     "Network",
     "ParityCheck",
-    "Perturbative",
     "Readout",
     "Regression",
     "ReservoirGrid",

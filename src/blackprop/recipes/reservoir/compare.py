@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BudgetExhausted
@@ -22,12 +22,10 @@ from blackprop.ledger import Budget
 from blackprop.optim import SignalScaled
 from blackprop.query import Purpose
 from blackprop.recipes.cell import Stream, stream_seed
-from blackprop.recipes.methods import Frozen, Method, Oracle, Paper
+from blackprop.recipes.methods import Method
 from blackprop.recipes.reservoir import ridge
 from blackprop.recipes.reservoir.base import SequenceTask
-from blackprop.recipes.reservoir.by_loss import ByLoss
 from blackprop.recipes.reservoir.networks import Network
-from blackprop.recipes.reservoir.trainers import Backpropagation, Trainer
 from blackprop.recipes.task import Data
 from blackprop.substitute import ledger, param_groups
 
@@ -128,17 +126,20 @@ def _fit(model: Network, data: Data, allowance: Allowance) -> None:
 
 def _train(task: SequenceTask, model: Network, method: Method, data: Data, seed: int, allowance: Allowance) -> int:
     """Steps that were made."""
-    trainer = _trainer(task, model, method, seed)
-    full = [group["lr"] for group in trainer.param_groups]
+    optimizer, place = _optimizer(task, model, method), stream_seed(seed, Stream.LAYER, len(_layers(model)))
+    rule = method.rule(model, torch.Generator().manual_seed(place))
+    full = [group["lr"] for group in optimizer.param_groups]
     batches, dearest, steps = _batches(data, task.batch_size, seed), (0, 0), 0
     model.train()
     with _budgeted(model, allowance):
         while (share := _share(model, dearest, allowance)) is not None:
-            for group, rate in zip(trainer.param_groups, full, strict=True):
+            for group, rate in zip(optimizer.param_groups, full, strict=True):
                 group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
             before, (x, y) = _spent(model), next(batches)
             try:
-                trainer.step(lambda x=x, y=y: task.objective.loss(model(x), y))
+                optimizer.zero_grad()
+                rule.add_gradients(lambda x=x, y=y: task.objective.loss(model(x), y), Tensor.backward)
+                optimizer.step()
             except BudgetExhausted:
                 if not steps:  # a result of no training would mislead
                     raise
@@ -163,12 +164,9 @@ def _budgeted(model: nn.Module, allowance: Allowance) -> Iterator[None]:
             layer.budget = None
 
 
-def _trainer(task: SequenceTask, model: Network, method: Method, seed: int) -> Trainer:
-    if isinstance(method, ByLoss):
-        generator = torch.Generator().manual_seed(stream_seed(seed, Stream.LAYER, len(_layers(model))))
-        return method.trainer(model, task.lr, task.device_lr, generator)
+def _optimizer(task: SequenceTask, model: Network, method: Method) -> Optimizer:
     adam = Adam(param_groups(model, lr=task.lr, device_lr=task.device_lr))
-    return Backpropagation(adam if isinstance(method, (Oracle, Frozen, Paper)) else SignalScaled(adam, model))
+    return SignalScaled(adam, model) if method.signal_scaled else adam
 
 
 def _batches(data: Data, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
