@@ -147,7 +147,7 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
         return rows, programmings, rows * spec.cost.row + programmings * spec.cost.programming
 
     def measure(queries: list[Query]) -> list[Tensor]:
-        _check_queries(spec, queries)
+        check_queries(spec, queries)
         spent = count(queries, device.programmed)
         due = bill(spent)
         if budget is not None:
@@ -198,7 +198,8 @@ class _Dry:
         return [torch.randn(len(q.x), *shape, generator=self._generator).to(q.x) for q in queries]
 
 
-def _check_queries(spec: Declaration, queries: list[Query]) -> None:
+def check_queries(spec: Declaration, queries: list[Query]) -> None:
+    """Raise unless every row and setting of a round may be sent to the device."""
     for query in queries:
         spec.theta.check_shape(query.theta)
         if query.x.dim() == 0 or tuple(query.x.shape[1:]) != spec.in_shape:

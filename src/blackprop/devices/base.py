@@ -227,6 +227,10 @@ class Wrapper(Device):
     def _sense(self, y: Tensor) -> Tensor:
         return y
 
+    def forget(self) -> None:
+        super().forget()
+        self.device.forget()  # each keeps its own note of the setting, and would skip a write by it
+
     def program(self, theta: Tensor, /) -> None:
         self.forget()
         self.device.program(self._setting(theta, fresh=True))

@@ -1,0 +1,80 @@
+"""Where a guarded device stands, how it is moved in steps, and how it is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from blackprop.devices import Device
+from blackprop.errors import DeviceError
+from blackprop.query import Count, Purpose
+
+
+class Stand:
+    """The setting that a device was last told to take, and the one at which it is parked.
+
+    Kept apart from the guard, for it must outlive it: what parks a device when its guard is gone holds this alone.
+    """
+
+    def __init__(self, device: Device, park: Tensor | None, slew: float | None) -> None:
+        self.device, self.park, self.slew = device, park, slew
+        self.at: Tensor | None = None  # None: never told
+        self.doubtful = False  # whether the last write failed, so that the device may still be where it was before
+        self.parked = False
+        self.steps = Count()  # programmings by hand
+
+    def begin(self, theta: Tensor) -> None:
+        """Call before a write; `arrived` after it."""
+        self.at, self.doubtful, self.parked = theta.detach().clone(), True, False
+
+    def arrived(self) -> None:
+        self.doubtful = False
+
+    def way(self, start: Tensor | None, theta: Tensor) -> Iterator[Tensor]:
+        """The settings to write before `theta`, so that none moves a parameter by more than `slew`."""
+        if self.slew is None:
+            return
+        if start is None:
+            if self.park is None:
+                return  # nobody knows where the device stands
+            start = self.park.to(theta)
+            yield start
+        elif self.doubtful:
+            yield start.to(theta)  # it stands here, or one step away
+        start, end = start.to(theta).double(), theta.double()
+        reach = float((end - start).abs().max())
+        if reach <= self.slew:
+            return
+        steps = math.floor(reach / self.slew * (1 + 1e-6)) + 1
+        for k in range(1, steps):
+            yield start.lerp(end, k / steps).to(theta)
+
+    def write(self, theta: Tensor, purpose: Purpose) -> None:
+        """Program by hand."""
+        self.steps.programmings[purpose] += 1
+        self.begin(theta)
+        self.device.forget()
+        self.device.program(theta)
+        self.arrived()
+
+    def leave(self) -> None:
+        """Write the parking setting, if there is one and the device is not there; it may be called at any time."""
+        if self.park is None or self.parked:
+            return
+        park = self.park if self.at is None else self.park.to(self.at)
+        try:
+            with torch.no_grad():
+                for theta in (*self.way(self.at, park), park):
+                    self.write(theta, Purpose.CALIBRATE)
+        except Exception as error:
+            raise DeviceError(f"{self.device} could not be parked: {error!r}") from error
+        finally:
+            self.device.forget()
+        self.parked = True
+
+    def leave_if_used(self) -> None:
+        if self.at is not None:
+            self.leave()

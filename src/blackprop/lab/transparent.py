@@ -1,0 +1,73 @@
+"""What the wrappers of the lab share: they hand on what they are asked, and book what they asked beyond it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from blackprop.devices import Device, Wrapper
+from blackprop.errors import BusyError, UnreachableError
+from blackprop.query import Count, Query, count
+
+NOT_ASKED = (UnreachableError, BusyError)  # of other failures, nobody knows whether the device was asked
+Asked = tuple[list[Query], Tensor | None]  # a round, and the setting that the device held before it
+
+
+class Transparent(Wrapper):
+    """A wrapper that writes the settings and sends the rows that it is given, whatever else it does.
+
+    What the device holds, it holds: `programmed` is the device's own, after a failure too. So the driver's count of a
+    round, from `programmed`, and `repeated`, what was asked beyond that, together are what the device was asked.
+    """
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
+        self._again = Count()
+
+    @property
+    def programmed(self) -> Tensor | None:
+        return self.device.programmed
+
+    def forget(self) -> None:
+        self.device.forget()
+
+    def program(self, theta: Tensor, /) -> None:
+        self.forget()
+        self.device.program(theta)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        return self.device.read(x)
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        return self.device.measure(queries)
+
+    def repeated(self) -> Count:
+        total, self._again = self._again, Count()
+        total.add(self.device.repeated())
+        # A count of nothing is no entry: ledgers are compared by their entries.
+        return Count(
+            *(Counter({k: n for k, n in counter.items() if n}) for counter in (total.rows, total.programmings))
+        )
+
+    def _asked(self, queries: list[Query], asked: list[Asked]) -> list[Tensor]:
+        """Measure, and write into `asked` what may have been."""
+        at = self.programmed
+        try:
+            readings = self.device.measure(queries)
+        except NOT_ASKED:
+            raise
+        except BaseException:
+            asked.append((queries, at))
+            raise
+        asked.append((queries, at))
+        return readings
+
+    def _book(self, once: Asked, asked: Iterable[Asked]) -> None:
+        """Book what was `asked` beyond the round that the driver books, `once`."""
+        for round_ in asked:
+            self._again.add(count(*round_))
+        booked = count(*once)
+        self._again.rows.subtract(booked.rows)
+        self._again.programmings.subtract(booked.programmings)
