@@ -6,13 +6,13 @@ Exit codes: 0 done, 2 refused (a `BlackpropError`, or arguments that cannot be r
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union
 
@@ -29,9 +29,12 @@ from blackprop import __version__
 from blackprop.compare_reservoirs import CompareReservoirs
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BlackpropError
+from blackprop.lab_commands import Keys, Serve, device_factory
 from blackprop.recipes import (
     FLAWLESS,
+    NOWHERE,
     ORDINARY,
+    REMOTE,
     Characterised,
     Cifar10,
     Default,
@@ -46,6 +49,7 @@ from blackprop.recipes import (
     Hardware,
     Homodyne,
     Imperfections,
+    Kind,
     Memory,
     Method,
     Mixed,
@@ -54,6 +58,7 @@ from blackprop.recipes import (
     Oracle,
     Paper,
     Perturbative,
+    Remote,
     Row,
     SpeechDigits,
     Spsa,
@@ -68,6 +73,7 @@ from blackprop.recipes import (
     with_references,
 )
 from blackprop.report import Board, Progress, price_table, results_table, write_report
+from blackprop.sweep import carry_out_by_ray
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,16 @@ METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "homodyne": lambda _: Homodyne(),
 }
 TASKS: tuple[type[Any], ...] = (Digits, Mnist, Cifar10, Esc10, Esc50, UrbanSound8K, SpeechDigits, Text, FineWeb)
+DEVICES: dict[str, Callable[[Remote], Kind]] = {
+    **{kind.value: lambda _, kind=kind: kind for kind in Hardware},
+    REMOTE: lambda served: served,
+}
 if TYPE_CHECKING:
-    MethodName = str
+    MethodName = DeviceName = str
 else:
     MethodName = tyro.extras.literal_type_from_choices(METHODS)
+    DeviceName = tyro.extras.literal_type_from_choices(DEVICES)
+SIMULATED = ("light-modulator", "microring")
 TaskT = TypeVar("TaskT", bound=Task)
 
 
@@ -128,7 +140,7 @@ class RunOptions:
             raise ArgumentError("`--resume` and `--overwrite` need a `--run-dir`")
         return Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
 
-    def carry_out(self, grid: Grid, console: Console) -> None:
+    def carry_out(self, grid: Grid, console: Console, how: Callable[..., dict[str, Any]] = carry_out) -> None:
         """Run the grid, and show its table and where its files are."""
         existing, threads = self.existing(), torch.get_num_threads()
         path = self.run_dir or Path("runs") / f"{grid.task.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -138,7 +150,7 @@ class RunOptions:
         try:
             with Progress(console) as progress:
                 board = (Board(path / "tensorboard"),) if self.tensorboard else ()
-                summary = carry_out(grid, path, Watches((progress, *board)), existing)
+                summary = how(grid, path, Watches((progress, *board)), existing)
         except KeyboardInterrupt as interrupt:
             raise (_Interrupted(path) if path.exists() else interrupt) from None
         finally:
@@ -154,7 +166,8 @@ class Train(Generic[TaskT]):
 
     task: TaskT
     method: MethodName = "default"
-    device: Hardware = Hardware.LIGHT_MODULATOR
+    device: DeviceName = "light-modulator"
+    remote: Remote = NOWHERE
     seed: int = 0
     options: MethodOptions = MethodOptions()
     imperfections: Imperfections = FLAWLESS
@@ -163,7 +176,9 @@ class Train(Generic[TaskT]):
 
     def __call__(self, console: Console) -> None:
         method = METHODS[self.method](self.options)
-        grid = Grid(self.task, (method,), (self.device,), (self.seed,), self.imperfections, self.execution)
+        grid = Grid(
+            self.task, (method,), (DEVICES[self.device](self.remote),), (self.seed,), self.imperfections, self.execution
+        )
         self.run.carry_out(grid, console)
 
 
@@ -173,7 +188,8 @@ class Compare(Generic[TaskT]):
 
     task: TaskT
     methods: tuple[MethodName, ...] = ("oracle", "frozen", "paper", "default")
-    devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
+    devices: tuple[DeviceName, ...] = SIMULATED
+    remote: Remote = NOWHERE
     seeds: int = 3
     """How many seeds: 0, 1, ..."""
     options: MethodOptions = MethodOptions()
@@ -182,9 +198,25 @@ class Compare(Generic[TaskT]):
     run: RunOptions = RunOptions()
 
     def __call__(self, console: Console) -> None:
+        self.run.carry_out(self.grid(), console)
+
+    def grid(self) -> Grid:
         methods = with_references(METHODS[name](self.options) for name in self.methods)
-        grid = Grid(self.task, methods, self.devices, tuple(range(self.seeds)), self.imperfections, self.execution)
-        self.run.carry_out(grid, console)
+        devices, seeds = tuple(DEVICES[name](self.remote) for name in self.devices), tuple(range(self.seeds))
+        return Grid(self.task, methods, devices, seeds, self.imperfections, self.execution)
+
+
+@dataclass(frozen=True)
+class Sweep(Compare[TaskT]):
+    """What compare does, its cells side by side in the workers of a Ray cluster; the same files, the same figures."""
+
+    workers: int | None = None
+    """CPUs of the cluster that is started on this machine, by default all; RAY_ADDRESS names one that is there."""
+    gpus: float = 0.0
+    """Of each cell; with 0 it is trained on the CPU."""
+
+    def __call__(self, console: Console) -> None:
+        self.run.carry_out(self.grid(), console, partial(carry_out_by_ray, workers=self.workers, gpus=self.gpus))
 
 
 @dataclass(frozen=True)
@@ -193,13 +225,15 @@ class Price(Generic[TaskT]):
 
     task: TaskT
     methods: tuple[MethodName, ...] = ("paper", "default")
-    devices: tuple[Hardware, ...] = (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
+    devices: tuple[DeviceName, ...] = SIMULATED
+    remote: Remote = NOWHERE
     options: MethodOptions = MethodOptions()
     imperfections: Imperfections = FLAWLESS
 
     def __call__(self, console: Console) -> None:
         methods = tuple(METHODS[name](self.options) for name in self.methods)
-        grid = Grid(self.task, methods, self.devices, imperfections=self.imperfections)
+        devices = tuple(DEVICES[name](self.remote) for name in self.devices)
+        grid = Grid(self.task, methods, devices, imperfections=self.imperfections)
         data = grid.task.data()
         bills = {(cell.hardware.value, cell.method.name): price(cell, data).plain() for cell in grid.cells()}
         console.print(price_table(f"{grid.task.name}, one run of {grid.task.steps(len(data.x_train)):,} steps", bills))
@@ -289,12 +323,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> Callable[[Console], None]:
     sequences = Annotated[CompareReservoirs, tyro.conf.subcommand("reservoir", description=CompareReservoirs.__doc__)]
-    commands = {"train": _on_tasks(Train), "compare": _on_tasks(Compare, sequences), "price": _on_tasks(Price)}
+    commands = {
+        "train": _on_tasks(Train),
+        "compare": _on_tasks(Compare, sequences),
+        "sweep": _on_tasks(Sweep),
+        "price": _on_tasks(Price),
+    }
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.extras.subcommand_cli_from_dict(
-                {**commands, "report": Report, "check-device": CheckDevice, "characterise": Characterise},
+                {
+                    **commands,
+                    "report": Report,
+                    "check-device": CheckDevice,
+                    "characterise": Characterise,
+                    "serve": Serve,
+                    "keys": Keys,
+                },
                 prog="blackprop",
                 description=f"{blackprop.__doc__} `blackprop --version` tells the version, {__version__}.",
                 args=arguments,
@@ -340,18 +386,8 @@ def _without_folder(arguments: list[str]) -> list[str]:
 
 
 def _device(name: str) -> Device:
-    """The device that `package.module:factory` makes; modules are looked for in the present folder too."""
-    module_name, colon, factory_name = name.partition(":")
-    if not colon or not module_name or not factory_name:
-        raise ArgumentError(f"a device is named as package.module:factory, got {name!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise ArgumentError(f"{name!r} cannot be imported: {error}") from error
-    finally:
-        sys.path.pop(0)
-    device = factory()
+    """The device that `package.module:factory` makes."""
+    device = device_factory(name)()
     if not isinstance(device, Device):
         raise ArgumentError(f"{name} returned a {type(device).__name__}, not a `blackprop.Device`")
     return device

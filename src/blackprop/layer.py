@@ -38,8 +38,8 @@ class PhysicalLayer(nn.Module):
     In `train()` a differentiable forward pass first brings the surrogate to the present θ, once a change of θ, however
     many backward passes accumulate. In `eval()` nothing changes: rows are booked as `EVALUATE`, and a gradient can be
     had only at a θ that the surrogate knows. Within limits, the device is sent the nearest setting inside them, and
-    training moves θ there, as projected gradient descent does. Activation checkpointing measures twice, and is
-    counted twice.
+    training moves θ there, as projected gradient descent does. Where the surrogate finds that the settings have drifted,
+    training moves θ against it. Activation checkpointing measures twice, and is counted twice.
 
     **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
     may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
@@ -111,6 +111,7 @@ class PhysicalLayer(nn.Module):
             )
         with torch.autocast(x.device.type, enabled=False):
             rows = x.to(self.theta.dtype).reshape(-1, *self.in_shape)
+            self._put_back()
             self._stay_within_limits()
             y = BlackBox.apply(rows, self.theta, self, torch.is_grad_enabled())
             y = self.gain * y.reshape(*x.shape[:kept], *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
@@ -253,6 +254,16 @@ class PhysicalLayer(nn.Module):
     def _run(self, procedure: Procedure[T]) -> T:
         with torch.no_grad():
             return run(procedure, metered(self.device, self.ledger, self.budget))
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        """Move θ against the drift that the surrogate has found; only where the optimizer has moved it anyway, so that
+        it costs no programming, and no backward pass finds another θ.
+        """
+        if not (self.training and self.theta.requires_grad and bool(self.started)):
+            return
+        if not self._stands_at(self.device.theta.clamp(self.theta)):
+            self.theta.copy_(self.surrogate.counter(self.theta))
 
     @torch.no_grad()
     def _stay_within_limits(self) -> None:

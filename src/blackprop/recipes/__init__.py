@@ -7,7 +7,7 @@ from blackprop.recipes.cell import Cell
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
 from blackprop.recipes.digits import Digits
 from blackprop.recipes.execution import ORDINARY, Execution, Precision, Workers, first_process
-from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
+from blackprop.recipes.hardware import FLAWLESS, NOWHERE, REMOTE, Hardware, Imperfections, Kind, Remote
 from blackprop.recipes.language.tasks import FineWeb, Text
 from blackprop.recipes.loop import Training, train
 from blackprop.recipes.methods import Characterised, Default, Frozen, Memory, Method, Oracle, Paper, Row, Twin
@@ -22,7 +22,9 @@ from blackprop.recipes.watch import Watch, Watches
 
 __all__ = [
     "FLAWLESS",
+    "NOWHERE",
     "ORDINARY",
+    "REMOTE",
     "Bill",
     "ByLoss",
     "Cell",
@@ -42,6 +44,7 @@ __all__ = [
     "Hardware",
     "Homodyne",
     "Imperfections",
+    "Kind",
     "Memory",
     "Method",
     "Mixed",
@@ -54,6 +57,7 @@ __all__ = [
     "Paper",
     "Perturbative",
     "Precision",
+    "Remote",
     "Row",
     "RunFolder",
     "Size",

@@ -13,7 +13,7 @@ from torch import nn
 
 from blackprop.layer import PhysicalLayer
 from blackprop.recipes.execution import ORDINARY, Execution
-from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
+from blackprop.recipes.hardware import FLAWLESS, Imperfections, Kind
 from blackprop.recipes.methods import Method
 from blackprop.recipes.task import Task
 
@@ -43,7 +43,7 @@ class Cell:
 
     task: Task
     method: Method
-    hardware: Hardware
+    hardware: Kind
     seed: int = 0
     imperfections: Imperfections = FLAWLESS
     execution: Execution = ORDINARY

@@ -11,7 +11,7 @@ from typing import Any
 from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.recipes.cell import Cell, plain
 from blackprop.recipes.execution import ORDINARY, Execution, Workers
-from blackprop.recipes.hardware import FLAWLESS, Hardware, Imperfections
+from blackprop.recipes.hardware import FLAWLESS, Imperfections, Kind
 from blackprop.recipes.loop import train
 from blackprop.recipes.methods import Frozen, Method, Oracle
 from blackprop.recipes.run_folder import Existing, RunFolder
@@ -25,7 +25,7 @@ class Grid:
 
     task: Task
     methods: tuple[Method, ...]
-    hardware: tuple[Hardware, ...]
+    hardware: tuple[Kind, ...]
     seeds: tuple[int, ...] = (0,)
     imperfections: Imperfections = FLAWLESS
     execution: Execution = ORDINARY
@@ -86,17 +86,17 @@ def carry_out(grid: Grid, path: Path, watch: Watch, existing: Existing = Existin
     config = {**grid.config(), "processes": workers.count}
     folder = workers.once(lambda: RunFolder.open(path, config, existing))
     cells = grid.cells()
-    results = workers.once(lambda: _begun(grid, folder, cells))
+    results = workers.once(lambda: begun(grid, folder, cells))
     told = watch if workers.first else Watches()
     for cell in cells:
         if _find(results, cell) is None:
-            results.append(train(cell, data, folder, told, _ends(grid, results, cell), workers))
+            results.append(train(cell, data, folder, told, reference_scores(grid, results, cell), workers))
             if workers.first:
-                folder.save_summary(_summary(grid, results))
+                folder.save_summary(summarised(grid, results))
                 told.finished(results[-1])
     workers.once(folder.complete)
     workers.meet()
-    return _summary(grid, results)
+    return summarised(grid, results)
 
 
 def gap_closed(results: list[dict[str, Any]], metric: str = "accuracy") -> list[float | None]:
@@ -118,7 +118,8 @@ def _gap(result: dict[str, Any], results: list[dict[str, Any]], metric: str) -> 
     return None if abs(high - low) < 1e-9 else (result[metric] - low) / (high - low)
 
 
-def _summary(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
+def summarised(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What summary.json holds once these cells are finished."""
     settings, objective = plain(grid.task), grid.task.objective
     gaps = gap_closed(results, objective.metric)
     return {
@@ -130,28 +131,28 @@ def _summary(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _begun(grid: Grid, folder: RunFolder, cells: list[Cell]) -> list[dict[str, Any]]:
+def begun(grid: Grid, folder: RunFolder, cells: list[Cell]) -> list[dict[str, Any]]:
     """What is finished; the metrics of a leg that was never checkpointed are dropped, and those that were are there."""
     summary, state = folder.summary(), folder.checkpoint()
     if summary is None:
-        folder.save_summary(summary := _summary(grid, []))
-    if state is not None and not any(_tag(cell.key) == _tag(state.get("cell")) for cell in cells):
+        folder.save_summary(summary := summarised(grid, []))
+    if state is not None and not any(tag(cell.key) == tag(state.get("cell")) for cell in cells):
         raise CheckpointError(f"the checkpoint in {folder.path} is of none of this run's cells")
     results = summary["results"]
-    finished = {_tag(result) for result in results}
+    finished = {tag(result) for result in results}
     lines = folder.metrics()
-    at_work = [] if state is None or _tag(state["cell"]) in finished else state["lines"]
-    kept = [*(line for line in lines if _tag(line) in finished), *at_work]
+    at_work = [] if state is None or tag(state["cell"]) in finished else state["lines"]
+    kept = [*(line for line in lines if tag(line) in finished), *at_work]
     if kept != lines:
         folder.replace_metrics(kept)
     return results
 
 
 def _find(results: list[dict[str, Any]], cell: Cell) -> dict[str, Any] | None:
-    return next((result for result in results if _tag(result) == _tag(cell.key)), None)
+    return next((result for result in results if tag(result) == tag(cell.key)), None)
 
 
-def _ends(grid: Grid, results: list[dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
+def reference_scores(grid: Grid, results: list[dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
     """The scores of frozen and oracle on the cell's device at its seed, where both are finished."""
     metric = grid.task.objective.metric
     same = {r["method"]: r[metric] for r in results if (r["device"], r["seed"]) == (cell.hardware.value, cell.seed)}
@@ -159,5 +160,6 @@ def _ends(grid: Grid, results: list[dict[str, Any]], cell: Cell) -> tuple[float,
     return None if low is None or high is None else (low, high)
 
 
-def _tag(entry: Any) -> tuple[Any, ...]:
+def tag(entry: Any) -> tuple[Any, ...]:
+    """Which cell a result, a line or a key is of."""
     return tuple(entry.get(name) for name in ("method", "device", "seed"))

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from blackprop import devices
 from blackprop.devices import Device
-from blackprop.errors import ArgumentError
+from blackprop.errors import ArgumentError, IncompatibleError
 
+REMOTE = "remote"
 REACH = 4  # of a converter of settings, in largest initial values, where the device declares neither limits nor period
+
+
+class Kind(Protocol):
+    """A kind of device; the value is its name in files and on the command line."""
+
+    @property
+    def value(self) -> str: ...
+
+    def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
+        """The device for a place of a network; `seed` draws the hidden errors of one that has any."""
+        ...
 
 
 class Hardware(enum.Enum):
@@ -53,6 +68,45 @@ _ERRING = {
     Hardware.IMPERFECT_THREE_SPLITTER_MESH: devices.ImperfectThreeSplitterMesh,
     Hardware.IMPERFECT_MICRORING: devices.ImperfectMicroring,
 }
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Devices that servers have (`blackprop serve`): each place of a network takes the first that fits it."""
+
+    address: tuple[str, ...] = ()
+    """Of the servers, tcp://host:port."""
+    keys: Path | None = None
+    """The folder of this client's keys; without them, only servers on this machine that ask for none."""
+
+    @property
+    def value(self) -> str:
+        return REMOTE
+
+    def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
+        del seed  # what is hidden in a device that is really there was drawn long ago
+        if not self.address:
+            raise ArgumentError("a remote device needs the address of its server: `--address tcp://host:port`")
+        found = [_connected(address, self.keys) for address in self.address]
+        for device in found:
+            if (device.in_shape, device.out_shape) == ((d_in,), (d_out,)):
+                device.forget()  # as a device that has just been made
+                return device
+        raise IncompatibleError(
+            f"this network wants a device {d_in} -> {d_out}, and there are {', '.join(map(str, found))}; serve one "
+            "of that size, or choose another network"
+        )
+
+
+NOWHERE = Remote()
+
+
+@functools.cache
+def _connected(address: str, keys: Path | None) -> Device:
+    """One connection a process: networks are built again and again, the device is one."""
+    from blackprop.lab import RemoteDevice  # noqa: PLC0415  # needs an extra of its own
+
+    return RemoteDevice(address, keys=keys, insecure=keys is None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ the first batches after the calibration; the mean square of the outputs then; an
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,10 @@ def has_moved(statistics: Tensor, factor: float | None, left: float = 0.0) -> bo
     return (
         factor is not None and seen > 2 * CALM and now > max(factor**2 * max(calm, left**2 * size), NEGLIGIBLE * size)
     )
+
+
+def excess(statistics: Tensor, left: float = 0.0) -> float:
+    """The residual over what is normal, as root mean squares; 0 before anything is normal."""
+    now, calm, size, _ = statistics.tolist()
+    normal = max(calm, left**2 * size)
+    return math.sqrt(now / normal) if 0 < normal < math.inf else 0.0

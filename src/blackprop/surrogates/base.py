@@ -88,6 +88,12 @@ class Surrogate(nn.Module, abc.ABC):
         y = x.flatten(1) @ kept["A"].mT
         return (y + kept["b"] if "b" in kept else y).unflatten(1, self.spec.out_shape)
 
+    def counter(self, theta: Tensor) -> Tensor:
+        """θ (P,) less the displacement of the device that was found since this was last asked, so that it stands where
+        it stood. Here θ: nothing is known of one.
+        """
+        return theta
+
     def diagnosis(self) -> dict[str, float]:
         """What it knows of how well it does, by name, for `bp.diagnose`; nothing where it knows nothing."""
         return {}

@@ -10,12 +10,24 @@ from torch import Tensor
 from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
-from blackprop.surrogates._watch import NEGLIGIBLE, has_moved, watched
+from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.base import Surrogate
-from blackprop.surrogates.curves import TABLE, common_curve, own_harmonics, read_harmonics, read_table, resolved
+from blackprop.surrogates.curves import (
+    TABLE,
+    common_curve,
+    nearest_offset,
+    own_harmonics,
+    read_harmonics,
+    read_table,
+    resolved,
+    unresolved,
+)
+from blackprop.surrogates.monitor import AGAIN, FOUND, Monitor
 
 BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
 EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
+APART = 1 / 32  # of the range: how far apart the two settings are that find an element on its curve
+FAR = 1 / 12  # of the range: displacements that are a matter for a new calibration
 
 
 class CalibratedResponse(Surrogate):
@@ -30,9 +42,15 @@ class CalibratedResponse(Surrogate):
     The range of θ is its period; or its limits; or else the initial values and as much again to either side, with
     straight continuation. **Costs** K·d_in rows and K programmings, once (booked as `CALIBRATE`), and nothing after.
 
-    Every training batch shows how well the curves still explain the device. When the residual has grown to `watch`
-    times what it was after the calibration, the device has moved, and is calibrated again at the next change of θ.
-    None: never.
+    Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
+    times what is normal (the least of a batch since the calibration, and no less than what the calibration, the
+    declared noise and 1 % of the output let expect), the device has moved. The curves are then kept, and where each
+    element stands on its own is found from two settings at the next change of θ (2 d_in rows, 1 programming more).
+    Where that explains nothing, or elements moved by more than 1/12 of their range, all is calibrated again. What this
+    may cost is bounded: by the rows of one calibration, and `share` of the training's rows. `monitor` keeps the log of
+    it. `watch=None`: never.
+
+    The displacement that is found is told by `counter`: θ less it puts the device back to where it stood.
     """
 
     table: Tensor
@@ -41,9 +59,18 @@ class CalibratedResponse(Surrogate):
     span: Tensor
     A: Tensor
     slope: Tensor
-    statistics: Tensor
+    theta: Tensor
+    offset: Tensor
+    countered: Tensor
+    spread: Tensor
+    displaced: Tensor
+    calm: Tensor
+    fresh: Tensor
+    excess: Tensor
 
-    def __init__(self, settings: int = 16, harmonics: int = 32, *, watch: float | None = 3.0) -> None:
+    def __init__(
+        self, settings: int = 16, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
+    ) -> None:
         super().__init__()
         if settings < 3:
             raise ArgumentError(f"`CalibratedResponse(settings=...)` must be at least 3, got {settings}")
@@ -54,6 +81,7 @@ class CalibratedResponse(Surrogate):
         self.settings = settings
         self.harmonics = harmonics
         self.watch = watch
+        self.monitor = Monitor(share)
 
     def check(self, spec: Declaration) -> None:
         if spec.coupling is not Coupling.ELEMENT:
@@ -71,26 +99,58 @@ class CalibratedResponse(Surrogate):
         self.register_buffer("span", torch.zeros(2, spec.theta.size if per_element else 1))  # lowest and highest θ
         self.register_buffer("A", torch.zeros(elements))
         self.register_buffer("slope", torch.zeros(elements))  # R'(θ)
-        self.register_buffer("statistics", torch.zeros(4))  # of the batches since the calibration
+        self.register_buffer("theta", torch.zeros(spec.theta.size))  # where A and the slopes were read
+        self.register_buffer("offset", torch.zeros(spec.theta.size))  # the displacement since the calibration
+        self.register_buffer("countered", torch.zeros(spec.theta.size))  # the part of it that θ was moved against
+        self.register_buffer("spread", torch.zeros(()))  # variance of A that the calibration leaves
+        self.register_buffer("displaced", torch.zeros(()))  # the shift of θ that this would come of
+        self.register_buffer("calm", torch.full((), math.inf))  # the least excess of a batch since the calibration
+        self.register_buffer("fresh", torch.tensor(True))  # whether the next batch is the one read on the way
+        self.register_buffer("excess", torch.zeros(()))  # residual of the latest batch over what is normal
 
     @property
     def moved(self) -> bool:
         """Whether the training batches say that the device is no longer the calibrated one."""
-        return has_moved(self.statistics, self.watch)
+        return self.watch is not None and float(self.excess) > self.watch * max(1.0, float(self.calm))
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self._calibrate(theta, generator)
+        self.monitor.reserve((self.settings + 2) * self.spec.d_in)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
-        if self.moved:
-            yield from self._calibrate(theta_new, generator)
+        if not self.moved:
+            self._stand_at(theta_new)
+        elif self._far(float(self.displaced)) and self.monitor.allowance >= self.settings * self.spec.d_in:
+            yield from self._calibrate_again(theta_new, generator)
+        elif self.monitor.covers(2 * self.spec.d_in, self.spec.name):
+            yield from self._find(theta_new, generator)
         else:
             self._stand_at(theta_new)
 
+    @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor) -> None:
         x, y = x.flatten(1), y.flatten(1)
-        self.statistics = watched(self.statistics, x @ self.A.mT, y)
+        length, wrong = float(x.square().sum()) / len(x), float((y - x @ self.A.mT).square().mean())
+        normal = max(float(self.spread) * length, max(NEGLIGIBLE, self.spec.noise**2) * float(y.square().mean()))
+        if normal:
+            self.excess.fill_(math.sqrt(wrong / normal))
+            if not bool(self.fresh):
+                self.calm.fill_(min(float(self.calm), float(self.excess)))
+            self.fresh.fill_(False)
+            each = max(length * float(self.slope.square().mean()), torch.finfo(y.dtype).tiny)
+            self.displaced.fill_(math.sqrt(max(0.0, wrong - normal) / each))
+        self.monitor.saw(len(x))
+
+    def counter(self, theta: Tensor) -> Tensor:
+        """θ (P,) less the displacement that was found since this was last asked."""
+        theta = theta - (self.offset - self.countered)
+        self.countered.copy_(self.offset)
+        return theta
+
+    def diagnosis(self) -> dict[str, float]:
+        moved = {"displacement": float(self.offset.square().mean().sqrt()), "excess": float(self.excess)}
+        return {**moved, **self.monitor.diagnosis()}
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
@@ -99,11 +159,51 @@ class CalibratedResponse(Surrogate):
         """`(GᵀX) ⊙ R'(θ)` (P,), at the θ that the surrogate stands at."""
         return ((grad_y.flatten(1).mT @ x.flatten(1)) * self.slope).flatten()
 
+    def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        """Find every element on its curve, from two settings; calibrate anew where that says little."""
+        spec, d_in, before = self.spec, self.spec.d_in, float(self.excess)
+        rows, norm = self._rows(theta, generator)
+        width = self.span[1] - self.span[0]
+        low, high = spec.theta.bounds(theta)
+        # The other setting is on the side where there is room; without limits that is above.
+        ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * width
+        places = [theta, spec.theta.clamp(theta + ahead)]
+        readings = yield [Query(rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
+        values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
+        noise = max(float(self.spread), (1e-2 * NEGLIGIBLE + spec.noise**2) * float(values.square().mean()))
+        value, slope = self._read(theta + self.offset)
+        moved = float((values[0] - value).square().mean()) - noise
+        prior = max(0.0, moved / max(float(slope.square().mean()), torch.finfo(slope.dtype).tiny))
+        offset, left = nearest_offset(
+            lambda o, k: self._read(places[k] + o)[0], values, self.offset, math.sqrt(prior), noise
+        )
+        unexplained = left > (self.watch or 0) ** 2 * max(noise, NEGLIGIBLE * float(values.square().mean()))
+        if unexplained and self.monitor.covers((self.settings + 2) * d_in, spec.name):
+            yield from self._calibrate_again(theta, generator)
+        else:
+            self.offset.copy_(offset)
+            self.fresh.fill_(True)
+            self._stand_at(theta)
+        self.monitor.spend(spec.name, FOUND, before, 2 * d_in, 1)
+
+    def _calibrate_again(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        before = float(self.excess)
+        yield from self._calibrate(theta, generator)
+        self.monitor.spend(self.spec.name, AGAIN, before, self.settings * self.spec.d_in, self.settings)
+
+    def _far(self, displacement: float) -> bool:
+        """Whether elements moved so far, in θ's units, that they may be taken for others of their curve."""
+        return displacement > FAR * float((self.span[1] - self.span[0]).mean())
+
+    def _rows(self, theta: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """A spanning set of rows (d_in, d_in) and the length of each, that of the data."""
+        norm = self.drive or math.sqrt(self.spec.d_in)
+        return norm * _orthogonal(self.spec.d_in, theta, generator), norm
+
     def _calibrate(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         spec, K, P = self.spec, self.settings, theta.numel()
         span = self._reach(theta)
-        norm = self.drive or math.sqrt(spec.d_in)
-        rows = norm * _orthogonal(spec.d_in, theta, generator)
+        rows, norm = self._rows(theta, generator)
         offsets = torch.rand(P, generator=generator, device=generator.device).to(theta) / K
         turns = torch.arange(K, device=theta.device, dtype=theta.dtype)[:, None] / K + offsets
         readings: list[Tensor] = []
@@ -113,16 +213,26 @@ class CalibratedResponse(Surrogate):
             readings += yield queries
         values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
         table = common_curve(turns.flatten(), values.flatten(), self.harmonics)
-        own = own_harmonics(values - read_table(table, turns)[0], offsets, 0.01 * NEGLIGIBLE * float(values.var()))
+        rest = values - read_table(table, turns)[0]
+        own = own_harmonics(rest, offsets, 0.01 * NEGLIGIBLE * float(values.var()))
         self.table.copy_(table)
         self.own.zero_()[: len(own)] = torch.view_as_real(own).view(len(own), *self.own.shape[1:])
         self.used.fill_(len(own))
         self.span.copy_(span)
-        self.statistics.zero_()
+        self.spread.fill_(unresolved(rest))
+        for each in (self.offset, self.countered, self.displaced, self.excess):
+            each.zero_()
+        self.calm.fill_(math.inf)
+        self.fresh.fill_(True)
         self._stand_at(theta)
 
     def _stand_at(self, theta: Tensor) -> None:
-        """Read value and slope of every curve at theta."""
+        self.theta.copy_(theta)
+        value, slope = self._read(theta + self.offset)
+        self.A, self.slope = value.view_as(self.A), slope.view_as(self.A)
+
+    def _read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope (P,) of every curve at theta (P,)."""
         low, high = self.span
         if self._periodic:
             turns, per_theta, beyond = (theta - low) / (high - low), 1 / (high - low), torch.zeros_like(theta)
@@ -133,9 +243,8 @@ class CalibratedResponse(Surrogate):
             turns, per_theta, beyond = angle / (2 * math.pi), -1 / (2 * math.pi * half * angle.sin()), theta - inside
         used = torch.view_as_complex(self.own[: int(self.used)])
         common, own = read_table(self.table, turns), read_harmonics(used, turns.view(self.A.shape))
-        slope = ((common[1].view_as(self.A) + own[1]).flatten() * per_theta).view_as(self.A)
-        self.A = common[0].view_as(self.A) + own[0] + slope * beyond.view_as(self.A)
-        self.slope = slope
+        slope = (common[1] + own[1].flatten()) * per_theta
+        return common[0] + own[0].flatten() + slope * beyond, slope
 
     @property
     def _periodic(self) -> bool:
@@ -156,7 +265,7 @@ class CalibratedResponse(Surrogate):
         return (low + high) / 2 + (high - low) / 2 * (2 * math.pi * turns).cos()
 
     def extra_repr(self) -> str:
-        return f"settings={self.settings}, harmonics={self.harmonics}, watch={self.watch}"
+        return f"settings={self.settings}, harmonics={self.harmonics}, watch={self.watch}, share={self.monitor.share}"
 
 
 def _orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:

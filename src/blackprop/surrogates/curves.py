@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -73,6 +74,45 @@ def own_harmonics(residual: Tensor, offsets: Tensor, negligible: float) -> Tenso
     used = int(kept.nonzero().max()) + 1 if bool(kept.any()) else 0
     twice = torch.where(order == 0, 1.0, 2.0)  # a real curve: h and −h
     return (kept.view_as(order.to(kept)) * twice * found)[:used]
+
+
+def unresolved(residual: Tensor) -> float:
+    """The variance of a sample of `residual` (K, *elements) that no fit explains: what the top third of its harmonics
+    would be all over, were it white.
+    """
+    K = len(residual)
+    highest = (K - 1) // 2
+    top = highest + 1 - resolved(K)
+    return K * float((torch.fft.rfft(residual, dim=0)[highest + 1 - top : highest + 1] / K).abs().square().mean())
+
+
+def nearest_offset(
+    read: Callable[[Tensor, int], Tensor], values: Tensor, offset: Tensor, spread: float, noise: float
+) -> tuple[Tensor, float]:
+    """Where elements stand that were at `offset` (P,): the o (P,) of the least
+
+    `Σ_k (values_k − read(o, k))² / noise + (o − offset)² / spread²`,
+
+    searched within 3 spreads, in steps of 3/64 of one; with the mean square that is left of `values` (K, P). A search
+    and no descent: a curve may have the same value on both sides of a resonance.
+    """
+
+    def cost(o: Tensor) -> tuple[Tensor, Tensor]:
+        wrong = torch.stack([(value - read(o, k)).square() for k, value in enumerate(values)]).mean(0)
+        return len(values) * wrong / tiny_safe(noise) + (o - offset).square() / tiny_safe(spread**2), wrong
+
+    def tiny_safe(value: float) -> float:
+        return max(value, torch.finfo(values.dtype).tiny)
+
+    best, (least, left) = offset, cost(offset)
+    for reach in (3 * spread, 3 * spread / 8):
+        centre = best
+        for part in torch.linspace(-1, 1, 17).tolist():
+            o = centre + part * reach
+            now, wrong = cost(o)
+            better = now < least
+            best, least, left = (torch.where(better, *pair) for pair in ((o, best), (now, least), (wrong, left)))
+    return best, float(left.mean())
 
 
 def read_harmonics(own: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,9 @@ from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, SurrogateError
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._model import FittedModel
-from blackprop.surrogates._watch import has_moved, watched
+from blackprop.surrogates._watch import excess, has_moved, watched
 from blackprop.surrogates.base import Surrogate
+from blackprop.surrogates.monitor import AGAIN, Monitor
 
 TOGETHER = 4  # settings in a step of the fit: many small steps fit better in the same time
 ONLINE = 0.1  # of the calibration's rate, at most: a batch says little, and its noise must not stay
@@ -38,7 +39,8 @@ class Twin(Surrogate):
 
     When the residual of the batches has grown to `watch` times what it was after the calibration, and to `watch` times
     what the calibration leaves to expect of other settings than its own, the device has moved, and is calibrated again,
-    from the w that was found, at the next change of θ. None: never.
+    from the w that was found, at the next change of θ. None: never. What this may cost is bounded: by the rows of one
+    calibration, and `share` of the training's rows. `monitor` keeps the log of it.
 
     **Argument:** `model`, a module with `forward(x (B, *in_shape), theta (P,)) -> (B, *out_shape)`; one that takes
     settings in front, x `(S, B, *in_shape)` with theta `(S, P)`, says so by `stacks = True`. The twin takes it over:
@@ -61,6 +63,7 @@ class Twin(Surrogate):
         lr: float = 0.015,
         online_steps: int = 1,
         watch: float | None = 3.0,
+        share: float = 0.25,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -81,6 +84,7 @@ class Twin(Surrogate):
         self.settings, self.rows = settings, rows
         self.fit_steps, self.lr, self.online_steps = fit_steps, lr, online_steps
         self.watch = watch
+        self.monitor = Monitor(share)
         self._fitted = FittedModel(model)
 
     def check(self, spec: Declaration) -> None:
@@ -110,13 +114,16 @@ class Twin(Surrogate):
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         if self._calibrates:
             yield from self._calibrate(theta, generator)
+            self.monitor.reserve(self.settings * self.rows)
         else:
             self.theta.copy_(theta)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
-        if self._calibrates and self.moved:
+        rows, before = self.settings * self.rows, self._excess
+        if self._calibrates and self.moved and self.monitor.covers(rows, self.spec.name):
             yield from self._calibrate(theta_new, generator)
+            self.monitor.spend(self.spec.name, AGAIN, before, rows, self.settings)
         else:
             self.theta.copy_(theta_new)
 
@@ -125,6 +132,7 @@ class Twin(Surrogate):
         with torch.no_grad():
             found = self.model(x, self.theta)
         self.statistics = watched(self.statistics, found, y)
+        self.monitor.saw(len(x))
         power = float(y.square().sum())
         if not self.online_steps or not self._fitted.names or not power:
             return
@@ -136,6 +144,14 @@ class Twin(Surrogate):
         self._fitted.write(w)
         self.moments = moments
         self.updates += self.online_steps
+
+    def diagnosis(self) -> dict[str, float]:
+        return {"excess": self._excess, **self.monitor.diagnosis()}
+
+    @property
+    def _excess(self) -> float:
+        """The residual of the batches over what is normal."""
+        return excess(self.statistics, self._expected)
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -202,7 +218,7 @@ class Twin(Surrogate):
 
     def extra_repr(self) -> str:
         fit = f"settings={self.settings}, rows={self.rows}, fit_steps={self.fit_steps}, lr={self.lr}"
-        return f"{fit}, online_steps={self.online_steps}, watch={self.watch}"
+        return f"{fit}, online_steps={self.online_steps}, watch={self.watch}, share={self.monitor.share}"
 
 
 def _adam(w: Tensor, grad: Tensor, moments: Tensor, step: int, rate: float) -> tuple[Tensor, Tensor]:

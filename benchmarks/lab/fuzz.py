@@ -1,0 +1,138 @@
+"""A served device under messages that are wrong, for as long as one likes: it serves on, and its memory stays.
+
+    python benchmarks/lab/fuzz.py --minutes 10
+
+True messages of every kind are changed at random: bytes, lengths, types, fields, order, and sent by an authorised
+client; strangers knock with keys that are not. Every second a true round is measured and compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing
+import random
+import struct
+import tempfile
+import time
+import zlib
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import torch
+
+import blackprop as bp
+from blackprop.errors import ProtocolError
+from blackprop.lab import messages as say
+from blackprop.lab import rounds, wire
+from blackprop.lab.keys import make_keys
+from blackprop.lab.link import Link
+from blackprop.lab.remote import RemoteDevice
+from blackprop.lab.server import Server
+
+ODD: tuple[Any, ...] = (None, True, -1, 2**63, 2**64 - 1, 1e308, "", "x" * 5000, [], [[]], {}, {"": 0}, [2**40, 2**40])
+
+
+def serve(keys: Path, ready: Connection) -> None:
+    torch.set_num_threads(1)
+    server = Server(lambda: bp.devices.LightModulator(6, 4), "tcp://127.0.0.1:0", keys=keys)
+    ready.send(server.address)
+    server.serve()
+
+
+def sealed(header: bytes, body: bytes) -> bytes:
+    """A message with a true checksum, whatever else is wrong with it."""
+    rest = struct.pack("<II", len(header), 0) + header + bytes(-len(header) % 8) + body
+    return b"BPL1" + struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def wrong(rng: random.Random, fields: dict[str, Any], body: bytes) -> list[bytes]:
+    """One message, more or less wrong."""
+    header = {"kind": rng.choice([*say._FIELDS, "else"]), "id": rng.randrange(2**63), **fields}
+    header["arrays"] = [["<f4", [2, 6]], ["<f4", [1, 24]], ["<i8", [1, 4]]]
+    for _ in range(rng.randrange(3)):
+        header[rng.choice(list(header))] = copy.deepcopy(rng.choice(ODD))
+    if rng.random() < 0.3 and isinstance(header["arrays"], list) and header["arrays"]:
+        header["arrays"][rng.randrange(len(header["arrays"]))] = [
+            rng.choice(["<f4", "<f8", "<i8", "<O", 3]),
+            copy.deepcopy(rng.choice(ODD)),
+        ]
+    raw = bytearray(sealed(msgpack.packb(header) or b"", body))
+    for _ in range(rng.choice([0, 0, 1, 5])):
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
+    if rng.random() < 0.3:
+        raw = raw[: rng.randrange(len(raw))]
+    if rng.random() < 0.1:
+        raw += rng.randbytes(rng.randrange(2**19))
+    cut = rng.randrange(len(raw) + 1)
+    return [bytes(raw)] if rng.random() < 0.5 else [bytes(raw[:cut]), bytes(raw[cut:])]
+
+
+def memory(pid: int) -> float:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rng, local = random.Random(options.seed), bp.devices.LightModulator(6, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        keys, stranger = Path(folder) / "keys", Path(folder) / "stranger"
+        make_keys(keys)
+        make_keys(stranger)
+        (stranger / "server.key").write_bytes((keys / "server.key").read_bytes())
+        ready, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.Process(target=serve, args=(keys, theirs), daemon=True)
+        process.start()
+        address = ready.recv()
+        sent = checked = knocked = 0
+        begun, start = time.monotonic(), None
+        link = Link(address, keys)
+        with RemoteDevice(address, keys=keys) as device:
+            fields = {"session": device._session, "boot": device._boot, "fresh": False, "resume": "", "seed": 1}
+            query = bp.Query(torch.randn(2, 6), local.theta.draw(torch.Generator().manual_seed(0)), bp.Purpose.FORWARD)
+            body = b"".join(array.tobytes() for array in rounds.pack([query]))
+            while time.monotonic() - begun < 60 * options.minutes:
+                until = time.monotonic() + 1
+                while time.monotonic() < until:
+                    fields["session"] = rng.choice([rng.randbytes(16).hex(), "", device._session[:-1]])
+                    link.send(wrong(rng, fields, body))
+                    sent += 1
+                    if sent % 50 == 0:
+                        drain(link)
+                other = Link(address, stranger)
+                other.send(wire.encode(say.STATUS, {"id": 1}))
+                knocked += 1
+                if other.receive(0.05) is not None:
+                    raise SystemExit("a stranger was answered")
+                other.close()
+                if not torch.equal(device.measure([query])[0], local.measure([query])[0]):
+                    raise SystemExit("a wrong answer")
+                checked += 1
+                if start is None and sent > 5000:
+                    start = memory(process.pid or 0)
+            grown = memory(process.pid or 0) - (start or memory(process.pid or 0))
+        link.close()
+        process.kill()
+        process.join()
+    print(f"{sent:,} wrong messages, {knocked:,} strangers, {checked:,} rounds right; memory grew by {grown:.1f} MiB")
+
+
+def drain(link: Link) -> None:
+    while True:
+        try:
+            if link.hear(0.001) is None:
+                return
+        except ProtocolError:
+            continue
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    main()

@@ -1,0 +1,34 @@
+"""A module as a function of its input and of all its parameters in one row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from blackprop.errors import ArgumentError
+
+
+class Flattened:
+    """`flat(x, theta)`: what `module(x)` is with the parameters theta (P,), in the order of `module.parameters()`.
+
+    The module's own stay as they are; `torch.nn.utils.vector_to_parameters(theta, module.parameters())` writes them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise ArgumentError(f"a model with parameters is a torch Module, got {module!r}")
+        self.module = module
+        self._shapes = {name: value.shape for name, value in module.named_parameters()}
+        self.size = sum(shape.numel() for shape in self._shapes.values())
+        if not self.size:
+            raise ArgumentError(f"{type(module).__name__} has no parameter that could be trained")
+
+    def initial(self) -> Tensor:  # (P,)
+        """The module's own."""
+        return torch.cat([value.detach().flatten() for value in self.module.parameters()])
+
+    def __call__(self, x: Tensor, theta: Tensor) -> Tensor:
+        parts = theta.split([shape.numel() for shape in self._shapes.values()])
+        named = {name: part.view(shape) for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)}
+        return functional_call(self.module, named, (x,))

@@ -1,0 +1,75 @@
+"""Who may use the device: one client at a time, in the order in which they asked, the dead left out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container
+
+from blackprop.errors import ArgumentError
+
+
+class Leases:
+    """A client keeps the device from its first round on. It loses it after `lease_seconds` without a word, and after
+    `turn_seconds`, at the end of a round, when others wait; it then queues behind them.
+
+    Pure: whoever calls says what time it is, in seconds.
+    """
+
+    def __init__(self, lease_seconds: float = 30.0, turn_seconds: float = 10.0) -> None:
+        for name, value in (("lease_seconds", lease_seconds), ("turn_seconds", turn_seconds)):
+            if not value > 0:
+                raise ArgumentError(f"`{name}` must be positive, got {value}")
+        self.lease_seconds = lease_seconds
+        self.turn_seconds = turn_seconds
+        self.holder: str | None = None
+        self.since = 0.0
+        self._queue: deque[str] = deque()
+        self._seen: dict[str, float] = {}
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        return tuple(self._queue)
+
+    def want(self, client: str, now: float) -> None:
+        """The client has a round to be measured."""
+        self._seen[client] = now
+        if client != self.holder and client not in self._queue:
+            self._queue.append(client)
+
+    def seen(self, client: str, now: float) -> None:
+        """The client has said something; one that neither holds nor waits is none of ours."""
+        if client in self._seen:
+            self._seen[client] = now
+
+    def place(self, client: str) -> int:
+        """How many are before the client: the one that holds the device, and those that wait longer."""
+        return self._queue.index(client) + (self.holder is not None) if client in self._queue else 0
+
+    def turn(self, now: float, wanting: Container[str]) -> str | None:
+        """Called between two rounds: who measures next, of those that want to; None where its holder does not."""
+        if self.holder is not None and self._queue and now - self.since >= self.turn_seconds:
+            if self.holder in wanting:
+                self._queue.append(self.holder)
+            else:
+                del self._seen[self.holder]
+            self.holder = None
+        if self.holder is None and self._queue:
+            self.holder, self.since = self._queue.popleft(), now
+        return self.holder if self.holder is not None and self.holder in wanting else None
+
+    def leave(self, client: str) -> bool:
+        """The client has gone, or waits no longer; whether it held the device."""
+        self._seen.pop(client, None)
+        if client in self._queue:
+            self._queue.remove(client)
+        if client != self.holder:
+            return False
+        self.holder = None
+        return True
+
+    def expire(self, now: float, measuring: str | None = None) -> list[str]:
+        """Leave out whoever has been silent for too long, but for the one whose round is being measured."""
+        dead = [c for c, seen in self._seen.items() if c != measuring and now - seen > self.lease_seconds]
+        for client in dead:
+            self.leave(client)
+        return dead

@@ -1,0 +1,150 @@
+"""A round of queries as three arrays, and its readings as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackprop.declaration import Declaration
+from blackprop.errors import ArgumentError, LimitError, ProtocolError, ReadingError, ShapeError
+from blackprop.lab import wire
+from blackprop.lab.messages import PURPOSES
+from blackprop.query import Query
+
+QUERIES = 2**18
+SMALL = 2**14
+_CODES = {purpose: code for code, purpose in enumerate(PURPOSES)}
+_TRAVEL = {torch.float32: torch.float32, torch.float64: torch.float64, torch.int64: torch.int64}
+_TRAVEL |= {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def pack(queries: Sequence[Query]) -> list[np.ndarray]:
+    """Rows (R, *in_shape), settings (T, P), and for each query: its first row, its rows, its setting, its purpose.
+
+    Rows and settings that several queries share are sent once.
+    """
+    rows: dict[int, tuple[Tensor, int]] = {}
+    settings: dict[int, tuple[Tensor, int]] = {}
+    table: list[tuple[int, int, int, int]] = []
+    at = 0
+    for query in queries:
+        x, theta = query.x, query.theta
+        size = x.shape[0]
+        start = rows.setdefault(id(x), (x, at))[1]
+        at = max(at, start + size)
+        which = settings.setdefault(id(theta), (theta, len(settings)))[1]
+        table.append((start, size, which, _CODES[query.purpose]))
+    xs, thetas = [x for x, _ in rows.values()], [theta for theta, _ in settings.values()]
+    return [_array(xs[0] if len(xs) == 1 else torch.cat(xs)), _array(_stacked(thetas)), np.array(table, np.int64)]
+
+
+def unpack(arrays: Sequence[np.ndarray], spec: Declaration) -> list[Query]:
+    """The queries again, checked against the shapes of the device; what they share is shared here too."""
+    if len(arrays) != 3 or arrays[2].ndim != 2 or arrays[2].shape[1] != 4 or arrays[2].dtype != np.int64:
+        raise ProtocolError("a round is three arrays: rows, settings, and four whole numbers a query")
+    rows, settings, table = arrays
+    if len(table) > QUERIES:
+        raise ProtocolError(f"a round of {len(table)} queries; at most {QUERIES} are taken")
+    if rows.ndim == 0 or rows.shape[1:] != spec.in_shape:
+        raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {rows.shape[1:]}")
+    if settings.ndim != 2 or settings.shape[1] != spec.theta.size or settings.dtype.kind != "f":
+        raise ShapeError(f"a setting of this device has shape ({spec.theta.size},), got {settings.shape[1:]}")
+    x_all, thetas, many = torch.from_numpy(rows), torch.from_numpy(settings).unbind(), len(rows)
+    xs: dict[tuple[int, int], Tensor] = {}
+    queries = []
+    for start, size, which, code in table.tolist():
+        if not (0 <= start <= start + size <= many and 0 <= which < len(thetas) and 0 <= code < len(PURPOSES)):
+            raise ProtocolError("a query of the round points outside its rows, its settings or the purposes")
+        x = xs.get((start, size))
+        if x is None:
+            x = xs[start, size] = x_all if size == many else x_all[start : start + size]
+        queries.append(Query(x, thetas[which], PURPOSES[code]))
+    return queries
+
+
+def check(queries: Sequence[Query], arrays: Sequence[np.ndarray], spec: Declaration) -> None:
+    """Raise `LimitError` unless every row is finite and every setting within the limits: whatever a client sends."""
+    if spec.theta.limited or not _finite(arrays[1]):
+        settings = torch.from_numpy(arrays[1])
+        low, high = spec.theta.bounds(settings)
+        if not bool(((settings >= low) & (settings <= high) & settings.isfinite()).all()):
+            for query in queries:
+                spec.theta.check(query.theta)
+            raise LimitError("a setting that no query uses is outside the device's limits")
+    if not _finite(arrays[0]):
+        raise LimitError("a row of the round is not finite")
+
+
+def _finite(array: np.ndarray) -> bool:
+    if array.size < SMALL:
+        return bool(np.isfinite(array).all())
+    tensor = torch.from_numpy(array)  # a sum is finite only if every term is, and takes no memory
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def pack_readings(readings: Sequence[Tensor], queries: Sequence[Query]) -> tuple[bool, list[np.ndarray]]:
+    """The readings one behind the other as one array; each as an array of its own where they do not fit together.
+
+    What is wrong with them is for the client to judge: they are sent as they are.
+    """
+    for y in readings:
+        if not isinstance(y, Tensor) or _TRAVEL.get(y.dtype) != y.dtype:
+            what = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise ReadingError(f"the device returned {what}; readings travel as float32, float64 or int64")
+    fits = len(readings) == len(queries) and all(
+        y.dim() > 0 and len(y) == len(q.x) and y.dtype == readings[0].dtype and y.shape[1:] == readings[0].shape[1:]
+        for y, q in zip(readings, queries, strict=True)
+    )
+    if fits and readings:
+        return True, [_array(readings[0] if len(readings) == 1 else torch.cat(list(readings)))]
+    if len(readings) > wire.ARRAYS:
+        raise ReadingError(f"the device returned {len(readings)} readings that do not fit together")
+    return False, [_array(y) for y in readings]
+
+
+def unpack_readings(joined: bool, arrays: Sequence[np.ndarray], queries: Sequence[Query]) -> list[Tensor]:
+    """One tensor a query, of the dtype and at the place of its rows."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if joined:
+        sizes = [len(query.x) for query in queries]
+        if len(tensors) != 1 or tensors[0].dim() == 0 or len(tensors[0]) != sum(sizes):
+            raise ReadingError(f"the device answered something else than {sum(sizes)} rows in one array")
+        tensors = list(tensors[0].split(sizes)) if len(sizes) > 1 else tensors
+    sent = _common([query.x for query in queries])
+    placed = [
+        y if y.dtype is query.x.dtype and query.x.device.type == "cpu" else _placed(y, query.x, sent)
+        for y, query in zip(tensors, queries, strict=False)
+    ]
+    return placed + tensors[len(queries) :]
+
+
+def _placed(y: Tensor, x: Tensor, sent: torch.dtype) -> Tensor:
+    """A reading beside its rows; in their dtype, where it is the one in which they were sent."""
+    return y.to(x.device, x.dtype) if y.dtype == sent else y.to(x.device)
+
+
+def _common(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The one dtype that tensors travel in, beside each other."""
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype is not dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    if dtype not in _TRAVEL:
+        raise ArgumentError(f"rows and settings travel as float32, float64 or int64, not as {dtype}")
+    return _TRAVEL[dtype]
+
+
+def _stacked(thetas: list[Tensor]) -> Tensor:
+    if len(thetas) == 1:
+        return thetas[0].unsqueeze(0)
+    dtype = _common(thetas)
+    return torch.stack([theta.to(dtype) for theta in thetas])
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    if tensor.device.type == "cpu" and _TRAVEL.get(tensor.dtype) is tensor.dtype and tensor.is_contiguous():
+        return tensor.detach().numpy()
+    return tensor.detach().to("cpu", _common([tensor])).contiguous().numpy()

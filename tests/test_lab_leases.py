@@ -1,0 +1,95 @@
+"""Leases: fair, first come first served, and the dead give the device free. The clock is a number."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blackprop.errors import ArgumentError
+from blackprop.lab.leases import Leases
+
+
+def test_the_first_keeps_the_device_while_nobody_waits():
+    leases = Leases(30, 10)
+    leases.want("a", 0)
+    assert leases.turn(0, {"a"}) == "a"
+    leases.seen("a", 25)
+    assert leases.expire(50) == []
+    leases.want("a", 50)
+    assert leases.turn(50, {"a"}) == "a"
+
+
+def test_a_turn_ends_at_the_end_of_a_round_when_another_waits():
+    leases = Leases(30, 10)
+    leases.want("a", 0)
+    assert leases.turn(0, {"a"}) == "a"
+    leases.want("b", 1)
+    assert leases.place("b") == 1
+    assert leases.turn(9, {"a", "b"}) == "a"
+    assert leases.turn(10, {"a", "b"}) == "b"
+    assert leases.place("a") == 1
+    assert leases.turn(20, {"a", "b"}) == "a"
+
+
+def test_a_holder_that_asks_nothing_keeps_its_turn_and_no_longer():
+    leases = Leases(30, 10)
+    leases.want("a", 0)
+    leases.turn(0, {"a"})
+    leases.want("b", 1)
+    assert leases.turn(5, {"b"}) is None
+    assert leases.turn(10, {"b"}) == "b"
+    assert leases.waiting == ()
+
+
+def test_the_silent_lose_their_lease_and_their_place():
+    leases = Leases(30, 100)
+    for client in "abc":
+        leases.want(client, 0)
+    assert leases.turn(0, set("abc")) == "a"
+    leases.seen("c", 20)
+    assert sorted(leases.expire(31)) == ["a", "b"]
+    assert leases.turn(31, {"c"}) == "c"
+
+
+def test_who_is_being_measured_is_not_silent():
+    leases = Leases(30, 100)
+    leases.want("a", 0)
+    leases.turn(0, {"a"})
+    assert leases.expire(1000, measuring="a") == []
+    assert leases.expire(1000) == ["a"]
+
+
+def test_leaving_frees_the_device():
+    leases = Leases(30, 10)
+    leases.want("a", 0)
+    leases.turn(0, {"a"})
+    leases.want("b", 0)
+    assert not leases.leave("b")
+    assert leases.leave("a")
+    assert leases.holder is None
+    assert leases.turn(1, set()) is None
+
+
+@given(st.integers(2, 5), st.integers(1, 9))
+@settings(deadline=None)
+def test_clients_that_always_want_get_equal_shares_in_order(clients, turn):
+    leases, names, shares, now = Leases(1000, turn), [str(i) for i in range(clients)], Counter[str](), 0
+    order = []
+    for now in range(clients * turn * 6):
+        for name in names:
+            leases.want(name, now)
+        holder = leases.turn(now, set(names))
+        assert holder is not None
+        shares[holder] += 1
+        order += [holder] if order[-1:] != [holder] else []
+    assert max(shares.values()) == min(shares.values())
+    assert order == names * 6
+
+
+@pytest.mark.parametrize(("lease", "turn"), [(0, 1), (1, 0), (-1, 1)])
+def test_times_are_positive(lease, turn):
+    with pytest.raises(ArgumentError, match="must be positive"):
+        Leases(lease, turn)

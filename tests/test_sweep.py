@@ -1,0 +1,190 @@
+"""A comparison whose cells are run apart ends with the files of one that is run in turn, killed or not."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from blackprop import errors
+from blackprop.recipes import (
+    Digits,
+    Existing,
+    Grid,
+    Hardware,
+    Imperfections,
+    Paper,
+    RunFolder,
+    Watches,
+    carry_out,
+    with_references,
+)
+from blackprop.recipes.spread import CELLS, carry_out_apart, carry_out_one
+from blackprop.report import write_report
+from blackprop.sweep import carry_out_by_ray
+
+TASK = Digits(epochs=2, batch_size=479)
+ROUGH = Imperfections(read_noise=0.02, drift=1e-3)
+GRID = Grid(TASK, with_references([Paper(rank=2, samples=3)]), (Hardware.MATRIX, Hardware.MONARCH), (0,), ROUGH)
+SMALL = Grid(TASK, with_references([]), (Hardware.MATRIX,), (0,), ROUGH)
+
+
+class Heard:
+    """Watches; interrupts at an optimizer step, if told to."""
+
+    def __init__(self, interrupt_at=None):
+        self.interrupt_at, self.lines, self.results = interrupt_at, [], []
+
+    def step(self, progress):
+        if progress["step"] == self.interrupt_at:
+            raise KeyboardInterrupt
+
+    def evaluated(self, line):
+        self.lines.append(dict(line))
+
+    def finished(self, result):
+        self.results.append(dict(result))
+
+
+def backwards(jobs):
+    for number in reversed(range(len(jobs))):
+        carry_out_one(*jobs[number])
+        yield number
+
+
+def after(count):
+    """As `backwards`, and interrupted in the middle of the cell after so many."""
+
+    def apart(jobs):
+        for number in reversed(range(len(jobs))):
+            if len(jobs) - number > count:
+                grid, path = jobs[number]
+                carry_out(grid, path, Heard(interrupt_at=4))
+            carry_out_one(*jobs[number])
+            yield number
+
+    return apart
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_same_run(one, other):
+    assert (one / "summary.json").read_bytes() == (other / "summary.json").read_bytes()
+    assert (one / "config.json").read_bytes() == (other / "config.json").read_bytes()
+    lines = [RunFolder(folder).metrics() for folder in (one, other)]
+    for line in (line for some in lines for line in some):
+        del line["seconds"]
+    assert lines[0] == lines[1]
+    states = [RunFolder(folder).checkpoint() for folder in (one, other)]
+    assert states[0]["cell"] == states[1]["cell"]
+    for name, value in states[0]["model"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, states[1]["model"][name])
+    assert [name for name in files(one) if "previous" not in name] == [
+        name for name in files(other) if "previous" not in name
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    carry_out(GRID, folder, Watches())
+    return folder
+
+
+def test_cells_in_any_order_leave_the_files_of_a_comparison(whole, tmp_path):
+    heard = Heard()
+    summary = carry_out_apart(GRID, tmp_path / "run", heard, Existing.REFUSE, backwards)
+    assert_same_run(whole, tmp_path / "run")
+    assert summary == RunFolder(whole).summary()
+    assert len(heard.results) == len(GRID.cells())
+    assert len(heard.lines) == 2 * len(GRID.cells())
+    assert any(line["gap_closed"] is not None for line in RunFolder(tmp_path / "run").metrics())
+    write_report([tmp_path / "run"], tmp_path / "page.html")
+    assert "paper" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_an_interrupted_sweep_goes_on_where_it_was(whole, tmp_path, count):
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_apart(GRID, tmp_path / "run", Watches(), Existing.REFUSE, after(count))
+    assert len(RunFolder(tmp_path / "run").summary()["results"]) == count
+    (at_work,) = [path for path in (tmp_path / "run" / CELLS).iterdir() if RunFolder(path).summary()["results"] == []]
+    assert RunFolder(at_work).checkpoint()["step"] == 3
+    with pytest.raises(errors.RunFolderError, match="exists already"):
+        carry_out_apart(GRID, tmp_path / "run", Watches(), Existing.REFUSE, backwards)
+    heard = Heard()
+    carry_out_apart(GRID, tmp_path / "run", heard, Existing.RESUME, backwards)
+    assert len(heard.results) == len(GRID.cells()) - count
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_sweep_goes_on_with_a_comparison_and_the_other_way_round(whole, tmp_path):
+    folder, begun = tmp_path / "run", []
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(GRID, folder, Heard(interrupt_at=4))
+
+    def apart(jobs):
+        begun.extend(RunFolder(path).checkpoint() for _, path in jobs if path.exists())
+        carry_out_one(*jobs[0])
+        yield 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_apart(GRID, folder, Watches(), Existing.RESUME, apart)
+    assert [(state["cell"]["method"], state["step"]) for state in begun] == [("oracle", 3)]
+    assert len(RunFolder(folder).summary()["results"]) == 1
+    carry_out(GRID, folder, Watches(), Existing.RESUME)
+    carry_out_apart(GRID, folder, Watches(), Existing.RESUME, backwards)  # nothing is left, and it tidies up
+    assert_same_run(whole, folder)
+
+
+def test_a_cell_that_was_killed_at_its_very_beginning_is_begun_anew(tmp_path):
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    (folder / ".config.json.part").write_text("{")
+    carry_out_one(SMALL, folder)
+    assert len(RunFolder(folder).summary()["results"]) == 2
+
+
+def test_overwriting_begins_anew(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_apart(SMALL, tmp_path / "run", Watches(), Existing.REFUSE, after(1))
+    seen = []
+
+    def apart(jobs):
+        seen.extend(path.exists() for _, path in jobs)
+        yield from backwards(jobs)
+
+    carry_out_apart(SMALL, tmp_path / "run", Watches(), Existing.OVERWRITE, apart)
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"gpus": -1.0}])
+def test_wrong_arguments_are_refused(wrong, tmp_path):
+    with pytest.raises(errors.ArgumentError, match=next(iter(wrong))):
+        carry_out_by_ray(SMALL, tmp_path / "run", Watches(), **wrong)
+    assert not (tmp_path / "run").exists()
+
+
+# Through Ray.
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(errors.BlackpropError, match=r"blackprop\[ray\]"):
+        carry_out_by_ray(SMALL, tmp_path / "run", Watches())
+
+
+def test_a_sweep_through_ray_goes_on_and_ends_as_a_comparison(whole, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder, heard = tmp_path / "run", Heard()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_apart(GRID, folder, Watches(), Existing.REFUSE, after(3))
+    carry_out_by_ray(GRID, folder, heard, Existing.RESUME, workers=2)
+    assert len(heard.results) == len(GRID.cells()) - 3
+    assert_same_run(whole, folder)
