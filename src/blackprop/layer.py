@@ -38,8 +38,8 @@ class PhysicalLayer(nn.Module):
     In `train()` a differentiable forward pass first brings the surrogate to the present θ, once a change of θ, however
     many backward passes accumulate. In `eval()` nothing changes: rows are booked as `EVALUATE`, and a gradient can be
     had only at a θ that the surrogate knows. Within limits, the device is sent the nearest setting inside them, and
-    training moves θ there, as projected gradient descent does. Where the surrogate finds that the settings have drifted,
-    training moves θ against it. Activation checkpointing measures twice, and is counted twice.
+    training moves θ there, as projected gradient descent does; where the surrogate finds that settings have drifted, it
+    moves θ against that. Activation checkpointing measures twice, and is counted twice.
 
     **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
     may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
