@@ -10,7 +10,7 @@ import torch
 
 import blackprop as bp
 from blackprop import cli, errors
-from blackprop.recipes import Frozen, Homodyne, Mixed, Oracle, Perturbative
+from blackprop.recipes import Batch, Frozen, Homodyne, Mixed, Oracle, Perturbative
 from blackprop.recipes.reservoir import (
     Architecture,
     DesignTwin,
@@ -103,7 +103,7 @@ def test_behind_the_reservoir_mixed_training_takes_the_exact_gradient(network):
     task, model, layer, x, y = drawn(network)
     twin = drawn(network)[1]
     Mixed().rule(model, torch.Generator().manual_seed(0)).add_gradients(
-        lambda: task.objective.loss(model(x), y), torch.Tensor.backward
+        Batch(x, y, model, task.objective.loss), torch.Tensor.backward
     )
     task.objective.loss(twin(x), y).backward()
     behind, found = {id(p) for p in model.behind()}, dict(model.named_parameters())

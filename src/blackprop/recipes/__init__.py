@@ -1,5 +1,6 @@
 """Recipes: experiments that can be run, priced and compared, with the training loop and the run folders they share."""
 
+from blackprop.recipes.allowance import Allowance, asked, evaluate, train_within
 from blackprop.recipes.audio.tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.by_loss import ByLoss, Homodyne, Mixed, Multiplexed, Perturbative, Spsa
@@ -15,6 +16,7 @@ from blackprop.recipes.mnist import Mnist
 from blackprop.recipes.networks import Network
 from blackprop.recipes.objectives import Classification, NextToken, Objective
 from blackprop.recipes.price import price
+from blackprop.recipes.rule import Batch, Rule
 from blackprop.recipes.run_folder import Existing, RunFolder
 from blackprop.recipes.task import Data, Size, Task
 from blackprop.recipes.vision.cifar10 import Cifar10, Vision
@@ -25,6 +27,8 @@ __all__ = [
     "NOWHERE",
     "ORDINARY",
     "REMOTE",
+    "Allowance",
+    "Batch",
     "Bill",
     "ByLoss",
     "Cell",
@@ -59,6 +63,7 @@ __all__ = [
     "Precision",
     "Remote",
     "Row",
+    "Rule",
     "RunFolder",
     "Size",
     "SpeechDigits",
@@ -72,10 +77,13 @@ __all__ = [
     "Watch",
     "Watches",
     "Workers",
+    "asked",
     "carry_out",
+    "evaluate",
     "first_process",
     "gap_closed",
     "price",
     "train",
+    "train_within",
     "with_references",
 ]

@@ -15,7 +15,7 @@ from blackprop.errors import IncompatibleError
 from blackprop.layer import PhysicalLayer
 from blackprop.optim import SPSA, ForwardOnly, HomodyneGradient, MultiplexedGradientDescent, PerturbativeGradient
 from blackprop.recipes.methods import Method
-from blackprop.recipes.rule import Backward, Loss, Rule
+from blackprop.recipes.rule import Backward, Batch, Rule
 
 UNUSED = 1.0  # the rate of an optimizer that is asked for its estimate alone
 
@@ -26,12 +26,12 @@ class FromLosses:
     def __init__(self, optimizer: ForwardOnly) -> None:
         self.optimizer = optimizer
 
-    def add_gradients(self, loss: Loss, backward: Backward) -> float:
+    def add_gradients(self, batch: Batch, backward: Backward) -> float:
         del backward
         seen: list[Tensor] = []
 
         def asked() -> Tensor:
-            seen.append(loss().detach())
+            seen.append(batch.loss().detach())
             return seen[-1]
 
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -56,10 +56,10 @@ class MixedGradients:
     def __init__(self, before: FromLosses) -> None:
         self.before = before
 
-    def add_gradients(self, loss: Loss, backward: Backward) -> float:
-        self.before.add_gradients(loss, backward)
+    def add_gradients(self, batch: Batch, backward: Backward) -> float:
+        self.before.add_gradients(batch, backward)
         with self.before.optimizer.hidden():
-            value = loss()
+            value = batch.loss()
             backward(value)
         return value.item()
 

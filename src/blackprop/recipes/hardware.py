@@ -78,6 +78,8 @@ class Remote:
     """Of the servers, tcp://host:port."""
     keys: Path | None = None
     """The folder of this client's keys; without them, only servers on this machine that ask for none."""
+    repeat_in_doubt: bool = False
+    """Measure a round again of which a killed server cannot say whether it was measured; else that ends the run."""
 
     @property
     def value(self) -> str:
@@ -87,7 +89,7 @@ class Remote:
         del seed  # what is hidden in a device that is really there was drawn long ago
         if not self.address:
             raise ArgumentError("a remote device needs the address of its server: `--address tcp://host:port`")
-        found = [_connected(address, self.keys) for address in self.address]
+        found = [_connected(address, self.keys, self.repeat_in_doubt) for address in self.address]
         for device in found:
             if (device.in_shape, device.out_shape) == ((d_in,), (d_out,)):
                 device.forget()  # as a device that has just been made
@@ -102,11 +104,11 @@ NOWHERE = Remote()
 
 
 @functools.cache
-def _connected(address: str, keys: Path | None) -> Device:
+def _connected(address: str, keys: Path | None, repeat_in_doubt: bool) -> Device:
     """One connection a process: networks are built again and again, the device is one."""
     from blackprop.lab import RemoteDevice  # noqa: PLC0415  # needs an extra of its own
 
-    return RemoteDevice(address, keys=keys, insecure=keys is None)
+    return RemoteDevice(address, keys=keys, insecure=keys is None, repeat_in_doubt=repeat_in_doubt)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell, Stream
 from blackprop.recipes.execution import Workers, lent_generators
 from blackprop.recipes.portrait import snapshot
+from blackprop.recipes.rule import Batch
 from blackprop.recipes.run_folder import RunFolder, decoded, encoded
 from blackprop.recipes.task import Data
 from blackprop.recipes.watch import Watch
@@ -170,11 +171,15 @@ class Training:
         x, y = (values[rows].to(self.workers.device) for values in (self.data.x_train, self.data.y_train))
         x, y = self.cell.task.augment(x, y, draws)
 
-        def loss() -> Tensor:
+        def forward(x: Tensor) -> Tensor:
             with self.workers.autocast():
-                return weight * self.cell.task.objective.loss(self._prepared(x), y)
+                return self._prepared(x)
 
-        return self.rule.add_gradients(loss, self.workers.backward)
+        def criterion(output: Tensor, y: Tensor) -> Tensor:
+            with self.workers.autocast():
+                return weight * self.cell.task.objective.loss(output, y)
+
+        return self.rule.add_gradients(Batch(x, y, forward, criterion), self.workers.backward)
 
     def _compare(self, watched: Mapping[str, Any]) -> None:
         for name, found in diagnose(self.model).items():

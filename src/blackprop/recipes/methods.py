@@ -19,7 +19,7 @@ from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDir
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Ledger
 from blackprop.planning import remembered
-from blackprop.recipes.rule import Backward, Loss, Rule
+from blackprop.recipes.rule import Backward, Batch, Rule
 
 
 class Method(abc.ABC):
@@ -48,8 +48,8 @@ class Method(abc.ABC):
 class Backpropagation:
     """One call of the loss, and its gradient."""
 
-    def add_gradients(self, loss: Loss, backward: Backward) -> float:
-        value = loss()
+    def add_gradients(self, batch: Batch, backward: Backward) -> float:
+        value = batch.loss()
         backward(value)
         return value.item()
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
-
-Loss = Callable[[], Tensor]
-"""The loss of one batch, asked for as often as a rule needs it; each time a forward pass through the devices."""
 
 Backward = Callable[[Tensor], None]
 """Adds what autograd finds of a loss to `.grad`; mixed precision scales it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows, their targets, and what the network makes of them; each time a forward pass through the devices."""
+
+    x: Tensor
+    y: Tensor
+    forward: Callable[[Tensor], Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor]  # of outputs and targets
+
+    def loss(self) -> Tensor:
+        return self.criterion(self.forward(self.x), self.y)
+
+
 class Rule(Protocol):
-    def add_gradients(self, loss: Loss, backward: Backward) -> float:
-        """Add the gradients of `loss` to `.grad`, by `backward` what autograd finds, and return the loss."""
+    def add_gradients(self, batch: Batch, backward: Backward) -> float:
+        """Add the gradients of the loss to `.grad`, by `backward` what autograd finds of it, and return the loss."""
         ...
 
     def passes(self) -> int:

@@ -4,7 +4,7 @@ from blackprop.recipes.reservoir.base import SequenceTask
 from blackprop.recipes.reservoir.by_surrogate import DesignTwin, LocalLinear
 from blackprop.recipes.reservoir.capacity import Measured, memory_capacity, parity_capacity
 from blackprop.recipes.reservoir.classification import DigitRows, Sequences, SpokenDigits
-from blackprop.recipes.reservoir.compare import Allowance, MakeDevice, Readout, evaluate, run
+from blackprop.recipes.reservoir.compare import MakeDevice, Readout, run
 from blackprop.recipes.reservoir.grid import ReservoirGrid, carry_out_reservoirs
 from blackprop.recipes.reservoir.hardware import Reservoirs
 from blackprop.recipes.reservoir.networks import Architecture, Dense, MakeReservoir, Network, Sizes, Transformer, pad
@@ -21,7 +21,6 @@ from blackprop.recipes.reservoir.tasks import (
 )
 
 __all__ = [
-    "Allowance",
     "Architecture",
     "Capacity",
     "ChannelEqualisation",
@@ -50,7 +49,6 @@ __all__ = [
     "Symbols",
     "Transformer",
     "carry_out_reservoirs",
-    "evaluate",
     "fit",
     "memory_capacity",
     "pad",

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from blackprop.errors import ArgumentError, BudgetExhausted, RunFolderError
+from blackprop.recipes.allowance import Allowance
 from blackprop.recipes.methods import Method
 from blackprop.recipes.reservoir.base import SequenceTask
-from blackprop.recipes.reservoir.compare import Allowance, Readout, run
+from blackprop.recipes.reservoir.compare import Readout, run
 from blackprop.recipes.reservoir.hardware import Reservoirs
 
 _KEY = ("task", "network", "device", "method", "batches", "rate", "seed")
