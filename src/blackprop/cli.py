@@ -39,10 +39,12 @@ from blackprop.recipes import (
     Cifar10,
     Default,
     Digits,
+    DirectFeedbackAlignment,
     Esc10,
     Esc50,
     Execution,
     Existing,
+    FeedbackAlignment,
     FineWeb,
     Frozen,
     Grid,
@@ -103,6 +105,8 @@ METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "multiplexed": lambda _: Multiplexed(),
     "spsa": lambda _: Spsa(),
     "homodyne": lambda _: Homodyne(),
+    "random-feedback": lambda _: FeedbackAlignment(),
+    "direct-feedback": lambda _: DirectFeedbackAlignment(),
 }
 TASKS: tuple[type[Any], ...] = (Digits, Mnist, Cifar10, Esc10, Esc50, UrbanSound8K, SpeechDigits, Text, FineWeb)
 DEVICES: dict[str, Callable[[Remote], Kind]] = {

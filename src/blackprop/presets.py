@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from blackprop.estimators import BatchContraction, Estimator, RandomDirections
+from torch import nn
+
+from blackprop.estimators import BatchContraction, Estimator, EulerGradient, Modelled, RandomDirections
 from blackprop.estimators import Oracle as OracleEstimator
+from blackprop.surrogates import Euler, ProjectorSplitting, Surrogate, Twin
 from blackprop.surrogates import Oracle as OracleSurrogate
-from blackprop.surrogates import ProjectorSplitting, Surrogate
 
 
 class Method(NamedTuple):
@@ -55,3 +57,19 @@ def paper(
 def oracle() -> Method:
     """Both gradients by autograd through a simulator: the upper reference of every comparison."""
     return Method(OracleEstimator(), OracleSurrogate())
+
+
+def output_only(model: nn.Module) -> Method:
+    """Output-only error: the error of the physical output goes back through the Jacobians of `model` at its own,
+    digital activations, and nothing is asked beyond the forward pass. For a `devices.Chain`, give a `twins.ChainTwin`:
+    physical intermediates are then never read, whatever the depth. With one layer it is physics-aware training.
+    """
+    twin = Twin(model, fit_steps=0, online_steps=0)
+    return Method(Modelled(twin), twin)
+
+
+def euler(model: nn.Module, h: float, members: int | None = None) -> Method:
+    """The Euler gradient approximation for a `devices.Rollout` around `model`, with the solver's step `h`: the static
+    form, or with an ensemble of `members`, which asks members − 1 rows a sample.
+    """
+    return Method(EulerGradient(model, h, members), Euler())

@@ -14,6 +14,8 @@ from blackprop.estimators.differences import (
 )
 from blackprop.estimators.directional_memory import DirectionalMemory
 from blackprop.estimators.element_shift import ElementShift
+from blackprop.estimators.equilibrium import EquilibriumPropagation, Nudgeable
+from blackprop.estimators.euler import EulerGradient
 from blackprop.estimators.guided import GuidedDirections
 from blackprop.estimators.modelled import Modelled
 from blackprop.estimators.oracle import Oracle
@@ -31,10 +33,13 @@ __all__ = [
     "Difference",
     "DirectionalMemory",
     "ElementShift",
+    "EquilibriumPropagation",
     "Estimator",
+    "EulerGradient",
     "Forward",
     "GuidedDirections",
     "Modelled",
+    "Nudgeable",
     "Oracle",
     "ParameterShift",
     "ProbeContraction",

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
 from typing import NoReturn, Self
@@ -15,15 +14,14 @@ from typing import NoReturn, Self
 import torch
 from torch import Tensor
 
-from blackprop.declaration import ThetaSpec
-from blackprop.devices import Device
+from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, DeviceError, InterlockError, LimitError, ShapeError
+from blackprop.lab.limits import Limit, clearly_right, tightened
 from blackprop.lab.parking import Stand
 from blackprop.lab.transparent import NOT_ASKED, Asked, Transparent
 from blackprop.ledger import check_queries
 from blackprop.query import Count, Purpose, Query
 
-Limit = float | Tensor | None
 Interlock = Callable[[Tensor, Tensor], str | bool | None]
 
 
@@ -43,12 +41,16 @@ class Guarded(Transparent):
 
     **Interlock.** `interlock(theta, x)` is asked for every query (without rows: for a step, or `program`) and returns
     None or True where it agrees. A reason, False, or an exception is a veto: nothing is written, the device is parked,
-    and `InterlockError` is raised, now and at every further question until `reset()`.
+    and `InterlockError` is raised, now and at every further question until `reset()`. With `latch=False` the interlock
+    is asked anew at every further round, and its agreement opens the guard again: so a served device is opened without
+    a restart of its server, by whatever it is that the interlock looks at, and by no client.
 
     **Parking.** `park` (P,) is written by `park()` and `close()`, after any exception from the device, at the end of a
     `with` block, when the guard is dropped, and when the interpreter ends in order or by an exception; a process that
-    is killed parks nothing. Where that fails, `DeviceError` names both. Parking is booked as `CALIBRATE`; afterwards
-    `programmed` is forgotten. Put what asks again (`Retrying`) inside the guard, or every failure parks the device.
+    is killed parks nothing. Then the row `idle` (in_shape) is sent, so that inputs do not keep what they were driven
+    with last; its reading is dropped. Where either fails, `DeviceError` names both. Parking is booked as `CALIBRATE`;
+    afterwards `programmed` is forgotten. Put what asks again (`Retrying`) inside the guard, or every failure parks the
+    device. `close()` and the end of a `with` block then close the device too, where it has a `close()` of its own.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Guarded(Transparent):
         slew: float | None = None,
         rows_per_second: float | None = None,
         interlock: Interlock | None = None,
+        latch: bool = True,
         park: Tensor | None = None,
+        idle: Tensor | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -68,12 +72,12 @@ class Guarded(Transparent):
         for name, value in (("slew", slew), ("rows_per_second", rows_per_second)):
             if value is not None and not 0 < value < math.inf:
                 raise ArgumentError(f"`Guarded({name}=...)` must be positive and finite, got {value}")
-        self.theta = _tightened(device.theta, low, high)
-        self._stand = Stand(device, self._checked_park(park), slew)
-        self._slew, self._rate, self._interlock = slew, rows_per_second, interlock
+        self.theta = tightened(device.theta, low, high)
+        self._stand = Stand(device, self._checked_park(park), slew, self._checked_idle(idle))
+        self._slew, self._rate, self._interlock, self._latch = slew, rows_per_second, interlock, latch
         self._clock, self._sleep = clock, sleep
         self._paid_at = -math.inf  # when the rows sent so far are paid for
-        self.closed: str | None = None  # the reason of a veto, until `reset()`
+        self.closed: str | None = None  # the reason of a veto, until it is opened again
         # Runs once: when the guard is dropped, or when the interpreter ends.
         self._finalizer = weakref.finalize(self, self._stand.leave_if_used)
 
@@ -87,15 +91,41 @@ class Guarded(Transparent):
             raise ArgumentError(f"`Guarded(park=...)` must be a setting that the device may take: {error}") from error
         return park
 
+    def _checked_idle(self, idle: Tensor | None) -> Tensor | None:
+        if idle is None:
+            return None
+        try:
+            idle = torch.as_tensor(idle, dtype=torch.get_default_dtype()).detach().clone()
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"`Guarded(idle=...)` must be one row: {error}") from error
+        if tuple(idle.shape) != self.in_shape or not bool(idle.isfinite().all()):
+            raise ArgumentError(
+                f"`Guarded(idle=...)` must be one finite row of shape {self.in_shape}, got {tuple(idle.shape)}"
+            )
+        return idle
+
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         self._check_open()
         self._check(queries)
-        self._ask_interlock(queries)
+        if self._interlock is not None:
+            self._ask_interlock(queries)
         if self._slew is not None:
             return self._step_by_step(queries)
-        self._wait(sum(len(query.x) for query in queries))
-        with self._parked_on_failure(queries[-1].theta if queries else None):
-            return self.device.measure(queries)
+        if self._rate is not None:
+            self._wait(sum(len(query.x) for query in queries))
+        return self._measure_at_once(queries)
+
+    def _measure_at_once(self, queries: list[Query]) -> list[Tensor]:
+        if queries:
+            self._stand.begin(queries[-1].theta)
+        try:
+            readings = self.device.measure(queries)
+        except BaseException as error:
+            self._park_after(error)
+            raise
+        if queries:
+            self._stand.arrived(self.device.programmed)
+        return readings
 
     def _step_by_step(self, queries: list[Query]) -> list[Tensor]:
         held, asked, readings = self.programmed, list[Asked](), []
@@ -141,11 +171,15 @@ class Guarded(Transparent):
             return self.device.read(x)
 
     def park(self) -> None:
-        """Write the parking setting, if there is one and the device is not there already."""
+        """Write the parking setting and send the idle row, where there are any and the device is not parked already."""
         self._stand.leave()
 
     def close(self) -> None:
-        self.park()
+        """Park, and close the device, or what is wrapped in it, where that can be closed."""
+        try:
+            self.park()
+        finally:
+            _close(self.device)
 
     def reset(self) -> None:
         """Open again after a veto."""
@@ -158,35 +192,25 @@ class Guarded(Transparent):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, trace
-        self._park_after(error)
+        try:
+            self._park_after(error)
+        finally:
+            _close(self.device)
 
     def repeated(self) -> Count:
-        self._again.add(self._stand.steps)
-        self._stand.steps = Count()
+        if self._stand.steps.programmings or self._stand.steps.rows:
+            self._again.add(self._stand.steps)
+            self._stand.steps = Count()
         return super().repeated()
 
     def _check_open(self) -> None:
-        if self.closed is not None:
+        if self.closed is not None and self._latch:
             raise InterlockError(f"{self.device} is stopped until `reset()`: {self.closed}")
 
     def _check(self, queries: list[Query]) -> None:
         """Look at everything at once; what is not clearly right is looked at one by one, for the driver's words."""
-        if not self._clearly_right(queries):
+        if not clearly_right(queries, self.theta, self.in_shape):
             check_queries(self.declaration, queries)
-
-    def _clearly_right(self, queries: list[Query]) -> bool:
-        settings = list({id(query.theta): query.theta for query in queries}.values())
-        rows = {id(query.x): query.x for query in queries}.values()
-        if any(theta.shape != (self.theta.size,) or theta.dtype != settings[0].dtype for theta in settings):
-            return False
-        if any(x.dim() == 0 or tuple(x.shape[1:]) != self.in_shape for x in rows) or not settings:
-            return False
-        stacked = torch.stack(settings) if len(settings) > 1 else settings[0]
-        low, high = self.theta.bounds(stacked)
-        # NaN is the smallest and the largest of all, and neither comparison holds for it.
-        ends = stacked.aminmax() if low.dim() == high.dim() == 0 else (stacked, stacked)
-        fine = [(ends[0] >= low).all(), (ends[1] <= high).all(), stacked.sum().isfinite()]
-        return bool(torch.stack([*fine, *(x.sum().isfinite().to(stacked.device) for x in rows)]).all())
 
     def _ask_interlock(self, queries: list[Query]) -> None:
         if self._interlock is None:
@@ -197,6 +221,7 @@ class Guarded(Transparent):
                 self._ask(step, query.x[:0])
             self._ask(query.theta, query.x)
             at = query.theta
+        self.closed = None
 
     def _ask(self, theta: Tensor, x: Tensor) -> None:
         assert self._interlock is not None
@@ -209,7 +234,8 @@ class Guarded(Transparent):
 
     def _stop(self, reason: str) -> NoReturn:
         self.closed = reason
-        error = InterlockError(f"the interlock of {self.device} forbids it: {reason}; stopped until `reset()`")
+        until = "`reset()`" if self._latch else "it agrees"
+        error = InterlockError(f"the interlock of {self.device} forbids it: {reason}; stopped until {until}")
         self._park_after(error)
         raise error
 
@@ -242,27 +268,10 @@ class Guarded(Transparent):
             raise DeviceError(f"{failure}; this was to be done after {error!r}") from error
 
 
-def _tightened(spec: ThetaSpec, low: Limit, high: Limit) -> ThetaSpec:
-    """The limits of both, and what the device starts from moved into them."""
-    if low is None and high is None:
-        return spec
-    try:
-        ThetaSpec(spec.size, low=low, high=high)  # each is right for itself
-        limits = {"low": _tighter(spec.low, low, spec.size, max), "high": _tighter(spec.high, high, spec.size, min)}
-        tight = replace(spec, **limits, initial=None)
-    except ArgumentError as error:
-        raise ArgumentError(
-            f"`Guarded(low=..., high=...)` must leave every parameter a range within the device's own: {error}"
-        ) from error
-    return (
-        tight if spec.initial is None else replace(tight, initial=lambda generator: tight.clamp(spec.draw(generator)))
-    )
-
-
-def _tighter(own: Limit, other: Limit, size: int, pick: Callable[[float, float], float]) -> Limit:
-    if own is None or other is None:
-        return other if own is None else own
-    if not isinstance(own, Tensor) and not isinstance(other, Tensor):
-        return pick(own, other)
-    both = [torch.as_tensor(limit, dtype=torch.get_default_dtype()).expand(size) for limit in (own, other)]
-    return torch.stack(both).amax(0) if pick is max else torch.stack(both).amin(0)
+def _close(device: Device) -> None:
+    """Close the outermost of the device and what is wrapped in it that can be closed."""
+    close = getattr(device, "close", None)
+    if callable(close):
+        close()
+    elif isinstance(device, Wrapper):
+        _close(device.device)

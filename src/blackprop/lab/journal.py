@@ -52,9 +52,9 @@ class Entry:
         if self._size <= PIECE_BYTES:  # at once: the checksum of the answer tells whether all of it came to be written
             self._note(_ANSWERED, *frames)
         else:
-            self._file.seek(_HEAD.size)
+            at = _HEAD.size
             for frame in frames:
-                self._write(frame)
+                at = self._write(frame, at)
             self._note(_ANSWERED)
         self.answered = self._whole = True
 
@@ -79,13 +79,15 @@ class Entry:
         self._file.close()
 
     def _note(self, state: int, *rest: Buffer) -> None:
-        self._file.seek(0)
-        self._write(b"".join((_HEAD.pack(_MAGIC, state, self.number, self._size, self.user), *rest)))
+        self._write(b"".join((_HEAD.pack(_MAGIC, state, self.number, self._size, self.user), *rest)), 0)
 
-    def _write(self, data: Buffer) -> None:
+    def _write(self, data: Buffer, at: int) -> int:
+        """Write at a place of the file; returns the place behind it."""
         view = memoryview(data)
         while view:
-            view = view[self._file.write(view) :]
+            written = os.pwrite(self._file.fileno(), view, at)
+            view, at = view[written:], at + written
+        return at
 
     def _read_head(self) -> None:
         head = self._file.read(_HEAD.size) or b""

@@ -38,6 +38,8 @@ _FIELDS: dict[str, dict[str, type]] = {
     INITIAL: {},
     REPORT: {"report": dict},
 }
+_WANTED = {kind: (("id", int), *fields.items()) for kind, fields in _FIELDS.items()}
+_COUNTED = {kind: ("rows", "programmings") if "rows" in fields else () for kind, fields in _FIELDS.items()}
 # Purposes travel as their place in this list.
 PURPOSES = list(Purpose)
 _NAMES = {purpose.value: purpose for purpose in Purpose}
@@ -54,16 +56,17 @@ TEXT = 1000
 def read(frames: Sequence[wire.Buffer]) -> Message:
     """The message in `frames`, of a known kind and with its fields, or `ProtocolError`."""
     message = wire.decode(frames)
-    wanted = _FIELDS.get(message.kind)
+    wanted, fields = _WANTED.get(message.kind), message.fields
     if wanted is None:
         raise ProtocolError(f"a message of the unknown kind {message.kind[:40]!r}")
-    for name, kind in (("id", int), *wanted.items()):
-        value = message.fields.get(name)
-        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+    for name, kind in wanted:
+        value = fields.get(name)
+        if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
             raise ProtocolError(f"the message {message.kind!r} has no field {name!r} of the type {kind.__name__}")
-    for name in ("rows", "programmings"):
-        if name in wanted and not all(k in _NAMES and type(n) is int for k, n in message[name].items()):
-            raise ProtocolError(f"the message {message.kind!r} counts {name} by something that is no purpose")
+    for name in _COUNTED[message.kind]:
+        for purpose, n in fields[name].items():
+            if purpose not in _NAMES or type(n) is not int:
+                raise ProtocolError(f"the message {message.kind!r} counts {name} by something that is no purpose")
     return message
 
 

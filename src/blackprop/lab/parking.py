@@ -19,19 +19,22 @@ class Stand:
     Kept apart from the guard, for it must outlive it: what parks a device when its guard is gone holds this alone.
     """
 
-    def __init__(self, device: Device, park: Tensor | None, slew: float | None) -> None:
-        self.device, self.park, self.slew = device, park, slew
+    def __init__(self, device: Device, park: Tensor | None, slew: float | None, idle: Tensor | None) -> None:
+        self.device, self.park, self.slew, self.idle = device, park, slew, idle
         self.at: Tensor | None = None  # None: never told
         self.doubtful = False  # whether the last write failed, so that the device may still be where it was before
         self.parked = False
-        self.steps = Count()  # programmings by hand
+        self.steps = Count()  # programmings and rows by hand
 
     def begin(self, theta: Tensor) -> None:
         """Call before a write; `arrived` after it."""
-        self.at, self.doubtful, self.parked = theta.detach().clone(), True, False
+        self.at, self.doubtful, self.parked = theta, True, False
 
-    def arrived(self) -> None:
-        self.doubtful = False
+    def arrived(self, held: Tensor | None = None) -> None:
+        """`held`: the device's own note of the setting, which nobody else writes to."""
+        if held is None and self.at is not None:
+            held = self.at.detach().clone()
+        self.at, self.doubtful = held, False
 
     def way(self, start: Tensor | None, theta: Tensor) -> Iterator[Tensor]:
         """The settings to write before `theta`, so that none moves a parameter by more than `slew`."""
@@ -61,19 +64,27 @@ class Stand:
         self.arrived()
 
     def leave(self) -> None:
-        """Write the parking setting, if there is one and the device is not there; it may be called at any time."""
-        if self.park is None or self.parked:
+        """Write the parking setting and send the idle row, where there are any; it may be called at any time."""
+        if self.parked or (self.park is None and (self.idle is None or self.at is None)):
             return
-        park = self.park if self.at is None else self.park.to(self.at)
         try:
             with torch.no_grad():
-                for theta in (*self.way(self.at, park), park):
-                    self.write(theta, Purpose.CALIBRATE)
+                self._park()
         except Exception as error:
             raise DeviceError(f"{self.device} could not be parked: {error!r}") from error
         finally:
             self.device.forget()
         self.parked = True
+
+    def _park(self) -> None:
+        setting = self.at if self.park is None else self.park if self.at is None else self.park.to(self.at)
+        assert setting is not None
+        # Without a place to park at it is written again: nobody knows whether the device can be read as it stands.
+        for theta in (*self.way(self.at, setting), setting):
+            self.write(theta, Purpose.CALIBRATE)
+        if self.idle is not None:
+            self.steps.rows[Purpose.CALIBRATE] += 1
+            self.device.read(self.idle.to(setting).unsqueeze(0))
 
     def leave_if_used(self) -> None:
         if self.at is not None:

@@ -55,7 +55,8 @@ class RemoteDevice(Device):
     in the middle of a round, nobody knows whether that was measured: `InDoubtError`, or with `repeat_in_doubt` the
     round is asked again, as a new one. A round that raised `UnreachableError` keeps its number too, where the next one
     is the same. `repeated()` tells what the server has really done beyond what this client could count: it programs
-    again after another client, or a restart.
+    again after another client, or a restart. `in_doubt` is what was booked so far for rounds that were asked anew: but
+    for them the ledger is exact.
 
     **Arguments:** `address`, tcp://host:port; `keys`, a folder with `client.key_secret` and `server.key`, or
     `insecure=True` for a server on this machine that asks for none; `wait`, seconds to wait for other clients until
@@ -84,7 +85,7 @@ class RemoteDevice(Device):
         self._session = self._boot = ""
         self._resumed = False
         self._number = 0
-        self._again = Count()
+        self._again, self.in_doubt = Count(), Count()
         self._outgoing: _Outgoing | None = None
         self._usual = 0.0  # s that a round takes, from the last ones
         self._lease_seconds = 30.0
@@ -147,8 +148,9 @@ class RemoteDevice(Device):
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         if not queries:
             return []
-        readings = self._round(queries, count(queries, self._programmed))
-        self._programmed = queries[-1].theta.detach().clone()
+        held, counted = self._programmed, count(queries, self._programmed)
+        readings = self._round(queries, counted)
+        self._programmed = queries[-1].theta.detach().clone() if counted.programmings else held
         return readings
 
     def _round(self, queries: list[Query], counted: Count | None) -> list[Tensor]:
@@ -234,6 +236,7 @@ class RemoteDevice(Device):
             )
         if counted is not None:  # it may have been measured whole
             self._again.add(counted)
+            self.in_doubt.add(counted)
         self._number += 1
         out.number, out.said = self._number, 0
 

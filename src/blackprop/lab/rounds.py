@@ -38,7 +38,8 @@ def pack(queries: Sequence[Query]) -> list[np.ndarray]:
         which = settings.setdefault(id(theta), (theta, len(settings)))[1]
         table.append((start, size, which, _CODES[query.purpose]))
     xs, thetas = [x for x, _ in rows.values()], [theta for theta, _ in settings.values()]
-    return [_array(xs[0] if len(xs) == 1 else torch.cat(xs)), _array(_stacked(thetas)), np.array(table, np.int64)]
+    stacked = _array(thetas[0])[None] if len(thetas) == 1 else _array(_stacked(thetas))
+    return [_array(xs[0] if len(xs) == 1 else torch.cat(xs)), stacked, np.array(table, np.int64)]
 
 
 def unpack(arrays: Sequence[np.ndarray], spec: Declaration) -> list[Query]:
@@ -91,33 +92,37 @@ def pack_readings(readings: Sequence[Tensor], queries: Sequence[Query]) -> tuple
     What is wrong with them is for the client to judge: they are sent as they are.
     """
     for y in readings:
-        if not isinstance(y, Tensor) or _TRAVEL.get(y.dtype) != y.dtype:
+        if not isinstance(y, Tensor) or _TRAVEL.get(y.dtype) is not y.dtype:
             what = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise ReadingError(f"the device returned {what}; readings travel as float32, float64 or int64")
-    fits = len(readings) == len(queries) and all(
-        y.dim() > 0 and len(y) == len(q.x) and y.dtype == readings[0].dtype and y.shape[1:] == readings[0].shape[1:]
-        for y, q in zip(readings, queries, strict=True)
-    )
-    if fits and readings:
+    if len(readings) == len(queries) and _fit(readings, queries):
         return True, [_array(readings[0] if len(readings) == 1 else torch.cat(list(readings)))]
     if len(readings) > wire.ARRAYS:
         raise ReadingError(f"the device returned {len(readings)} readings that do not fit together")
     return False, [_array(y) for y in readings]
 
 
+def _fit(readings: Sequence[Tensor], queries: Sequence[Query]) -> bool:
+    """Whether every reading has as many rows as its query, and all are alike."""
+    dtype, shape = readings[0].dtype, readings[0].shape[1:]
+    return all(
+        y.dim() > 0 and y.shape[0] == q.x.shape[0] and y.dtype is dtype and (y is readings[0] or y.shape[1:] == shape)
+        for y, q in zip(readings, queries, strict=True)
+    )
+
+
 def unpack_readings(joined: bool, arrays: Sequence[np.ndarray], queries: Sequence[Query]) -> list[Tensor]:
     """One tensor a query, of the dtype and at the place of its rows."""
     tensors = [torch.from_numpy(array) for array in arrays]
     if joined:
-        sizes = [len(query.x) for query in queries]
-        if len(tensors) != 1 or tensors[0].dim() == 0 or len(tensors[0]) != sum(sizes):
+        sizes = [query.x.shape[0] for query in queries]
+        if len(arrays) != 1 or arrays[0].ndim == 0 or len(arrays[0]) != sum(sizes):
             raise ReadingError(f"the device answered something else than {sum(sizes)} rows in one array")
         tensors = list(tensors[0].split(sizes)) if len(sizes) > 1 else tensors
+    if all(y.dtype is query.x.dtype and query.x.is_cpu for y, query in zip(tensors, queries, strict=False)):
+        return tensors
     sent = _common([query.x for query in queries])
-    placed = [
-        y if y.dtype is query.x.dtype and query.x.device.type == "cpu" else _placed(y, query.x, sent)
-        for y, query in zip(tensors, queries, strict=False)
-    ]
+    placed = [_placed(y, query.x, sent) for y, query in zip(tensors, queries, strict=False)]
     return placed + tensors[len(queries) :]
 
 
@@ -138,13 +143,11 @@ def _common(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def _stacked(thetas: list[Tensor]) -> Tensor:
-    if len(thetas) == 1:
-        return thetas[0].unsqueeze(0)
     dtype = _common(thetas)
     return torch.stack([theta.to(dtype) for theta in thetas])
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    if tensor.device.type == "cpu" and _TRAVEL.get(tensor.dtype) is tensor.dtype and tensor.is_contiguous():
+    if tensor.is_cpu and _TRAVEL.get(tensor.dtype) is tensor.dtype and tensor.is_contiguous():
         return tensor.detach().numpy()
     return tensor.detach().to("cpu", _common([tensor])).contiguous().numpy()

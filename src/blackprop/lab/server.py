@@ -114,15 +114,8 @@ class Server:
         attendant = threading.Thread(target=self._attend, name="blackprop-attendant")
         attendant.start()
         try:
-            due = None
-            while not self._stopping.is_set():
-                with self._lock:
-                    self._listen(0 if self._due and due else TURN if self._due else IDLE)
-                    due = self._next()
-                if due is not None:
-                    self._carry_out(due)
-                elif self._left_alone and self._leases.holder is None:
-                    self._park()
+            with torch.no_grad():
+                self._serve()
         finally:
             self._closed.set()
             attendant.join()
@@ -131,6 +124,17 @@ class Server:
             finally:
                 self._journal.close()
                 self._sockets.close()
+
+    def _serve(self) -> None:
+        due = None
+        while not self._stopping.is_set():
+            with self._lock:
+                self._listen(0 if self._due and due else TURN if self._due else IDLE)
+                due = self._next()
+            if due is not None:
+                self._carry_out(due)
+            elif self._left_alone and self._leases.holder is None:
+                self._park()
 
     def _attend(self) -> None:
         """The second thread: lets clients in, and answers them while a measurement is long."""
@@ -312,11 +316,14 @@ class Server:
         self._running_since = None
         with self._lock:
             self._running = None
+            entry = self._journal.get(due.session, due.user)
+            if entry is not None and entry.route is not None:
+                # At once: the client goes on meanwhile. Killed before it is written, its answer lost, it is in doubt.
+                self._sockets.send(entry.route, frames)
             self._tally.measured(due.user, spent)
             self._leases.seen(due.session, self._clock())
             if fault is not None:
                 self._tally.fault(fault)
-            entry = self._journal.get(due.session, due.user)
             if entry is None:
                 return
             if entry.route is None:  # it said goodbye meanwhile
@@ -326,7 +333,6 @@ class Server:
                 entry.answer(frames)
             except OSError as error:  # the client has its answer; asked again, the round would be in doubt
                 self._tally.fault(f"the journal failed: {error}")
-            self._sockets.send(entry.route, frames)
 
     def _measure(self, due: _Due) -> tuple[list[wire.Buffer], Count, str | None]:
         """The answer as it travels, what it took, and what went wrong."""
@@ -335,8 +341,7 @@ class Server:
         spent = count(due.queries, self.device.programmed)
         try:
             try:
-                with torch.no_grad():
-                    readings = self._ask_device(due.queries)
+                readings = self._ask_device(due.queries)
             finally:
                 again = self.device.repeated()
                 if again.rows or again.programmings:

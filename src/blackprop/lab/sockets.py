@@ -69,12 +69,11 @@ class ServerSockets:
         if milliseconds and milliseconds != self._patience:
             self.router.rcvtimeo = self._patience = milliseconds
         try:
-            flags = 0 if milliseconds else self._zmq.DONTWAIT
-            route, *frames = self.router.recv_multipart(flags, copy=False)
+            route = self.router.recv(0 if milliseconds else self._zmq.DONTWAIT, copy=False)
         except self._zmq.Again:
             return None
         user = b"" if self.authorised is None else str(route.get("User-Id")).encode()
-        return route.bytes, user, [frame.buffer for frame in frames]
+        return route.bytes, user, _rest(self.router, route)
 
     def send(self, route: bytes, frames: Sequence[wire.Buffer]) -> None:
         """Send, or drop where the client takes nothing or has gone: it asks again."""
@@ -128,15 +127,26 @@ class ClientSocket:
         if credentials is not None:
             self.socket.curve_publickey, self.socket.curve_secretkey, self.socket.curve_serverkey = credentials
         self._patience = -1
+        self._address = address
         self.socket.connect(address)
 
     def send(self, frames: Sequence[wire.Buffer]) -> None:
         """Send, or drop where too much waits already: what is not answered is asked again."""
-        with contextlib.suppress(self._zmq.Again):
-            if len(frames) == 1:
-                self.socket.send(frames[0], self._zmq.DONTWAIT)
-            else:
-                self.socket.send_multipart(frames, self._zmq.DONTWAIT, copy=False)
+        try:
+            self._send(frames)
+        except self._zmq.Again:
+            # After a frame that CURVE finds forged, ZeroMQ gives the connection up for good; this makes another.
+            with contextlib.suppress(self._zmq.ZMQError):
+                self.socket.disconnect(self._address)
+            self.socket.connect(self._address)
+            with contextlib.suppress(self._zmq.Again):
+                self._send(frames)
+
+    def _send(self, frames: Sequence[wire.Buffer]) -> None:
+        if len(frames) == 1:
+            self.socket.send(frames[0], self._zmq.DONTWAIT)
+        else:
+            self.socket.send_multipart(frames, self._zmq.DONTWAIT, copy=False)
 
     def receive(self, seconds: float) -> list[Any] | None:
         """The frames of the next message, None where none comes within so many seconds."""
@@ -144,12 +154,22 @@ class ClientSocket:
         if milliseconds != self._patience:
             self.socket.rcvtimeo = self._patience = milliseconds
         try:
-            return [frame.buffer for frame in self.socket.recv_multipart(copy=False)]
+            first = self.socket.recv(copy=False)
         except self._zmq.Again:
             return None
+        return [first.buffer, *_rest(self.socket, first)]
 
     def close(self, linger: int) -> None:
         self.context.destroy(linger=linger)
+
+
+def _rest(socket: Any, frame: Any) -> list[Any]:
+    """What follows a frame in its message; it has come with it."""
+    rest = []
+    while frame.more:
+        frame = socket.recv(copy=False)
+        rest.append(frame.buffer)
+    return rest
 
 
 def _limit(zmq: Any, socket: Any) -> None:

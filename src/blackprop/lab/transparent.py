@@ -44,8 +44,11 @@ class Transparent(Wrapper):
         return self.device.measure(queries)
 
     def repeated(self) -> Count:
-        total, self._again = self._again, Count()
-        total.add(self.device.repeated())
+        inner, total = self.device.repeated(), self._again
+        if not (total.rows or total.programmings):
+            return inner  # the usual case
+        self._again = Count()
+        total.add(inner)
         # A count of nothing is no entry: ledgers are compared by their entries.
         return Count(
             *(Counter({k: n for k, n in counter.items() if n}) for counter in (total.rows, total.programmings))

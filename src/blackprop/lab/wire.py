@@ -31,6 +31,8 @@ from blackprop.errors import ArgumentError, ProtocolError
 VERSION = 1
 MAGIC = b"BPL"
 PREFIX = struct.Struct("<4sIII")
+_START, _TAIL = struct.Struct("<4sI"), struct.Struct("<II")
+_BEGINNING = MAGIC + b"%d" % VERSION
 PIECE_BYTES = 256 * 2**10  # what is sent as one frame
 FRAME_BYTES = 2**20  # what is taken as one frame
 HEADER_BYTES = 64 * 2**10
@@ -80,13 +82,14 @@ def encode(kind: str, fields: Mapping[str, Any], arrays: Sequence[np.ndarray] = 
         raise ArgumentError(
             f"a message holds at most {MESSAGE_BYTES // 2**20} MiB, and this one {size / 2**20:.0f} MiB"
         )
+    tail = _TAIL.pack(len(header), 0)
+    if size <= PIECE_BYTES:
+        sealed = b"".join((tail, *rest))
+        return [_START.pack(_BEGINNING, zlib.crc32(sealed)) + sealed]
     crc = 0
-    tail = struct.pack("<II", len(header), 0)
     for part in (tail, *rest):
         crc = zlib.crc32(part, crc)
-    start = MAGIC + b"%d" % VERSION + struct.pack("<I", crc) + tail
-    if size <= PIECE_BYTES:
-        return [b"".join((start, *rest))]
+    start = _START.pack(_BEGINNING, crc) + tail
     return [start + bytes(rest[0]), *(piece for part in rest[1:] for piece in pieces(part))]
 
 
@@ -111,8 +114,8 @@ def decode(frames: Sequence[Buffer]) -> Message:
     if len(frames[0]) < PREFIX.size:
         raise ProtocolError(f"the first frame has {len(frames[0])} bytes, fewer than the prefix")
     magic, crc, header_size, zero = PREFIX.unpack_from(frames[0])
-    if (other := version_of(magic)) != VERSION:
-        raise ProtocolError(_wrong_version(other))
+    if magic != _BEGINNING:
+        raise ProtocolError(_wrong_version(version_of(magic)))
     if header_size > min(HEADER_BYTES, size - PREFIX.size) or zero:
         raise ProtocolError(f"a header of {header_size} bytes in a message of {size}; at most {HEADER_BYTES} are taken")
     body = _joined(frames, size, crc)

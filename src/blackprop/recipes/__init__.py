@@ -3,6 +3,7 @@
 from blackprop.recipes.allowance import Allowance, asked, evaluate, train_within
 from blackprop.recipes.audio.tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.recipes.bill import Bill
+from blackprop.recipes.by_feedback import DirectFeedbackAlignment, FeedbackAlignment
 from blackprop.recipes.by_loss import ByLoss, Homodyne, Mixed, Multiplexed, Perturbative, Spsa
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.compare import Grid, carry_out, gap_closed, with_references
@@ -38,10 +39,12 @@ __all__ = [
     "Data",
     "Default",
     "Digits",
+    "DirectFeedbackAlignment",
     "Esc10",
     "Esc50",
     "Execution",
     "Existing",
+    "FeedbackAlignment",
     "FineWeb",
     "Frozen",
     "Grid",

@@ -23,6 +23,8 @@ UNUSED = 1.0  # the rate of an optimizer that is asked for its estimate alone
 class FromLosses:
     """The gradients of the parameters of `optimizer`, as it estimates them."""
 
+    through_devices = False
+
     def __init__(self, optimizer: ForwardOnly) -> None:
         self.optimizer = optimizer
 
@@ -52,6 +54,8 @@ class FromLosses:
 
 class MixedGradients:
     """What lies before the devices and in them from losses, what lies behind by backpropagation: one pass more."""
+
+    through_devices = False
 
     def __init__(self, before: FromLosses) -> None:
         self.before = before

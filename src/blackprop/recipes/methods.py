@@ -48,6 +48,8 @@ class Method(abc.ABC):
 class Backpropagation:
     """One call of the loss, and its gradient."""
 
+    through_devices = True
+
     def add_gradients(self, batch: Batch, backward: Backward) -> float:
         value = batch.loss()
         backward(value)

@@ -16,7 +16,6 @@ from blackprop.query import Count, Procedure, Purpose, Query, ask, reading_first
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
 from blackprop.recipes.execution import lent_generators
-from blackprop.recipes.methods import Backpropagation
 from blackprop.recipes.task import Data
 
 _NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
@@ -47,11 +46,11 @@ def price(cell: Cell, data: Data) -> Bill:
     schedule = _Schedule(task.steps(rows), task.leg(rows))
     rule = cell.method.rule(cell.model(), torch.Generator().manual_seed(0))
     for one, (rows, wants) in zip(places, training, strict=True):
-        one.test_rows, one.rows, one.wants_grad_x = len(data.x_test) * one.rows, rows, wants
+        one.test_rows, one.rows, one.wants_grad_x = len(data.x_test) * one.rows, rows, wants and rule.through_devices
     priced = []
     for index, found in enumerate(places):
         layer = cell.layer(found.d_in, found.d_out, index)
-        by_loss = not isinstance(rule, Backpropagation)
+        by_loss = rule.passes() > 1
         cost = _asked_by_loss(layer, found, schedule, rule.passes()) if by_loss else _layer(layer, found, schedule)
         priced.append((cost, layer.theta.requires_grad))
     return Bill.of(priced, schedule.steps)

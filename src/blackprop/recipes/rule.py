@@ -26,6 +26,9 @@ class Batch:
 
 
 class Rule(Protocol):
+    through_devices: bool
+    """Whether an error passes through devices to what stands before them, so that surrogates are asked."""
+
     def add_gradients(self, batch: Batch, backward: Backward) -> float:
         """Add the gradients of the loss to `.grad`, by `backward` what autograd finds of it, and return the loss."""
         ...

@@ -1,1 +1,27 @@
-"""Rules that train a whole model otherwise than by backpropagation: each fills `.grad`, any optimizer makes the step."""
+"""Rules that train a whole model otherwise than by backpropagation: each fills `.grad`, any optimizer steps."""
+
+from blackprop.rules.contrastive_plasticity import ContrastivePlasticity, Spiking
+from blackprop.rules.direct_feedback import DirectFeedback, random_feedback
+from blackprop.rules.equilibrium_propagation import (
+    Energy,
+    EquilibriumPropagation,
+    Layered,
+    Relaxation,
+    cross_entropy,
+    squared_error,
+)
+from blackprop.rules.physical_local_learning import PhysicalLocalLearning
+
+__all__ = [
+    "ContrastivePlasticity",
+    "DirectFeedback",
+    "Energy",
+    "EquilibriumPropagation",
+    "Layered",
+    "PhysicalLocalLearning",
+    "Relaxation",
+    "Spiking",
+    "cross_entropy",
+    "random_feedback",
+    "squared_error",
+]

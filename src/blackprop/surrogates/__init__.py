@@ -3,10 +3,12 @@
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.basis_update import BasisUpdate
 from blackprop.surrogates.calibrated_response import CalibratedResponse
+from blackprop.surrogates.euler import Euler
 from blackprop.surrogates.frozen import Frozen
 from blackprop.surrogates.low_rank import LowRankSurrogate
 from blackprop.surrogates.oracle import Oracle
 from blackprop.surrogates.projector_splitting import ProjectorSplitting, projector_splitting_step
+from blackprop.surrogates.random_feedback import RandomFeedback
 from blackprop.surrogates.reconstruction import Reconstruction
 from blackprop.surrogates.rules import LowRankRecursive, Projection, Recursive, Rule
 from blackprop.surrogates.streaming import Streaming
@@ -15,12 +17,14 @@ from blackprop.surrogates.twin import Twin
 __all__ = [
     "BasisUpdate",
     "CalibratedResponse",
+    "Euler",
     "Frozen",
     "LowRankRecursive",
     "LowRankSurrogate",
     "Oracle",
     "Projection",
     "ProjectorSplitting",
+    "RandomFeedback",
     "Reconstruction",
     "Recursive",
     "Rule",
