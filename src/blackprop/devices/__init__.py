@@ -3,7 +3,7 @@
 from blackprop.devices.active_ring import ActiveRing
 from blackprop.devices.base import Device, Simulator, Wrapper
 from blackprop.devices.chain import Chain
-from blackprop.devices.crossbar import ConductanceArray, Crossbar, Memristor
+from blackprop.devices.crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
 from blackprop.devices.declared import Declared
 from blackprop.devices.diffraction import Diffraction
 from blackprop.devices.diodes import ExponentialDiodes, IdealDiodes
@@ -30,6 +30,9 @@ from blackprop.devices.scattering_waveguide import SpinWaveScatterer
 from blackprop.devices.spiking_neuron import Biases, SpikingNeurons
 
 __all__ = [
+    "IDEAL",
+    "PCM",
+    "RERAM",
     "ActiveRing",
     "Biases",
     "Branches",

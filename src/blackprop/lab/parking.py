@@ -65,6 +65,8 @@ class Stand:
 
     def leave(self) -> None:
         """Write the parking setting and send the idle row, where there are any; it may be called at any time."""
+        if self.doubtful and self.at is not None:
+            self.at = self.at.detach().clone()  # whoever asked may use the memory for something else
         if self.parked or (self.park is None and (self.idle is None or self.at is None)):
             return
         try:

@@ -136,32 +136,32 @@ class RemoteDevice(Device):
         self.theta.check(theta)
         self._setting = theta.detach().clone()
         self._programmed = None
-        self._round([Query(theta.new_zeros(0, *self.in_shape), self._setting, Purpose.CALIBRATE)], None)
+        self._round([Query(theta.new_zeros(0, *self.in_shape), self._setting, Purpose.CALIBRATE)], by_hand=True)
 
     def read(self, x: Tensor, /) -> Tensor:
         """One round at the setting that `program` wrote; written again should another client have moved the device."""
         if self._setting is None:
             raise ArgumentError(f"{self} must be programmed before it is read")
-        (reading,) = self._round([Query(x, self._setting, Purpose.CALIBRATE)], None)
+        (reading,) = self._round([Query(x, self._setting, Purpose.CALIBRATE)], by_hand=True)
         return reading
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         if not queries:
             return []
-        held, counted = self._programmed, count(queries, self._programmed)
-        readings = self._round(queries, counted)
-        self._programmed = queries[-1].theta.detach().clone() if counted.programmings else held
-        return readings
+        return self._round(queries)
 
-    def _round(self, queries: list[Query], counted: Count | None) -> list[Tensor]:
+    def _round(self, queries: list[Query], *, by_hand: bool = False) -> list[Tensor]:
         self._check_usable()
-        arrays, out = rounds.pack(queries), self._outgoing
+        held, arrays, out = self._programmed, rounds.pack(queries), self._outgoing
         if out is None or not out.same(arrays):
-            fresh = self._programmed is None and counted is not None
             self._number += 1
-            out = self._outgoing = _Outgoing(self._number, fresh, arrays)
+            out = self._outgoing = _Outgoing(self._number, held is None and not by_hand, arrays)
         self._programmed = None  # unknown, should the next line fail
         begun = time.monotonic()
+        self._send(out)
+        # While the server is at it already:
+        counted = None if by_hand else count(queries, held)
+        holds = held if counted is None or not counted.programmings else queries[-1].theta.detach().clone()
         answer = self._insist(out, queries, counted)
         self._outgoing = None
         if out.said == 1:  # undisturbed
@@ -170,13 +170,14 @@ class RemoteDevice(Device):
             _book(self._again, say.spent_of(answer), counted)
         if answer.kind == say.ERROR:
             raise say.error_of(answer)
-        return rounds.unpack_readings(answer["joined"], answer.arrays, queries)
+        readings = rounds.unpack_readings(answer["joined"], answer.arrays, queries)
+        self._programmed = None if by_hand else holds
+        return readings
 
     def _insist(self, out: _Outgoing, queries: list[Query], counted: Count | None) -> Message:
-        """Send the round, and whatever it takes until it is answered."""
+        """Say whatever it takes until the round, which has been sent, is answered."""
         patience = self._patience(out, queries, counted)
         damaged, cancelled = 0, False
-        self._send(out)
         while True:
             now = time.monotonic()
             if patience.gone(now) > patience.deadline:

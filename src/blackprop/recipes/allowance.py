@@ -29,7 +29,7 @@ EVALUATED = 256  # rows at once
 
 
 class Rated(Protocol):
-    """What is needed of a task: its batches, and Adam's rates at the start."""
+    """What is needed of a task: its batches, and Adam's rates to begin with."""
 
     @property
     def batch_size(self) -> Any: ...
@@ -39,6 +39,7 @@ class Rated(Protocol):
     def lr(self) -> float: ...
     @property
     def device_lr(self) -> float: ...
+    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def train_within(task: Rated, model: nn.Module, method: Method, data: Data, seed
         while (share := _share(model, dearest, allowance)) is not None:
             for group, rate in zip(optimizer.param_groups, full, strict=True):
                 group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
-            before, (x, y) = asked(model), next(batches)
+            drawn = torch.Generator().manual_seed(stream_seed(seed, Stream.AUGMENT, steps))
+            before, (x, y) = asked(model), task.augment(*next(batches), drawn)
             try:
                 optimizer.zero_grad()
                 rule.add_gradients(Batch(x, y, model, task.objective.loss), Tensor.backward)

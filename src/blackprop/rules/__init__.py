@@ -1,6 +1,6 @@
 """Rules that train a whole model otherwise than by backpropagation: each fills `.grad`, any optimizer steps."""
 
-from blackprop.rules.contrastive_plasticity import ContrastivePlasticity, Spiking
+from blackprop.rules.contrastive_plasticity import ContrastivePlasticity, Spiking, modulator, synapses
 from blackprop.rules.direct_feedback import DirectFeedback, random_feedback
 from blackprop.rules.equilibrium_propagation import (
     Energy,
@@ -22,6 +22,8 @@ __all__ = [
     "Relaxation",
     "Spiking",
     "cross_entropy",
+    "modulator",
     "random_feedback",
     "squared_error",
+    "synapses",
 ]
