@@ -61,7 +61,7 @@ def read(frames: Sequence[wire.Buffer]) -> Message:
         raise ProtocolError(f"a message of the unknown kind {message.kind[:40]!r}")
     for name, kind in wanted:
         value = fields.get(name)
-        if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
             raise ProtocolError(f"the message {message.kind!r} has no field {name!r} of the type {kind.__name__}")
     for name in _COUNTED[message.kind]:
         for purpose, n in fields[name].items():

@@ -120,7 +120,7 @@ class Server:
             self._closed.set()
             attendant.join()
             try:
-                self._park()
+                self.device.close()
             finally:
                 self._journal.close()
                 self._sockets.close()

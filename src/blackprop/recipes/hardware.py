@@ -12,6 +12,9 @@ import torch
 
 from blackprop import devices
 from blackprop.devices import Device
+from blackprop.devices.crossbar import PCM, Crossbar
+from blackprop.devices.memristive import Memristive
+from blackprop.devices.scattering_medium import ScatteringMedium
 from blackprop.errors import ArgumentError, IncompatibleError
 
 REMOTE = "remote"
@@ -44,12 +47,21 @@ class Hardware(enum.Enum):
     IMPERFECT_MZI_MESH = "imperfect-mzi"
     IMPERFECT_THREE_SPLITTER_MESH = "imperfect-three-splitter"
     IMPERFECT_MICRORING = "imperfect-microring"
+    CROSSBAR = "crossbar"
+    """Of phase-change cells, which come out otherwise at every programming and read otherwise at every row."""
+    SCATTERING_MEDIUM = "scattering-medium"
+    """Behind a phase mask and read by a camera: few parameters, and intensities."""
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
         """The device; `seed` draws the hidden errors of one that has any."""
         if self in _ERRING:
             return _ERRING[self](d_in, d_out, seed=seed)
         return _KINDS[self](d_in, d_out)
+
+
+def _crossbar(d_in: int, d_out: int, seed: int) -> Device:
+    """No time passes for its cells, so that a run does not depend on the machine: they do not drift."""
+    return Memristive(Crossbar(d_in, d_out, memristor=PCM), seed=seed, clock=lambda: 0.0)
 
 
 _KINDS = {
@@ -67,6 +79,8 @@ _ERRING = {
     Hardware.IMPERFECT_MZI_MESH: devices.ImperfectMZIMesh,
     Hardware.IMPERFECT_THREE_SPLITTER_MESH: devices.ImperfectThreeSplitterMesh,
     Hardware.IMPERFECT_MICRORING: devices.ImperfectMicroring,
+    Hardware.CROSSBAR: _crossbar,
+    Hardware.SCATTERING_MEDIUM: ScatteringMedium,
 }
 
 
