@@ -6,7 +6,7 @@ from blackprop.devices.chain import Chain
 from blackprop.devices.crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
 from blackprop.devices.declared import Declared
 from blackprop.devices.diffraction import Diffraction
-from blackprop.devices.diodes import ExponentialDiodes, IdealDiodes
+from blackprop.devices.diodes import Diodes, ExponentialDiodes, IdealDiodes
 from blackprop.devices.echo_state import EchoState
 from blackprop.devices.from_callable import from_callable
 from blackprop.devices.graded_index import GradedIndexFibre
@@ -43,6 +43,7 @@ __all__ = [
     "Declared",
     "Device",
     "Diffraction",
+    "Diodes",
     "Drifting",
     "EchoState",
     "ExponentialDiodes",

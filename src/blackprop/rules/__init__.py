@@ -8,7 +8,9 @@ from blackprop.rules.equilibrium_propagation import (
     Layered,
     Relaxation,
     cross_entropy,
+    hard_sigmoid,
     squared_error,
+    steep_sigmoid,
 )
 from blackprop.rules.physical_local_learning import PhysicalLocalLearning
 
@@ -22,8 +24,10 @@ __all__ = [
     "Relaxation",
     "Spiking",
     "cross_entropy",
+    "hard_sigmoid",
     "modulator",
     "random_feedback",
     "squared_error",
+    "steep_sigmoid",
     "synapses",
 ]
