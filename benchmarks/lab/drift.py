@@ -92,7 +92,7 @@ def run(cell: Cell, data: Data) -> Run:
     return Run(training.score, bill.row_overhead, bill.programming_overhead, moved, taken)
 
 
-def methods(hardware: Hardware, chosen: list[str], share: float) -> list[list[Method]]:
+def methods(hardware: Hardware, chosen: list[str], watch: float, share: float) -> list[list[Method]]:
     """Of each, the variants that drift is met with; the first is also run without drift."""
     element = hardware in (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
     found: list[list[Method]] = []
@@ -102,7 +102,7 @@ def methods(hardware: Hardware, chosen: list[str], share: float) -> list[list[Me
             if name != "row" or element:
                 found.append([known[name]])
         elif name == "twin" or element:
-            on = Watched(name, share=share)
+            on = Watched(name, watch, share)
             found.append([on, replace(on, watch=None)])
     return found
 
@@ -130,6 +130,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=names, default=list(names))
     parser.add_argument("--walk", type=float, default=0.5, help="rad, at the end of the run")
     parser.add_argument("--clock", action="store_true", help="drift by the second in place of by the programming")
+    parser.add_argument(
+        "--watch", type=float, default=3.0, help="residual, over what is normal, that is a device moved"
+    )
     parser.add_argument("--share", type=float, default=0.25, help="of training's rows, that finding drift may cost")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--log", action="store_true", help="what the monitors did, as it happens")
@@ -144,7 +147,7 @@ def main() -> None:
     for network in map(Network, given.networks):
         task = Digits(network=network, epochs=given.epochs)
         for hardware in map(Hardware, given.devices):
-            for variants in methods(hardware, given.methods, given.share):
+            for variants in methods(hardware, given.methods, given.watch, given.share):
                 free = [run(Cell(task, variants[0], hardware, seed), data) for seed in range(given.seeds)]
                 label = [network.value, hardware.value]
                 print(line([*label, told(variants[0]), "none"], free), flush=True)
