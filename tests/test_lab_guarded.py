@@ -266,6 +266,76 @@ def test_parking_that_fails_names_both():
     assert bench.settings[-1] == [0, 0, 0]
 
 
+def test_a_veto_without_latch_is_lifted_by_the_interlock_itself():
+    bench, verdict = Bench(), ["the lid is open"]
+    guard = Guarded(bench, interlock=lambda theta, x: verdict[0] or None, latch=False, park=PARK)
+    for _ in range(2):
+        with pytest.raises(InterlockError, match="lid is open; stopped until it agrees"):
+            guard.measure(_queries([1.0, 0.0, 0.0]))
+    assert guard.closed == "the lid is open"
+    assert bench.settings == [[0, 0, 0]]
+    with pytest.raises(InterlockError):
+        guard.program(torch.ones(3))
+    verdict[0] = ""
+    guard.measure(_queries([1.0, 0.0, 0.0]))
+    assert guard.closed is None
+    assert bench.settings == [[0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("park", [PARK, None])
+def test_parking_ends_with_the_idle_row(park):
+    bench, ledger = Bench(), Ledger()
+    sent: list[list[float]] = []
+    read = bench.read
+    bench.read = lambda x: (sent.extend(x.tolist()), read(x))[1]  # pyright: ignore[reportAttributeAccessIssue]
+    guard = Guarded(bench, park=park, idle=torch.tensor([0.5, 0.0]))
+    guard.park()
+    assert sent == ([[0.5, 0.0]] if park is not None else [])  # what was never used keeps nothing
+    metered(guard, ledger)(_queries([1.0, 0.0, 0.0]))
+    guard.park()
+    guard.park()
+    assert sent[-1] == [0.5, 0.0]
+    assert sent.count([0.5, 0.0]) == (2 if park is not None else 1)
+    assert bench.settings[-1] == ([0, 0, 0] if park is not None else [1, 0, 0])
+    metered(guard, ledger)(_queries([1.0, 0.0, 0.0]))
+    assert ledger.total_rows == bench.rows
+    assert ledger.total_programmings == len(bench.written)
+    assert ledger.rows[Purpose.CALIBRATE] == sent.count([0.5, 0.0])
+
+
+def test_closing_parks_and_closes_what_is_wrapped():
+    closed: list[list[float]] = []
+
+    class Closable(Bench):
+        def close(self):
+            closed.append(self.settings[-1])
+
+    with Guarded(Noisy(Closable(), read=0.0), park=PARK) as guard:
+        guard.measure(_queries([1.0, 0.0, 0.0]))
+    assert closed == [[0, 0, 0]]
+    bench = Closable()
+    guard = Guarded(bench, park=PARK)
+    guard.measure(_queries([1.0, 0.0, 0.0]))
+    bench.jammed = OSError("no link")
+    with pytest.raises(DeviceError, match="could not be parked"):
+        guard.close()
+    assert closed[1:] == [[1, 0, 0]]  # all the same
+    bench.jammed = None
+
+
+def test_where_a_device_stands_is_not_read_from_memory_that_is_used_again():
+    bench, theta = Bench(), torch.tensor([0.3, 0.0, 0.0])
+    guard = Guarded(bench, slew=0.4)
+    guard.measure([Query(draw(1, 2), theta, Purpose.FORWARD)])
+    bench.broken = RuntimeError("no light")
+    with pytest.raises(RuntimeError):
+        guard.measure([Query(draw(1, 2), theta, Purpose.FORWARD)])
+    bench.broken = None
+    theta += 0.6
+    guard.measure([Query(draw(1, 2), theta, Purpose.FORWARD)])
+    assert max(float((b - a).abs().max()) for a, b in pairwise(bench.written)) <= 0.4 + 1e-6
+
+
 def test_a_dropped_guard_parks_unless_it_was_never_used():
     bench = Bench()
     guard = Guarded(bench, park=PARK)
@@ -328,6 +398,8 @@ def test_a_guard_changes_no_reading_and_hands_the_round_on():
         ({"rows_per_second": float("inf")}, "rows_per_second"),
         ({"park": torch.tensor([9.0, 0, 0])}, "park.*outside"),
         ({"park": torch.zeros(2)}, "park"),
+        ({"idle": torch.zeros(3)}, r"idle.*\(2,\)"),
+        ({"idle": torch.tensor([0.0, float("nan")])}, "idle.*finite"),
     ],
 )
 def test_wrong_arguments_are_refused(options, words):

@@ -376,6 +376,42 @@ def test_the_device_is_parked_when_its_client_leaves_and_at_the_end(keys, record
     assert lines(record).count(PARKED) == 2
 
 
+def test_at_its_end_the_server_closes_the_device_and_says_where_it_could_not_be_parked(keys, record):
+    class Closable(Recorder):
+        jammed = True
+
+        def program(self, theta):
+            if self.jammed:
+                self.jammed = False
+                raise OSError("no link")
+            super().program(theta)
+
+        def close(self):
+            self._write("closed")
+
+    server = Server(lambda: Guarded(Closable(record), park=torch.full((3,), 0.25)), "tcp://127.0.0.1:0", keys=keys)
+    server.stop()
+    with pytest.raises(errors.DeviceError, match="could not be parked"):
+        server.serve()
+    assert lines(record) == ["closed"]
+
+
+def test_a_veto_is_lifted_at_the_bench_and_the_server_serves_on(keys, record, tmp_path):
+    stop = tmp_path / "stop"
+    stop.touch()
+
+    def interlock(theta, x):
+        return "somebody is at the bench" if stop.exists() else None
+
+    device = Guarded(Recorder(record), interlock=interlock, latch=False)
+    with served(lambda: device, keys) as server, RemoteDevice(server.address, keys=keys) as remote:
+        with pytest.raises(errors.InterlockError, match="somebody is at the bench"):
+            remote.measure([query()])
+        stop.unlink()
+        assert torch.equal(remote.measure([query()])[0], query().x * query().theta)
+    assert len(lines(record, "read")) == 2
+
+
 def test_the_device_is_parked_when_its_client_falls_silent(keys, record):
     with (
         served(lambda: guarded(record), keys, lease_seconds=0.3) as server,

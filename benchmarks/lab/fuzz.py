@@ -1,15 +1,19 @@
 """A served device under messages that are wrong, for as long as one likes: it serves on, and its memory stays.
 
-    python benchmarks/lab/fuzz.py --minutes 10
+    python benchmarks/lab/fuzz.py --minutes 10 [--atheris]
 
 True messages of every kind are changed at random: bytes, lengths, types, fields, order, and sent by an authorised
 client; strangers knock with keys that are not. Every second a true round is measured and compared.
+
+With `--atheris` (pip install atheris) there is no server: what reads messages is fuzzed alone, guided by coverage.
+Bytes are read as they come, and as header and arrays under a true checksum; any error but the library's own is a find.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import multiprocessing
 import random
 import struct
@@ -24,13 +28,14 @@ import msgpack
 import torch
 
 import blackprop as bp
-from blackprop.errors import ProtocolError
+from blackprop.errors import BlackpropError, ProtocolError
+from blackprop.lab import describing, rounds, wire
 from blackprop.lab import messages as say
-from blackprop.lab import rounds, wire
 from blackprop.lab.keys import make_keys
 from blackprop.lab.link import Link
 from blackprop.lab.remote import RemoteDevice
 from blackprop.lab.server import Server
+from blackprop.query import Count
 
 ODD: tuple[Any, ...] = (None, True, -1, 2**63, 2**64 - 1, 1e308, "", "x" * 5000, [], [[]], {}, {"": 0}, [2**40, 2**40])
 
@@ -70,6 +75,66 @@ def wrong(rng: random.Random, fields: dict[str, Any], body: bytes) -> list[bytes
     return [bytes(raw)] if rng.random() < 0.5 else [bytes(raw[:cut]), bytes(raw[cut:])]
 
 
+def reads(data: bytes) -> None:
+    """What a server and a client do with bytes from a stranger; they may raise errors of the library, and no other."""
+    way, cut, rest = data[:1], int.from_bytes(data[1:3], "little"), data[3:]
+    frames = [rest[:cut], rest[cut:]] if way < b"\x40" else [sealed(rest[:cut], rest[cut:])]
+    try:
+        message = say.read(frames)
+        if message.kind == say.ROUND:
+            spec = bp.devices.LightModulator(6, 4).declaration
+            queries = rounds.unpack(message.arrays, spec)
+            rounds.check(queries, message.arrays, spec)
+        elif message.kind == say.ANSWER:
+            query = bp.Query(torch.zeros(2, 6), torch.zeros(24), bp.Purpose.FORWARD)
+            rounds.unpack_readings(message["joined"], message.arrays, [query])
+            say.spent_of(message)
+        elif message.kind == say.WELCOME:
+            describing.understand(message["device"], message.arrays, lambda generator: torch.zeros(24))
+        elif message.kind == say.ERROR:
+            say.error_of(message)
+    except BlackpropError:
+        pass
+
+
+def examples() -> list[bytes]:
+    """True messages, as `reads` takes them."""
+    device = bp.devices.LightModulator(6, 4).declaration
+    query = bp.Query(torch.ones(2, 6), torch.ones(24), bp.Purpose.FORWARD)
+    session, spent = {"session": "0" * 32, "boot": "0" * 16}, say.spent_fields(Count())
+    description, limits = describing.describe(device)
+    welcome = {**session, "resumed": False, "lease_milliseconds": 1, "device": description}
+    messages = [
+        wire.encode(say.ROUND, {"id": 1, "fresh": False, **session}, rounds.pack([query])),
+        wire.encode(say.ANSWER, {"id": 1, "joined": True, **spent}, [torch.ones(2, 4).numpy()]),
+        wire.encode(say.WELCOME, {"id": 1, **welcome}, limits),
+        wire.encode(say.ERROR, {"id": 1, "error": "LimitError", "text": "no", **spent}),
+        wire.encode(say.STATE, {"id": 1, "state": say.QUEUED, "place": 1}),
+    ]
+    found = []
+    for raw in (bytes(frames[0]) for frames in messages):
+        size = struct.unpack_from("<I", raw, 8)[0]
+        header, body = raw[16 : 16 + size], raw[16 + size + -size % 8 :]
+        found += [b"\x00\xff\xff" + raw, b"\xff" + struct.pack("<H", size) + header + body]
+    return found
+
+
+def guided(folder: Path, minutes: float, seed: int) -> None:
+    """Fuzz `reads` until the time is over; does not return."""
+    import atheris  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  # nobody else needs it
+
+    for module in (wire, say, rounds, describing):
+        for value in list(vars(module).values()):
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                atheris.instrument_func(value)  # pyright: ignore[reportAttributeAccessIssue]
+    for number, example in enumerate(examples()):
+        reads(example)
+        (folder / str(number)).write_bytes(example)
+    limits = [f"-max_total_time={int(60 * minutes)}", "-max_len=4096", f"-seed={seed + 1}", "-print_final_stats=1"]
+    atheris.Setup([__file__, *limits, "-rss_limit_mb=0", str(folder)], reads)
+    atheris.Fuzz()
+
+
 def memory(pid: int) -> float:
     text = Path(f"/proc/{pid}/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
@@ -79,7 +144,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--atheris", action="store_true", help="fuzz what reads messages, guided by coverage")
     options = parser.parse_args()
+    if options.atheris:
+        with tempfile.TemporaryDirectory() as folder:
+            guided(Path(folder), options.minutes, options.seed)
     torch.set_num_threads(1)
     rng, local = random.Random(options.seed), bp.devices.LightModulator(6, 4)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
 """What a remote device costs beyond the wire: its rounds against the same bytes through a bare CURVE socket pair.
 
 Each server runs in a process of its own, the clients in this one, in turns, so that whatever else the machine does
-disturbs both alike. The device does nothing: it hands its rows back.
+disturbs both alike. The device does nothing: it hands its rows back. Of small rounds the processor time is told too, of
+all threads of each process, which a busy machine disturbs less than the clock, but not little: its caches are cold.
 
     python benchmarks/lab/overhead.py
 """
@@ -9,9 +10,11 @@ disturbs both alike. The device does nothing: it hands its rows back.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -78,24 +81,47 @@ def seconds(ask: object, *arguments: object) -> float:
     return time.perf_counter() - begun
 
 
+def sender(bare: zmq.Socket, query: bp.Query, *, pieces: bool = False) -> Callable[[], None]:
+    """Sends the bytes of a round through the bare pair, and waits for them to come back."""
+    fields = {"session": "0" * 32, "boot": "0" * 16, "fresh": False, "id": 1}
+    frames = wire.encode("round", fields, rounds.pack([query]))
+    sent = frames if pieces else [b"".join(frames)]
+
+    def send() -> None:
+        bare.send_multipart(sent, copy=False)
+        bare.recv_multipart(copy=False)
+
+    return send
+
+
 def compare(
     device: RemoteDevice, bare: zmq.Socket, rows: int, times: int, *, pieces: bool = False
 ) -> list[tuple[float, float]]:
     """Seconds of a round through the device, and of its bytes through the bare pair, often."""
     query = bp.Query(torch.randn(rows, WIDTH), torch.zeros(64), bp.Purpose.FORWARD)
-    frames = wire.encode(
-        "round", {"session": "0" * 32, "boot": "0" * 16, "fresh": False, "id": 1}, rounds.pack([query])
-    )
-    sent = frames if pieces else [b"".join(frames)]
-
-    def through_bare() -> None:
-        bare.send_multipart(sent, copy=False)
-        bare.recv_multipart(copy=False)
-
+    through_bare = sender(bare, query, pieces=pieces)
     for _ in range(max(1, times // 10)):
         device.measure([query])
         through_bare()
     return [(seconds(device.measure, [query]), seconds(through_bare)) for _ in range(times)]
+
+
+def processor_seconds(pid: int) -> float:
+    """Of all threads of a process so far."""
+    stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+
+
+def processor(ask: Callable[[], object], server: int, times: int = 2000) -> tuple[float, float]:
+    """Processor time of one round, of client and server: the least of four measurements."""
+    found = []
+    for _ in range(4):
+        before = [processor_seconds(pid) for pid in (os.getpid(), server)]
+        for _ in range(times):
+            ask()
+        after = [processor_seconds(pid) for pid in (os.getpid(), server)]
+        found.append(tuple((b - a) / times for a, b in zip(before, after, strict=True)))
+    return min(found, key=sum)
 
 
 def told(name: str, pairs: list[tuple[float, float]]) -> str:
@@ -123,7 +149,12 @@ def main() -> None:
                     ("64 MiB", 65536, 10, False),
                     ("64 MiB, the bare pair in pieces too", 65536, 10, True),
                 ):
-                    print(told(name, compare(device, bare, rows, times, pieces=pieces)))
+                    print(told(name, compare(device, bare, rows, times, pieces=pieces)), flush=True)
+                query = bp.Query(torch.randn(8, WIDTH), torch.zeros(64), bp.Purpose.FORWARD)
+                ours = processor(lambda: device.measure([query]), processes[0].pid or 0)
+                theirs = processor(sender(bare, query), processes[1].pid or 0)
+                told_of = [" + ".join(f"{1e6 * part:.0f}" for part in parts) for parts in (ours, theirs)]
+                print(f"8 rows x {WIDTH}, processor time of client + server: {told_of[0]} us, bare {told_of[1]} us")
         finally:
             context.destroy(linger=0)
             for process in processes:
