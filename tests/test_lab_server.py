@@ -476,10 +476,11 @@ def test_descriptors_and_threads_are_given_back(keys, record):
         with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
             device.measure([query()])
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     once()
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()  # noqa: PTH208
     for _ in range(3):
         once()
     assert len(os.listdir("/proc/self/fd")) <= descriptors  # noqa: PTH208
     assert threading.active_count() == threads
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is on_sigterm

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
@@ -105,8 +107,11 @@ def _cluster(ray: Any, workers: int | None) -> Generator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will do one day
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray takes it, and keeps it
     ray.init(logging_level=logging.ERROR, **here)
     try:
         yield
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
