@@ -14,12 +14,10 @@ import argparse
 import math
 import os
 import statistics
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
+from ratios import told
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,22 +82,12 @@ def speed() -> None:
         return torch.stack(answers)
 
     torch.testing.assert_close(by_hand(x[:2]), device.transfer(x[:2], theta), rtol=1e-3, atol=1e-3)
-    for name, rows, slow in (
+    forms = (
         ("path by path, row by row", 2, by_hand),
         ("a complex matrix a row", 32, lambda r: [((row * (1j * theta).exp()) @ R).abs().square() for row in r]),
         ("the device's own batched code, row by row", 32, lambda r: [device.transfer(row[None], theta) for row in r]),
-    ):
-        ratios = []
-        for _ in range(9):
-            together, one = seconds(lambda: device.transfer(x, theta)), seconds(partial(slow, x[:rows]))
-            ratios.append(one / rows / (together / len(x)))
-        print(f"scattering medium 1024 -> 1024, {len(x)} rows, {name}: {statistics.median(ratios):.0f} times as long")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    )
+    told("scattering medium 1024 -> 1024", x, lambda rows: device.transfer(rows, theta), forms)
 
 
 def main() -> None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
+from ratios import told
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -144,21 +143,11 @@ def speed() -> None:
     fibre, stream = fibre_of(0), torch.Generator().manual_seed(0)
     x, theta = torch.randn(256, PIXELS, generator=stream), fibre.theta.draw(stream)
     torch.testing.assert_close(by_hand(fibre, x[:1], theta), fibre.transfer(x[:1], theta), rtol=1e-3, atol=1e-4)
-    for name, rows, slow in (
+    forms = (
         ("the Kerr tensor, row by row and time by time", 2, lambda rows: by_hand(fibre, rows, theta)),
         ("the device's own batched code, row by row", 32, lambda r: [fibre.transfer(row[None], theta) for row in r]),
-    ):
-        ratios = []
-        for _ in range(5):
-            together, apart = seconds(lambda: fibre.transfer(x, theta)), seconds(partial(slow, x[:rows]))
-            ratios.append(apart / rows / (together / len(x)))
-        print(f"{GradedIndexFibre().modes} modes, {len(x)} rows, {name}: {statistics.median(ratios):.0f} times as long")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    )
+    told(f"{GradedIndexFibre().modes} modes", x, lambda rows: fibre.transfer(rows, theta), forms)
 
 
 def main() -> None:
