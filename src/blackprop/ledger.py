@@ -158,9 +158,10 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
                 readings = device.measure(queries)
         finally:
             again = device.repeated()
+            due = bill(again)
             if budget is not None:
-                budget.spend(*bill(again))
-            ledger.add(again, bill(again)[-1])
+                budget.spend(*due)
+            ledger.add(again, due[-1])
         _check_readings(spec, queries, readings)
         return readings
 

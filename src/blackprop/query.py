@@ -104,6 +104,14 @@ class Count:
         self.rows.update(other.rows)
         self.programmings.update(other.programmings)
 
+    def subtract(self, other: Count) -> None:
+        self.rows.subtract(other.rows)
+        self.programmings.subtract(other.programmings)
+
+    def entries(self) -> Count:
+        """Without those of nothing: ledgers are compared by their entries."""
+        return Count(*(Counter({k: n for k, n in counts.items() if n}) for counts in (self.rows, self.programmings)))
+
 
 def count(queries: Iterable[Query], programmed: Tensor | None) -> Count:
     """What serving `queries` in order costs a device that now holds `programmed`.

@@ -106,13 +106,10 @@ class Farm(Device):
 
     def repeated(self) -> Count:
         asked, again = self._crew.asked(), Count()
-        for purpose in Purpose:
-            if rows := asked.rows[purpose] - self._booked.rows[purpose]:
-                again.rows[purpose] = rows
-            if programmings := asked.programmings[purpose] - self._booked.programmings[purpose]:
-                again.programmings[purpose] = programmings
+        again.add(asked)
+        again.subtract(self._booked)
         self._booked = asked
-        return again
+        return again.entries()
 
     def forget(self) -> None:
         super().forget()

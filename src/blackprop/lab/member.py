@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blackprop.declaration import Cost
-from blackprop.devices.base import Device, Wrapper
+from blackprop.devices.base import Device
 from blackprop.errors import DeviceError, ReadingError
 from blackprop.lab.agreement import corrected, disagreement
 from blackprop.ledger import Ledger, metered
@@ -72,7 +72,7 @@ class Member:
     def asked(self, queries: list[Query], measure: Measure) -> list[Tensor]:
         """In the member's thread."""
         if self.stale:
-            _forget(self.device)
+            self.device.forget()
             self.stale = False
         return run(ask(*queries), measure)
 
@@ -159,12 +159,6 @@ class Member:
         if before is None or (apart := disagreement(y, before)) <= self.allowed():
             return ""
         return f"answers the last query it served {apart:.2g} beside what it did (allowed {self.allowed():.2g})"
-
-
-def _forget(device: Device) -> None:
-    device.forget()
-    if isinstance(device, Wrapper):
-        _forget(device.device)
 
 
 def told(error: BaseException) -> str:

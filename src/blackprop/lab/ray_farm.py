@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.devices.base import Device, Wrapper
+from blackprop.devices.base import Device
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError, UnreachableError
 from blackprop.query import Count, Purpose, Query
 
@@ -180,7 +180,7 @@ class _Host:
         return self._told(lambda device: _array(device.read(torch.tensor(x))))
 
     def forget(self) -> Told:
-        return self._told(_forget)
+        return self._told(lambda device: device.forget())
 
     def state_dict(self) -> Told:
         return self._told(lambda device: device.state_dict())
@@ -212,12 +212,6 @@ def _tellable(error: Exception, before: str = "") -> Exception:
     if isinstance(error, BlackpropError):
         return type(error)(f"{before}{error}")
     return DeviceError(f"{before}{type(error).__name__}: {error}")
-
-
-def _forget(device: Device) -> None:
-    device.forget()
-    if isinstance(device, Wrapper):
-        _forget(device.device)
 
 
 def _array(tensor: Tensor) -> Any:

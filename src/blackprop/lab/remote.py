@@ -6,7 +6,6 @@ import math
 import os
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,8 @@ class RemoteDevice(Device):
         if out.said == 1:  # undisturbed
             self._usual += 0.2 * (time.monotonic() - begun - self._usual)
         if counted is not None and say.spent_fields(counted) != {k: answer[k] for k in ("rows", "programmings")}:
-            _book(self._again, say.spent_of(answer), counted)
+            self._again.add(say.spent_of(answer))
+            self._again.subtract(counted)  # below nothing where the server refused the round
         if answer.kind == say.ERROR:
             raise say.error_of(answer)
         readings = rounds.unpack_readings(answer["joined"], answer.arrays, queries)
@@ -262,10 +262,7 @@ class RemoteDevice(Device):
 
     def repeated(self) -> Count:
         again, self._again = self._again, Count()
-        if not again.rows and not again.programmings:
-            return again
-        # A count of nothing is no entry: ledgers are compared by their entries.
-        return Count(*(Counter({k: n for k, n in counts.items() if n}) for counts in (again.rows, again.programmings)))
+        return again.entries()
 
     def close(self) -> None:
         """Say goodbye: the server then parks the device, unless others use it."""
@@ -294,10 +291,3 @@ class RemoteDevice(Device):
 
 def _again(address: str, options: dict[str, Any]) -> RemoteDevice:
     return RemoteDevice(address, **options)
-
-
-def _book(total: Count, spent: Count, counted: Count) -> None:
-    """Add what was done beyond what was counted; less than nothing where the server refused a round."""
-    total.add(spent)
-    total.rows.subtract(counted.rows)
-    total.programmings.subtract(counted.programmings)

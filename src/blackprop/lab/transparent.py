@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from torch import Tensor
@@ -49,10 +48,7 @@ class Transparent(Wrapper):
             return inner  # the usual case
         self._again = Count()
         total.add(inner)
-        # A count of nothing is no entry: ledgers are compared by their entries.
-        return Count(
-            *(Counter({k: n for k, n in counter.items() if n}) for counter in (total.rows, total.programmings))
-        )
+        return total.entries()
 
     def _asked(self, queries: list[Query], asked: list[Asked]) -> list[Tensor]:
         """Measure, and write into `asked` what may have been."""
@@ -71,6 +67,4 @@ class Transparent(Wrapper):
         """Book what was `asked` beyond the round that the driver books, `once`."""
         for round_ in asked:
             self._again.add(count(*round_))
-        booked = count(*once)
-        self._again.rows.subtract(booked.rows)
-        self._again.programmings.subtract(booked.programmings)
+        self._again.subtract(count(*once))
