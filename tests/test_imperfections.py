@@ -195,3 +195,20 @@ def test_noise_is_declared_and_sets_the_step_of_differences():
     assert steps == pytest.approx([0.01, 0.7 * 0.02**0.5])
     with pytest.raises(bp.errors.ArgumentError, match=r"`_Callable\(noise=\.\.\.\)` must be finite"):
         bp.devices.from_callable(lambda x, theta: x, in_shape=2, out_shape=2, theta_size=1, noise=-1.0)
+
+
+def test_evaluation_draws_from_a_stream_of_its_own():
+    """Training reads the same noise however often it is evaluated between; evaluations differ from each other."""
+    plain = LightModulator(6, 4)
+    theta, x = plain.theta.draw(torch.Generator().manual_seed(0)), draw(5, 6)
+
+    def trained(evaluations: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        device, read, seen = Noisy(plain, read=0.1, proportional=0.1), [], []
+        for _ in range(3):
+            read += _ask(device, x, theta)
+            seen += [_ask(device, x, theta, purpose=Purpose.EVALUATE)[0] for _ in range(evaluations)]
+        return read, seen
+
+    (none, _), (many, seen) = trained(0), trained(2)
+    assert all(torch.equal(a, b) for a, b in zip(none, many, strict=True))
+    assert len({tuple(y.flatten().tolist()) for y in [*many, *seen]}) == 9

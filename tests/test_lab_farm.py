@@ -18,6 +18,7 @@ from blackprop.devices.base import Wrapper
 from blackprop.lab.farm import Farm
 from blackprop.lab.shares import Piece, cut, joined, shares
 from blackprop.ledger import Budget, Ledger, metered
+from blackprop.packing import unpack
 from blackprop.query import Purpose, Query, ask, run
 from support import Opaque, backward, behind_a_linear, draw, make_layer
 
@@ -322,7 +323,7 @@ class Amplified(Wrapper):
         super().__init__(device)
         self.gain, self.offset = gain, offset
 
-    def _sense(self, y):
+    def _sense(self, y, purpose):
         return self.gain * y + self.offset
 
 
@@ -460,7 +461,7 @@ def test_a_layer_around_a_farm_is_saved_and_loaded():
 
 
 def noisy_state(state):
-    return state["_extra_state"]["device"]["members"][1]["generator"]
+    return unpack(state["_extra_state"])["device"]["members"][1]["generator"]
 
 
 class Closing(Opaque):

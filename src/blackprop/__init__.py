@@ -20,6 +20,7 @@ from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
 from blackprop.devices import Device, Simulator
 from blackprop.diagnostics import Diagnosis, diagnose
 from blackprop.layer import PhysicalLayer
+from blackprop.layer_state import for_another_device
 from blackprop.ledger import Budget, Ledger, price
 from blackprop.planning import Plan, plan
 from blackprop.query import Procedure, Purpose, Query, run
@@ -48,6 +49,7 @@ __all__ = [
     "directions",
     "errors",
     "estimators",
+    "for_another_device",
     "lab",
     "ledger",
     "optim",

@@ -6,12 +6,13 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from blackprop.errors import NoisyGradientWarning
+from blackprop.packing import pack, unpack
 
 MEMORY = 50  # gradients that an average reaches back
 ENOUGH = 100  # gradients before anything is said about noise
@@ -70,12 +71,13 @@ class SignalMeter(nn.Module):
         _, weight, squares = self.sums
         return math.sqrt(squares / max(1, self.latest.numel())) / weight if weight else math.inf
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"norm": self.norm, "count": self.count, "sums": list(self.sums), "told": self.told}
+    def get_extra_state(self) -> Tensor:
+        return pack({"norm": self.norm, "count": self.count, "sums": list(self.sums), "told": self.told})
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        total, weight, squares = state["sums"]
-        self.norm, self.count, self.told = float(state["norm"]), int(state["count"]), bool(state["told"])
+    def set_extra_state(self, state: object) -> None:
+        saved = unpack(state)
+        total, weight, squares = saved["sums"]
+        self.norm, self.count, self.told = float(saved["norm"]), int(saved["count"]), bool(saved["told"])
         self.sums = float(total), float(weight), float(squares)
 
 

@@ -23,7 +23,8 @@ BlackpropError
 └── ContractError        a shipped contract test that failed                (also an AssertionError)
 
 BlackpropWarning         (a UserWarning)
-└── NoisyGradientWarning a device whose training does more harm than good
+├── NoisyGradientWarning a device whose training does more harm than good
+└── DeviceChangedWarning a device that answers otherwise than when a checkpoint was written
 ```
 
 All are raised before anything is spent or changed, `ReadingError` and `DeviceError` apart: there the device was asked,
@@ -119,3 +120,7 @@ class BlackpropWarning(UserWarning):
 
 class NoisyGradientWarning(BlackpropWarning):
     """The gradient for a device's parameters is noise, and training with it may do more harm than good."""
+
+
+class DeviceChangedWarning(BlackpropWarning):
+    """A device answers otherwise than when the checkpoint was written that a layer has loaded."""

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import math
-from collections.abc import Mapping
+import warnings
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from blackprop import programming
+from blackprop import layer_state, programming
 from blackprop._autograd import BlackBox
+from blackprop.answers import AnswerMemory
 from blackprop.devices import Device
 from blackprop.diagnostics import Diagnosis, SignalMeter
-from blackprop.errors import ArgumentError, CheckpointError, IncompatibleError, ShapeError, SurrogateError
+from blackprop.errors import (
+    ArgumentError,
+    BudgetExhausted,
+    CheckpointError,
+    DeviceChangedWarning,
+    IncompatibleError,
+    ShapeError,
+    SurrogateError,
+)
 from blackprop.estimators import Estimator
 from blackprop.ledger import Budget, Ledger, metered
+from blackprop.packing import pack
 from blackprop.planning import complete
 from blackprop.programming import Programmed, Programmer
-from blackprop.query import Procedure, Purpose, Query, ask, reading_first, run, same_setting
+from blackprop.query import Procedure, Purpose, Query, read, reading_first, run, same_setting
+from blackprop.refusals import check_execution, check_rows, off_meta
 from blackprop.sparse_weights import SparseWeights
 from blackprop.surrogates import Surrogate
 
@@ -48,8 +59,6 @@ class PhysicalLayer(nn.Module):
     """
 
     theta_tracked: Tensor
-    started: Tensor
-    residual: Tensor
 
     def __init__(
         self,
@@ -64,6 +73,19 @@ class PhysicalLayer(nn.Module):
     ) -> None:
         super().__init__()
         _check_kinds(device, estimator, surrogate, budget)
+        with off_meta():  # frameworks build models on `meta` before they load weights, and a device needs numbers
+            self._assemble(device, estimator, surrogate, budget, bias, generator, digital)
+
+    def _assemble(
+        self,
+        device: Device,
+        estimator: Estimator | None,
+        surrogate: Surrogate | None,
+        budget: Budget | None,
+        bias: bool,
+        generator: torch.Generator | None,
+        digital: SparseWeights | None,
+    ) -> None:
         spec = device.declaration
         if digital is not None and (spec.in_shape, spec.out_shape) != ((digital.d_in,), (digital.d_out,)):
             raise ShapeError(f"the digital weights map {digital.d_in} to {digital.d_out}, and this is {spec.name}")
@@ -75,7 +97,7 @@ class PhysicalLayer(nn.Module):
         self.ledger = Ledger()
         self.budget = budget
         if generator is None:
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
         self.generator = generator
         self.theta = nn.Parameter(spec.theta.draw(generator))
         self.surrogate.bind(spec)
@@ -85,10 +107,14 @@ class PhysicalLayer(nn.Module):
         self.conversion: Programmed | None = None  # what `approximate` reached last
         # The setting that the surrogate stands for, once it has started.
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
-        self.register_buffer("started", torch.tensor(False))
-        # What `diagnose` tells: the gradients for θ, and what the surrogate last expected wrongly (negative: nothing).
+        self.started = False
+        self._sent: Tensor | None = None  # θ as it is sent to the device; the same object as long as θ stays
+        self._known: Tensor | None = None  # the setting that the surrogate stands for, where it is such an object
+        self._observed = 0  # batches that the surrogate has seen
+        # What `diagnose` tells: the gradients for θ, and what the surrogate last expected wrongly.
         self.signal = SignalMeter(self.theta.numel())
-        self.register_buffer("residual", torch.tensor(-1.0))
+        self._residual: Tensor | None = None
+        self.answers = AnswerMemory()
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -101,22 +127,17 @@ class PhysicalLayer(nn.Module):
     # A device cannot be traced, so torch.compile runs this layer as it is. (Unlike the public name, this one is lazy.)
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def forward(self, x: Tensor) -> Tensor:
-        kept = x.dim() - len(self.in_shape)
-        if kept < 0 or tuple(x.shape[kept:]) != self.in_shape:
-            raise ShapeError(f"{self.device} takes rows of shape {self.in_shape}, got an input of {tuple(x.shape)}")
-        if self.theta.dtype not in (torch.float32, torch.float64):
-            raise ArgumentError(
-                f"a device works in float32 or float64 and this layer was cast to {self.theta.dtype}; for mixed "
-                "precision leave the model in float32 and use autocast"
-            )
+        theta = self.theta
+        check_execution(x, theta)
+        check_rows(x, self.in_shape, theta.dtype, str(self.device))
+        lead = x.shape[: x.dim() - len(self.in_shape)]
         with torch.autocast(x.device.type, enabled=False):
-            rows = x.to(self.theta.dtype).reshape(-1, *self.in_shape)
-            self._put_back()
-            self._stay_within_limits()
-            y = BlackBox.apply(rows, self.theta, self, torch.is_grad_enabled())
-            y = self.gain * y.reshape(*x.shape[:kept], *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
+            x = x.to(theta.dtype)
+            rows = x.reshape(-1, *self.in_shape)
+            y = BlackBox.apply(rows, theta, self, self._setting(theta), torch.is_grad_enabled())
+            y = self.gain * y.reshape(*lead, *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
             if self.digital is not None:
-                y = y + self.digital(x.to(self.theta.dtype))
+                y = y + self.digital(x)
             return y if self.bias is None else y + self.bias
 
     @classmethod
@@ -162,13 +183,14 @@ class PhysicalLayer(nn.Module):
         programming.check_wanted(wanted, spec)
         if programmer is None:
             programmer = programming.choose(self.device, self.estimator, self.surrogate)
-        self._keep_generator_with(self.theta)
-        found = self._run(programmer.program(wanted, spec.theta.clamp(self.theta.clone()), spec, self.generator))
+        generator = self._generator_beside(self.theta)
+        found = self._run(programmer.program(wanted, spec.theta.clamp(self.theta.clone()), spec, generator))
         self.theta.copy_(found.theta)
         self.gain.fill_(found.gain)
         stands = programmer.surrogate is self.surrogate
-        self.started.fill_(stands or programming.start_from(self.surrogate, found, self.generator))
+        self.started = stands or programming.start_from(self.surrogate, found, generator)
         self.theta_tracked.copy_(found.theta)
+        self._known = None
         self.conversion = found
         programming.warn_if_poor(self.device, found, stacklevel=2)
         return found
@@ -189,63 +211,90 @@ class PhysicalLayer(nn.Module):
             linear.bias.copy_(self.bias)
         return linear.train(self.training)
 
-    # What _autograd.Rules asks of a layer.
+    # What _autograd.Rules asks of a layer. `setting` is θ as it was sent, and the same object as long as θ stays.
 
-    def measure_rows(self, x: Tensor, theta: Tensor, wants_x: bool, wants_theta: bool) -> Tensor:
+    def measure_rows(self, x: Tensor, setting: Tensor, wants_x: bool, wants_theta: bool) -> tuple[Tensor, int]:
         if not len(x):
-            return x.new_zeros(0, *self.out_shape)
-        theta = self.device.theta.clamp(theta)
-        query = Query(x, theta, Purpose.FORWARD if self.training else Purpose.EVALUATE)
-        follows = wants_x or (wants_theta and self.estimator.reads is not None)
-        if not (self.training and follows):
-            return self._run(ask(query))[0]
-        self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
-        y = self._run(self._read_and_follow(query))
-        if (expected := self.surrogate.predict(x[:16])) is not None:  # enough rows to tell
-            self.residual.copy_((y[:16] - expected).norm() / y[:16].norm())
-        self.surrogate.observe(x, y)
-        return y
+            return x.new_zeros(0, *self.out_shape), self._observed
+        query = Query(x, setting, Purpose.FORWARD if self.training else Purpose.EVALUATE)
+        follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
+        if follows:
+            self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
+        y = self._run(self._read_and_follow(query) if follows else read(query))
+        if self.answers.unconfirmed:
+            self._confirm_device(x, y)
+        if follows:
+            if (residual := self._unexpected(x, y)) is not None:
+                self._residual = residual
+                self.answers.saw(residual)
+            self.surrogate.observe(x, y)
+            self._observed += 1
+        if self.training:
+            self.answers.keep(x, y, setting)
+        return y, self._observed
 
-    def grad_rows(self, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor:
-        self._require_surrogate_at(theta)
-        return self.surrogate.vjp(x, grad_y)
+    def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
+        self._require_surrogate_at(setting)
+        if observed == self._observed:
+            return self.surrogate.vjp(x, grad_y)
+        return self.surrogate.vjp_recalled(x, y, grad_y)  # other batches have been seen since
 
-    def grad_theta(self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_theta(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         if self.estimator.reads is not None:
-            self._require_surrogate_at(theta)
-        theta = self.device.theta.clamp(theta)
-        self._keep_generator_with(theta)
-        grad = self._run(self.estimator.vjp(x, theta, y, grad_y, self.device.declaration, self.generator))
-        self.signal.add(grad)
+            self._require_surrogate_at(setting)
+        generator = self._generator_beside(setting)
+        grad = self._run(self.estimator.vjp(x, setting, y, grad_y, self.device.declaration, generator))
+        if self.training:
+            self.signal.add(grad)
         return grad
+
+    @torch.no_grad()
+    def _setting(self, theta: Tensor) -> Tensor:
+        """The setting to send for θ: the nearest within the limits.
+
+        In `train()` θ itself is moved there, and against the drift that the surrogate has found. The latter waits until
+        the optimizer has moved θ, when it costs no programming.
+        """
+        limits, wanted = self.device.theta, theta.detach()
+        if self.training:
+            if theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
+                wanted = self.surrogate.counter(wanted)
+            wanted = limits.clamp(wanted)
+            if not (wanted is theta or torch.equal(wanted, theta)):
+                theta.copy_(wanted)
+        wanted = limits.clamp(wanted)
+        if self._sent is None or not same_setting(self._sent, wanted):
+            self._sent = wanted.clone()
+        return self._sent
 
     def _read_and_follow(self, query: Query) -> Procedure[Tensor]:
         """Read the batch, and bring the surrogate to its setting: at the start after it, so that instruments which set
         their own range see the data first; later on the way, where one programming serves both.
         """
-        if bool(self.started):
+        if self.started:
             return (yield from reading_first(query, self._follow(query.theta)))
         (y,) = yield [query]
         yield from self._follow(query.theta)
         return y
 
-    def _follow(self, theta: Tensor) -> Procedure[None]:
-        """Bring the surrogate to theta, if it is not there yet."""
-        if self._stands_at(theta):
+    def _follow(self, setting: Tensor) -> Procedure[None]:
+        """Bring the surrogate to the setting, if it is not there yet."""
+        if self._stands_at(setting):
             return
-        self._keep_generator_with(theta)
-        if bool(self.started):
-            yield from self.surrogate.track(self.theta_tracked.clone(), theta, self.generator)
+        generator = self._generator_beside(setting)
+        if self.started:
+            yield from self.surrogate.track(self.theta_tracked.clone(), setting, generator)
         else:
-            yield from self.surrogate.start(theta, self.generator)
-            self.started.fill_(True)
-        self.theta_tracked.copy_(theta)
+            yield from self.surrogate.start(setting, generator)
+            self.started = True
+        self.theta_tracked.copy_(setting)
+        self._known = setting
 
-    def _stands_at(self, theta: Tensor) -> bool:
-        return bool(self.started) and same_setting(self.theta_tracked, theta)
+    def _stands_at(self, setting: Tensor) -> bool:
+        return self.started and (self._known is setting or same_setting(self.theta_tracked, setting))
 
-    def _require_surrogate_at(self, theta: Tensor) -> None:
-        if not self._stands_at(self.device.theta.clamp(theta)):
+    def _require_surrogate_at(self, setting: Tensor) -> None:
+        if not self._stands_at(setting):
             raise SurrogateError(
                 "the surrogate does not know the device at this theta: it follows in `train()`, in a forward pass "
                 "that needs it for a gradient; call `train()` on the layer, or run that pass, before this backward"
@@ -255,83 +304,130 @@ class PhysicalLayer(nn.Module):
         with torch.no_grad():
             return run(procedure, metered(self.device, self.ledger, self.budget))
 
-    @torch.no_grad()
-    def _put_back(self) -> None:
-        """Move θ against the drift that the surrogate has found; only where the optimizer has moved it anyway, so that
-        it costs no programming, and no backward pass finds another θ.
+    def _generator_beside(self, theta: Tensor) -> torch.Generator:
+        """The source of random directions where θ lives: in `train()` this layer's own, which is replaced by one seeded
+        from it where θ lives elsewhere; in `eval()` a copy, so that nothing changes.
         """
-        if not (self.training and self.theta.requires_grad and bool(self.started)):
-            return
-        if not self._stands_at(self.device.theta.clamp(self.theta)):
-            self.theta.copy_(self.surrogate.counter(self.theta))
+        generator = self.generator
+        if not self.training:
+            generator = torch.Generator(generator.device)
+            generator.set_state(self.generator.get_state())
+        if generator.device.type != theta.device.type:
+            seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+            generator = torch.Generator(theta.device).manual_seed(int(seed))
+        if self.training:
+            self.generator = generator
+        return generator
+
+    def _unexpected(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """`‖y − ŷ‖/‖y‖` of 16 rows, ŷ being the surrogate's prediction; None where it makes none."""
+        expected = self.surrogate.predict(x[:16])  # enough rows to tell
+        return None if expected is None else (y[:16] - expected).norm() / y[:16].norm()
+
+    @property
+    def residual(self) -> float | None:
+        """The latest batch's `‖y − ŷ‖/‖y‖`, ŷ being the surrogate's prediction before it saw the batch."""
+        return None if self._residual is None else float(self._residual)
 
     @torch.no_grad()
-    def _stay_within_limits(self) -> None:
-        if self.training and self.device.theta.limited:
-            inside = self.device.theta.clamp(self.theta)
-            if not torch.equal(inside, self.theta):
-                self.theta.copy_(inside)
+    def verify(self) -> float | None:
+        """Ask the device again for up to 4 rows of the latest training batch, at their setting.
 
-    def _keep_generator_with(self, theta: Tensor) -> None:
-        """Draw where θ lives: a generator on another torch device is replaced by one seeded from it."""
-        if self.generator.device.type != theta.device.type:
-            seed = torch.randint(2**62, (), generator=self.generator, device=self.generator.device)
-            self.generator = torch.Generator(theta.device).manual_seed(int(seed))
+        Returns the relative difference `‖y − y₀‖/‖y₀‖` from the readings y₀ of then, which checkpoints hold; None where
+        it is within `0.05 + 3 · noise`, or where the layer remembers no reading. A larger one says that the device has
+        moved, or that another stands in its place. **Costs** these rows and at most one programming, booked as
+        `EVALUATE`.
+        """
+        memory = self.answers
+        if memory.x is None:
+            return None
+        setting = self.theta_tracked if memory.setting is None else memory.setting
+        setting = self.device.theta.clamp(setting.to(self.theta, copy=True))
+        again = self._run(read(Query(memory.x.to(self.theta), setting, Purpose.EVALUATE)))
+        return memory.differs(again, self.device.declaration.noise)
+
+    def _confirm_device(self, x: Tensor, y: Tensor) -> None:
+        """Warn where the first batch after loading a checkpoint shows, beyond doubt, a device that answers otherwise.
+
+        The batch alone raises the doubt, so a device that is as it was is asked nothing more.
+        """
+        self.answers.unconfirmed = False
+        residual = self._unexpected(x, y) if self.started else None
+        if residual is None or not self.answers.doubts(residual):
+            return
+        try:
+            difference = self.verify()
+        except BudgetExhausted:
+            difference = float(residual)
+        if difference is not None:
+            warnings.warn(
+                f"{self.device} answers otherwise than when this checkpoint was written: its readings differ by "
+                f"{difference:.0%}. It has moved, or it is another device, and what the surrogate and the estimator "
+                "have learnt may not hold. To learn it from the start, load `bp.for_another_device(state)`",
+                DeviceChangedWarning,
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def diagnose(self) -> Diagnosis:
         """How the training of the device stands, from what was measured anyway."""
-        spec, residual = self.device.theta, float(self.residual)
-        low, high = spec.bounds(self.theta)
+        low, high = self.device.theta.bounds(self.theta)
         return Diagnosis(
             signal=self.signal.share,
             gradients=self.signal.count,
             error=self.signal.error,
-            residual=residual if residual >= 0 else None,
+            residual=self.residual,
             at_limit=float(((self.theta <= low) | (self.theta >= high)).double().mean()),
             details={**self.surrogate.diagnosis(), **self.estimator.diagnosis()},
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PhysicalLayer:
+        """A copy speaks to the same device, spends from the same budget, and counts from zero what it asks itself."""
+        memo[id(self.ledger)] = Ledger()
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
     # Saved beside the parameters and the surrogate's buffers: what the next step also depends on.
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {
-            "ledger": self.ledger.state_dict(),
-            "budget": self.budget.state_dict() if self.budget is not None else None,
-            "generator": {"device": self.generator.device.type, "state": self.generator.get_state()},
-            "device": self.device.state_dict(),
-        }
+    def get_extra_state(self) -> Tensor:
+        return pack(
+            {
+                "version": layer_state.VERSION,
+                "facts": layer_state.facts(self.device),
+                "started": self.started,
+                "residual": self.residual,
+                "answers": self.answers.state_dict(self.theta_tracked if self.started else None),
+                "ledger": self.ledger.state_dict(),
+                "budget": self.budget.state_dict() if self.budget is not None else None,
+                "generator": layer_state.saved_generator(self.generator),
+                "device": self.device.state_dict(),
+            }
+        )
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.ledger, self.generator = self._parsed(state)
-        self._restore_device(state["device"])
+    def set_extra_state(self, state: object) -> None:
+        self._take(layer_state.parsed(state, self.device))
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.generator = layer_state.restored_generator(**state["generator"])
+        self._sent = self._known = None
+        if "another_device" in state:
+            self.started = False
+            return
+        layer_state.restore_device(self.device, state["device"])
+        self.ledger.load_state_dict(state["ledger"])
         if self.budget is not None and state["budget"] is not None:
             self.budget.load_state_dict(state["budget"])
-
-    def _restore_device(self, state: Mapping[str, Any]) -> None:
-        try:
-            self.device.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"this is not the state of {self.device}: {error!r}") from error
-
-    def _parsed(self, state: Mapping[str, Any]) -> tuple[Ledger, torch.Generator]:
-        try:
-            ledger, generator = Ledger(), _restored(**state["generator"])
-            ledger.load_state_dict(state["ledger"])
-            if state["budget"] is not None:
-                Budget().load_state_dict(state["budget"])
-            state["device"].keys()
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"this is not the state of a layer around {self.device}: {error!r}") from error
-        return ledger, generator
+        self.started = state["started"]
+        self._residual = None if state["residual"] is None else torch.tensor(state["residual"])
+        if "answers" in state:
+            self.answers.load_state_dict(state["answers"])
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
     ) -> None:
         """Refuse what is foreign before anything of this layer is changed; then load as every module does."""
-        if (extra := state_dict.get(f"{prefix}_extra_state")) is not None:
-            self._parsed(extra)
-            self._restore_device(extra["device"])
+        layer_state.prepare(self, state_dict, prefix)
         for name, value in self.named_buffers(prefix.removesuffix(".")):
             other = state_dict.get(name)
             if isinstance(other, Tensor) and other.shape != value.shape:
@@ -343,16 +439,6 @@ class PhysicalLayer(nn.Module):
         parts = [f"{self.device}", f"gradient of theta: {estimator}"]
         parts += [f"chosen for: {self.reason}"] if self.reason else []
         return ",\n".join([*parts, *([f"{self.budget}"] if self.budget is not None else [])])
-
-
-def _restored(device: str, state: Tensor) -> torch.Generator:
-    """The saved generator; on a machine that lacks its torch device, one seeded from it."""
-    try:
-        generator = torch.Generator(device)
-    except RuntimeError:
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7]))
-    generator.set_state(state.cpu())
-    return generator
 
 
 def _check_kinds(

@@ -61,6 +61,12 @@ def ask(*queries: Query) -> Procedure[list[Tensor]]:
     return (yield list(queries))
 
 
+def read(query: Query) -> Procedure[Tensor]:
+    """One query: its reading."""
+    (reading,) = yield [query]
+    return reading
+
+
 def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tensor]:
     """Run `procedure` and read `query` on the way, just before the first of its queries at the same setting.
 

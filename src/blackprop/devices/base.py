@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blackprop.declaration import Cost, Coupling, Declaration, Shape, ThetaSpec
 from blackprop.errors import ArgumentError
-from blackprop.query import Count, Query, same_setting
+from blackprop.query import Count, Purpose, Query, same_setting
 
 # What one batched call of a simulator may hold: settings and rows beyond it are served in several calls.
 BATCH_BYTES = 64 * 2**20
@@ -70,6 +70,11 @@ class Device(abc.ABC):
     def programmed(self) -> Tensor | None:
         """The setting that `measure` wrote last, None before the first and after a failure."""
         return self._programmed
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of device that stands here, for checkpoints, which refuse another; None where that is not known."""
+        return type(self).__name__
 
     @property
     def declaration(self) -> Declaration:
@@ -200,7 +205,7 @@ class Wrapper(Device):
 
     Subclasses replace what they need of three hooks: `_setting(theta, fresh)`, what is written in place of θ (`fresh`
     when this is a programming, False while the device holds θ already), `_drive(x)`, what is sent in place of the rows,
-    and `_sense(y)`, what is read in place of the outputs.
+    and `_sense(y, purpose)`, what is read in place of the outputs.
     """
 
     def __init__(self, device: Device) -> None:
@@ -217,6 +222,10 @@ class Wrapper(Device):
         )
         self.device = device
 
+    @property
+    def kind(self) -> str | None:
+        return self.device.kind
+
     def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
         del fresh
         return theta
@@ -224,7 +233,8 @@ class Wrapper(Device):
     def _drive(self, x: Tensor) -> Tensor:
         return x
 
-    def _sense(self, y: Tensor) -> Tensor:
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+        del purpose
         return y
 
     def forget(self) -> None:
@@ -236,7 +246,7 @@ class Wrapper(Device):
         self.device.program(self._setting(theta, fresh=True))
 
     def read(self, x: Tensor, /) -> Tensor:
-        return self._sense(self.device.read(self._drive(x)))
+        return self._sense(self.device.read(self._drive(x)), Purpose.FORWARD)
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         sent: list[Query] = []
@@ -251,7 +261,8 @@ class Wrapper(Device):
                 driven[id(query.x)] = self._drive(query.x)
             sent.append(replace(query, x=driven[id(query.x)], theta=written))
             held = query.theta
-        readings = [self._sense(y) for y in self.device.measure(sent)]
+        read = self.device.measure(sent)
+        readings = [self._sense(y, query.purpose) for y, query in zip(read, queries, strict=True)]
         self._programmed = held.detach().clone() if held is not None else None
         return readings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from blackprop.devices.base import Device, Wrapper
 from blackprop.errors import ArgumentError
+from blackprop.query import Purpose
 
 Range = tuple[float, float]
 
@@ -29,6 +31,10 @@ def _restored(state: Tensor) -> torch.Generator:
     return generator
 
 
+def _normal(y: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
+
+
 class Noisy(Wrapper):
     """Reads `y + read·s·n₁ + proportional·y·n₂` with n₁, n₂ ~ N(0, 1), new at every reading.
 
@@ -36,6 +42,9 @@ class Noisy(Wrapper):
     probes drown in it. Where `scale` is None, s is the root mean square of the first outputs that are not all zero,
     and stays. `proportional` is the multiplicative noise of arXiv 2509.15113, there on the training forward pass
     alone and here on every query.
+
+    Rows that evaluate draw from a stream of their own, which starts anew after every other reading. How often a model
+    is evaluated then changes nothing of its training.
     """
 
     def __init__(
@@ -56,26 +65,37 @@ class Noisy(Wrapper):
         self.proportional = proportional
         self.scale = scale
         self._generator = torch.Generator().manual_seed(seed)
+        self._evaluating: torch.Generator | None = None
 
-    def _sense(self, y: Tensor) -> Tensor:
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
         if self.scale is None:
             self.scale = _usable(y.square().mean().sqrt())
+        stream = self._stream(purpose)
         if self.proportional:
-            y = y + self.proportional * y * self._normal(y)
+            y = y + self.proportional * y * _normal(y, stream)
         if self._read_noise and self.scale is not None:
-            y = y + self._read_noise * self.scale * self._normal(y)
+            y = y + self._read_noise * self.scale * _normal(y, stream)
         return y
 
-    def _normal(self, y: Tensor) -> Tensor:
-        return torch.randn(y.shape, generator=self._generator, dtype=y.dtype).to(y.device)
+    def _stream(self, purpose: Purpose) -> torch.Generator:
+        if purpose is not Purpose.EVALUATE:
+            self._evaluating = None
+            return self._generator
+        if self._evaluating is None:
+            seed = hashlib.sha256(self._generator.get_state().numpy().tobytes()).digest()
+            self._evaluating = torch.Generator().manual_seed(int.from_bytes(seed[:7]))
+        return self._evaluating
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "generator": self._generator.get_state(), "scale": self.scale}
+        evaluating = None if self._evaluating is None else self._evaluating.get_state()
+        state = {"generator": self._generator.get_state(), "evaluating": evaluating, "scale": self.scale}
+        return {**super().state_dict(), **state}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        generator, scale = _restored(state["generator"]), state["scale"]
+        generator, scale, evaluating = _restored(state["generator"]), state["scale"], state.get("evaluating")
+        evaluating = None if evaluating is None else _restored(evaluating)
         super().load_state_dict(state)
-        self._generator, self.scale = generator, scale
+        self._generator, self._evaluating, self.scale = generator, evaluating, scale
 
 
 class Quantised(Wrapper):
@@ -139,7 +159,8 @@ class Quantised(Wrapper):
     def _drive(self, x: Tensor) -> Tensor:
         return self._round("input", x)
 
-    def _sense(self, y: Tensor) -> Tensor:
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+        del purpose
         return self._round("output", y)
 
     def _round(self, name: str, value: Tensor) -> Tensor:

@@ -211,6 +211,10 @@ class Farm(Device):
     def __exit__(self, *raised: object) -> None:
         self.close()
 
+    @property
+    def kind(self) -> str | None:
+        return None
+
     def __repr__(self) -> str:
         return self._crew.name
 

@@ -94,6 +94,10 @@ class RayDevice(Device):
         finally:
             self._ray.kill(self._actor)
 
+    @property
+    def kind(self) -> str | None:
+        return None
+
     def __repr__(self) -> str:
         return f"RayDevice({self._name})"
 

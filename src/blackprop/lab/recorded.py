@@ -236,6 +236,10 @@ class Replayed(Device):
             raise ValueError(f"{self.path} has {len(self._records)} records, and was to go on at {place}")
         self._next, self._asked, self._programmed = place, asked, None
 
+    @property
+    def kind(self) -> str | None:
+        return None
+
     def __repr__(self) -> str:
         return f"Replayed({self._name})"
 

@@ -285,6 +285,10 @@ class RemoteDevice(Device):
         options = {name: getattr(self, name) for name in ("wait", "deadline", "repeat_in_doubt")}
         return _again, (self.address, {"keys": self._keys, "insecure": self._keys is None, **options})
 
+    @property
+    def kind(self) -> str | None:
+        return None
+
     def __repr__(self) -> str:
         return f"RemoteDevice({self._served} at {self.address})"
 

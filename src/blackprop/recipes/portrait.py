@@ -92,7 +92,7 @@ def _parts(layer: PhysicalLayer) -> Iterator[tuple[str, Tensor]]:
         truth.to(theta)
         run(truth.start(theta.clone(), torch.Generator()), _asks_nothing)
         yield "matrix", _thumbnail(_matrix(truth, theta))
-    if bool(layer.started):
+    if layer.started:
         with contextlib.suppress(SurrogateError):
             yield "surrogate", _thumbnail(_matrix(layer.surrogate, theta))
 

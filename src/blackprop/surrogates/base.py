@@ -67,6 +67,15 @@ class Surrogate(nn.Module, abc.ABC):
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         """`∂L/∂x` (B, *in_shape) for rows x (B, *in_shape) and cotangents grad_y (B, *out_shape). Asks nothing."""
 
+    def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        """`∂L/∂x` for rows x whose readings were y, after other batches have been observed at the same setting.
+
+        This happens where a layer is used several times before one backward pass. By default it is `vjp`. A surrogate
+        that holds near the latest rows alone overrides it.
+        """
+        del y
+        return self.vjp(x, grad_y)
+
     def _read_matrix(self, theta: Tensor) -> Procedure[Tensor]:  # (d_out, d_in)
         """A linear device's matrix at theta, from its answers to the d_in unit rows."""
         unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device).unflatten(1, self.spec.in_shape)

@@ -105,7 +105,7 @@ class CalibratedResponse(Surrogate):
         self.register_buffer("spread", torch.zeros(()))  # variance of A that the calibration leaves
         self.register_buffer("displaced", torch.zeros(()))  # the shift of θ that this would come of
         self.register_buffer("calm", torch.full((), math.inf))  # the least excess of a batch since the calibration
-        self.register_buffer("fresh", torch.tensor(True))  # whether the next batch is the one read on the way
+        self.register_buffer("fresh", torch.tensor(1))  # whether the next batch is the one read on the way
         self.register_buffer("excess", torch.zeros(()))  # residual of the latest batch over what is normal
 
     @property

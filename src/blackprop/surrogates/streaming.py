@@ -93,5 +93,16 @@ class Streaming(Surrogate):
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
 
+    def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        """Along rows of a device that is not linear, the fit is made again to these, and then dropped."""
+        if not self.bias:
+            return self.vjp(x, grad_y)
+        kept = {name: value.clone() for name, value in self.named_buffers()}
+        self.observe(x, y)
+        grad = self.vjp(x, grad_y)
+        for name, value in kept.items():
+            setattr(self, name, value)
+        return grad
+
     def extra_repr(self) -> str:
         return f"ridge={self.ridge}, {self.rule}" + (", bias=True" if self.bias else "")
