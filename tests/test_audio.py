@@ -520,7 +520,10 @@ def test_published_rates_follow_the_published_cycle_and_spare_theta_the_decay():
     task = UrbanSound8K(size=Size.PUBLISHED)
     model = SpeechDigits().build(physical, 0)
     (digital, cycle), (theta, cosine) = task.optimizers(model, 1000)
-    assert [(g["weight_decay"], g["lr"]) for g in digital.param_groups] == [(2e-6, pytest.approx(1e-8))]
+    assert [(g["weight_decay"], g["lr"]) for g in digital.param_groups] == [
+        (2e-6, pytest.approx(1e-8)),
+        (0.0, pytest.approx(1e-8)),  # the devices' gains
+    ]
     assert [(g["weight_decay"], g["lr"]) for g in theta.param_groups] == [(0, task.device_lr)]
     assert [p is model.embedding.theta for p in theta.param_groups[0]["params"]] == [True]
     rate = cycle.lr_lambdas[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 import blackprop as bp
 from blackprop.errors import SubstitutionError
@@ -68,12 +69,46 @@ def test_a_double_model_stays_double():
 
 def test_device_parameters_have_a_group_of_their_own():
     model = bp.substitute(_model(), {"head.fc": _modulator})
-    digital, device = bp.param_groups(model, lr=1e-3, device_lr=1e-2)
-    assert device["params"] == [model.head.fc.theta]
+    digital, gain, device = bp.param_groups(model, lr=1e-3, device_lr=1e-2)
+    layer = model.head.fc
+    assert device["params"] == [layer.theta]
     assert device["lr"] == 1e-2
-    assert {id(p) for p in digital["params"]} == {id(p) for p in model.parameters()} - {id(model.head.fc.theta)}
-    torch.optim.AdamW([digital, device], weight_decay=0.1)
-    assert device["weight_decay"] == 0.0
+    assert gain["params"] == [layer.gain]
+    assert gain["lr"] == digital["lr"] == 1e-3
+    assert {id(p) for p in digital["params"]} == {id(p) for p in model.parameters()} - {id(layer.theta), id(layer.gain)}
+    torch.optim.AdamW([digital, gain, device], weight_decay=0.1)
+    assert device["weight_decay"] == gain["weight_decay"] == 0.0
+
+
+def _clipped(layer: bp.PhysicalLayer) -> None:
+    class Clip(nn.Module):
+        def forward(self, theta):
+            return theta.clamp(0, 2)
+
+    parametrize.register_parametrization(layer, "theta", Clip())
+
+
+def _pruned(layer: bp.PhysicalLayer) -> None:
+    prune.random_unstructured(layer, "theta", amount=0.25)
+
+
+@pytest.mark.parametrize("change", [_clipped, _pruned])
+def test_a_theta_that_is_computed_is_trained_by_its_leaves(change):
+    """`torch.nn.utils.parametrize` and `prune` put another parameter behind θ: that one moves, at the device's rate."""
+    model = bp.substitute(_model(), {"head.fc": _modulator})
+    layer = model.head.fc
+    change(layer)
+    *_, device = bp.param_groups(model, lr=0.0, device_lr=1e-1)
+    (leaf,) = device["params"]
+    assert leaf.is_leaf
+    assert leaf.shape == (48,)
+    before = leaf.detach().clone()
+    optimizer = torch.optim.SGD(bp.param_groups(model, lr=0.0, device_lr=1e-1))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(draw(16, 5)).square().sum().backward()
+        optimizer.step()
+    assert not torch.equal(leaf, before)
 
 
 def test_a_model_without_devices_has_one_group():
@@ -95,3 +130,49 @@ def test_a_substituted_model_trains():
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
     assert bp.ledger(model).total_rows == model.head.fc.ledger.total_rows > 64 * 80
+
+
+def test_attention_is_refused_with_the_reason():
+    model = nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2)})
+    with pytest.raises(SubstitutionError, match=r"'attn.out_proj' cannot be replaced: `nn.Multihead"):
+        bp.substitute(model, {"attn.out_proj": _modulator})
+    assert isinstance(model["attn"].out_proj, nn.Linear)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("child", ["linear1", "linear2"])
+def test_feed_forward_layers_of_a_transformer_are_served_in_train_and_eval(alone, child):
+    layer = nn.TransformerEncoderLayer(8, 2, 6, dropout=0.0, batch_first=True)
+    model = layer if alone else nn.TransformerEncoder(layer, 2)
+    name = child if alone else f"layers.0.{child}"
+    x, mask = draw(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
+    mask[:, 4:] = True
+    masked = {"src_key_padding_mask": mask}
+    model = bp.substitute(model, {name: _modulator})
+    trained = model.train()(x, **masked)
+    trained.sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x, **masked)[:, :4], trained[:, :4].detach())
+
+
+def test_tied_weights_are_refused():
+    model = nn.Sequential(nn.Embedding(6, 8), nn.Linear(8, 6, bias=False))
+    model[1].weight = model[0].weight
+    with pytest.raises(SubstitutionError, match=r"'1' cannot be replaced: its weight is tied to `0.weight`"):
+        bp.substitute(model, {"1": _modulator})
+
+
+def test_a_parent_that_reads_the_weight_is_refused():
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 6)
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.fc.weight) + self.fc(x)
+
+    with pytest.raises(SubstitutionError, match=r"Reads, reads `self.fc.weight`"):
+        bp.substitute(Reads(), {"fc": _modulator})
+    with pytest.raises(AttributeError, match="its matrix is inside the device"):
+        bp.PhysicalLayer(bp.devices.LightModulator(8, 6)).weight  # noqa: B018
+    assert not hasattr(bp.PhysicalLayer(bp.devices.LightModulator(8, 6)), "weight")

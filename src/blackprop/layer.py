@@ -30,7 +30,7 @@ from blackprop.packing import pack
 from blackprop.planning import complete
 from blackprop.programming import Programmed, Programmer
 from blackprop.query import Procedure, Purpose, Query, read, reading_first, run, same_setting
-from blackprop.refusals import check_execution, check_rows, off_meta
+from blackprop.refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta
 from blackprop.sparse_weights import SparseWeights
 from blackprop.surrogates import Surrogate
 
@@ -124,7 +124,7 @@ class PhysicalLayer(nn.Module):
     def out_shape(self) -> tuple[int, ...]:
         return self.device.out_shape
 
-    # A device cannot be traced, so torch.compile runs this layer as it is. (Unlike the public name, this one is lazy.)
+    # torch.compile runs this as it is. (Unlike the public name, this one imports the compiler only when it is used.)
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def forward(self, x: Tensor) -> Tensor:
         theta = self.theta
@@ -380,6 +380,14 @@ class PhysicalLayer(nn.Module):
             at_limit=float(((self.theta <= low) | (self.theta >= high)).double().mean()),
             details={**self.surrogate.diagnosis(), **self.estimator.diagnosis()},
         )
+
+    def __prepare_scriptable__(self) -> PhysicalLayer:
+        raise IncompatibleError(f"`torch.jit.script`: {NO_GRAPH}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(NO_WEIGHT)
+        return super().__getattr__(name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PhysicalLayer:
         """A copy speaks to the same device, spends from the same budget, and counts from zero what it asks itself."""

@@ -6,11 +6,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
 
 FLOATS = (torch.float32, torch.float64)
-TRACED = "a device is measured and cannot be traced: convert the layer with `to_linear()` first"
+NO_GRAPH = "a device is measured and cannot be traced: convert the layer with `to_linear()` first"
+NO_WEIGHT = (
+    "a `PhysicalLayer` has no `weight`: its matrix is inside the device. A module that reads its child's weight cannot "
+    "use one; `to_linear()` gives a digital layer with the weights as measured"
+)
 
 
 def off_meta() -> AbstractContextManager[object]:
@@ -25,10 +30,14 @@ def check_execution(*tensors: Tensor) -> None:
             "`torch.func` and `vmap` cannot transform a device: put what is mapped into the batch dimension, use "
             "`backward()`, or convert the layer with `to_linear()`"
         )
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if forward_ad._current_level >= 0):
+        raise IncompatibleError(
+            "a device has no forward-mode derivative: use `backward()`, or convert the layer with `to_linear()`"
+        )
     if torch.compiler.is_exporting():
-        raise IncompatibleError(f"`torch.export`: {TRACED}")
+        raise IncompatibleError(f"`torch.export`: {NO_GRAPH}")
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        raise IncompatibleError(f"`torch.jit.trace`: {TRACED}")
+        raise IncompatibleError(f"`torch.jit.trace`: {NO_GRAPH}")
     if any(tensor.is_meta for tensor in tensors):
         raise ArgumentError(
             "a device cannot read tensors on `meta`, which hold no numbers: move the model with `to_empty(device=...)` "

@@ -13,6 +13,7 @@ from blackprop.devices import Device
 from blackprop.errors import SubstitutionError
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Ledger
+from blackprop.readers import check_replaceable, leave_fast_path
 
 Factory = Callable[[nn.Module], "PhysicalLayer | Device"]
 
@@ -30,8 +31,12 @@ def substitute(model: nn.Module, replacements: Mapping[str, Factory]) -> nn.Modu
 
     Everything is checked before anything is changed: an unknown name lists the candidates, and a device of another
     width than the linear layer it would replace is refused. The new layer takes over the old one's place (torch
-    device), mode and, if it is double, dtype. A parent that reads its child's weight, as `nn.MultiheadAttention` does,
-    cannot be served.
+    device), mode and, if it is double, dtype.
+
+    Refused, with the reason, are layers whose `weight` the model reads elsewhere: projections of
+    `nn.MultiheadAttention`, weights that are tied to another layer's, children whose parent's `forward` reads
+    `self.child.weight`. The feed-forward layers of `nn.TransformerEncoderLayer` are served; its fused fast path, which
+    reads their weights in `eval()`, is switched off for that layer.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in replacements:
@@ -41,25 +46,43 @@ def substitute(model: nn.Module, replacements: Mapping[str, Factory]) -> nn.Modu
         for other in replacements:
             if other != name and other.startswith(f"{name}."):
                 raise SubstitutionError(f"{other!r} lies inside {name!r}, and both would be replaced")
+    for name in replacements:
+        check_replaceable(name, model, modules)
     layers = {name: _layer(name, modules[name], factory) for name, factory in replacements.items()}
     for name, layer in layers.items():
         for alias, module in modules.items():
             if module is modules[name]:  # a layer that the model holds under several names stays one layer
                 model.set_submodule(alias, layer)
+                leave_fast_path(alias, modules)
     return model
 
 
 def param_groups(model: nn.Module, lr: float, device_lr: float) -> list[dict[str, Any]]:
-    """Two groups for an optimizer: the digital parameters at `lr`, the devices' θ at `device_lr` and without weight
-    decay (θ = 0 is no simpler a setting than another). A group that would be empty is left out.
+    """Return the groups of an optimizer: digital parameters at `lr`, the devices' θ at `device_lr`.
+
+    θ has no weight decay, for θ = 0 is no simpler a setting than another. Neither have the layers' gains, which are a
+    group of their own at `lr`, since an output's scale is no weight to shrink. A group that would be empty is left out.
+    Give these groups to frameworks whose trainer would else decay all parameters alike, as in
+    `transformers.Trainer(optimizers=(torch.optim.AdamW(bp.param_groups(...)), None))`.
+
+    A θ that is parametrised or pruned (`torch.nn.utils`) is represented by the leaves that it is computed from.
     """
-    thetas = {id(m.theta): m.theta for m in model.modules() if isinstance(m, PhysicalLayer)}
-    digital = [p for p in model.parameters() if id(p) not in thetas]
+    layers = [module for module in model.modules() if isinstance(module, PhysicalLayer)]
+    thetas = {id(p): p for layer in layers for p in _leaves(layer, "theta")}
+    gains = {id(p): p for layer in layers for p in _leaves(layer, "gain")}
+    digital = [p for p in model.parameters() if id(p) not in thetas and id(p) not in gains]
     groups = [
         {"params": digital, "lr": lr},
+        {"params": list(gains.values()), "lr": lr, "weight_decay": 0.0},
         {"params": list(thetas.values()), "lr": device_lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _leaves(layer: PhysicalLayer, name: str) -> list[nn.Parameter]:
+    """The parameters that `name` is, or that `torch.nn.utils` computes it from."""
+    computed = (f"{name}_", f"parametrizations.{name}.")  # weight_norm and prune; parametrize
+    return [p for found, p in layer.named_parameters() if found == name or found.startswith(computed)]
 
 
 def ledger(model: nn.Module) -> Ledger:

@@ -125,8 +125,9 @@ class _Audio(abc.ABC):
         given = self._settings
         if self.size is Size.SMALL:
             return adam_with_cosine(model, given.lr, given.device_lr, steps)
-        digital, *devices = param_groups(model, lr=given.lr, device_lr=given.device_lr)
-        adam = Adam([digital], weight_decay=WEIGHT_DECAY)
+        groups = param_groups(model, lr=given.lr, device_lr=given.device_lr)
+        digital, devices = groups[:2], groups[2:]  # weights, gains; θ
+        adam = Adam(digital, weight_decay=WEIGHT_DECAY)
         schedules: Schedules = [(adam, LambdaLR(adam, _cyclic))]
         if devices:
             theta = Adam(devices)

@@ -166,11 +166,11 @@ class _Language(abc.ABC):
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         matrices = [p for name, p in trained.items() if name.startswith("blocks.") and p.dim() == 2]
         others = {id(p) for p in trained.values()} - {id(p) for p in matrices}
-        rest, *devices = param_groups(model, lr=given.lr, device_lr=given.device_lr)
-        rest["params"] = [p for p in rest["params"] if id(p) in others]
-        for group in devices:
+        groups = param_groups(model, lr=given.lr, device_lr=given.device_lr)
+        groups[0]["params"] = [p for p in groups[0]["params"] if id(p) in others]
+        for group in groups[2:]:  # θ, after weights and gains
             group["betas"] = (0.9, 0.999)
-        found: list[Optimizer] = [AdamW([rest, *devices], betas=(0.9, 0.95), weight_decay=0.0)]
+        found: list[Optimizer] = [AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)]
         if matrices:
             found.append(
                 torch.optim.Muon(matrices, lr=given.muon_lr, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original")
