@@ -211,11 +211,11 @@ def test_each_parameter_has_its_optimizer_and_theta_one_that_can_be_signal_scale
     (adam, _), (muon, _) = TRAINED.optimizers(model, 20)
     names = {id(p): name for name, p in model.named_parameters()}
     held = [{names[id(p)] for p in group["params"]} for group in (*adam.param_groups, *muon.param_groups)]
-    assert held[0] == {"embedding.weight", "blocks.1.mlp.0.gain"}
-    assert held[1] == {"blocks.1.mlp.0.theta"}
+    assert held[:3] == [{"embedding.weight"}, {"blocks.1.mlp.0.gain"}, {"blocks.1.mlp.0.theta"}]
     attention = {f"blocks.{i}.attention.{n}.weight" for i in (0, 1) for n in ("query", "key", "value", "output")}
-    assert held[2] == attention | {f"blocks.{name}.weight" for name in ("0.mlp.0", "0.mlp.2", "1.mlp.2")}
+    assert held[3] == attention | {f"blocks.{name}.weight" for name in ("0.mlp.0", "0.mlp.2", "1.mlp.2")}
     assert [(g["lr"], g["betas"], g["weight_decay"]) for g in adam.param_groups] == [
+        (SMALL.lr, (0.9, 0.95), 0.0),
         (SMALL.lr, (0.9, 0.95), 0.0),
         (SMALL.device_lr, (0.9, 0.999), 0.0),
     ]
