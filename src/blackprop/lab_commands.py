@@ -52,7 +52,8 @@ class Serve:
         if self.factory is None:
             raise ArgumentError("`serve` needs the device, package.module:factory")
         make = device_factory(self.factory)
-        from blackprop.lab.server import Server  # noqa: PLC0415  # what no other command needs
+        from blackprop.lab.printable import printable  # noqa: PLC0415  # what no other command needs
+        from blackprop.lab.server import Server  # noqa: PLC0415
 
         server = Server(
             make,
@@ -64,7 +65,8 @@ class Serve:
         )
         _stop_on_signals(server.stop)
         whom = "everyone on this machine" if server.clients is None else f"{server.clients} authorised keys"
-        console.print(f"serving {server.device} at {server.address} to {whom}", highlight=False, soft_wrap=True)
+        device = printable(server.device)
+        console.print(f"serving {device} at {server.address} to {whom}", highlight=False, markup=False, soft_wrap=True)
         server.serve()
         console.print("the device is parked, the server has ended", highlight=False)
 
@@ -93,8 +95,12 @@ def device_factory(name: str) -> Callable[[], Device]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module_name), factory_name)
-    except Exception as error:  # a module of the user's may raise anything
-        raise ArgumentError(f"{name!r} cannot be imported: {error!r}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module of the user's may raise anything, `SystemExit` too
+        from blackprop.lab.printable import error_text  # noqa: PLC0415
+
+        raise ArgumentError(f"{name!r} cannot be imported: {error_text(error)}") from error
     finally:
         sys.path.pop(0)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blackprop.declaration import Cost, Coupling, Declaration, Shape, ThetaSpec
 from blackprop.errors import BlackpropError, ProtocolError
+from blackprop.lab.printable import printable
 from blackprop.lab.wire import MESSAGE_BYTES
 
 _NAME = 200
@@ -22,7 +23,7 @@ def describe(spec: Declaration) -> tuple[dict[str, Any], list[np.ndarray]]:
     """The declaration as small fields, and the limits that there are as arrays: () for one number, or (P,)."""
     limits = {name: limit for name in ("low", "high") if (limit := getattr(spec.theta, name)) is not None}
     fields = {
-        "name": spec.name[:_NAME],
+        "name": printable(spec.name, _NAME),
         "in_shape": list(spec.in_shape),
         "out_shape": list(spec.out_shape),
         "parameters": spec.theta.size,
@@ -52,7 +53,7 @@ def understand(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Dr
         if limits:
             raise ProtocolError(f"limits of the unknown names {', '.join(map(str, limits))}")
         return Declaration(
-            name="".join(c for c in str(fields["name"])[:_NAME] if c.isprintable()),
+            name=printable(fields["name"], _NAME),
             in_shape=_shape(fields["in_shape"]),
             out_shape=_shape(fields["out_shape"]),
             theta=spec,

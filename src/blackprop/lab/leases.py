@@ -7,6 +7,8 @@ from collections.abc import Container
 
 from blackprop.errors import ArgumentError
 
+LEAST, MOST = 0.001, 7 * 86400.0  # s, of a lease
+
 
 class Leases:
     """A client keeps the device from its first round on. It loses it after `lease_seconds` without a word, and after
@@ -16,9 +18,12 @@ class Leases:
     """
 
     def __init__(self, lease_seconds: float = 30.0, turn_seconds: float = 10.0) -> None:
-        for name, value in (("lease_seconds", lease_seconds), ("turn_seconds", turn_seconds)):
-            if not value > 0:
-                raise ArgumentError(f"`{name}` must be positive, got {value}")
+        if not LEAST <= lease_seconds <= MOST:  # clients are told it in whole milliseconds
+            raise ArgumentError(
+                f"`lease_seconds` must be positive, from {LEAST:g} to {MOST:,.0f} s, got {lease_seconds}"
+            )
+        if not turn_seconds > 0:
+            raise ArgumentError(f"`turn_seconds` must be positive, got {turn_seconds}")
         self.lease_seconds = lease_seconds
         self.turn_seconds = turn_seconds
         self.holder: str | None = None

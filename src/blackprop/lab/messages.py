@@ -9,6 +9,7 @@ from typing import Any
 from blackprop import errors
 from blackprop.errors import BlackpropError, DeviceError, ProtocolError
 from blackprop.lab import wire
+from blackprop.lab.printable import printable
 from blackprop.lab.wire import Message
 from blackprop.query import Count, Purpose
 
@@ -65,7 +66,7 @@ def read(frames: Sequence[wire.Buffer]) -> Message:
             raise ProtocolError(f"the message {message.kind!r} has no field {name!r} of the type {kind.__name__}")
     for name in _COUNTED[message.kind]:
         for purpose, n in fields[name].items():
-            if purpose not in _NAMES or type(n) is not int:
+            if purpose not in _NAMES or type(n) is not int or not 0 <= n < 2**63:
                 raise ProtocolError(f"the message {message.kind!r} counts {name} by something that is no purpose")
     return message
 
@@ -86,12 +87,16 @@ def _counter(numbers: Mapping[str, int]) -> Counter[Purpose]:
 
 
 def error_fields(error: BaseException, spent: Count) -> dict[str, Any]:
-    """An error as it travels: its class where the receiver has it too, its text."""
-    name, text = type(error).__name__, " ".join(str(error).split()) or "it said nothing more"
+    """Return an error as it travels: its class where the receiver has it too, and its text.
+
+    A driver's exceptions may hold any text, or none that can be read; the result can always be encoded.
+    """
+    name, text = printable(type(error).__name__, 100), printable(error, TEXT) or "it said nothing more"
     if name not in _TRAVELLING or not isinstance(error, _TRAVELLING[name]):
         name, text = DeviceError.__name__, f"{name}: {text}"
     return {"error": name, "text": text[:TEXT], **spent_fields(spent)}
 
 
 def error_of(message: Message) -> BlackpropError:
-    return _TRAVELLING.get(message["error"], DeviceError)(message["text"])
+    """Return the error that a message tells of; its text comes from another machine, and acts on no terminal."""
+    return _TRAVELLING.get(message["error"], DeviceError)(printable(message["text"], TEXT))

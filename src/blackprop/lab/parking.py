@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blackprop.devices import Device
 from blackprop.errors import DeviceError
+from blackprop.lab.printable import error_text, printable
 from blackprop.query import Count, Purpose
 
 
@@ -73,7 +74,7 @@ class Stand:
             with torch.no_grad():
                 self._park()
         except Exception as error:
-            raise DeviceError(f"{self.device} could not be parked: {error!r}") from error
+            raise DeviceError(f"{printable(self.device)} could not be parked: {error_text(error)}") from error
         finally:
             self.device.forget()
         self.parked = True

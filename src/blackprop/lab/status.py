@@ -12,8 +12,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from blackprop.errors import ProtocolError
 from blackprop.lab import messages as say
 from blackprop.lab.link import Link
+from blackprop.lab.printable import printable
 
 REFRESH = 1.0  # s
 DEADLINE = 5.0  # s
@@ -43,7 +45,18 @@ def show_status(address: str, keys: Path | None, console: Console, *, once: bool
 
 
 def render(report: Mapping[str, Any]) -> RenderableType:
-    """The report as tables: the server, its clients, its last faults."""
+    """Return the report as tables: the server, its clients, its last faults.
+
+    Raises `ProtocolError` for a report with missing or wrong fields. Text in it comes from another machine: control
+    codes are escaped.
+    """
+    try:
+        return _tables(report)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ProtocolError(f"the report of the server cannot be read: {type(error).__name__}") from error
+
+
+def _tables(report: Mapping[str, Any]) -> RenderableType:
     server = Table.grid(padding=(0, 2))
     lease, queue = report.get("lease"), report.get("queue", [])
     held = "nobody" if not lease else f"{lease[0]}, for {_ago(lease[1])}{', measuring' if report['measuring'] else ''}"
@@ -57,13 +70,17 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         "faults": f"{report['faults']:,}, and {report['refused']:,} messages refused",
     }
     for name, text in lines.items():
-        server.add_row(name, escape(text))
+        server.add_row(name, _text(text))
     clients = Table("key", "last heard", "rounds", "rows", title="clients", title_justify="left")
     for client in report.get("clients", []):
         rounds, rows = f"{client['rounds']:,}", f"{client['rows']:,}"
-        clients.add_row(escape(client["key"]), f"{_ago(client['seen'])} ago", rounds, rows)
-    faults = [escape(f"{_ago(at)} ago: {text}") for at, text in report.get("last_faults", [])]
+        clients.add_row(_text(client["key"]), f"{_ago(client['seen'])} ago", rounds, rows)
+    faults = [_text(f"{_ago(at)} ago: {text}") for at, text in report.get("last_faults", [])]
     return Group(server, clients, *faults)
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
 
 
 def _ago(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blackprop.lab.keys import fingerprint
+from blackprop.lab.printable import printable
 from blackprop.query import Count
 
 WINDOW = 10  # s, over which rates are taken
@@ -47,7 +48,7 @@ class Tally:
 
     def fault(self, text: str) -> None:
         self.faults += 1
-        self._last.append((self._clock(), text[:200]))
+        self._last.append((self._clock(), printable(text, 200)))
 
     def report(self) -> dict[str, Any]:
         now = self._clock()

@@ -35,6 +35,7 @@ _START, _TAIL = struct.Struct("<4sI"), struct.Struct("<II")
 _BEGINNING = MAGIC + b"%d" % VERSION
 PIECE_BYTES = 256 * 2**10  # what is sent as one frame
 FRAME_BYTES = 2**20  # what is taken as one frame
+FRAMES = 4096  # what is taken as one message: more than pieces and arrays make of the largest one
 HEADER_BYTES = 64 * 2**10
 MESSAGE_BYTES = 256 * 2**20
 ARRAYS = 256
@@ -111,6 +112,8 @@ def decode(frames: Sequence[Buffer]) -> Message:
         raise ProtocolError(f"a message of {size} bytes, of which the prefix alone takes {PREFIX.size}")
     if size > MESSAGE_BYTES:
         raise ProtocolError(f"a message of {size} bytes; at most {MESSAGE_BYTES} are taken")
+    if len(frames) > FRAMES:
+        raise ProtocolError(f"a message in more than {FRAMES} frames")
     if len(frames[0]) < PREFIX.size:
         raise ProtocolError(f"the first frame has {len(frames[0])} bytes, fewer than the prefix")
     magic, crc, header_size, zero = PREFIX.unpack_from(frames[0])
@@ -181,6 +184,8 @@ def _arrays(layout: list[Any], body: bytearray | np.ndarray, at: int) -> list[np
         size = math.prod(shape) * kind.itemsize
         if size > len(body) - at:
             raise ProtocolError(f"array {i} is declared with {size} bytes; {max(0, len(body) - at)} are left")
+        if math.prod(n for n in shape if n) > MESSAGE_BYTES:  # NumPy limits the other sizes of an empty array too
+            raise ProtocolError(f"array {i} is empty, and its shape {shape} is larger than a message")
         arrays.append(np.ndarray(shape, kind, body, at))
         at += size + -size % 8
     if at != len(body):
