@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from blackprop.errors import ArgumentError
 
 AUTHORISED = "authorised"
+KEY_BYTES = 4096  # no key file is longer
 _KEY = '#   A CURVE key of ZeroMQ, {kind}\ncurve\n    public-key = "{public}"\n'
 _SECRET = '    secret-key = "{secret}"\n'
 
@@ -36,7 +38,8 @@ def make_keys(folder: Path) -> list[Path]:
         if path.exists():
             raise ArgumentError(f"{path} exists; keys are not replaced: move the old ones away first")
     try:
-        (folder / AUTHORISED).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (folder, folder / AUTHORISED):  # `parents` alone would make the first one open to a group
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, text in files.items():
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(text)
@@ -46,12 +49,18 @@ def make_keys(folder: Path) -> list[Path]:
 
 
 def server_pair(folder: Path) -> tuple[bytes, bytes]:
-    """The server's public and secret key."""
+    """Return the server's public and secret key. Raises `ArgumentError` where others can write to the folder."""
+    check_owned(folder)
     return _secret(folder / "server.key_secret")
 
 
 def client_pair(folder: Path) -> tuple[bytes, bytes, bytes]:
-    """The client's public and secret key, and the server's public one."""
+    """Return the client's public and secret key, and the server's public one.
+
+    Raises `ArgumentError` where others can write to the folder: who replaces `server.key` can be the server.
+    """
+    check_owned(folder)
+    check_owned(folder / "server.key")
     return (*_secret(folder / "client.key_secret"), _load(folder / "server.key")[0])
 
 
@@ -60,17 +69,51 @@ def fingerprint(public: bytes | str) -> str:
     return hashlib.sha256(public.encode() if isinstance(public, str) else public).hexdigest()[:12]
 
 
+def check_owned(path: Path) -> None:
+    """Raise `ArgumentError` if users other than the owner and root can change `path` or replace it.
+
+    A file or folder must belong to this user or to root, and must not be writable by its group or by others; no folder
+    above it may be writable by others, unless it is sticky as /tmp is. A missing path passes.
+    """
+    if os.name != "posix":
+        return
+    try:
+        resolved = path.resolve()
+        if not resolved.exists():
+            return
+        found = resolved.stat()
+        if found.st_uid not in {0, os.geteuid()}:
+            raise ArgumentError(f"{path} belongs to another user (uid {found.st_uid}), who can change it")
+        if found.st_mode & 0o022:
+            raise ArgumentError(f"{path} can be changed by other users; close it with: chmod go-w {path}")
+        for parent in resolved.parents:
+            mode = parent.stat().st_mode
+            if mode & 0o002 and not mode & stat.S_ISVTX:
+                raise ArgumentError(
+                    f"{path} can be replaced by other users, who can write to {parent}: chmod o-w {parent}"
+                )
+    except OSError as error:
+        raise ArgumentError(f"{path} cannot be looked at: {error}") from error
+
+
 class Authorised:
-    """The public keys in a folder, read again when it has changed: a key is taken away by deleting its file."""
+    """The public keys in a folder. All files are read again once a second, so a key is taken away by deleting its file,
+    overwriting it or truncating it.
+
+    Raises `ArgumentError` at construction where the folder is missing, or where others can write to it or to a key in
+    it. A file that becomes writable by others later authorises no client.
+    """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
         self._clock = clock
-        self._read_at: int | None = None
         self._looked_at = -1.0
+        self._files: dict[Path, bytes] = {}  # what they held when they were read last
         self._keys: frozenset[bytes] = frozenset()
         if not folder.is_dir():
             raise ArgumentError(f"there is no folder {folder} with the public keys of clients; run `blackprop keys`")
+        for path in (folder, *sorted(folder.glob("*.key"))):
+            check_owned(path)
         self._refresh()
 
     def __contains__(self, public: bytes) -> bool:
@@ -85,21 +128,34 @@ class Authorised:
             return
         self._looked_at = now
         try:
-            changed = self.folder.stat().st_mtime_ns
-            if changed == self._read_at:
-                return
-            files = sorted(self.folder.glob("*.key"))
-        except OSError:  # a folder that is gone authorises nobody
-            self._read_at, self._keys = None, frozenset()
-            return
-        self._read_at, self._keys = changed, frozenset(key for file in files if (key := _public(file)))
+            files = {path: content for path in self.folder.glob("*.key") if (content := _content(path)) is not None}
+        except OSError:  # the folder is gone: no client is authorised
+            files = {}
+        # Times and sizes of files are not enough to know a change by: a copy can keep both.
+        if files != self._files:
+            self._files = files
+            self._keys = frozenset(key for path, content in files.items() if (key := _public(path, content)))
 
 
-def _public(path: Path) -> bytes | None:
+def _content(path: Path) -> bytes | None:
+    """Return the bytes of a key file, None where it is no file, too long, unreadable or writable by others."""
     try:
-        return _load(path)[0]
-    except ArgumentError:  # half-written, or not a key: it authorises nobody
+        found = path.stat()
+        writable = os.name == "posix" and found.st_mode & 0o022
+        if writable or not stat.S_ISREG(found.st_mode) or found.st_size > KEY_BYTES:
+            return None
+        return path.read_bytes()
+    except OSError:
         return None
+
+
+def _public(path: Path, content: bytes) -> bytes | None:
+    """Return the public key in a file that held `content`, None where there is none."""
+    try:
+        public = _load(path)[0]
+    except (ArgumentError, OSError):  # half-written, or not a key
+        return None
+    return public if public in content else None  # it may have changed since it was read
 
 
 def _secret(path: Path) -> tuple[bytes, bytes]:
@@ -116,7 +172,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     from zmq.auth import load_certificate  # noqa: PLC0415  # an extra
     from zmq.utils import z85  # noqa: PLC0415
 
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > KEY_BYTES:
         raise ArgumentError(f"there is no key {path}; `blackprop keys {path.parent}` makes a set of them")
     try:
         public, secret = load_certificate(path)
