@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -12,31 +12,25 @@ from blackprop.declaration import Declaration
 from blackprop.errors import BlackpropError, DeviceError, ProtocolError
 from blackprop.lab import messages as say
 from blackprop.lab import rounds, wire
-from blackprop.lab.describing import describe
-from blackprop.lab.journal import Entry, Journal
+from blackprop.lab.background import Background
+from blackprop.lab.entry import Entry
+from blackprop.lab.journal import Journal
 from blackprop.lab.leases import Leases
+from blackprop.lab.printable import error_text, printable
+from blackprop.lab.reading import Heard, read
+from blackprop.lab.replies import Replies
 from blackprop.lab.sockets import ServerSockets
 from blackprop.lab.tally import Tally, name_of
+from blackprop.lab.waiting import Due, Waiting
 from blackprop.lab.wire import Message
-from blackprop.query import Count, Query
-
-
-@dataclass
-class Due:
-    """A round that waits to be measured."""
-
-    session: str
-    user: bytes
-    number: int
-    fresh: bool
-    queries: list[Query]
+from blackprop.query import Count
 
 
 class Reception:
     """Hears what clients say, and answers all that takes no measurement.
 
     `next` is the round to be measured, `settle` takes what came of it. It touches no device; whoever calls holds the
-    lock.
+    lock. Long messages are read in the background, long answers that are asked for again are fetched there.
     """
 
     def __init__(
@@ -49,13 +43,16 @@ class Reception:
     ) -> None:
         self._spec, self._sockets, self._journal, self._leases, self._clock = spec, sockets, journal, leases, clock
         self.tally = Tally(clock)
+        if journal.forgotten:
+            self.tally.fault(f"{journal.forgotten} sessions were damaged or of another version, and are forgotten")
+        self.background = Background()
+        self._replies = Replies(spec, sockets, self.background)
         self._boot = secrets.token_hex(8)
-        self._due: dict[str, Due] = {}
+        self._due = Waiting()
         self._running: Due | None = None
         self._left_alone = False
         self._handlers = {
             say.HELLO: self._hello,
-            say.ROUND: self._round,
             say.ASK: self._ask,
             say.CANCEL: self._cancel,
             say.DRAW: self._draw,
@@ -79,45 +76,72 @@ class Reception:
         return self._left_alone and self._leases.holder is None
 
     def hear(self, route: bytes, user: bytes, frames: list[wire.Buffer]) -> None:
+        """Hear a message: a short one at once, a long one, and what its sender says next, when it has been read."""
+        size = sum(len(frame) for frame in frames)
+        if size <= wire.PIECE_BYTES and not self.background.concerns(route):
+            self._heard(route, user, read(frames, self._spec))
+            return
+        work, then = partial(read, frames, self._spec), partial(self._heard, route, user)
+        if not self.background.put(route, user, size, work, then):
+            self.tally.refused += 1  # too many of this client's wait already; it asks, and sends it again
+
+    def _heard(self, route: bytes, user: bytes, heard: Heard) -> None:
         self.tally.seen(user)
-        number = 0
+        message, number = heard.message, 0
         try:
-            message = say.read(frames)
-            if message.kind not in self._handlers:
+            if message is None:
+                raise heard.fault or ProtocolError("the message could not be read")
+            if message.kind != say.ROUND and message.kind not in self._handlers:
                 raise ProtocolError(f"{message.kind!r} is what a server says")
             number = message["id"]
-            self._handlers[message.kind](message, route, user)
+            if message.kind == say.ROUND:
+                self._round(message, route, user, heard.fault)
+            else:
+                self._handlers[message.kind](message, route, user)
         except BlackpropError as error:
             if isinstance(error, ProtocolError):
                 self.tally.refused += 1
-            self._say(route, say.ERROR, number, **say.error_fields(error, Count()))
-        except Exception as error:  # whatever a client sends, the others are served
-            self.tally.fault(f"{type(error).__name__}: {error}")
-            self._say(route, say.ERROR, number, **say.error_fields(error, Count()))
+            self._replies.say(route, say.ERROR, number, **say.error_fields(error, Count()))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a client sends, the others are served; a driver draws initial values
+            self.tally.fault(error_text(error))
+            self._replies.say(route, say.ERROR, number, **say.error_fields(error, Count()))
 
     def _hello(self, message: Message, route: bytes, user: bytes) -> None:
-        session = message["resume"]
+        session, greeting = message["resume"], (route, message["id"])
         resumed = self._journal.get(session, user) is not None
         if not resumed:
-            session = self._journal.new(user)
-            if self._leases.holder is not None and self._leases.holder not in self._journal:
-                self._leave(self._leases.holder)  # forgotten, for the new one
-        device, limits = describe(self._spec)
-        fields = {"session": session, "boot": self._boot, "resumed": resumed, "device": device}
+            # A hello that is repeated begins no second session.
+            same = (s for s, e in self._journal if (e.greeting, e.user, e.number) == (greeting, user, 0))
+            session = next((s for s in same if s not in self._due), "")
+            session = session or self._journal.new(user, self._busy())
+        entry = self._journal.get(session, user)
+        assert entry is not None
+        entry.heard = self._clock()
+        if not resumed:
+            entry.greeting = greeting
+        fields = {"session": session, "boot": self._boot, "resumed": resumed}
         fields["lease_milliseconds"] = round(1000 * self._leases.lease_seconds)
-        self._sockets.send(route, wire.encode(say.WELCOME, {"id": message["id"], **fields}, limits))
+        self._replies.welcome(route, message["id"], **fields)
 
-    def _round(self, message: Message, route: bytes, user: bytes) -> None:
+    def _busy(self) -> set[str]:
+        """The sessions that hold the device, wait for it, or are measured."""
+        running = () if self._running is None else (self._running.session,)
+        holder = () if self._leases.holder is None else (self._leases.holder,)
+        return {*self._due, *self._leases.waiting, *running, *holder}
+
+    def _round(self, message: Message, route: bytes, user: bytes, fault: Exception | None) -> None:
         session, number = message["session"], message["id"]
-        entry = self._entry(message, route, user)
-        if entry is None or number <= entry.number:
-            self._tell(entry, message, route)
+        entry, due = self._entry(message, route, user), self._due.get(session)
+        if entry is None or number <= entry.number or (due is not None and number <= due.number):
+            self._tell(entry, message, route)  # asked again, or late
             return
-        queries = rounds.unpack(message.arrays, self._spec)
-        rounds.check(queries, message.arrays, self._spec)
-        if number <= 0 or not queries:
-            raise ProtocolError("a round has a number from 1, and at least one query")
-        self._due[session] = Due(session, user, number, message["fresh"], queries)
+        if fault is not None:
+            raise fault
+        if number <= 0:
+            raise ProtocolError("a round has a number from 1")
+        self._due.add(Due(session, user, number, message["fresh"], message.arrays))
         self._leases.want(session, self._clock())
 
     def _ask(self, message: Message, route: bytes, user: bytes) -> None:
@@ -128,9 +152,9 @@ class Reception:
         entry, session = self._entry(message, route, user), message["session"]
         due = self._due.get(session)
         if entry is not None and due is not None and due.number == message["id"]:
-            del self._due[session]
+            self._due.withdraw(session)
             self._leave(session)
-            self._say(route, say.STATE, message["id"], state=say.CANCELLED, place=0)
+            self._replies.say(route, say.STATE, message["id"], state=say.CANCELLED, place=0)
         else:
             self._tell(entry, message, route)
 
@@ -140,8 +164,8 @@ class Reception:
         entry = self._journal.get(session, user)
         if entry is None or message["boot"] != self._boot:
             return None
-        entry.route = route
-        self._leases.seen(session, self._clock())
+        entry.route, entry.heard = route, self._clock()
+        self._leases.seen(session, entry.heard)
         return entry
 
     def _tell(self, entry: Entry | None, message: Message, route: bytes) -> None:
@@ -149,19 +173,17 @@ class Reception:
         session, number = message["session"], message["id"]
         due, running = self._due.get(session), self._running
         if entry is None:
-            self._say(route, say.AGAIN, number)
+            self._replies.say(route, say.AGAIN, number)
+        elif due is not None and number > entry.number and number < due.number:
+            return  # late: its client has given it up
         elif due is not None and due.number == number:
-            self._say(route, say.STATE, number, state=say.QUEUED, place=self._leases.place(session))
+            self._replies.say(route, say.STATE, number, state=say.QUEUED, place=self._leases.place(session))
         elif running is not None and (running.session, running.number) == (session, number):
-            self._say(route, say.STATE, number, state=say.RUNNING, place=0)
+            self._replies.say(route, say.STATE, number, state=say.RUNNING, place=0)
         elif number > entry.number:
-            self._say(route, say.STATE, number, state=say.LOST, place=0)
+            self._replies.say(route, say.STATE, number, state=say.LOST, place=0)
         elif number == entry.number:  # an older one is a message that was late; nobody waits for its answer
-            answer = entry.last()
-            if answer is not None:
-                self._sockets.send(route, wire.pieces(answer))
-            else:
-                self._say(route, say.STATE, number, state=say.DOUBT, place=0)
+            self._replies.answer_again(entry, session)
 
     def _draw(self, message: Message, route: bytes, user: bytes) -> None:
         del user
@@ -171,7 +193,7 @@ class Reception:
 
     def _status(self, message: Message, route: bytes, user: bytes) -> None:
         del user
-        self._say(route, say.REPORT, message["id"], report=self.report())
+        self._replies.say(route, say.REPORT, message["id"], report=self.report())
 
     def _bye(self, message: Message, route: bytes, user: bytes) -> None:
         del route
@@ -179,7 +201,7 @@ class Reception:
         entry = self._journal.get(session, user)
         if entry is not None:
             entry.route = None
-            self._due.pop(session, None)
+            self._due.withdraw(session)
             self._leave(session)
             if self._running is None or self._running.session != session:
                 self._journal.drop(session)
@@ -189,7 +211,7 @@ class Reception:
         lease, now = self._leases, self._clock()
         return {
             **self.tally.report(),
-            "device": self._spec.name,
+            "device": printable(self._spec.name, 200),
             "address": self._sockets.address,
             "boot": self._boot,
             "measuring": self._running is not None,
@@ -205,24 +227,25 @@ class Reception:
         """The round whose turn it is, written down as begun."""
         now = self._clock()
         for session in self._leases.expire(now):
-            self._due.pop(session, None)
+            self._due.withdraw(session)
             self.tally.fault(f"the client {self._name(session)} was silent for {self._leases.lease_seconds:g} s")
             self._left_alone = True
         session = self._leases.turn(now, self._due)
         if session is None:
             return None
-        due = self._due.pop(session)
+        due = self._due.withdraw(session)
+        assert due is not None
         entry = self._journal.get(session, due.user)
-        if entry is None:  # sixteen others have spoken since
+        if entry is None or not self._sockets.authorises(due.user):  # its key was taken away
             self._leave(session)
             return None
         try:
-            entry.begin(due.number)
+            entry.begin(due.number, rounds.answer_bytes(due.arrays, self._spec))
         except OSError as error:
             fields = say.error_fields(DeviceError(f"nothing was measured, the journal failed: {error}"), Count())
             self.tally.fault(fields["text"])
             if entry.route is not None:
-                self._say(entry.route, say.ERROR, due.number, **fields)
+                self._replies.say(entry.route, say.ERROR, due.number, **fields)
             return None
         self._running, self._left_alone = due, False
         return due
@@ -231,9 +254,9 @@ class Reception:
         """The answer to a round, what it took, and what went wrong."""
         self._running = None
         entry = self._journal.get(due.session, due.user)
-        if entry is not None and entry.route is not None:
+        if entry is not None:
             # At once: the client goes on meanwhile. Killed before it is written, its answer lost, it is in doubt.
-            self._sockets.send(entry.route, frames)
+            self._replies.answer(entry, due.session, frames)
         self.tally.measured(due.user, spent)
         self._leases.seen(due.session, self._clock())
         if fault is not None:
@@ -255,6 +278,3 @@ class Reception:
     def _leave(self, session: str) -> None:
         if self._leases.leave(session):
             self._left_alone = True
-
-    def _say(self, route: bytes, kind: str, number: int, **fields: object) -> None:
-        self._sockets.send(route, wire.encode(kind, {"id": number, **fields}))

@@ -6,44 +6,25 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from blackprop.declaration import Declaration
 from blackprop.devices import Device
-from blackprop.errors import (
-    ArgumentError,
-    BusyError,
-    DeviceError,
-    InDoubtError,
-    ProtocolError,
-)
+from blackprop.errors import ArgumentError, BusyError, DeviceError, InDoubtError, ProtocolError, ShapeError
 from blackprop.lab import messages as say
 from blackprop.lab import rounds, wire
 from blackprop.lab.describing import understand
 from blackprop.lab.link import DAMAGED, Link, of_other_version, unreachable
-from blackprop.lab.patience import BYTES_PER_SECOND, Patience
+from blackprop.lab.outgoing import Outgoing, not_taken
+from blackprop.lab.patience import BYTES_PER_SECOND, LAST, Patience
 from blackprop.lab.wire import Message
 from blackprop.query import Count, Purpose, Query, count
-
-
-@dataclass
-class _Outgoing:
-    """A round on its way: its number, its arrays."""
-
-    number: int
-    fresh: bool
-    arrays: list[np.ndarray]
-    said: int = 0  # messages about it so far
-
-    def same(self, arrays: Sequence[np.ndarray]) -> bool:
-        return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(self.arrays, arrays, strict=True))
 
 
 class RemoteDevice(Device):
@@ -58,9 +39,10 @@ class RemoteDevice(Device):
     for them the ledger is exact.
 
     **Arguments:** `address`, tcp://host:port; `keys`, a folder with `client.key_secret` and `server.key`, or
-    `insecure=True` for a server on this machine that asks for none; `wait`, seconds to wait for other clients until
-    `BusyError`; `deadline`, seconds in which a round is answered, beyond twice the time that the device declares for it
-    and the waiting for others, until `UnreachableError`.
+    `insecure=True` for a server on this machine that asks for none; `wait`, seconds to wait for other clients, for a
+    session and for each round, until `BusyError`; `deadline`, seconds in which a round is answered, beyond twice the
+    time that the device declares for it and the waiting for others, until `UnreachableError`. A round that is too large
+    to be sent, or whose readings are, raises `ShapeError`, and nothing is measured.
     """
 
     def __init__(
@@ -85,15 +67,16 @@ class RemoteDevice(Device):
         self._resumed = False
         self._number = 0
         self._again, self.in_doubt = Count(), Count()
-        self._outgoing: _Outgoing | None = None
+        self._outgoing: Outgoing | None = None
         self._usual = 0.0  # s that a round takes, from the last ones
         self._lease_seconds = 30.0
+        self._spoke = -math.inf  # when the server last heard of this session
         self._setting: Tensor | None = None  # written by hand
         self._said: Any = None
         self._link = self._connect()
         self._end = weakref.finalize(self, self._link.close)
         try:
-            spec = self._greet(deadline)
+            self._spec = spec = self._greet(deadline)
         except BaseException:
             self._end()
             raise
@@ -111,7 +94,7 @@ class RemoteDevice(Device):
 
     def _greet(self, deadline: float) -> Declaration:
         """Say hello, once more after the server was started again; returns what its device declares."""
-        welcome = self._link.request(say.HELLO, say.WELCOME, deadline, resume=self._session)
+        welcome = self._hello(deadline)
         said = (welcome["device"], [array.tobytes() for array in welcome.arrays])
         if self._said is not None and said != self._said:
             raise DeviceError(f"the server at {self.address} was started again with another device: {said[0]}")
@@ -119,7 +102,19 @@ class RemoteDevice(Device):
         self._said, self._boot, self._session = said, welcome["boot"], welcome["session"]
         self._link.farewell = wire.encode(say.BYE, {"id": 0, "session": self._session})
         self._resumed, self._lease_seconds = welcome["resumed"], float(max(1, welcome["lease_milliseconds"])) / 1000
+        self._spoke = time.monotonic()
         return spec
+
+    def _hello(self, deadline: float) -> Message:
+        """Say hello; where the server has no place for another session, wait for one as for the device."""
+        end = time.monotonic() + self.wait
+        while True:
+            try:
+                return self._link.request(say.HELLO, say.WELCOME, deadline, resume=self._session)
+            except BusyError:
+                if time.monotonic() + LAST > end:
+                    raise
+                time.sleep(LAST)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         """Initial values of the served device, from a seed that `generator` draws."""
@@ -152,9 +147,16 @@ class RemoteDevice(Device):
     def _round(self, queries: list[Query], *, by_hand: bool = False) -> list[Tensor]:
         self._check_usable()
         held, arrays, out = self._programmed, rounds.pack(queries), self._outgoing
+        try:
+            rounds.check_travel(queries, arrays, self._spec)
+        except ShapeError:
+            self._again.subtract(Count() if by_hand else count(queries, held))  # nothing was asked
+            raise
+        if out is None and time.monotonic() - self._spoke > self._lease_seconds:
+            self._greet(self.deadline)  # the server may have forgotten a silent session; this round it will know
         if out is None or not out.same(arrays):
             self._number += 1
-            out = self._outgoing = _Outgoing(self._number, held is None and not by_hand, arrays)
+            out = self._outgoing = Outgoing(self._number, held is None and not by_hand, arrays)
         self._programmed = None  # unknown, should the next line fail
         begun = time.monotonic()
         self._send(out)
@@ -174,17 +176,17 @@ class RemoteDevice(Device):
         self._programmed = None if by_hand else holds
         return readings
 
-    def _insist(self, out: _Outgoing, queries: list[Query], counted: Count | None) -> Message:
+    def _insist(self, out: Outgoing, queries: list[Query], counted: Count | None) -> Message:
         """Say whatever it takes until the round, which has been sent, is answered."""
         patience = self._patience(out, queries, counted)
-        damaged, cancelled = 0, False
+        damaged, out.cancelled = 0, False
         while True:
             now = time.monotonic()
             if patience.gone(now) > patience.deadline:
                 raise unreachable(self.address, patience.deadline)
-            if not cancelled and patience.in_queue(now) > self.wait:
+            if not out.cancelled and patience.in_queue(now) > self.wait:
                 patience.moving(now)
-                cancelled = True
+                out.cancelled = True
                 self._say(say.CANCEL, out)
             try:
                 reply = self._link.hear(patience.pause)
@@ -198,13 +200,19 @@ class RemoteDevice(Device):
                     raise
                 reply = None
             if reply is None:
-                self._say(say.CANCEL if cancelled else say.ASK, out)
+                self._say(say.CANCEL if out.cancelled else say.ASK, out)
             elif reply["id"] == out.number and self._settled(out, reply, patience, counted):
                 return reply
 
-    def _settled(self, out: _Outgoing, reply: Message, patience: Patience, counted: Count | None) -> bool:
+    def _settled(self, out: Outgoing, reply: Message, patience: Patience, counted: Count | None) -> bool:
         """Whether this is the answer; where it is not, do what it calls for."""
         now = time.monotonic()
+        if reply.kind == say.ERROR and not_taken(reply) and not out.cancelled:
+            patience.queued(now)
+            time.sleep(patience.pause)
+            patience.asked()
+            self._send(out)
+            return False
         if reply.kind in {say.ANSWER, say.ERROR}:
             return True
         state = reply["state"] if reply.kind == say.STATE else None
@@ -218,17 +226,17 @@ class RemoteDevice(Device):
             patience.queued(now)
         elif state == say.RUNNING:
             patience.moving(now)
-        elif state == say.LOST:
+        elif state == say.LOST and not out.cancelled:
             self._send(out)
         elif state == say.DOUBT:
             self._doubt(out, counted)
             self._send(out)
-        elif state == say.CANCELLED:
+        elif state in {say.CANCELLED, say.LOST}:
             self._outgoing = None
             raise BusyError(f"{self} is held by another client; it was waited for {self.wait:g} s")
         return False
 
-    def _doubt(self, out: _Outgoing, counted: Count | None) -> None:
+    def _doubt(self, out: Outgoing, counted: Count | None) -> None:
         if not self.repeat_in_doubt:
             self._outgoing = None
             raise InDoubtError(
@@ -239,9 +247,9 @@ class RemoteDevice(Device):
             self._again.add(counted)
             self.in_doubt.add(counted)
         self._number += 1
-        out.number, out.said = self._number, 0
+        out.number, out.said, out.cancelled = self._number, 0, False
 
-    def _patience(self, out: _Outgoing, queries: list[Query], counted: Count | None) -> Patience:
+    def _patience(self, out: Outgoing, queries: list[Query], counted: Count | None) -> Patience:
         spent = counted if counted is not None else count(queries, None)
         rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
         declared = rows * self.cost.row + programmings * self.cost.programming
@@ -250,15 +258,15 @@ class RemoteDevice(Device):
         deadline = self.deadline + 2 * declared
         return Patience(time.monotonic(), deadline, self.wait, first, self._lease_seconds / 3)
 
-    def _send(self, out: _Outgoing) -> None:
+    def _send(self, out: Outgoing) -> None:
         fields = {"id": out.number, "session": self._session, "boot": self._boot, "fresh": out.fresh}
         self._link.send(wire.encode(say.ROUND, fields, out.arrays))
-        out.said += 1
+        self._spoke, out.said = time.monotonic(), out.said + 1
 
-    def _say(self, kind: str, out: _Outgoing) -> None:
+    def _say(self, kind: str, out: Outgoing) -> None:
         fields = {"id": out.number, "session": self._session, "boot": self._boot}
         self._link.send(wire.encode(kind, fields))
-        out.said += 1
+        self._spoke, out.said = time.monotonic(), out.said + 1
 
     def repeated(self) -> Count:
         again, self._again = self._again, Count()
@@ -280,10 +288,10 @@ class RemoteDevice(Device):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[..., RemoteDevice], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], RemoteDevice], tuple[()]]:
         """Another process connects anew."""
         options = {name: getattr(self, name) for name in ("wait", "deadline", "repeat_in_doubt")}
-        return _again, (self.address, {"keys": self._keys, "insecure": self._keys is None, **options})
+        return partial(RemoteDevice, self.address, keys=self._keys, insecure=self._keys is None, **options), ()
 
     @property
     def kind(self) -> str | None:
@@ -291,7 +299,3 @@ class RemoteDevice(Device):
 
     def __repr__(self) -> str:
         return f"RemoteDevice({self._served} at {self.address})"
-
-
-def _again(address: str, options: dict[str, Any]) -> RemoteDevice:
-    return RemoteDevice(address, **options)

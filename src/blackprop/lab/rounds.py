@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,9 +13,11 @@ from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, LimitError, ProtocolError, ReadingError, ShapeError
 from blackprop.lab import wire
 from blackprop.lab.messages import PURPOSES
+from blackprop.lab.wire import HEADER_BYTES, MESSAGE_BYTES
 from blackprop.query import Query
 
 QUERIES = 2**18
+ANSWER_HEADER_BYTES = 4096
 SMALL = 2**14
 _CODES = {purpose: code for code, purpose in enumerate(PURPOSES)}
 _TRAVEL = {torch.float32: torch.float32, torch.float64: torch.float64, torch.int64: torch.int64}
@@ -44,6 +47,23 @@ def pack(queries: Sequence[Query]) -> list[np.ndarray]:
 
 def unpack(arrays: Sequence[np.ndarray], spec: Declaration) -> list[Query]:
     """The queries again, checked against the shapes of the device; what they share is shared here too."""
+    rows, settings, table = _layout(arrays, spec)
+    x_all, settings, many = torch.from_numpy(rows), torch.from_numpy(settings), len(rows)
+    xs: dict[tuple[int, int], Tensor] = {}
+    thetas: dict[int, Tensor] = {}
+    queries = []
+    for start, size, which, code in table.tolist():
+        x, theta = xs.get((start, size)), thetas.get(which)
+        if x is None:
+            x = xs[start, size] = x_all if size == many else x_all[start : start + size]
+        if theta is None:
+            theta = thetas[which] = settings[which]
+        queries.append(Query(x, theta, PURPOSES[code]))
+    return queries
+
+
+def _layout(arrays: Sequence[np.ndarray], spec: Declaration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, settings and queries of a round, their shapes and the table checked; no object is made for each of them."""
     if len(arrays) != 3 or arrays[2].ndim != 2 or arrays[2].shape[1] != 4 or arrays[2].dtype != np.int64:
         raise ProtocolError("a round is three arrays: rows, settings, and four whole numbers a query")
     rows, settings, table = arrays
@@ -53,30 +73,59 @@ def unpack(arrays: Sequence[np.ndarray], spec: Declaration) -> list[Query]:
         raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {rows.shape[1:]}")
     if settings.ndim != 2 or settings.shape[1] != spec.theta.size or settings.dtype.kind != "f":
         raise ShapeError(f"a setting of this device has shape ({spec.theta.size},), got {settings.shape[1:]}")
-    x_all, thetas, many = torch.from_numpy(rows), torch.from_numpy(settings).unbind(), len(rows)
-    xs: dict[tuple[int, int], Tensor] = {}
-    queries = []
-    for start, size, which, code in table.tolist():
-        if not (0 <= start <= start + size <= many and 0 <= which < len(thetas) and 0 <= code < len(PURPOSES)):
-            raise ProtocolError("a query of the round points outside its rows, its settings or the purposes")
-        x = xs.get((start, size))
-        if x is None:
-            x = xs[start, size] = x_all if size == many else x_all[start : start + size]
-        queries.append(Query(x, thetas[which], PURPOSES[code]))
-    return queries
+    start, size, which, code = table.T
+    inside = (start >= 0) & (start <= len(rows)) & (size >= 0) & (size <= len(rows) - start)
+    inside &= (which >= 0) & (which < len(settings)) & (code >= 0) & (code < len(PURPOSES))
+    if not inside.all():
+        raise ProtocolError("a query of the round points outside its rows, its settings or the purposes")
+    return rows, settings, table
 
 
-def check(queries: Sequence[Query], arrays: Sequence[np.ndarray], spec: Declaration) -> None:
-    """Raise `LimitError` unless every row is finite and every setting within the limits: whatever a client sends."""
-    if spec.theta.limited or not _finite(arrays[1]):
-        settings = torch.from_numpy(arrays[1])
-        low, high = spec.theta.bounds(settings)
-        if not bool(((settings >= low) & (settings <= high) & settings.isfinite()).all()):
-            for query in queries:
-                spec.theta.check(query.theta)
-            raise LimitError("a setting that no query uses is outside the device's limits")
-    if not _finite(arrays[0]):
+def check(arrays: Sequence[np.ndarray], spec: Declaration) -> None:
+    """Raise unless a round may be measured: whatever a client sends.
+
+    `ProtocolError` for a wrong layout; `ShapeError` for rows or settings of a wrong shape, and for more rows than an
+    answer can hold; `LimitError` unless every row is finite and every setting within the limits. Takes no memory beyond
+    that of the arrays, about.
+    """
+    rows, settings, table = _layout(arrays, spec)
+    if not 0 < len(table) >= len(settings):
+        raise ProtocolError(f"{len(table)} queries with {len(settings)} settings; a round has a query for each setting")
+    check_answer(answer_bytes(arrays, spec), spec)
+    if spec.theta.limited or not _finite(settings):
+        thetas = torch.from_numpy(settings)
+        low, high = spec.theta.bounds(thetas)
+        right = ((thetas >= low) & (thetas <= high) & thetas.isfinite()).all(1)
+        if not bool(right.all()):
+            spec.theta.check(thetas[int((~right).nonzero()[0])])
+            raise LimitError("a setting is outside the device's limits")
+    if not _finite(rows):
         raise LimitError("a row of the round is not finite")
+
+
+def answer_bytes(arrays: Sequence[np.ndarray], spec: Declaration) -> int:
+    """The size of the answer to a round: its readings, and at most so much for the header."""
+    return int(arrays[2][:, 1].sum()) * math.prod(spec.out_shape) * arrays[0].itemsize + ANSWER_HEADER_BYTES
+
+
+def check_answer(size: int, spec: Declaration) -> None:
+    """Raise `ShapeError` for a round whose answer, of `size` bytes, no message holds."""
+    if size > MESSAGE_BYTES:
+        raise ShapeError(
+            f"the readings of this round of {spec.name} take {size / 2**20:.0f} MiB, and at most "
+            f"{MESSAGE_BYTES // 2**20} MiB travel at once: ask for fewer rows in one round"
+        )
+
+
+def check_travel(queries: Sequence[Query], arrays: Sequence[np.ndarray], spec: Declaration) -> None:
+    """Raise `ShapeError` for a round that is too large to be sent, or to be answered."""
+    size = sum(array.nbytes for array in arrays) + HEADER_BYTES
+    if size > MESSAGE_BYTES or len(queries) > QUERIES:
+        raise ShapeError(
+            f"a round of {len(queries):,} queries and {size / 2**20:.0f} MiB; at most {QUERIES:,} and "
+            f"{MESSAGE_BYTES // 2**20} MiB travel at once: ask for less in one round"
+        )
+    check_answer(answer_bytes(arrays, spec), spec)
 
 
 def _finite(array: np.ndarray) -> bool:

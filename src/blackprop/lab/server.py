@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,14 +19,17 @@ from blackprop.lab import rounds, wire
 from blackprop.lab.guarded import Guarded
 from blackprop.lab.journal import Journal
 from blackprop.lab.leases import Leases
-from blackprop.lab.reception import Due, Reception
+from blackprop.lab.printable import error_text
+from blackprop.lab.reception import Reception
 from blackprop.lab.sockets import ServerSockets
+from blackprop.lab.waiting import Due
 from blackprop.query import Count, Query, count
 
 IDLE = 100  # ms between two looks at the clock
 TURN = 5  # ms, the same while somebody waits for the end of another's turn
 AT_ONCE = 32  # messages that are heard before the next round is begun
 LONG = 0.05  # s after which a measurement is long, and somebody else attends to the clients
+PARK_AGAIN = (1.0, 60.0)  # s until parking is tried again: at first, and at last
 
 
 class Server:
@@ -35,11 +40,17 @@ class Server:
     meanwhile: who is alive, who waits, who has just come.
 
     The device is put behind a `Guarded`, unless it is one. It is parked when its last client leaves or falls silent,
-    when it fails, and at the end; then it is closed too, where it has a `close()`.
+    when it fails, and at the end; then it is closed too, where it has a `close()`. Parking that fails is tried again,
+    after 1 s and then at longer intervals of up to 60 s, until it succeeds or a client comes.
+
+    No message and no exception of a driver ends the server, `SystemExit` included; `KeyboardInterrupt` does.
 
     **Arguments:** `keys`, the folder that `blackprop keys` made; None serves everyone on this machine, and no other.
     `journal`, the folder that remembers the last answers, by default in `keys`; every address has one of its own.
-    `lease_seconds` without a word end a client's lease, `turn_seconds` its turn when others wait.
+    `lease_seconds` (at most a week) without a word end a client's lease, `turn_seconds` its turn when others wait.
+
+    Raises `ArgumentError` where the keys or the journal can be changed by other users, and for a device whose
+    declaration is too large to be sent.
     """
 
     def __init__(
@@ -58,17 +69,18 @@ class Server:
         self._clock = clock
         leases = Leases(lease_seconds, turn_seconds)
         self._sockets = ServerSockets(bind, keys)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._sockets.close)
             self.address = self._sockets.address
             folder = journal if journal is not None else Path(str(keys)) / "journal"
-            self._journal = Journal(folder / "".join(c if c.isalnum() else "-" for c in self.address))
+            folder /= "".join(c if c.isalnum() else "-" for c in self.address)
+            self._journal = Journal(folder, lease_seconds, clock)
+            undo.callback(self._journal.close)
             self.device = _guarded(make)
-        except BaseException:
-            self._sockets.close()
-            raise
-        spec = self.device.declaration
-        self._out_shape = spec.out_shape
-        self._reception = Reception(spec, self._sockets, self._journal, leases, clock)
+            self._spec = self.device.declaration
+            self._reception = Reception(self._spec, self._sockets, self._journal, leases, clock)
+            undo.pop_all()
+        self._park_at, self._park_pause = -math.inf, PARK_AGAIN[0]
         self._lock = threading.Lock()  # held by whoever touches the sockets or the reception
         self._running_since: float | None = None
         self._stopping, self._closed = threading.Event(), threading.Event()
@@ -90,14 +102,16 @@ class Server:
         """Serve until `stop`; the device is parked then, whatever has happened."""
         attendant = threading.Thread(target=self._attend, name="blackprop-attendant")
         attendant.start()
+        self._reception.background.start()
         try:
             with torch.no_grad():
                 self._serve()
         finally:
             self._closed.set()
             attendant.join()
+            self._reception.background.close()
             try:
-                self.device.close()
+                _close(self.device)
             finally:
                 self._journal.close()
                 self._sockets.close()
@@ -106,7 +120,8 @@ class Server:
         reception, due = self._reception, None
         while not self._stopping.is_set():
             with self._lock:
-                self._listen(IDLE if not reception.waited_for else TURN if due is None else 0)
+                waits = reception.waited_for or reception.background.busy
+                self._listen(IDLE if not waits else TURN if due is None else 0)
                 due = reception.next()
                 self._running_since = None if due is None else self._clock()
             if due is not None:
@@ -119,19 +134,24 @@ class Server:
         while not self._closed.is_set():
             since = self._running_since
             long = since is not None and self._clock() - since > LONG
-            self._sockets.attend(5 if long else 50)
-            if long:
+            try:
+                self._sockets.attend(5 if long else 50)
+                if long:
+                    with self._lock:
+                        if self._running_since is not None:
+                            self._listen(0)
+            except Exception as error:  # without this thread no client would be let in any more
                 with self._lock:
-                    if self._running_since is not None:
-                        self._listen(0)
+                    self._reception.tally.fault(error_text(error))
 
     def _listen(self, milliseconds: int) -> None:
+        self._reception.background.collect()
         for _ in range(AT_ONCE):
             received = self._sockets.receive(milliseconds)
             if received is None:
                 return
             route, user, frames = received
-            if self._sockets.authorised is None or user in self._sockets.authorised:
+            if self._sockets.authorises(user):
                 self._reception.hear(route, user, frames)
             if self._reception.idle and self._reception.waited_for:
                 return
@@ -142,23 +162,28 @@ class Server:
         self._running_since = None
         with self._lock:
             self._reception.settle(due, frames, spent, fault)
+            self._park_at, self._park_pause = -math.inf, PARK_AGAIN[0]
 
     def _measure(self, due: Due) -> tuple[list[wire.Buffer], Count, str | None]:
         """The answer as it travels, what it took, and what went wrong."""
-        if due.fresh:
-            self.device.forget()
-        spent = count(due.queries, self.device.programmed)
+        spent = Count()
         try:
+            queries = rounds.unpack(due.arrays, self._spec)
+            if due.fresh:
+                self.device.forget()
+            spent = count(queries, self.device.programmed)
             try:
-                readings = self._ask_device(due.queries)
+                readings = self._ask_device(queries)
             finally:
                 again = self.device.repeated()
                 if again.rows or again.programmings:
                     spent.add(again)
-            joined, arrays = rounds.pack_readings(readings, due.queries)
+            joined, arrays = rounds.pack_readings(readings, queries)
             fields = {"id": due.number, "joined": joined, **say.spent_fields(spent)}
             return wire.encode(say.ANSWER, fields, arrays), spent, None
-        except Exception as error:  # a driver may raise anything; the client is told
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a driver may raise anything, `SystemExit` too; the client is told
             fields = say.error_fields(error, spent)
             fault = f"{fields['error']}: {fields['text']}"
             return wire.encode(say.ERROR, {"id": due.number, **fields}), spent, fault
@@ -168,29 +193,52 @@ class Server:
         if others or len(first.x):
             return self.device.measure(queries)
         self.device.program(first.theta)  # a round of one query without rows is a programming by hand
-        return [first.x.new_zeros(0, *self._out_shape)]
+        return [first.x.new_zeros(0, *self._spec.out_shape)]
 
     def _park(self) -> None:
-        self._reception.parked()
-        self._running_since = self._clock()
-        try:
-            for guard in _guards(self.device):
-                guard.park()
-        except Exception as error:  # the server goes on: somebody may come who can do something about it
-            with self._lock:
-                self._reception.tally.fault(f"not parked: {error}")
-        finally:
-            self._running_since = None
-            self.device.repeated()  # the way to the parking place is no client's to pay
+        """Park the device, which its last client has left; where that fails, it is tried again."""
+        now = self._clock()
+        if now < self._park_at:
+            return
+        self._running_since = now
+        failures = [*filter(None, map(_tried, (guard.park for guard in _guards(self.device))))]
+        failures += filter(None, [_tried(self.device.repeated)])  # the way to the parking place is no client's to pay
+        self._running_since = None
+        with self._lock:
+            for failure in failures:
+                self._reception.tally.fault(f"not parked: {error_text(failure)}")
+            if not failures:
+                self._reception.parked()
+        self._park_at = now + self._park_pause
+        self._park_pause = min(2 * self._park_pause, PARK_AGAIN[1])
+
+
+def _tried(call: Callable[[], object]) -> BaseException | None:
+    """What a call to a driver raised: it may be anything."""
+    try:
+        call()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def _close(device: Guarded) -> None:
+    failure = _tried(device.close)
+    if isinstance(failure, BlackpropError):
+        raise failure
+    if failure is not None:
+        raise DeviceError(f"the device could not be closed: {error_text(failure)}") from failure
 
 
 def _guarded(make: Callable[[], Device]) -> Guarded:
     try:
         device = make()
-    except BlackpropError:
+    except (BlackpropError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise DeviceError(f"the device could not be made: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise DeviceError(f"the device could not be made: {error_text(error)}") from error
     if not isinstance(device, Device):
         raise ArgumentError(f"the factory returned a {type(device).__name__}, not a `blackprop.Device`")
     return device if isinstance(device, Guarded) else Guarded(device)

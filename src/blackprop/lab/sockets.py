@@ -73,16 +73,24 @@ class ServerSockets:
         except self._zmq.Again:
             return None
         user = b"" if self.authorised is None else str(route.get("User-Id")).encode()
-        return route.bytes, user, _rest(self.router, route)
+        return route.bytes, user, _rest(self.router, route, wire.FRAMES + 1)
 
-    def send(self, route: bytes, frames: Sequence[wire.Buffer]) -> None:
-        """Send, or drop where the client takes nothing or has gone: it asks again."""
+    def authorises(self, user: bytes) -> bool:
+        """Whether the client with this public key may speak; without keys, every client."""
+        return self.authorised is None or user in self.authorised
+
+    def send(self, route: bytes, frames: Sequence[wire.Buffer]) -> Any:
+        """Send, or drop where the client takes nothing or has gone: it asks again.
+
+        Returns ZeroMQ's tracker of a message in several frames, whose `done` tells that it holds them no longer; None
+        for a single frame, which is copied, and for a message that was dropped.
+        """
         with contextlib.suppress(self._zmq.ZMQError):
-            if len(frames) == 1:
-                self.router.send(route, self._zmq.SNDMORE | self._zmq.DONTWAIT)
-                self.router.send(frames[0], self._zmq.DONTWAIT)
-            else:
-                self.router.send_multipart([route, *frames], self._zmq.DONTWAIT, copy=False)
+            if len(frames) > 1:
+                return self.router.send_multipart([route, *frames], self._zmq.DONTWAIT, copy=False, track=True)
+            self.router.send(route, self._zmq.SNDMORE | self._zmq.DONTWAIT)
+            self.router.send(frames[0], self._zmq.DONTWAIT)
+        return None
 
     def attend(self, milliseconds: int) -> None:
         """Wait for a handshake so long, and let in or leave in silence whoever has come."""
@@ -157,18 +165,23 @@ class ClientSocket:
             first = self.socket.recv(copy=False)
         except self._zmq.Again:
             return None
-        return [first.buffer, *_rest(self.socket, first)]
+        return [first.buffer, *_rest(self.socket, first, wire.FRAMES)]
 
     def close(self, linger: int) -> None:
         self.context.destroy(linger=linger)
 
 
-def _rest(socket: Any, frame: Any) -> list[Any]:
-    """What follows a frame in its message; it has come with it."""
-    rest = []
+def _rest(socket: Any, frame: Any, most: int) -> list[Any]:
+    """Return the frames behind `frame` in its message, which have all come with it.
+
+    Beyond `most` frames, or more bytes than a message may have, the others are dropped: what is kept is refused.
+    """
+    rest, size = [], 0
     while frame.more:
         frame = socket.recv(copy=False)
-        rest.append(frame.buffer)
+        if len(rest) < most and size <= wire.MESSAGE_BYTES:
+            rest.append(frame.buffer)
+            size += len(frame.buffer)
     return rest
 
 

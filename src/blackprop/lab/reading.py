@@ -1,0 +1,31 @@
+"""Messages read and checked, before anything is done about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blackprop.declaration import Declaration
+from blackprop.lab import messages as say
+from blackprop.lab import rounds, wire
+from blackprop.lab.wire import Message
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message, None where it could not be read, and what is wrong with it."""
+
+    message: Message | None
+    fault: Exception | None = None
+
+
+def read(frames: Sequence[wire.Buffer], spec: Declaration) -> Heard:
+    """Read a message, and check its round against what the device takes. Never raises; touches nothing shared."""
+    message = None
+    try:
+        message = say.read(frames)
+        if message.kind == say.ROUND:
+            rounds.check(message.arrays, spec)
+    except Exception as error:  # whatever a client sends, the others are served
+        return Heard(message, error)
+    return Heard(message)
