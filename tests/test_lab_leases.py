@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -87,6 +88,15 @@ def test_clients_that_always_want_get_equal_shares_in_order(clients, turn):
         order += [holder] if order[-1:] != [holder] else []
     assert max(shares.values()) == min(shares.values())
     assert order == names * 6
+
+
+@pytest.mark.parametrize("lease", [1e-4, 8 * 86400, 1e300, math.inf, math.nan, -math.inf])
+def test_a_lease_is_a_time_that_clients_can_be_told(lease):
+    with pytest.raises(ArgumentError, match=r"from 0\.001 to 604,800 s"):
+        Leases(lease, 1)
+    with pytest.raises(ArgumentError, match="must be positive"):
+        Leases(1, math.nan)
+    assert Leases(604_800, math.inf).turn_seconds == math.inf  # a turn may last
 
 
 @pytest.mark.parametrize(("lease", "turn"), [(0, 1), (1, 0), (-1, 1)])

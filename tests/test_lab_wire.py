@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import struct
 import zlib
 
@@ -77,6 +78,9 @@ def test_a_large_message_travels_in_pieces_without_a_copy_and_is_the_same():
         ([frame(packed(arrays=[["<f2", [2]]]), bytes(8))], "known type"),
         ([frame(packed(arrays=[["<O8", [1]]]), bytes(8))], "known type"),
         ([frame(packed(arrays=[["<f4", [2**28, 2**28]]]), bytes(8))], "are left"),
+        ([frame(packed(arrays=[["<f4", [0, 2**28, 2**28, 2**28, 2**28]]]))], "larger than a message"),
+        ([frame(packed(arrays=[["<f8", [2**28, 2**28, 0]]]))], "larger than a message"),
+        ([b"BPL1" + bytes(12)] + [b""] * 5000, "frames"),
         ([frame(packed(arrays=[["<f4", [-1]]]), bytes(8))], "shape"),
         ([frame(packed(arrays=[["<f4", [True]]]), bytes(8))], "shape"),
         ([frame(packed(arrays=[["<f4", [2]]]), bytes(16))], "end at byte"),
@@ -89,6 +93,19 @@ def test_a_large_message_travels_in_pieces_without_a_copy_and_is_the_same():
 def test_what_is_wrong_with_a_message_is_said(frames, message):
     with pytest.raises(errors.ProtocolError, match=message):
         say.read(frames)
+
+
+SIZES = st.sampled_from([0, 1, 2, 2**14, 2**27, 2**28])
+
+
+@given(st.sampled_from(["<f4", "<f8", "<i8"]), st.lists(SIZES, max_size=8))
+@settings(deadline=None, max_examples=300)
+def test_any_shape_is_an_array_or_a_protocol_error(dtype, shape):
+    size = math.prod(shape) * int(dtype[-1])
+    body = bytes(size + -size % 8) if size < 2**12 else bytes(8)
+    with contextlib.suppress(errors.ProtocolError):
+        (array,) = say.read([frame(packed(arrays=[[dtype, shape]]), body)]).arrays
+        assert array.shape == tuple(shape)
 
 
 @given(st.binary(max_size=400), st.integers(0, 3))

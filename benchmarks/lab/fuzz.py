@@ -83,8 +83,8 @@ def reads(data: bytes) -> None:
         message = say.read(frames)
         if message.kind == say.ROUND:
             spec = bp.devices.LightModulator(6, 4).declaration
-            queries = rounds.unpack(message.arrays, spec)
-            rounds.check(queries, message.arrays, spec)
+            rounds.check(message.arrays, spec)
+            rounds.unpack(message.arrays, spec)
         elif message.kind == say.ANSWER:
             query = bp.Query(torch.zeros(2, 6), torch.zeros(24), bp.Purpose.FORWARD)
             rounds.unpack_readings(message["joined"], message.arrays, [query])
