@@ -68,7 +68,9 @@ class Background:
             self._open[job.route] -= 1
             if not self._open[job.route]:
                 del self._open[job.route]
-            job.then(job.result)
+            result, job.result = job.result, None  # the other thread may hold the job until it has the next one
+            job.then(result)
+            del result
 
     def start(self) -> None:
         self._thread.start()

@@ -51,6 +51,7 @@ class Entry:
         self.heard = heard  # when the client spoke last
         self.greeting: tuple[bytes, int] | None = None  # the connection and the number of the hello that began it
         self.route: bytes | None = None  # where the client was heard last
+        self.fetched = False  # whether the answer is on its way from the disk
         self.number = 0
         self.answered = True  # nothing is open before the first round
         self.size = 0  # of the answer

@@ -27,5 +27,7 @@ def read(frames: Sequence[wire.Buffer], spec: Declaration) -> Heard:
         if message.kind == say.ROUND:
             rounds.check(message.arrays, spec)
     except Exception as error:  # whatever a client sends, the others are served
-        return Heard(message, error)
+        # Neither the arrays nor the frames of the traceback, which hold them, live any longer.
+        kept = None if message is None else Message(message.kind, message.fields)
+        return Heard(kept, error.with_traceback(None))
     return Heard(message)

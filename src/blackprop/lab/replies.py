@@ -46,6 +46,7 @@ class Replies:
         number, size, route = entry.number, entry.size, entry.route
 
         def send(answer: bytes | BaseException | None) -> None:
+            entry.fetched = False
             if entry.closed or (entry.number, entry.size) != (number, size):
                 return  # it was overwritten meanwhile
             if isinstance(answer, bytes):
@@ -55,7 +56,9 @@ class Replies:
 
         if size <= wire.PIECE_BYTES:
             send(entry.last())
-        elif route is not None and self._outbox.room_for(session, entry.user, size):
+        elif route is not None and not entry.fetched and self._outbox.room_for(session, entry.user, size):
             file = entry.copy()
-            if not self._background.put(route, entry.user, size, partial(entry.last_of, file, size), send):
+            work = partial(entry.last_of, file, size)
+            entry.fetched = self._background.put(route, entry.user, size, work, send)
+            if not entry.fetched:
                 file.close()

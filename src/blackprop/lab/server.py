@@ -28,6 +28,7 @@ from blackprop.query import Count, Query, count
 IDLE = 100  # ms between two looks at the clock
 TURN = 5  # ms, the same while somebody waits for the end of another's turn
 AT_ONCE = 32  # messages that are heard before the next round is begun
+HEARING = 0.002  # s for which a round that waits lets others be heard: clients that wait ask several times a round
 LONG = 0.05  # s after which a measurement is long, and somebody else attends to the clients
 PARK_AGAIN = (1.0, 60.0)  # s until parking is tried again: at first, and at last
 
@@ -146,6 +147,7 @@ class Server:
 
     def _listen(self, milliseconds: int) -> None:
         self._reception.background.collect()
+        until = math.inf
         for _ in range(AT_ONCE):
             received = self._sockets.receive(milliseconds)
             if received is None:
@@ -153,9 +155,11 @@ class Server:
             route, user, frames = received
             if self._sockets.authorises(user):
                 self._reception.hear(route, user, frames)
-            if self._reception.idle and self._reception.waited_for:
-                return
             milliseconds = 0
+            if until == math.inf and self._reception.idle and self._reception.waited_for:
+                until = time.perf_counter() + HEARING
+            if until < math.inf and time.perf_counter() > until:
+                return
 
     def _carry_out(self, due: Due) -> None:
         frames, spent, fault = self._measure(due)
