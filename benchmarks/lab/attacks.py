@@ -8,12 +8,13 @@ clients measure at once. Then, attack by attack, a few honest clients measure wh
 **Own round**: the median time of a round of a single client in peace, from sending to the answer. **Wait** of a round:
 the time from sending to the answer, less that of the rounds which the device measured for others in between (the ones
 queued before it): of each its time in the device, and the median gap between two rounds of 20 clients in peace. What
-is left holds the own round, and everything that the server does for an attacker. **Memory** is resident memory of the
-server: at rest, 1 s after an attack, less that before it; and the highest while it lasted (a message under way takes
-its size, and twice that while it is read).
+is left holds the own round, and everything that the server does for an attacker. **Work**: the processor time of the
+serving thread between two rounds; other programs on the machine do not lengthen it, as they do waits. **Memory** is
+resident memory of the server: at rest, 1 s after an attack, less that before it; and the highest while it lasted (a
+message under way takes its size, and twice that while it is read).
 
 Exits with 1 where an honest client met an error or a wrong reading, memory at rest grew by more than 10 MiB, or a
-wait was longer than twice the own round; with `--quick`, where one in twenty was.
+wait or work was longer than twice the own round; with `--quick`, where one in twenty was.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.lab import messages as say
-from blackprop.lab import rounds, wire
-from blackprop.lab.allocator import return_large_blocks
+from blackprop.lab import own_process, rounds, wire
 from blackprop.lab.keys import make_keys
 from blackprop.lab.link import Link
 from blackprop.lab.remote import RemoteDevice
@@ -53,7 +53,7 @@ ROUND = 0.01  # s
 LEASE, TURN = 5.0, 0.001  # s
 GROWTH = 10.0  # MiB
 SURROGATE, ENDS, MUTE = 1001.0, 1002.0, 1003.0  # rows at which the driver raises
-NOTE = struct.Struct("<ddd")
+NOTE = struct.Struct("<ddddd")
 
 
 class Mute(Exception):
@@ -72,9 +72,9 @@ class Slow(bp.Device):
         self.held = theta.clone()
 
     def read(self, x: Tensor, /) -> Tensor:
-        begun, whose = time.monotonic(), float(x[0, 0])
+        begun, busy, whose = time.monotonic(), time.thread_time(), float(x[0, 0])
         time.sleep(ROUND)
-        os.write(self.notes, NOTE.pack(begun, time.monotonic(), whose))
+        os.write(self.notes, NOTE.pack(begun, time.monotonic(), whose, busy, time.thread_time()))
         match whose:
             case 1001.0:
                 raise ValueError("\ud800 \x1b[2J")
@@ -87,7 +87,7 @@ class Slow(bp.Device):
 
 def serve(keys: Path, notes: Path, ready: Connection) -> None:
     torch.set_num_threads(1)
-    return_large_blocks()  # as `blackprop serve` does
+    own_process.settle()  # as `blackprop serve` does
     device = bp.lab.Guarded(Slow(notes), park=torch.zeros(3))
     server = Server(lambda: device, "tcp://127.0.0.1:0", keys=keys, lease_seconds=LEASE, turn_seconds=TURN)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
@@ -282,7 +282,7 @@ class Honest:
 
     def waits(self, notes: Path, gap: float) -> list[float]:
         """Of each round, the seconds beside the rounds that were measured for others in between."""
-        begun, ended, whose = measured(notes)
+        begun, ended, whose, _, _ = measured(notes)
         waits = []
         for sent, answered, mine in self.rounds:
             others = (ended > sent) & (begun < answered) & (whose != mine)
@@ -292,8 +292,8 @@ class Honest:
 
 
 def measured(notes: Path) -> np.ndarray:
-    """Of each round: when the device began it, when it ended it, whose it was."""
-    return np.array(list(NOTE.iter_unpack(notes.read_bytes()))).reshape(-1, 3).T
+    """Of each round: when the device began it, when it ended it, whose it was, and the thread's own time at both."""
+    return np.array(list(NOTE.iter_unpack(notes.read_bytes()))).reshape(-1, 5).T
 
 
 def told(name: str, found: Honest, waits: list[float], own: float, grown: str = "") -> None:
@@ -321,6 +321,7 @@ class Result:
     waits: list[float]
     own: float
     grown: float  # MiB
+    work: list[float] = field(default_factory=list)  # s
 
     @property
     def late(self) -> int:
@@ -352,7 +353,7 @@ def run(
         for crowd in crowds:
             found = Honest().run(address, keys, crowd, for_rounds(max(3, int(seconds))))
             if not gap:
-                begun, ended, _ = measured(notes)[:, so_far:]
+                begun, ended, *_ = measured(notes)[:, so_far:]
                 gap = float(np.median(begun[1:] - ended[:-1]))
                 print(f"own round {1e3 * own:.1f} ms, {1e3 * ROUND:.0f} of it in the device; gap {1e3 * gap:.1f} ms")
             waits = found.waits(notes, gap)
@@ -361,7 +362,7 @@ def run(
         for name in ["peace", *names]:
             time.sleep(1)
             highest(pid)
-            before, end = memory(pid), time.monotonic() + seconds + 2
+            before, end, so_far = memory(pid), time.monotonic() + seconds + 2, measured(notes).shape[1]
             attacker = context.Process(target=attack, args=(name, address, other, seconds), daemon=True)
             if name != "peace":
                 attacker.start()
@@ -372,8 +373,14 @@ def run(
             time.sleep(1)
             grown = memory(pid) - before
             waits = found.waits(notes, gap)
-            told(name, found, waits, own, f"memory {grown:+.1f} MiB, highest {peak - before:+.0f} MiB")
-            yield name, Result(found.failures, waits, own, grown)
+            *_, busy_from, busy_to = measured(notes)[:, so_far:]
+            work = busy_from[1:] - busy_to[:-1]
+            told(
+                *(name, found, waits, own),
+                f"work {1e3 * np.median(work):.1f}, longest {1e3 * work.max():.1f} ms  "
+                f"memory {grown:+.1f} MiB, highest {peak - before:+.0f} MiB",
+            )
+            yield name, Result(found.failures, waits, own, grown, work.tolist())
         if not server.is_alive():
             print("the server has ended")
             yield "the server", Result(Counter({"ended": 1}), [], own, 0.0)
@@ -397,7 +404,10 @@ def main() -> None:
     bad = [
         name
         for name, result in results.items()
-        if result.failures or result.grown > GROWTH or result.late > allowed * len(result.waits)
+        if result.failures
+        or result.grown > GROWTH
+        or result.late > allowed * len(result.waits)
+        or max(result.work, default=0.0) > 2 * result.own
     ]
     print("held" if not bad else f"did not hold: {', '.join(bad)}")
     sys.exit(1 if bad else 0)

@@ -52,7 +52,7 @@ class Serve:
         if self.factory is None:
             raise ArgumentError("`serve` needs the device, package.module:factory")
         make = device_factory(self.factory)
-        from blackprop.lab.allocator import return_large_blocks  # noqa: PLC0415  # what no other command needs
+        from blackprop.lab import own_process  # noqa: PLC0415  # what no other command needs
         from blackprop.lab.printable import printable  # noqa: PLC0415
         from blackprop.lab.server import Server  # noqa: PLC0415
 
@@ -64,7 +64,8 @@ class Serve:
             lease_seconds=self.lease_seconds,
             turn_seconds=self.turn_seconds,
         )
-        return_large_blocks()
+        if threading.current_thread() is threading.main_thread():
+            own_process.settle()
         _stop_on_signals(server.stop)
         whom = "everyone on this machine" if server.clients is None else f"{server.clients} authorised keys"
         device = printable(server.device)
