@@ -133,9 +133,9 @@ class ThetaSpec:
         outside = ((theta < low) | (theta > high)).nonzero()
         if len(outside):
             index = int(outside[0])
-            low, high = (float(limit.expand(self.size)[index]) for limit in (low, high))
+            low, high = (digits(limit.expand(self.size)[index]) for limit in (low, high))
             raise LimitError(
-                f"theta[{index}] = {float(theta[index]):g} is outside the device's limits [{low:g}, {high:g}]; "
+                f"theta[{index}] = {digits(theta[index])} is outside the device's limits [{low}, {high}]; "
                 f"{len(outside)} of {self.size} parameters are"
             )
 
@@ -145,6 +145,7 @@ class Declaration:
     """Everything a device says about itself; all that estimators and surrogates ever see of it.
 
     `noise` is the standard deviation of a reading relative to the root mean square of the outputs; 0 where unknown.
+    `x_low` and `x_high` are the least and the greatest value that an input takes, inclusive; None for no limit.
     `oracle` is the differentiable transfer `(x, theta) -> y` of a simulator, None for anything else. The two classes
     named `Oracle` may use it and nothing else may.
     """
@@ -158,6 +159,40 @@ class Declaration:
     cost: Cost
     noise: float = 0.0
     oracle: Callable[[Tensor, Tensor], Tensor] | None = None
+    x_low: float | None = None
+    x_high: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in zip(("x_low", "x_high"), input_limits("Declaration", self.x_low, self.x_high), strict=True):
+            object.__setattr__(self, name, limit)
+
+    @property
+    def x_limited(self) -> bool:
+        """Whether the inputs have limits."""
+        return self.x_low is not None or self.x_high is not None
+
+    @property
+    def x_range(self) -> tuple[float, float]:
+        """The limits of the inputs, infinite where there is none."""
+        return -math.inf if self.x_low is None else self.x_low, math.inf if self.x_high is None else self.x_high
+
+    def check_rows(self, x: Tensor) -> None:
+        """Raise `LimitError` unless every input of the rows x (rows, *in_shape) is within the limits."""
+        if not self.x_limited or not x.numel():
+            return
+        low, high = self.x_range
+        least, most = x.aminmax()
+        if bool((least >= low) & (most <= high)):
+            return
+        if not bool(x.isfinite().all()):
+            row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise LimitError(f"row {row} to {self.name} is not finite")
+        row, column = (int(n) for n in ((x < low) | (x > high)).flatten(1).nonzero()[0])
+        raise LimitError(
+            f"row {row}, input {column} = {digits(x.flatten(1)[row, column])} is outside the limits of the inputs of "
+            f"{self.name}, {limits_text(self.x_low, self.x_high)}; scale what comes before it, as with `torch.sigmoid` "
+            "or a min-max scaling, or, for rows of either sign, wrap the device in `bp.devices.Differential`"
+        )
 
     @property
     def d_in(self) -> int:
@@ -166,3 +201,30 @@ class Declaration:
     @property
     def d_out(self) -> int:
         return math.prod(self.out_shape)
+
+
+def input_limits(owner: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """The limits of a device's inputs, checked: floats, None where there is none."""
+    found = []
+    for name, limit, free in (("x_low", low, -math.inf), ("x_high", high, math.inf)):
+        try:
+            value = None if limit is None else float(limit)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"`{owner}({name}=...)` must be a number or None, got {limit!r}") from error
+        if value is not None and (math.isnan(value) or value == -free):
+            raise ArgumentError(f"`{owner}({name}=...)` must be a number or None for no limit, got {limit}")
+        found.append(None if value == free else value)
+    if None not in found and not found[0] < found[1]:
+        raise ArgumentError(f"`{owner}(x_low=..., x_high=...)`: x_low must be under x_high, got {low} and {high}")
+    return found[0], found[1]
+
+
+def limits_text(low: float | None, high: float | None) -> str:
+    """Limits as an interval."""
+    left, right = "(-∞" if low is None else f"[{low:g}", "∞)" if high is None else f"{high:g}]"
+    return f"{left}, {right}"
+
+
+def digits(value: Tensor) -> str:
+    """A number with as many digits as tell it from its neighbours in its dtype."""
+    return str(value.detach().cpu().numpy()[()])

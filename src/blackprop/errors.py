@@ -5,7 +5,7 @@ BlackpropError
 ├── ArgumentError        a value that an object cannot be built with        (also a ValueError)
 ├── IncompatibleError    two parts that cannot work together                (also a ValueError)
 ├── ShapeError           rows or settings of the wrong size                 (also a ValueError)
-├── LimitError           a setting outside the device's limits, or not finite (also a ValueError)
+├── LimitError           a setting or a row outside the device's limits, or not finite (also a ValueError)
 ├── ReadingError         what a device returned cannot be used
 ├── DeviceError          a device, or the way to it, failed
 │   ├── UnreachableError nobody answered within the deadline

@@ -135,10 +135,11 @@ class Budget:
 def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) -> Measure:
     """The way to a device: what is asked is checked and paid for, and what comes back is checked.
 
-    Before the device is touched: every row has the device's input shape and is finite, every setting has its size and
-    is within its limits, and the budget holds. Afterwards: every reading has the right shape, dtype and place and is
-    finite. A device that raises half-way has spent what the ledger then shows: the whole round, since no one can know.
-    What the device says it was asked again is booked after the round, even where that passes the budget.
+    Before the device is touched: every row has the device's input shape, is finite and within the limits of the inputs,
+    every setting has its size and is within its limits, and the budget holds. Afterwards: every reading has the right
+    shape, dtype and place and is finite. A device that raises half-way has spent what the ledger then shows: the whole
+    round, since no one can know. What the device says it was asked again is booked after the round, even where that
+    passes the budget.
     """
     spec = device.declaration
 
@@ -207,6 +208,8 @@ def check_queries(spec: Declaration, queries: list[Query]) -> None:
             raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {tuple(query.x.shape)}")
     rows = {id(query.x): query.x for query in queries}  # many settings share their rows
     settings = [query.theta for query in queries]
+    for x in rows.values():
+        spec.check_rows(x)
     if spec.theta.limited or not _all_finite([*settings, *rows.values()]):
         for query in queries:
             spec.theta.check(query.theta)

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import groupby
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackprop.declaration import Cost, Coupling, Declaration, Shape, ThetaSpec
+from blackprop.declaration import Cost, Coupling, Declaration, Shape, ThetaSpec, input_limits, limits_text
 from blackprop.errors import ArgumentError
 from blackprop.query import Count, Purpose, Query, same_setting
 
@@ -30,8 +31,9 @@ class Device(abc.ABC):
     **Arguments:** `in_shape`, `out_shape`, the shape of one row (a number for a vector); `theta`, a `ThetaSpec`, or the
     number P of parameters; `linear`, whether `f(x; θ) = A(θ) x`; `coupling`, which outputs a parameter can move;
     `cost`, the seconds that a programming and a row take; `noise`, the standard deviation of a reading relative to the
-    root mean square of the outputs, which decides how large a step a difference takes. Undeclared means unknown:
-    correct, only dearer.
+    root mean square of the outputs, which decides how large a step a difference takes; `x_low`, `x_high`, the least and
+    the greatest value that an input takes, inclusive (None for no limit): no row outside them is ever sent. Undeclared
+    means unknown: correct, only dearer.
 
     A device serves one thread at a time, as an instrument does.
     """
@@ -46,6 +48,8 @@ class Device(abc.ABC):
         coupling: Coupling = Coupling.NONE,
         cost: Cost | None = None,
         noise: float = 0.0,
+        x_low: float | None = None,
+        x_high: float | None = None,
     ) -> None:
         if not 0 <= noise < math.inf:
             raise ArgumentError(f"`{type(self).__name__}(noise=...)` must be finite and not negative, got {noise}")
@@ -56,6 +60,7 @@ class Device(abc.ABC):
         self.coupling = coupling
         self.cost = cost if cost is not None else Cost()
         self.noise = noise
+        self.x_low, self.x_high = input_limits(type(self).__name__, x_low, x_high)
         self._programmed: Tensor | None = None
 
     @abc.abstractmethod
@@ -88,6 +93,8 @@ class Device(abc.ABC):
             cost=self.cost,
             noise=self.noise,
             oracle=self.oracle(),
+            x_low=self.x_low,
+            x_high=self.x_high,
         )
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
@@ -134,7 +141,10 @@ class Device(abc.ABC):
         return self
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({_plain(self.in_shape)} -> {_plain(self.out_shape)}, P = {self.theta.size})"
+        sizes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}, P = {self.theta.size}"
+        limited = self.x_low is not None or self.x_high is not None
+        inputs = f", inputs in {limits_text(self.x_low, self.x_high)}" if limited else ""
+        return f"{type(self).__name__}({sizes}{inputs})"
 
 
 class Simulator(Device):
@@ -219,6 +229,8 @@ class Wrapper(Device):
             coupling=device.coupling,
             cost=device.cost,
             noise=device.noise,
+            x_low=device.x_low,
+            x_high=device.x_high,
         )
         self.device = device
 
@@ -311,9 +323,13 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def _shape(name: str, shape: int | Shape) -> Shape:
-    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if not shape or not all(isinstance(n, int) and n >= 1 for n in shape):
-        raise ArgumentError(f"`{name}` must be a positive number or a tuple of them, got {shape}")
+    given = shape
+    try:
+        shape = tuple(map(index, shape)) if isinstance(shape, (tuple, list)) else (index(shape),)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ArgumentError(f"`{name}` must be a positive number or a tuple of them, got {given!r}")
     return shape
 
 

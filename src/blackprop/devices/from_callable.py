@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ def from_callable(
     coupling: Coupling = Coupling.NONE,
     cost: Cost | None = None,
     noise: float = 0.0,
+    x_low: float | None = None,
+    x_high: float | None = None,
 ) -> Device:
     """The device `y = fn(x, theta)`: rows `(rows, *in_shape)` and a setting `(theta_size,)` in, `(rows, *out_shape)`
     out.
@@ -39,7 +42,8 @@ def from_callable(
     torch.Size([3, 4])
     """
     theta = ThetaSpec(theta_size, initial, low, high, period)
-    return _Callable(fn, in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost, noise=noise)
+    declared = {"linear": linear, "coupling": coupling, "cost": cost, "noise": noise, "x_low": x_low, "x_high": x_high}
+    return _Callable(fn, in_shape, out_shape, theta, **declared)
 
 
 class _Callable(Device):
@@ -49,13 +53,9 @@ class _Callable(Device):
         in_shape: int | Shape,
         out_shape: int | Shape,
         theta: ThetaSpec,
-        *,
-        linear: bool,
-        coupling: Coupling,
-        cost: Cost | None,
-        noise: float,
+        **declared: Any,
     ) -> None:
-        super().__init__(in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost, noise=noise)
+        super().__init__(in_shape, out_shape, theta, **declared)
         self._fn = fn
         self._setting: Tensor | None = None
 
