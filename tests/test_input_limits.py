@@ -88,7 +88,7 @@ def test_limits_are_declared_kept_and_shown():
     assert "inputs in [0, 1]" in repr(device)
     assert "inputs in [0, ∞)" in repr(modulator(0.0, math.inf))
     assert "inputs" not in repr(modulator(None, None))
-    assert bp.devices.Noisy(device, 0.1).x_high == 1.0
+    assert bp.devices.Noisy(device, read=0.1).x_high == 1.0
 
 
 @pytest.mark.parametrize(

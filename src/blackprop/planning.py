@@ -23,6 +23,7 @@ from blackprop.estimators import (
 from blackprop.estimators.modelled import KnowsTheta
 from blackprop.ledger import Budget, Ledger, Measurable, price
 from blackprop.presets import Method
+from blackprop.probes import within
 from blackprop.query import Procedure, Purpose, Query, ask
 from blackprop.surrogates import CalibratedResponse, Streaming, Surrogate
 
@@ -204,6 +205,7 @@ def _price(choice: Choice, device: Measurable, batch_size: int) -> Price:
     surrogate.bind(spec)
     theta = spec.theta.draw(generator)
     x, y = (torch.randn(batch_size, *shape, generator=generator) for shape in (spec.in_shape, spec.out_shape))
+    x = within(spec, x)
 
     def step() -> Procedure[None]:
         yield from ask(Query(x, theta, Purpose.FORWARD))

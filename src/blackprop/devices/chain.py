@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blackprop.declaration import Cost, ThetaSpec
 from blackprop.devices.base import Device
-from blackprop.errors import ArgumentError, ShapeError
+from blackprop.errors import ArgumentError, LimitError, ShapeError
 from blackprop.query import Count, Query
 
 Map = Callable[[Tensor], Tensor]
@@ -26,6 +26,9 @@ class Chain(Device):
     To all who ask it is one device: what goes from part to part is theirs alone, a row is counted once whatever the
     depth, and writing θ is one programming. So it is trained from its output alone, by any estimator; with a model of
     each part (`twins.ChainTwin`) by the output's error pulled back through these (`surrogates.Twin`).
+
+    The limits of its inputs are those of the first part. What reaches a part inside and is outside its limits raises
+    `LimitError`: let a map that keeps to them, as `torch.sigmoid`, stand before it.
 
     It declares itself linear where all of it is, the period that all parts share, and the relative noise of the parts
     in quadrature, which is what parts that are linear add up to. Rows stream and parts are written side by side: `cost`
@@ -55,6 +58,7 @@ class Chain(Device):
             linear=len(self.devices) == len(parts) and all(device.linear for device in self.devices),
             cost=cost if cost is not None else _slowest(self.devices),
             noise=math.sqrt(sum(device.noise**2 for device in self.devices)),
+            **self._first_limits(),
         )
 
     def program(self, theta: Tensor, /) -> None:
@@ -64,7 +68,11 @@ class Chain(Device):
 
     def read(self, x: Tensor, /) -> Tensor:
         for part in self.parts:
-            x = part.read(x) if isinstance(part, Device) else part(x)
+            if isinstance(part, Device):
+                self._check_rows(part, x)
+                x = part.read(x)
+            else:
+                x = part(x)
         return x
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
@@ -74,6 +82,8 @@ class Chain(Device):
         settings = [self.settings(query.theta) for query in queries]
         for part in self.parts:
             if isinstance(part, Device):
+                for x in rows:
+                    self._check_rows(part, x)
                 asked = zip(queries, rows, settings, strict=True)
                 rows = part.measure([replace(q, x=x, theta=theta[number]) for q, x, theta in asked])
                 number += 1
@@ -129,6 +139,17 @@ class Chain(Device):
     def _load(self, states: list[Mapping[str, Any]]) -> None:
         for device, state in zip(self.devices, states, strict=True):
             device.load_state_dict(state)
+
+    def _first_limits(self) -> dict[str, float | None]:
+        """The limits of the inputs: those of the first device, where no map stands before it."""
+        first = self.parts[0]
+        return {"x_low": first.x_low, "x_high": first.x_high} if isinstance(first, Device) else {}
+
+    def _check_rows(self, part: Device, x: Tensor) -> None:
+        try:
+            part.declaration.check_rows(x)
+        except LimitError as error:
+            raise LimitError(f"within {self}: {error}") from None
 
     def _check_maps(self) -> None:
         shape = self.devices[0].in_shape

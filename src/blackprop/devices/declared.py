@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blackprop.declaration import Coupling, ThetaSpec
+from blackprop.declaration import Coupling, ThetaSpec, input_limits
 from blackprop.devices.base import Device, Wrapper
 from blackprop.errors import ArgumentError
 
@@ -16,7 +16,8 @@ from blackprop.errors import ArgumentError
 class Declared(Wrapper):
     """The same device, declared anew; measures exactly what the device does, and costs no more.
 
-    **Arguments:** `linear`, `coupling`, `noise` and `period` take the place of what the device declares. `order` (P,),
+    **Arguments:** `linear`, `coupling`, `noise` and `period` take the place of what the device declares; so do `x_low`
+    and `x_high`, limits of the inputs, where they are given. `order` (P,),
     a permutation, renumbers the parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A
     device whose parameter p moves the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order
     π⁻¹. Initial values and limits are renumbered with it.
@@ -36,9 +37,13 @@ class Declared(Wrapper):
         noise: float = 0.0,
         period: float | None = None,
         order: Tensor | None = None,
+        x_low: float | None = None,
+        x_high: float | None = None,
     ) -> None:
         super().__init__(device)
         self.linear, self.coupling, self.noise = linear, coupling, noise
+        given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))
+        self.x_low, self.x_high = input_limits("Declared", *given)
         self.order = order
         self._place: Tensor | None = None  # where the device's parameter p stands in θ
         spec = replace(device.theta, period=period)

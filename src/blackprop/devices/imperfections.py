@@ -103,10 +103,10 @@ class Quantised(Wrapper):
     levels.
 
     Signed converters, those of a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer
-    (but for 1 bit). Settings never leave the device's limits. A range not given is the device's own for θ (its
-    limits, or one period, in which case levels wrap around), and for inputs and outputs `±max|·|` of all that was
-    sent and read so far, as an auto-ranging instrument widens it. The oracle of a quantised simulator passes
-    gradients straight through the rounding.
+    (but for 1 bit). Settings and inputs never leave the device's limits. A range not given is the device's own for θ
+    (its limits, or one period, in which case levels wrap around) and for inputs that have two limits; for other inputs
+    and for outputs it is `±max|·|` of all that was sent and read so far, as an auto-ranging instrument widens it. The
+    oracle of a quantised simulator passes gradients straight through the rounding.
     """
 
     def __init__(
@@ -131,6 +131,8 @@ class Quantised(Wrapper):
                 raise ArgumentError(f"`Quantised({name}_range=...)` must be (low, high) with low < high, got {span}")
         if theta_bits is not None and theta_range is None:
             self._ranges["theta"] = self._theta_range()
+        if input_bits is not None and input_range is None and device.x_low is not None and device.x_high is not None:
+            self._ranges["input"] = device.x_low, device.x_high
         self._auto = {name for name in ("input", "output") if self._ranges[name] is None}
 
     def _theta_range(self) -> Range | None:
@@ -157,7 +159,9 @@ class Quantised(Wrapper):
         return self.theta.clamp(rounded)  # the highest level may lie beyond a limit, if only by rounding
 
     def _drive(self, x: Tensor) -> Tensor:
-        return self._round("input", x)
+        rounded = self._round("input", x)
+        limited = self.x_low is not None or self.x_high is not None
+        return rounded.clamp(self.x_low, self.x_high) if limited else rounded
 
     def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
         del purpose

@@ -15,6 +15,7 @@ from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.credit import ByOutput
 from blackprop.estimators.hadamard import HadamardFamily, family_size, shuffled_columns
+from blackprop.probes import signed
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 
 SKETCH = 64  # projections of θ that tell how far it has moved, within 1/√(2·64) of the distance
@@ -160,7 +161,8 @@ class DirectionalMemory(nn.Module, Estimator):
         basis, power = self._followed(x, generator) if step % TURN == 0 else (self.V, self.power)
         slots, indices, fresh = self._chosen(order, generator)
         amplitude = x.square().sum(1).mean().sqrt()
-        rows = amplitude * basis.mT
+        probes = signed(spec, amplitude * basis.mT)
+        rows = probes.rows
         centre = spec.theta.interior(theta, self.step)
         readings: list[Tensor] = []
         base: Tensor | None = None
@@ -175,7 +177,7 @@ class DirectionalMemory(nn.Module, Estimator):
                 answers = yield queries
             readings += answers
         assert base is not None
-        found = torch.stack([y - base for y in readings]).mT / (self.step * amplitude)  # (M, d_out, k)
+        found = probes.products(torch.stack([y - base for y in readings])).mT / (self.step * amplitude)  # (M, d_out, k)
         if step == 0:
             self.order.copy_(order)
             self.columns.copy_(family.columns)

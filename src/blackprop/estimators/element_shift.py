@@ -13,6 +13,7 @@ from blackprop.directions import Orthogonal
 from blackprop.errors import IncompatibleError
 from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.differences import Central, Difference
+from blackprop.probes import spanning
 from blackprop.query import Procedure, Purpose, Query
 
 
@@ -55,11 +56,13 @@ class ElementShift(Estimator):
         norm = math.sqrt(float(x.square().sum()) / len(x))
         if norm == 0:  # nothing was sent, so nothing depends on θ
             return torch.zeros_like(theta)
-        rows = Orthogonal().sample(spec.d_in, spec.d_in, generator, x) * (norm / math.sqrt(spec.d_in))
+        amplitude = norm / math.sqrt(spec.d_in)
+        rows = Orthogonal().sample(spec.d_in, spec.d_in, generator, x) * amplitude
+        probes = spanning(spec, rows, norm**2, amplitude)
         centre = spec.theta.interior(theta, self.step)
         shifts = (*((0,) if self.difference.based else ()), *self.difference.signs)
         settings = [spec.theta.clamp(centre + shift * self.step) for shift in shifts]
-        readings = yield [Query(rows.unflatten(1, spec.in_shape), t, Purpose.PARAMETER) for t in settings]
+        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.PARAMETER) for t in settings]
         base = readings.pop(0) if self.difference.based else None
-        slope = self.difference.slope(torch.stack(readings)[None], base)[0].flatten(1) / self.step  # (d_in, d_out)
-        return ((grad_y.mT @ x) * (slope.mT @ rows / norm**2)).flatten()
+        slope = self.difference.slope(torch.stack(readings)[None], base)[0].flatten(1) / self.step  # (rows, d_out)
+        return ((grad_y.mT @ x) * probes.matrix(slope)).flatten()

@@ -77,21 +77,23 @@ class EulerGradient(Estimator):
     def vjp(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
-        del spec
         states = torch.cat((x[:, None], y[:, :-1]), 1)  # (B, steps, d): where each step began
         if self.members is None:
             adjoint = grad_y.flip(1).cumsum(1).flip(1)
         else:
-            flow = yield from self._flow(x, theta, y, generator)
+            flow = yield from self._flow(x, theta, y, spec.x_range, generator)
             adjoint = _adjoint(grad_y, flow)
         with torch.enable_grad():
             leaf = theta.detach().requires_grad_()
             work = (Flattened(self.model)(states.flatten(0, 1), leaf) * adjoint.flatten(0, 1)).sum()
         return self.h * torch.autograd.grad(work, leaf)[0]
 
-    def _flow(self, x: Tensor, theta: Tensor, y: Tensor, generator: torch.Generator) -> Procedure[Tensor]:
+    def _flow(
+        self, x: Tensor, theta: Tensor, y: Tensor, limits: tuple[float, float], generator: torch.Generator
+    ) -> Procedure[Tensor]:
         """The Jacobians of all steps but the first (B, steps − 1, d, d): that to the first state moves no θ."""
         assert self.members is not None
+        low, high = limits
         (B, d), others, steps = x.shape, self.members - 1, y.shape[1]
         if steps == 1:
             return x.new_zeros(B, 0, d, d)
@@ -101,7 +103,10 @@ class EulerGradient(Estimator):
         for rows, base in zip(x.split(part), y.split(part), strict=True):
             shape = (len(rows), others, d)
             away = torch.randn(shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
-            (readings,) = yield [Query((rows[:, None] + size * away).flatten(0, 1), theta, Purpose.PARAMETER)]
+            beside = rows[:, None] + size * away
+            outside = (beside < low) | (beside > high)  # goes to the other side, where there is room
+            beside = torch.where(outside, rows[:, None] - size * away, beside).clamp(low, high)
+            (readings,) = yield [Query(beside.flatten(0, 1), theta, Purpose.PARAMETER)]
             paths = torch.cat((base[:, None], readings.unflatten(0, (len(rows), others))), 1)  # (b, members, steps, d)
             deviations = (paths - paths.mean(1, keepdim=True)).transpose(1, 2)  # (b, steps, members, d)
             found.append(torch.linalg.lstsq(deviations[:, :-1], deviations[:, 1:]).solution.mT)

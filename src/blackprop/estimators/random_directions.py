@@ -15,6 +15,7 @@ from blackprop.errors import ArgumentError
 from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.credit import Credit, Whole
 from blackprop.estimators.differences import Contraction, Difference, Forward
+from blackprop.probes import signed
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 
 
@@ -74,7 +75,9 @@ class RandomDirections(Estimator):
         centre = spec.theta.interior(theta, self.step * self.directions.reach(theta.numel()))
         base: Tensor | None = y if torch.equal(centre, theta) else None
         if self.contraction is not None and (shorter := self.contraction.rows(x, grad_y, asked)) is not None:
-            (x, grad_y), base = shorter, None
+            (wanted, cotangents), base = shorter, None
+            probes = signed(spec, wanted)
+            x, grad_y = probes.rows, probes.cotangents(cotangents)
             asked = len(x)
         grad = torch.zeros_like(theta)
         sample, P = self.directions.sample, theta.numel()

@@ -35,6 +35,7 @@ def describe(spec: Declaration) -> tuple[dict[str, Any], list[np.ndarray]]:
         "programming_seconds": float(spec.cost.programming),
         "row_seconds": float(spec.cost.row),
         "noise": float(spec.noise),
+        "input_limits": [spec.x_low, spec.x_high],
     }
     return fields, [_limit(limit) for limit in limits.values()]
 
@@ -52,6 +53,7 @@ def understand(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Dr
         )
         if limits:
             raise ProtocolError(f"limits of the unknown names {', '.join(map(str, limits))}")
+        x_low, x_high = fields.get("input_limits", (None, None))  # a server of an older version says nothing of them
         return Declaration(
             name=printable(fields["name"], _NAME),
             in_shape=_shape(fields["in_shape"]),
@@ -61,6 +63,8 @@ def understand(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Dr
             coupling=Coupling(fields["coupling"]),
             cost=Cost(float(fields["programming_seconds"]), float(fields["row_seconds"])),
             noise=float(fields["noise"]),
+            x_low=x_low,
+            x_high=x_high,
         )
     except ProtocolError:
         raise

@@ -75,6 +75,8 @@ class Farm(Device):
             coupling=first.coupling,
             cost=Cost(max(cost.programming for cost in costs), max(cost.row for cost in costs)),
             noise=max(device.noise for device in devices),
+            x_low=first.x_low,
+            x_high=first.x_high,
         )
         members = [Member(device, tolerance, backoff, clock) for device in devices]
         self._crew = Crew(f"Farm({len(devices)} × {first})", members)
@@ -226,7 +228,7 @@ def _check_alike(devices: list[Device]) -> None:
         raise ArgumentError("`Farm(devices)` takes each device once: one serves one thread at a time")
     first = devices[0]
     for at, other in enumerate(devices[1:], start=1):
-        for name in ("in_shape", "out_shape", "linear", "coupling"):
+        for name in ("in_shape", "out_shape", "linear", "coupling", "x_low", "x_high"):
             _check_same(at, name, getattr(first, name), getattr(other, name))
         for name in ("size", "low", "high", "period"):
             _check_same(at, f"theta.{name}", getattr(first.theta, name), getattr(other.theta, name))

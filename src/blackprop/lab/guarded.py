@@ -209,7 +209,7 @@ class Guarded(Transparent):
 
     def _check(self, queries: list[Query]) -> None:
         """Look at everything at once; what is not clearly right is looked at one by one, for the driver's words."""
-        if not clearly_right(queries, self.theta, self.in_shape):
+        if not clearly_right(queries, self.theta, self.in_shape, self.declaration.x_limited):
             check_queries(self.declaration, queries)
 
     def _ask_interlock(self, queries: list[Query]) -> None:

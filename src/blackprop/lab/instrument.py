@@ -48,7 +48,8 @@ class Instrument(Device):
     becomes a `DeviceError`, and what means that nobody answers (`away`) an `UnreachableError`; θ then counts as
     unknown, and is written again before the next row.
 
-    **Arguments:** `low` and `high`, the limits of a row's entries, inclusive, one number or one an input; `settle`, the
+    **Arguments:** `low` and `high`, the limits of a row's entries, inclusive, one number or one an input (the device
+    declares those that all inputs share as `x_low` and `x_high`); `settle`, the
     seconds to wait after a programming; `settle_row`, those after each row is driven; `linear`, `coupling` and `noise`
     as in `Device`; `cost`, by default the two waits; `sleep`, what waits.
 
@@ -77,7 +78,9 @@ class Instrument(Device):
             if not 0 <= seconds < math.inf:
                 raise ArgumentError(f"`{type(self).__name__}({name}=...)` takes seconds, got {seconds}")
         cost = cost if cost is not None else Cost(programming=settle, row=settle_row)
-        super().__init__(in_shape, out_shape, theta, linear=linear, coupling=coupling, cost=cost, noise=noise)
+        declared = {"linear": linear, "coupling": coupling, "cost": cost, "noise": noise}
+        ends = [_alike(limit) for limit in (low, high)]
+        super().__init__(in_shape, out_shape, theta, x_low=ends[0], x_high=ends[1], **declared)
         self.settle, self.settle_row, self._sleep = settle, settle_row, sleep
         size = math.prod(self.in_shape)
         self._low, self._high = (torch.as_tensor(n, dtype=torch.float64).expand(size) for n in (low, high))
@@ -159,3 +162,9 @@ class Instrument(Device):
                 raise
             kind = UnreachableError if isinstance(error, self.away) else DeviceError
             raise kind(f"{self}: {what} failed: {type(error).__name__}: {error}") from error
+
+
+def _alike(limit: Numbers) -> float | None:
+    """The limit of all inputs; None where they differ, or where there is none."""
+    values = set(torch.as_tensor(limit, dtype=torch.float64).flatten().tolist())
+    return values.pop() if len(values) == 1 and math.isfinite(next(iter(values))) else None

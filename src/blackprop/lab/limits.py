@@ -45,11 +45,14 @@ def _tighter(own: Limit, other: Limit, size: int, pick: Callable[[float, float],
     return torch.stack(both).amax(0) if pick is max else torch.stack(both).amin(0)
 
 
-def clearly_right(queries: Sequence[Query], spec: ThetaSpec, in_shape: Shape) -> bool:
-    """Whether every setting is finite and within the limits, every row finite, all of the right shape.
+def clearly_right(queries: Sequence[Query], spec: ThetaSpec, in_shape: Shape, rows_limited: bool = False) -> bool:
+    """Whether every setting is finite and within the limits, every row finite, all of the right shape. Limits of rows
+    are looked at closer.
 
     False also where that is not clear at one look: whoever refuses looks closer.
     """
+    if rows_limited:
+        return False
     settings = list({id(query.theta): query.theta for query in queries}.values())
     rows = {id(query.x): query.x for query in queries}.values()
     if any(theta.shape != (spec.size,) or theta.dtype is not settings[0].dtype for theta in settings):

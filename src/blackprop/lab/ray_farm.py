@@ -169,7 +169,7 @@ class _Host:
             self.fault = _tellable(error, "the factory failed: ")
 
     def about(self) -> Told:
-        names = ("in_shape", "out_shape", "theta", "linear", "coupling", "cost", "noise")
+        names = ("in_shape", "out_shape", "theta", "linear", "coupling", "cost", "noise", "x_low", "x_high")
         return self._told(lambda device: {"name": str(device), **{name: getattr(device, name) for name in names}})
 
     def measure(self, rows: list[Any], asked: list[tuple[int, Any, str]]) -> Told:

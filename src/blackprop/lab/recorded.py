@@ -125,6 +125,7 @@ class Replayed(Device):
             low, high = (None if n is None else limits[n] if isinstance(n, int) else float(n) for n in header["limits"])
             theta = ThetaSpec(header["size"], self._draw, low, high, header["period"])
             cost = Cost(*header["cost"])
+            x_low, x_high = header.get("input_limits", (None, None))
             shapes = tuple(header["in_shape"]), tuple(header["out_shape"])
             super().__init__(
                 *shapes,
@@ -133,6 +134,8 @@ class Replayed(Device):
                 coupling=Coupling(header["coupling"]),
                 cost=cost,
                 noise=header["noise"],
+                x_low=x_low,
+                x_high=x_high,
             )
             self._name = str(header["name"])
         except (KeyError, IndexError, TypeError, ValueError) as error:

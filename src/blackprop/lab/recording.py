@@ -154,6 +154,7 @@ def declared(spec: Declaration) -> Record:
         "coupling": spec.coupling.value,
         "cost": [spec.cost.programming, spec.cost.row],
         "noise": spec.noise,
+        "input_limits": [spec.x_low, spec.x_high],
     }
     return header, arrays
 

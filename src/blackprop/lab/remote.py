@@ -87,6 +87,8 @@ class RemoteDevice(Device):
             coupling=spec.coupling,
             cost=spec.cost,
             noise=spec.noise,
+            x_low=spec.x_low,
+            x_high=spec.x_high,
         )
 
     def _connect(self) -> Link:

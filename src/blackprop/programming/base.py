@@ -14,6 +14,7 @@ from torch import Tensor
 
 from blackprop.declaration import Declaration
 from blackprop.errors import BlackpropWarning, IncompatibleError
+from blackprop.probes import Probes, spanning
 from blackprop.query import Procedure, Purpose, Query, run, same_setting
 from blackprop.surrogates import Surrogate
 
@@ -83,10 +84,16 @@ def spanning_rows(size: int, like: Tensor, amplitude: float = 1.0) -> Tensor:
 def read_matrix(
     spec: Declaration, theta: Tensor, purpose: Purpose = Purpose.CALIBRATE, readings: int = 1
 ) -> Procedure[Tensor]:  # (readings, d_out, d_in)
-    """A linear device's matrix at theta, from so many readings of `spanning_rows`."""
-    X = spanning_rows(spec.d_in, theta)
-    answers = yield [Query(X, theta, purpose)] * readings
-    return torch.stack([y.mT @ X / len(X) for y in answers])
+    """A linear device's matrix at theta, from so many readings of rows that span its inputs."""
+    probes = spanning_probes(spec, theta)
+    answers = yield [Query(probes.rows, theta, purpose)] * readings
+    return torch.stack([probes.matrix(y) for y in answers])
+
+
+def spanning_probes(spec: Declaration, like: Tensor) -> Probes:
+    """`spanning_rows`, or where the inputs have limits rows within them."""
+    X = spanning_rows(spec.d_in, like)
+    return spanning(spec, X, len(X), 1.0)
 
 
 def booked(procedure: Procedure[T], purpose: Purpose) -> Procedure[T]:

@@ -12,7 +12,7 @@ from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError
 from blackprop.estimators import Estimator
 from blackprop.planning import remembered, step_size
-from blackprop.programming.base import Programmed, Programmer, booked, read_matrix, spanning_rows
+from blackprop.programming.base import Programmed, Programmer, booked, read_matrix, spanning_probes
 from blackprop.query import Procedure, Purpose, Query
 
 MOMENTS = (0.9, 0.99)  # of Adam
@@ -54,15 +54,17 @@ class ByQueries(Programmer):
     ) -> Procedure[Programmed]:
         estimator = self.estimator or remembered(spec, credited=spec.coupling is not Coupling.NONE)
         rate = self.rate * 100 * step_size(replace(spec, noise=0.0))  # which is a hundredth of a radian
-        rows, moments = spanning_rows(spec.d_in, theta), torch.zeros(2, theta.numel()).to(theta)
+        probes, moments = spanning_probes(spec, theta), torch.zeros(2, theta.numel()).to(theta)
+        rows = probes.rows
         best: Programmed | None = None
         for step in range(self.steps + 1):
             (y,) = yield [Query(rows, theta, Purpose.CALIBRATE)]
-            found = Programmed.of(wanted, theta, (y.mT @ rows / len(rows))[None])
+            matrix = probes.matrix(y)
+            found = Programmed.of(wanted, theta, matrix[None])
             best = found if best is None or found.error < best.error else best
             if step == self.steps:
                 break
-            grad_y = _cotangent(y, rows, wanted)
+            grad_y = probes.cotangents(_cotangent(matrix, wanted).mT)
             asked = estimator.vjp(rows, theta, y, grad_y, spec, generator)
             grad = yield from booked(asked, Purpose.CALIBRATE)
             part = estimator.cosine if estimator.cosine is not None else 1.0
@@ -73,11 +75,11 @@ class ByQueries(Programmer):
         return Programmed.of(wanted, best.theta, (yield from read_matrix(spec, best.theta, readings=2)))
 
 
-def _cotangent(y: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
-    """Of `|s A − W|² / 2|W|²`, s at its best, for readings y of spanning rows."""
-    aim, power = rows @ wanted.mT, y.square().sum()
-    gain = (aim * y).sum() / power.clamp_min(torch.finfo(power.dtype).tiny)
-    return gain * (gain * y - aim) / aim.square().sum()
+def _cotangent(matrix: Tensor, wanted: Tensor) -> Tensor:
+    """`∂/∂A |s A − W|² / 2|W|²` (d_out, d_in), s at its best."""
+    power = matrix.square().sum()
+    gain = (wanted * matrix).sum() / power.clamp_min(torch.finfo(power.dtype).tiny)
+    return gain * (gain * matrix - wanted) / wanted.square().sum()
 
 
 def _adam(grad: Tensor, moments: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Ledger
 from blackprop.ledger import price as dry_run
+from blackprop.probes import within
 from blackprop.query import Count, Procedure, Purpose, Query, ask, reading_first
 from blackprop.recipes.bill import Bill
 from blackprop.recipes.cell import Cell
@@ -120,6 +121,7 @@ def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
         torch.randn(place.rows, width, generator=generator) for width in (place.d_in, place.d_out, place.d_out)
     )
     theta, spec = layer.theta.detach(), layer.device.declaration
+    x = within(spec, x)
 
     def step() -> Procedure[Tensor]:
         yield from ask(Query(x, theta, Purpose.FORWARD))
@@ -133,6 +135,7 @@ class _Walk:
 
     def __init__(self, layer: PhysicalLayer, place: _Place, trained: bool, asks: bool) -> None:
         spec, theta = layer.device.theta, layer.theta.detach()
+        self.spec = layer.device.declaration
         self.surrogate, self.place, self.asks = layer.surrogate, place, asks
         self.here = spec.clamp(theta - _NUDGE)
         self.there = spec.clamp(theta + _NUDGE) if trained else self.here
@@ -142,7 +145,7 @@ class _Walk:
         self.tracked: Tensor | None = None
 
     def leg(self, steps: int) -> Procedure[None]:
-        x = torch.randn(self.place.rows, self.place.d_in, generator=self.generator)
+        x = within(self.spec, torch.randn(self.place.rows, self.place.d_in, generator=self.generator))
         for _ in range(steps):
             query = Query(x, self.here, Purpose.FORWARD)
             if self.tracked is None:  # as a layer does

@@ -14,6 +14,7 @@ from blackprop.devices import Device
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
 from blackprop.layer import PhysicalLayer
 from blackprop.ledger import Budget, Ledger, metered
+from blackprop.probes import signed
 from blackprop.query import Purpose, Query, ask, run
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -103,9 +104,10 @@ class DirectFeedback:
         drive = error.square().mean().sqrt()
         if not bool(drive > 0):
             return error.new_zeros(len(error), self.size[1])
-        query = Query(error / drive, self._theta.to(error), Purpose.SURROGATE)
+        probes = signed(self.feedback.declaration, error / drive)
+        query = Query(probes.rows, self._theta.to(error), Purpose.SURROGATE)
         (read,) = run(ask(query), metered(self.feedback, self.ledger, self.budget))
-        return read * drive / math.sqrt(self.size[1])
+        return probes.products(read) * drive / math.sqrt(self.size[1])
 
 
 def random_feedback(outputs: int, widest: int, generator: torch.Generator) -> Tensor:

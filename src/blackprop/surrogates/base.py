@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import math
 
 import torch
 from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
 from blackprop.errors import IncompatibleError
+from blackprop.probes import Probes, spanning
 from blackprop.query import Procedure, Purpose, Query
 
 
@@ -77,10 +79,18 @@ class Surrogate(nn.Module, abc.ABC):
         return self.vjp(x, grad_y)
 
     def _read_matrix(self, theta: Tensor) -> Procedure[Tensor]:  # (d_out, d_in)
-        """A linear device's matrix at theta, from its answers to the d_in unit rows."""
-        unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device).unflatten(1, self.spec.in_shape)
-        (columns,) = yield [Query(unit, theta, Purpose.SURROGATE)]
-        return columns.flatten(1).mT
+        """A linear device's matrix at theta, from its answers to the d_in unit rows; where its inputs have limits, to
+        `probes.spanning` ones.
+        """
+        unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device)
+        probes = spanning(self.spec, unit, 1.0, self._amplitude) if self.spec.x_limited else Probes(unit)
+        (y,) = yield [Query(probes.rows.unflatten(1, self.spec.in_shape), theta, Purpose.SURROGATE)]
+        return probes.matrix(y.flatten(1))
+
+    @property
+    def _amplitude(self) -> float:
+        """The root mean square of the entries of the rows that training sends; 1 before it has sent any."""
+        return self.drive / math.sqrt(self.spec.d_in) if self.drive else 1.0
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """See rows and readings that training has made anyway."""

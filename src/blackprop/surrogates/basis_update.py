@@ -7,6 +7,7 @@ from torch import Tensor
 
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError
+from blackprop.probes import signed
 from blackprop.query import Procedure
 from blackprop.surrogates.low_rank import LowRankSurrogate
 
@@ -38,14 +39,15 @@ class BasisUpdate(LowRankSurrogate):
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         U, S, V, r = self.U, self.S, self.V, self.rank
         Z = self.probes.sample(self.samples, self.spec.d_in, generator, V)
-        rows = torch.cat((V, Z))
-        old, new = yield [self._query(rows, theta_old), self._query(rows, theta_new)]
-        change = (new - old).flatten(1)  # (r + M, d_out)
+        probes = signed(self.spec, torch.cat((V, Z)))
+        old, new = yield [self._query(probes.rows, theta_old), self._query(probes.rows, theta_new)]
+        change = probes.products((new - old).flatten(1))  # (r + M, d_out)
         left = torch.linalg.qr(torch.cat((U, U @ S + change[:r].mT), 1))[0]
         sketch = Z.mT @ (change[r:] @ U) / self.samples
         right = torch.linalg.qr(torch.cat((V.mT, V.mT @ S.mT + sketch), 1))[0]
-        (seen,) = yield [self._query(right.mT.contiguous(), theta_new)]
-        u, s, v = torch.linalg.svd(left.mT @ seen.flatten(1).mT, full_matrices=False)
+        probes = signed(self.spec, right.mT.contiguous())
+        (seen,) = yield [self._query(probes.rows, theta_new)]
+        u, s, v = torch.linalg.svd(left.mT @ probes.products(seen.flatten(1)).mT, full_matrices=False)
         self._hold(left @ u[:, :r], s[:r].diag(), v[:r] @ right.mT)
 
     def extra_repr(self) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.probes import Probes, spanning, spanning_count
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.base import Surrogate
@@ -40,7 +41,8 @@ class CalibratedResponse(Surrogate):
     than K points, and unlike ones to K.
 
     The range of θ is its period; or its limits; or else the initial values and as much again to either side, with
-    straight continuation. **Costs** K·d_in rows and K programmings, once (booked as `CALIBRATE`), and nothing after.
+    straight continuation. **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K
+    programmings, once (booked as `CALIBRATE`), and nothing after.
 
     Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
     times what is normal (the least of a batch since the calibration, and no less than what the calibration, the
@@ -115,15 +117,15 @@ class CalibratedResponse(Surrogate):
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self._calibrate(theta, generator)
-        self.monitor.reserve((self.settings + 2) * self.spec.d_in)
+        self.monitor.reserve((self.settings + 2) * self._count)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
         if not self.moved:
             self._stand_at(theta_new)
-        elif self._far(float(self.displaced)) and self.monitor.allowance >= self.settings * self.spec.d_in:
+        elif self._far(float(self.displaced)) and self.monitor.allowance >= self.settings * self._count:
             yield from self._calibrate_again(theta_new, generator)
-        elif self.monitor.covers(2 * self.spec.d_in, self.spec.name):
+        elif self.monitor.covers(2 * self._count, self.spec.name):
             yield from self._find(theta_new, generator)
         else:
             self._stand_at(theta_new)
@@ -161,15 +163,15 @@ class CalibratedResponse(Surrogate):
 
     def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Find every element on its curve, from two settings; calibrate anew where that says little."""
-        spec, d_in, before = self.spec, self.spec.d_in, float(self.excess)
-        rows, norm = self._rows(theta, generator)
+        spec, count, before = self.spec, self._count, float(self.excess)
+        probes = self._probes(theta, generator)
         width = self.span[1] - self.span[0]
         low, high = spec.theta.bounds(theta)
         # The other setting is on the side where there is room; without limits that is above.
         ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * width
         places = [theta, spec.theta.clamp(theta + ahead)]
-        readings = yield [Query(rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
-        values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
+        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
+        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
         noise = max(float(self.spread), (1e-2 * NEGLIGIBLE + spec.noise**2) * float(values.square().mean()))
         value, slope = self._read(theta + self.offset)
         moved = float((values[0] - value).square().mean()) - noise
@@ -178,40 +180,46 @@ class CalibratedResponse(Surrogate):
             lambda o, k: self._read(places[k] + o)[0], values, self.offset, math.sqrt(prior), noise
         )
         unexplained = left > (self.watch or 0) ** 2 * max(noise, NEGLIGIBLE * float(values.square().mean()))
-        if unexplained and self.monitor.covers((self.settings + 2) * d_in, spec.name):
+        if unexplained and self.monitor.covers((self.settings + 2) * count, spec.name):
             yield from self._calibrate_again(theta, generator)
         else:
             self.offset.copy_(offset)
             self.fresh.fill_(True)
             self._stand_at(theta)
-        self.monitor.spend(spec.name, FOUND, before, 2 * d_in, 1)
+        self.monitor.spend(spec.name, FOUND, before, 2 * count, 1)
 
     def _calibrate_again(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         before = float(self.excess)
         yield from self._calibrate(theta, generator)
-        self.monitor.spend(self.spec.name, AGAIN, before, self.settings * self.spec.d_in, self.settings)
+        self.monitor.spend(self.spec.name, AGAIN, before, self.settings * self._count, self.settings)
 
     def _far(self, displacement: float) -> bool:
         """Whether elements moved so far, in θ's units, that they may be taken for others of their curve."""
         return displacement > FAR * float((self.span[1] - self.span[0]).mean())
 
-    def _rows(self, theta: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-        """A spanning set of rows (d_in, d_in) and the length of each, that of the data."""
+    @property
+    def _count(self) -> int:
+        """How many rows span the inputs."""
+        return spanning_count(self.spec)
+
+    def _probes(self, theta: Tensor, generator: torch.Generator) -> Probes:
+        """A spanning set of rows, each as long as the data's are, within the limits of the inputs."""
         norm = self.drive or math.sqrt(self.spec.d_in)
-        return norm * _orthogonal(self.spec.d_in, theta, generator), norm
+        rows = norm * _orthogonal(self.spec.d_in, theta, generator)
+        return spanning(self.spec, rows, norm**2, norm / math.sqrt(self.spec.d_in))
 
     def _calibrate(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         spec, K, P = self.spec, self.settings, theta.numel()
         span = self._reach(theta)
-        rows, norm = self._rows(theta, generator)
+        probes = self._probes(theta, generator)
         offsets = torch.rand(P, generator=generator, device=generator.device).to(theta) / K
         turns = torch.arange(K, device=theta.device, dtype=theta.dtype)[:, None] / K + offsets
         readings: list[Tensor] = []
-        for some in turns.split(max(1, ROUND_BYTES // (theta.element_size() * (2 * P + rows.numel())))):
+        for some in turns.split(max(1, ROUND_BYTES // (theta.element_size() * (2 * P + probes.rows.numel())))):
             settings = spec.theta.clamp(self._setting(some, span))
-            queries = [Query(rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in settings]
+            queries = [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in settings]
             readings += yield queries
-        values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
+        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
         table = common_curve(turns.flatten(), values.flatten(), self.harmonics)
         rest = values - read_table(table, turns)[0]
         own = own_harmonics(rest, offsets, 0.01 * NEGLIGIBLE * float(values.var()))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError
+from blackprop.probes import signed
 from blackprop.query import Procedure
 from blackprop.surrogates.low_rank import LowRankSurrogate
 
@@ -73,9 +74,9 @@ class ProjectorSplitting(LowRankSurrogate):
         else:
             V = self.V
             Z = self.probes.sample(self.samples, self.spec.d_in, generator, V)
-            rows = torch.cat((V, Z))
-            old, new = yield [self._query(rows, theta_old), self._query(rows, theta_new)]
-            change = (new - old).flatten(1)  # (r + M, d_out)
+            probes = signed(self.spec, torch.cat((V, Z)))
+            old, new = yield [self._query(probes.rows, theta_old), self._query(probes.rows, theta_new)]
+            change = probes.products((new - old).flatten(1))  # (r + M, d_out)
             self._hold(*projector_splitting_step(self.U, self.S, V, change[: self.rank].mT, Z, change[self.rank :]))
         self.steps += 1
 

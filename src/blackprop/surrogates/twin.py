@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, SurrogateError
+from blackprop.probes import within
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._model import FittedModel
 from blackprop.surrogates._watch import excess, has_moved, watched
@@ -177,6 +178,7 @@ class Twin(Surrogate):
         shape, place = (K, R, *spec.in_shape), generator.device
         x = torch.randn(shape, generator=generator, device=place, dtype=theta.dtype).to(theta.device)
         x *= (self.drive or math.sqrt(spec.d_in)) / math.sqrt(spec.d_in)
+        x = within(spec, x)
         thetas = self._around(theta, generator)
         queries = [Query(row, t, Purpose.CALIBRATE) for row, t in zip(x, thetas, strict=True)]
         per_round = max(1, ROUND_BYTES // (theta.element_size() * (theta.numel() + R * (spec.d_in + spec.d_out))))
