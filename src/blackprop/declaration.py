@@ -14,6 +14,9 @@ from blackprop.errors import ArgumentError, IncompatibleError, LimitError, Shape
 
 Shape = tuple[int, ...]
 
+EDGE = 0.01  # of the limits, from which no initial value is drawn
+SPREAD = 0.2  # of initial values, where nothing tells the range of θ
+
 
 class Coupling(enum.Enum):
     """Which outputs a parameter can move.
@@ -45,8 +48,12 @@ class ThetaSpec:
     """The control parameters of a device.
 
     **Arguments:** `size`, the number P of parameters; `initial`, a function of a generator that draws the values to
-    start from, `(P,)` (zeros where it is None, moved into the limits); `low` and `high`, the limits, inclusive, one
-    number or `(P,)`; `period`, where the device answers θ and θ + period alike.
+    start from, `(P,)`; `low` and `high`, the limits, inclusive, one number or `(P,)`; `period`, where the device
+    answers θ and θ + period alike.
+
+    Where `initial` is None, values are drawn uniformly from the middle 98 % of the limits, so that none starts on one;
+    where there are no two limits, from a period; where there is none, from U(−0.1, 0.1), since at 0 itself the answers
+    of many devices have no slope, and with one limit as far inside it as 0 to 0.2.
     """
 
     size: int
@@ -76,10 +83,21 @@ class ThetaSpec:
     def draw(self, generator: torch.Generator) -> Tensor:  # (P,)
         """Initial values, checked."""
         if self.initial is None:
-            return self.clamp(torch.zeros(self.size))
+            return self._drawn_inside(generator)
         theta = torch.as_tensor(self.initial(generator)).detach().to(torch.get_default_dtype(), copy=True)
         self.check(theta)
         return theta
+
+    def _drawn_inside(self, generator: torch.Generator) -> Tensor:
+        u = torch.rand(self.size, generator=generator, device=generator.device)
+        low, high = self.bounds(u)
+        width = self.period if self.period is not None else SPREAD
+        # With one limit, the range begins there; with none, a period begins at 0 and the spread lies about it.
+        start = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high - width, 0.0))
+        if not self.limited and self.period is None:
+            start = start - width / 2
+        span = torch.where(low.isfinite() & high.isfinite(), high - low, width)
+        return self.clamp(start + span * (EDGE + (1 - 2 * EDGE) * u))
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The limits as tensors beside `like`, infinite where there is none."""

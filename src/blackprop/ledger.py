@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from blackprop.declaration import Declaration
+from blackprop.declaration import Cost, Declaration
 from blackprop.errors import ArgumentError, BudgetExhausted, LimitError, ReadingError, ShapeError
 from blackprop.query import Count, Measure, Procedure, Purpose, Query, count, run
 
 T = TypeVar("T")
+
+ROUNDING = 1e-12  # of a limit: what sums of seconds may be off by
 
 
 class Measurable(Protocol):
@@ -31,13 +35,16 @@ class Ledger:
     """Rows and programmings by purpose, and the lab time they stand for.
 
     `rows[purpose]` and `programmings[purpose]` are zero for a purpose that was never asked. `lab_seconds` is the sum of
-    `rows · cost.row + programmings · cost.programming` over the devices it has counted.
+    `rows · cost.row + programmings · cost.programming` over the devices it has counted. `measured_seconds` is the time
+    by the clock, in this process, in which devices that declare no cost were asked; it differs from run to run, so it
+    is neither saved nor compared.
     """
 
     def __init__(self) -> None:
         self.rows: Counter[Purpose] = Counter()
         self.programmings: Counter[Purpose] = Counter()
         self.lab_seconds: float = 0.0
+        self.measured_seconds: float = 0.0
 
     @property
     def total_rows(self) -> int:
@@ -59,6 +66,7 @@ class Ledger:
             total.rows.update(ledger.rows)
             total.programmings.update(ledger.programmings)
             total.lab_seconds += ledger.lab_seconds
+            total.measured_seconds += ledger.measured_seconds
         return total
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,11 +91,18 @@ class Ledger:
         lines = [f"{'':12}{'rows':>14}{'programmings':>16}"]
         lines += [f"{p.value:12}{self.rows[p]:>14,}{self.programmings[p]:>16,}" for p in asked]
         lines += [f"{'total':12}{self.total_rows:>14,}{self.total_programmings:>16,}"]
-        return "\n".join([*lines, f"estimated lab time {_duration(self.lab_seconds)}"])
+        if self.lab_seconds or not self.measured_seconds:
+            lines += [f"estimated lab time {_duration(self.lab_seconds)}"]
+        if self.measured_seconds:
+            lines += [f"measured lab time {_duration(self.measured_seconds)} (no cost is declared)"]
+        return "\n".join(lines)
 
 
 class Budget:
-    """The most that may be asked: rows, programmings, estimated lab seconds; None for no limit.
+    """The most that may be asked: rows, programmings, lab seconds; None for no limit.
+
+    Lab seconds are those that the devices' `Cost` lets expect; of a device that declares none they are measured by the
+    clock and booked after each round, so that the round that passes the limit is the last.
 
     One budget given to several layers is shared by them. A round of queries that would exceed it raises
     `BudgetExhausted` before any of it is measured.
@@ -104,7 +119,7 @@ class Budget:
         """Book what a round will cost, or raise and book nothing."""
         wanted = {"rows": rows, "programmings": programmings, "seconds": seconds}
         for name, limit in self.limits.items():
-            if limit is not None and self.spent[name] + wanted[name] > limit:
+            if limit is not None and self.spent[name] + wanted[name] > limit * (1 + ROUNDING):
                 raise BudgetExhausted(
                     f"{self.spent[name]:,} of {limit:,} {name} are spent and the next round of queries wants "
                     f"{wanted[name]:,}; nothing of it was measured"
@@ -137,11 +152,14 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
 
     Before the device is touched: every row has the device's input shape, is finite and within the limits of the inputs,
     every setting has its size and is within its limits, and the budget holds. Afterwards: every reading has the right
-    shape, dtype and place and is finite. A device that raises half-way has spent what the ledger then shows: the whole
-    round, since no one can know. What the device says it was asked again is booked after the round, even where that
-    passes the budget.
+    shape, dtype and place and is finite. The device is sent copies of the rows, contiguous and without autograd, and
+    must leave them as they are, for several queries may share them.
+
+    A device that raises half-way has spent what the ledger then shows: the whole round, since no one can know. What the
+    device says it was asked again is booked after the round, even where that passes the budget.
     """
     spec = device.declaration
+    timed = spec.cost == Cost()
 
     def bill(spent: Count) -> tuple[int, int, float]:
         rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
@@ -154,15 +172,28 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
         if budget is not None:
             budget.reserve(*due)
         ledger.add(spent, due[-1])
+        rows = {id(query.x): _handed_over(query.x) for query in queries}  # many settings share their rows
+        sent = [replace(query, x=rows[id(query.x)]) for query in queries]
+        began = time.perf_counter()
         try:
             with torch.no_grad():
-                readings = device.measure(queries)
+                readings = device.measure(sent)
         finally:
+            seconds = time.perf_counter() - began if timed else 0.0
+            ledger.measured_seconds += seconds
+            if budget is not None and budget.limits["seconds"] is not None:
+                budget.spend(0, 0, seconds)
             again = device.repeated()
             due = bill(again)
             if budget is not None:
                 budget.spend(*due)
             ledger.add(again, due[-1])
+        for query in queries:
+            if (x := rows.pop(id(query.x), None)) is not None and not torch.equal(x, query.x):
+                raise ReadingError(
+                    f"a device leaves the rows as sent, and {spec.name} has written into them; work on a copy, as "
+                    "`x.clone()`"
+                )
         _check_readings(spec, queries, readings)
         return readings
 
@@ -216,6 +247,12 @@ def check_queries(spec: Declaration, queries: list[Query]) -> None:
             bad = (~query.x.isfinite()).flatten(1).any(1).nonzero()
             if len(bad):
                 raise LimitError(f"row {int(bad[0])} of the {query.purpose.value} query to {spec.name} is not finite")
+
+
+def _handed_over(x: Tensor) -> Tensor:
+    """A copy of rows as any driver can read them: contiguous, nothing pending, no autograd."""
+    plain = x.detach().resolve_conj().resolve_neg().contiguous()
+    return plain.clone() if plain.data_ptr() == x.data_ptr() else plain
 
 
 def _check_readings(spec: Declaration, queries: list[Query], readings: list[Tensor]) -> None:

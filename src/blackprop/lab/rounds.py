@@ -71,7 +71,9 @@ def _layout(arrays: Sequence[np.ndarray], spec: Declaration) -> tuple[np.ndarray
         raise ProtocolError(f"a round of {len(table)} queries; at most {QUERIES} are taken")
     if rows.ndim == 0 or rows.shape[1:] != spec.in_shape:
         raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {rows.shape[1:]}")
-    if settings.ndim != 2 or settings.shape[1] != spec.theta.size or settings.dtype.kind != "f":
+    if settings.dtype.kind != "f":
+        raise ShapeError(f"a setting of this device is of floating point, got {settings.dtype}")
+    if settings.ndim != 2 or settings.shape[1] != spec.theta.size:
         raise ShapeError(f"a setting of this device has shape ({spec.theta.size},), got {settings.shape[1:]}")
     start, size, which, code = table.T
     inside = (start >= 0) & (start <= len(rows)) & (size >= 0) & (size <= len(rows) - start)

@@ -16,6 +16,7 @@ from torch import Tensor
 from blackprop.declaration import Declaration, ThetaSpec
 from blackprop.errors import ContractError, LimitError, ReadingError, ShapeError
 from blackprop.ledger import Ledger, Measurable, metered
+from blackprop.probes import within
 from blackprop.query import Count, Procedure, Query, run
 
 T = TypeVar("T")
@@ -154,8 +155,15 @@ def generator_or_default(generator: torch.Generator | None) -> torch.Generator:
     return generator if generator is not None else torch.Generator().manual_seed(0)
 
 
-def normal(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+def normal(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
     return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype)
+
+
+def random_rows(
+    spec: Declaration, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
+) -> Tensor:  # (count, *in_shape)
+    """Normal rows, moved into the limits of the inputs."""
+    return within(spec, normal((count, *spec.in_shape), generator, dtype))
 
 
 def fork(generator: torch.Generator) -> int:
@@ -177,6 +185,7 @@ def _add(book: Ledger, spent: Ledger) -> None:
     book.rows.update(spent.rows)
     book.programmings.update(spent.programmings)
     book.lab_seconds += spent.lab_seconds
+    book.measured_seconds += spent.measured_seconds
 
 
 def global_streams() -> dict[str, object]:

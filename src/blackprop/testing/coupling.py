@@ -7,6 +7,7 @@ from torch import Tensor
 
 from blackprop.declaration import Coupling
 from blackprop.errors import ContractError
+from blackprop.probes import Probes, signed
 from blackprop.testing.probe import Probe
 
 
@@ -42,12 +43,17 @@ def _stray(probe: Probe, which: Tensor, owner: Tensor, cells: int) -> tuple[Tens
     """How far the cells that own none of the parameters `which` (P,) move, (cells,), and how far they may."""
     setting, element = probe.moved(which), probe.spec.coupling is Coupling.ELEMENT
     x = probe.x
+    unit: Probes | None = None
     if element:  # unit rows show the matrix
-        x = torch.eye(probe.spec.d_in, device=x.device).unflatten(1, probe.spec.in_shape) * float(x.abs().max())
-    change, bound = probe.difference(
-        lambda: probe.read(x, setting, "coupling"), lambda: probe.read(x, probe.theta, "coupling")
-    )
-    moves = change.flatten(1).mT.abs()  # (d_out, rows)
+        unit = signed(probe.spec, torch.eye(probe.spec.d_in, device=x.device).to(x) * float(x.abs().max()))
+        x = unit.rows.unflatten(1, probe.spec.in_shape)
+
+    def answers(theta: Tensor) -> Tensor:
+        y = probe.read(x, theta, "coupling").flatten(1)
+        return y if unit is None else unit.products(y)
+
+    change, bound = probe.difference(lambda: answers(setting), lambda: answers(probe.theta))
+    moves = change.mT.abs()  # (d_out, rows)
     moves = moves.flatten() if element else moves.amax(1)
     owned = torch.zeros(cells, dtype=torch.bool, device=owner.device)
     owned[owner[which]] = True

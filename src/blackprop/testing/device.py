@@ -10,6 +10,7 @@ from torch import Tensor
 from blackprop.declaration import Declaration
 from blackprop.devices import Device, Simulator, Wrapper
 from blackprop.errors import ArgumentError, ContractError, LimitError, ShapeError
+from blackprop.probes import within
 from blackprop.query import Count, Purpose, Query, ask, same_setting
 from blackprop.testing.bench import (
     Bench,
@@ -23,6 +24,7 @@ from blackprop.testing.bench import (
 )
 from blackprop.testing.coupling import check_coupling
 from blackprop.testing.probe import SIGMAS, Probe
+from blackprop.testing.rows import check_rows, combination
 
 
 def check_device(
@@ -37,7 +39,8 @@ def check_device(
     repeats: int = 16,
     generator: torch.Generator | None = None,
 ) -> Report:
-    """Measure what `device` declares: shapes, limits, period, linearity, coupling, and that θ and x alone decide.
+    """Measure what `device` declares: shapes, limits of θ and of the inputs, period, linearity, coupling, and that θ
+    and x alone decide, in whatever layout x is.
 
     Two readings count as alike within `tolerance` of the largest output and 6 standard deviations of the device's own
     noise, which is measured first; on a noisy device, whatever is compared is read `repeats` times, in turns. Raise the
@@ -55,7 +58,8 @@ def check_device(
     before = global_streams()
     theta = _initial(bench, device.declaration, generator)
     x = normal((rows, *device.in_shape), generator)
-    probe = Probe(device, bench, theta, x * (scale / float(x.abs().max())), tolerance, generator)
+    x = within(device.declaration, x * (scale / float(x.abs().max())))
+    probe = Probe(device, bench, theta, x, tolerance, generator)
     first = probe.read(probe.x, theta, "readings")
     kept = first.clone()
     bench.note("readings", f"{tuple(first.shape)}, {first.dtype}, finite, no autograd")
@@ -65,6 +69,7 @@ def check_device(
     _verbs(probe)
     _state(probe)
     _limits(probe)
+    check_rows(probe)
     _period(probe, parameters)
     _linearity(probe)
     check_coupling(probe, parameters, subsets)
@@ -82,7 +87,8 @@ def _initial(bench: Bench, spec: Declaration, generator: torch.Generator) -> Ten
         theta, again = (spec.theta.draw(seeded(seed, generator)) for _ in range(2))
     except (LimitError, ShapeError) as error:
         raise ContractError(f"{spec.name}: {claim}: {error}") from error
-    bench.require(theta.dtype == torch.float32, claim, str(theta.dtype), "torch.float32")
+    default = torch.get_default_dtype()
+    bench.require(theta.dtype == default, claim, str(theta.dtype), str(default))
     alike = torch.equal(theta, again)
     bench.settle(alike, claim, "repeats, within limits" if alike else "another one at the same seed", "it repeats")
     return theta
@@ -113,7 +119,8 @@ def _noise(probe: Probe, repeats: int, allowed: float | None) -> None:
 def _purity(probe: Probe) -> None:
     """`f(x; θ)`, whatever setting and rows came before."""
     claim = "answers do not depend on history"
-    x, theta, other_rows, third = probe.x, probe.theta, probe.x.flip(0) / 2, probe.moved(probe.all())
+    x, theta, third = probe.x, probe.theta, probe.moved(probe.all())
+    other_rows = within(probe.spec, x.flip(0) / 2)
     text = ""
     for before in ((x, third), (other_rows, theta), (other_rows, third)):
         text = probe.alike(
@@ -219,7 +226,7 @@ def _linearity(probe: Probe) -> None:
     lit = bool(probe.read(probe.x, probe.theta, "linear").any())
     theta = probe.theta if lit else probe.other  # what is dark where it starts would pass for linear
     x, z = probe.x[:half], probe.x[half : 2 * half]
-    a, b = 0.6, -0.4  # the sum stays within the range of the rows, and a + b ≠ 1 shows an offset
+    a, b = combination(probe.spec, x, z)
 
     def apart() -> Tensor:
         left, right = probe.ask("linear", (x, theta), (z, theta))

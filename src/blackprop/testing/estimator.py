@@ -25,6 +25,7 @@ from blackprop.testing.bench import (
     fork,
     generator_or_default,
     normal,
+    random_rows,
     relative,
     seeded,
     together,
@@ -103,7 +104,7 @@ class _Case:
         if spec.theta.period is not None:  # where a device starts, its curvature may happen to vanish
             theta += spec.theta.period * torch.rand(theta.shape, generator=generator, device=theta.device)
         theta = spec.theta.interior(theta, margin)
-        x = normal((batch, *spec.in_shape), generator, torch.float64)
+        x = random_rows(spec, batch, generator, torch.float64)
         grad_y = normal((batch, *spec.out_shape), generator, torch.float64)
         return cls._at(bench, device, x, theta, grad_y)
 

@@ -13,6 +13,7 @@ from blackprop.declaration import Declaration
 from blackprop.devices import Device, LowRank
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.ledger import Ledger, Measurable, price
+from blackprop.probes import spanning
 from blackprop.query import Count, Procedure, Purpose, Query, ask, same_setting
 from blackprop.surrogates import Surrogate
 from blackprop.testing.bench import (
@@ -22,6 +23,7 @@ from blackprop.testing.bench import (
     fork,
     generator_or_default,
     normal,
+    random_rows,
     relative,
     seeded,
     watched,
@@ -108,15 +110,15 @@ class _Case:
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Inputs and cotangents."""
-        return (
-            normal((self.batch, *self.spec.in_shape), self.generator),
-            normal((self.batch, *self.spec.out_shape), self.generator),
-        )
+        x = random_rows(self.spec, self.batch, self.generator)
+        return x, normal((self.batch, *self.spec.out_shape), self.generator)
 
     def matrix(self, theta: Tensor) -> Tensor:  # (d_out, d_in)
-        unit = torch.eye(self.spec.d_in, device=theta.device).unflatten(1, self.spec.in_shape)
-        (columns,) = self.bench.run("reference", ask(Query(unit, theta, Purpose.CALIBRATE)), self.device)
-        return columns.flatten(1).mT
+        unit = torch.eye(self.spec.d_in, device=theta.device)
+        probes = spanning(self.spec, unit, 1.0, 1.0)
+        rows = probes.rows.unflatten(1, self.spec.in_shape)
+        (y,) = self.bench.run("reference", ask(Query(rows, theta, Purpose.CALIBRATE)), self.device)
+        return probes.matrix(y.flatten(1))
 
     def truth(self, theta: Tensor, x: Tensor, grad_y: Tensor, rank: int | None) -> Tensor:
         """The right `∂L/∂x`."""
@@ -135,7 +137,7 @@ class _Case:
 def _path(bench: Bench, device: Device, steps: int, batch: int, generator: torch.Generator) -> list[Tensor]:
     """Settings on a straight line, over which the readings change by a third."""
     spec = device.declaration
-    x = normal((batch, *spec.in_shape), generator)
+    x = random_rows(spec, batch, generator)
     start = spec.theta.draw(generator)
     way = normal(start.shape, generator)
 
