@@ -116,12 +116,19 @@ def test_theta_outside_the_limits_never_reaches_the_device():
         (lambda x, theta: x.double(), "float64"),
         (lambda x, theta: x.numpy(), "ndarray"),
         (lambda x, theta: x.to("meta"), "meta"),
-        (lambda x, theta: x.index_fill(0, torch.tensor([2, 3]), torch.nan), "parameter query to <lambda>.*row 2 of 4"),
+        (lambda x, theta: x.index_fill(0, torch.tensor([2, 3]), torch.nan), "parameter query to Answering.*row 2 of 4"),
         (lambda x, theta: x.index_fill(0, torch.tensor([1]), torch.inf), "row 1 of 4"),
     ],
 )
 def test_unusable_readings_are_named_and_stay_counted(answer, words):
-    device = bp.devices.from_callable(answer, in_shape=5, out_shape=5, theta_size=1)
+    class Answering(bp.Device):
+        def program(self, theta: torch.Tensor, /) -> None:
+            pass
+
+        def read(self, x: torch.Tensor, /) -> torch.Tensor:
+            return answer(x, None)
+
+    device = Answering(5, 5, 1)
     ledger = bp.Ledger()
     with pytest.raises(ReadingError, match=words):
         run(ask(Query(draw(4, 5), torch.zeros(1), Purpose.PARAMETER)), metered(device, ledger))

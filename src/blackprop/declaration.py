@@ -164,6 +164,7 @@ class Declaration:
 
     `noise` is the standard deviation of a reading relative to the root mean square of the outputs; 0 where unknown.
     `x_low` and `x_high` are the least and the greatest value that an input takes, inclusive; None for no limit.
+    `rows_each` is how many rows the device is driven with for one that is asked.
     `oracle` is the differentiable transfer `(x, theta) -> y` of a simulator, None for anything else. The two classes
     named `Oracle` may use it and nothing else may.
     """
@@ -179,6 +180,7 @@ class Declaration:
     oracle: Callable[[Tensor, Tensor], Tensor] | None = None
     x_low: float | None = None
     x_high: float | None = None
+    rows_each: int = 1
 
     def __post_init__(self) -> None:
         for name, limit in zip(("x_low", "x_high"), input_limits("Declaration", self.x_low, self.x_high), strict=True):
@@ -245,4 +247,4 @@ def limits_text(low: float | None, high: float | None) -> str:
 
 def digits(value: Tensor) -> str:
     """A number with as many digits as tell it from its neighbours in its dtype."""
-    return str(value.detach().cpu().numpy()[()])
+    return str(value.detach().cpu().numpy()[()]).removesuffix(".0")

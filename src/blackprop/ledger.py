@@ -167,7 +167,7 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
 
     def measure(queries: list[Query]) -> list[Tensor]:
         check_queries(spec, queries)
-        spent = count(queries, device.programmed)
+        spent = count(queries, device.programmed, spec.rows_each)
         due = bill(spent)
         if budget is not None:
             budget.reserve(*due)

@@ -119,8 +119,9 @@ class Count:
         return Count(*(Counter({k: n for k, n in counts.items() if n}) for counts in (self.rows, self.programmings)))
 
 
-def count(queries: Iterable[Query], programmed: Tensor | None) -> Count:
-    """What serving `queries` in order costs a device that now holds `programmed`.
+def count(queries: Iterable[Query], programmed: Tensor | None, rows_each: int = 1) -> Count:
+    """What serving `queries` in order costs a device that now holds `programmed`, and is driven `rows_each` times for
+    each of their rows.
 
     Consecutive queries at one setting are one programming, booked under the purpose of the first.
     """
@@ -129,5 +130,5 @@ def count(queries: Iterable[Query], programmed: Tensor | None) -> Count:
         if not same_setting(programmed, query.theta):
             total.programmings[query.purpose] += 1
             programmed = query.theta
-        total.rows[query.purpose] += len(query.x)
+        total.rows[query.purpose] += rows_each * len(query.x)
     return total

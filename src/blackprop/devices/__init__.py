@@ -5,6 +5,7 @@ from blackprop.devices.base import Device, Simulator, Wrapper
 from blackprop.devices.chain import Chain
 from blackprop.devices.crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
 from blackprop.devices.declared import Declared
+from blackprop.devices.differential import Differential
 from blackprop.devices.diffraction import Diffraction
 from blackprop.devices.diodes import Diodes, ExponentialDiodes, IdealDiodes
 from blackprop.devices.echo_state import EchoState
@@ -42,6 +43,7 @@ __all__ = [
     "Crossbar",
     "Declared",
     "Device",
+    "Differential",
     "Diffraction",
     "Diodes",
     "Drifting",

@@ -38,6 +38,8 @@ class Device(abc.ABC):
     A device serves one thread at a time, as an instrument does.
     """
 
+    rows_each: int = 1  # rows that it is driven with for one that is asked: more in a wrapper that sends several
+
     def __init__(
         self,
         in_shape: int | Shape,
@@ -95,6 +97,7 @@ class Device(abc.ABC):
             oracle=self.oracle(),
             x_low=self.x_low,
             x_high=self.x_high,
+            rows_each=self.rows_each,
         )
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
@@ -233,6 +236,7 @@ class Wrapper(Device):
             x_high=device.x_high,
         )
         self.device = device
+        self.rows_each = device.rows_each
 
     @property
     def kind(self) -> str | None:

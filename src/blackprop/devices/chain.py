@@ -179,7 +179,7 @@ def _theta(devices: tuple[Device, ...]) -> ThetaSpec:
 
 
 def _slowest(devices: tuple[Device, ...]) -> Cost:
-    return Cost(max(device.cost.programming for device in devices), max(device.cost.row for device in devices))
+    return Cost(max(d.cost.programming for d in devices), max(d.cost.row * d.rows_each for d in devices))
 
 
 def _name(part: Map) -> str:

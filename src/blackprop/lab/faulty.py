@@ -89,7 +89,7 @@ class Faulty(Transparent):
         readings = self.device.measure(queries)
         if "duplicated" in happens:
             self.injected["duplicated"] += 1
-            self._again.add(count(queries, self.programmed))
+            self._again.add(count(queries, self.programmed, self.rows_each))
             self.device.measure(queries)
         if "timeout" in happens:
             self._fail("timeout", TimeoutError(f"{self.device} did not answer in time"))

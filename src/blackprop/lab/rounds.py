@@ -103,7 +103,7 @@ def check(arrays: Sequence[np.ndarray], spec: Declaration) -> None:
             raise LimitError("a setting is outside the device's limits")
     if not _finite(rows):
         raise LimitError("a row of the round is not finite")
-    spec.check_rows(torch.from_numpy(arrays[0]))
+    spec.check_rows(torch.from_numpy(rows))
 
 
 def answer_bytes(arrays: Sequence[np.ndarray], spec: Declaration) -> int:

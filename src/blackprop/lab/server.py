@@ -175,7 +175,7 @@ class Server:
             queries = rounds.unpack(due.arrays, self._spec)
             if due.fresh:
                 self.device.forget()
-            spent = count(queries, self.device.programmed)
+            spent = count(queries, self.device.programmed, self.device.rows_each)
             try:
                 readings = self._ask_device(queries)
             finally:

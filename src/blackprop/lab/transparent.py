@@ -66,5 +66,5 @@ class Transparent(Wrapper):
     def _book(self, once: Asked, asked: Iterable[Asked]) -> None:
         """Book what was `asked` beyond the round that the driver books, `once`."""
         for round_ in asked:
-            self._again.add(count(*round_))
-        self._again.subtract(count(*once))
+            self._again.add(count(*round_, self.rows_each))
+        self._again.subtract(count(*once, self.rows_each))
