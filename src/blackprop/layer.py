@@ -26,6 +26,7 @@ from blackprop.errors import (
 )
 from blackprop.estimators import Estimator
 from blackprop.ledger import Budget, Ledger, metered
+from blackprop.output_scale import OutputScale
 from blackprop.packing import pack
 from blackprop.planning import complete
 from blackprop.programming import Programmed, Programmer
@@ -50,7 +51,8 @@ class PhysicalLayer(nn.Module):
     many backward passes accumulate. In `eval()` nothing changes: rows are booked as `EVALUATE`, and a gradient can be
     had only at a θ that the surrogate knows. Within limits, the device is sent the nearest setting inside them, and
     training moves θ there, as projected gradient descent does; where the surrogate finds that settings have drifted, it
-    moves θ against that. Activation checkpointing measures twice, and is counted twice.
+    moves θ against that. Where the first readings in training are far from 1 (under 0.01 or over 100 on average), the
+    gain is set to bring them there, see `OutputScale`. Activation checkpointing measures twice, and is counted twice.
 
     **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
     may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
@@ -115,6 +117,7 @@ class PhysicalLayer(nn.Module):
         self.signal = SignalMeter(self.theta.numel())
         self._residual: Tensor | None = None
         self.answers = AnswerMemory()
+        self.scale = OutputScale()
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -231,6 +234,7 @@ class PhysicalLayer(nn.Module):
             self._observed += 1
         if self.training:
             self.answers.keep(x, y, setting)
+            self.scale.see(y, self.gain, str(self.device))
         return y, self._observed
 
     def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
@@ -406,6 +410,7 @@ class PhysicalLayer(nn.Module):
                 "started": self.started,
                 "residual": self.residual,
                 "answers": self.answers.state_dict(self.theta_tracked if self.started else None),
+                "scale": self.scale.state_dict(),
                 "ledger": self.ledger.state_dict(),
                 "budget": self.budget.state_dict() if self.budget is not None else None,
                 "generator": layer_state.saved_generator(self.generator),
@@ -426,6 +431,7 @@ class PhysicalLayer(nn.Module):
         self.ledger.load_state_dict(state["ledger"])
         if self.budget is not None and state["budget"] is not None:
             self.budget.load_state_dict(state["budget"])
+        self.scale.load_state_dict(state.get("scale", {"decided": True, "rms": None}))  # older ones kept their gain
         self.started = state["started"]
         self._residual = None if state["residual"] is None else torch.tensor(state["residual"])
         if "answers" in state:
@@ -446,6 +452,7 @@ class PhysicalLayer(nn.Module):
         estimator = "the surrogate" if self.estimator.reads is not None else self.estimator
         parts = [f"{self.device}", f"gradient of theta: {estimator}"]
         parts += [f"chosen for: {self.reason}"] if self.reason else []
+        parts += [f"{self.scale}"] if f"{self.scale}" else []
         return ",\n".join([*parts, *([f"{self.budget}"] if self.budget is not None else [])])
 
 

@@ -31,6 +31,11 @@ class Probes:
         """`Z Aᵀ` (..., k, d_out) of the readings y (..., n, d_out)."""
         return y if self.weights is None else self.weights.mT @ y / self.divisor
 
+    @property
+    def blur(self) -> float:
+        """The standard deviation that read noise of 1 leaves in a product, at most."""
+        return 1.0 if self.weights is None else float(self.weights.norm(dim=0).max()) / self.divisor
+
     def matrix(self, y: Tensor) -> Tensor:
         """`A Zᵀ` (..., d_out, k) of the readings y (..., n, d_out); of spanning rows, whose Z is the identity, A."""
         return y.mT if self.weights is None else y.mT @ self.weights / self.divisor
@@ -99,6 +104,16 @@ def within(spec: Declaration, x: Tensor) -> Tensor:
     h = min(math.sqrt(3) * size, (high - low) / 2)
     m = _middle(spec, h)
     return (m + h * torch.erf(x / (math.sqrt(2) * size or 1.0))).clamp(low, high)
+
+
+def combination(spec: Declaration, x: Tensor, z: Tensor) -> tuple[float, float]:
+    """Factors a and b for which `a x + b z` is within the limits; a + b ≠ 1, unless no others are, shows an offset."""
+    low, high = spec.x_range
+    for a, b in ((0.6, -0.4), (0.6, 0.3), (0.7, 0.5)):
+        both = a * x + b * z
+        if bool(((both >= low) & (both <= high)).all()):
+            return a, b
+    return 0.6, 0.4
 
 
 def order(size: int) -> int:

@@ -13,6 +13,7 @@ from blackprop.characterise.codes import decode, draw_codes, few, settings_neede
 from blackprop.characterise.findings import Finding, sure, unknown
 from blackprop.characterise.stand import Comparison, Stand, rms
 from blackprop.declaration import Coupling
+from blackprop.probes import Probes, spanning
 from blackprop.query import Procedure
 from blackprop.surrogates.calibrated_response import _orthogonal
 
@@ -252,15 +253,19 @@ def _sets(stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor) -> list[
     cells = readings.unflatten(1, (d_out, -1))
     strongest = cells.std(0).argmax(1)
     one = cells[:, torch.arange(d_out), strongest]
-    return few(one, codes, 1.5 * stand.noise / (stand.scale * math.sqrt(stand.spec.d_in)))
+    return few(one, codes, 1.5 * stand.noise * _probes(stand, _spanning(stand)).blur)
 
 
 def _spanning(stand: Stand) -> Tensor:
-    """Orthogonal rows at the amplitude of the data, d_in of them."""
+    """Orthogonal rows at the amplitude of the data, d_in of them; within limits, those of `probes.spanning`."""
     d_in = stand.spec.d_in
-    return stand.scale * math.sqrt(d_in) * _orthogonal(d_in, stand.home, stand.generator)
+    return _probes(stand, stand.scale * math.sqrt(d_in) * _orthogonal(d_in, stand.home, stand.generator)).rows
+
+
+def _probes(stand: Stand, x: Tensor) -> Probes:
+    return spanning(stand.spec, x, stand.scale**2 * stand.spec.d_in, stand.scale)
 
 
 def _matrices(stand: Stand, y: Tensor, x: Tensor) -> Tensor:
     """The matrices (..., d_out, d_in) that answer y (..., rows, d_out) to the spanning rows x."""
-    return y.mT @ x / (stand.scale**2 * stand.spec.d_in)
+    return _probes(stand, x).matrix(y)

@@ -12,9 +12,9 @@ from torch import Tensor
 from blackprop.characterise.findings import Finding, sure, unknown
 from blackprop.characterise.signal import STRONG
 from blackprop.characterise.stand import ROWS, TOLERANCE, Stand, rms
+from blackprop.probes import combination, within
 from blackprop.query import Procedure
 
-A, B = 0.6, -0.4  # the sum stays within the range of the rows, and A + B ≠ 1 shows an offset
 REPEATS = 8  # of every reading on a noisy device
 
 
@@ -34,37 +34,44 @@ class Excess:
 
 def linearity(stand: Stand) -> Procedure[tuple[Finding, dict[str, Any]]]:
     """`f(a x + b z) − a f(x) − b f(z)` on normal rows, on single inputs and on rows of one sign, at three settings;
-    then the same at three times the drive, where a device may be linear no more.
+    then the same at three times the drive, or as far as the limits of the inputs let it, where a device may be linear
+    no more.
     """
+    strong = stand.factors(stand.rows, STRONG)[1]
     repeats = REPEATS if stand.noisy else 1
     settings = [stand.base, stand.anywhere(), stand.anywhere()]
     near, far = [], []
     for theta in settings:
         near.append((yield from _excess(stand, theta, 1.0, repeats)))
-        far.append((yield from _excess(stand, theta, STRONG, repeats)))
+        far.append((yield from _excess(stand, theta, strong, repeats)))
     curve = yield from _curve(stand)
     worst = max(near, key=lambda e: e.size / e.limit)
     seen = [e for e in near if e.seen]
     count = ROWS * stand.spec.d_out * len(settings)
-    within = f"superposition holds within {max(e.limit for e in near):.1g} of the outputs"
+    held = f"superposition holds within {max(e.limit for e in near):.1g} of the outputs"
     if len(seen) > 0:
         size = max(e.size for e in near)
         worst = max(e.worst for e in near)
         text = f"superposition fails by {size:.2g} of the outputs, {worst:.2g} at most"
         return Finding("linear", False, True, text, sure(count)), curve
     if any(e.seen for e in far):
-        text = f"{within} at the given drive, but at {STRONG:g} times it fails by {max(e.size for e in far):.2g}"
+        text = f"{held} at the given drive, but at {strong:g} times it fails by {max(e.size for e in far):.2g}"
         return unknown("linear", f"{text}; ask with a smaller `scale` to have less claimed", False), curve
-    text = f"{within} up to {STRONG:g} times the drive, at {len(settings)} settings"
+    text = f"{held} up to {strong:.3g} times the drive, at {len(settings)} settings"
     return Finding("linear", True, True, text, sure(count)), curve
 
 
 def _excess(stand: Stand, theta: Tensor, drive: float, repeats: int) -> Procedure[Excess]:
     x, z = _rows(stand), _rows(stand).roll(1, 0)
-    sent = drive * torch.cat((x, z, A * x + B * z))
+    if stand.spec.x_limited:
+        drive = min(drive, stand.factors(torch.cat((x, z)), drive)[1])
+    a, b = combination(stand.spec, drive * x, drive * z)
+    sent = drive * torch.cat((x, z, a * x + b * z))
+    if stand.spec.x_limited:
+        sent = sent.clamp(*stand.spec.x_range)  # rounding
     y = (yield from stand.read(sent.repeat(repeats, 1), theta)).unflatten(0, (repeats, len(sent)))
     left, right, both = y.chunk(3, 1)
-    off = both - A * left - B * right
+    off = both - a * left - b * right
     size = rms(torch.cat((left, right), 1))
     little = TOLERANCE * float(y.abs().max())
     mean = off.mean(0)
@@ -85,11 +92,14 @@ def _rows(stand: Stand) -> Tensor:
     single = torch.zeros(2, d_in).to(stand.rows)
     place = stand.some(2).mul(d_in).long()
     single[torch.arange(2), place] = math.sqrt(d_in) * stand.scale
-    return torch.cat((stand.normal(ROWS - 3, d_in) * stand.scale, single, stand.normal(1, d_in).abs() * stand.scale))
+    normal, one_sign = stand.normal(ROWS - 3, d_in) * stand.scale, stand.normal(1, d_in).abs() * stand.scale
+    return torch.cat([within(stand.spec, rows) for rows in (normal, single.clamp(*stand.spec.x_range), one_sign)])
 
 
 def _curve(stand: Stand) -> Procedure[dict[str, Any]]:
     """One row at growing drive, for the plot."""
-    drive = torch.linspace(-STRONG, STRONG, 13).to(stand.rows)
-    y = yield from stand.read(drive[:, None] * stand.rows[:1], stand.base)
+    low, high = stand.factors(stand.rows[:1], STRONG)
+    drive = torch.linspace(low, high, 13).to(stand.rows)
+    sent = (drive[:, None] * stand.rows[:1]).clamp(*stand.spec.x_range)  # rounding
+    y = yield from stand.read(sent, stand.base)
     return {"drive": drive.tolist(), "outputs": y[:, :6].mT.tolist()}

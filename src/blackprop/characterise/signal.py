@@ -35,7 +35,7 @@ def signal(stand: Stand) -> Procedure[Signal]:
     """Repeated readings of the same rows at full, half, quarter and tenth drive, at one setting and two others."""
     repeats = max(6, math.ceil(SAMPLES / (ROWS * stand.spec.d_out)))
     drives = torch.tensor(WEAK).to(stand.rows)[:, None]
-    sent = torch.cat((stand.rows, drives * stand.rows[: len(WEAK)]))
+    sent = torch.cat((stand.rows, drives * stand.rows[: len(WEAK)])).clamp(*stand.spec.x_range)
     full = torch.arange(len(sent), device=sent.device) < ROWS
     first = yield from stand.read(stand.rows, stand.base)  # instruments set their range by what comes first
     if not bool(first.any()):
@@ -88,14 +88,15 @@ def influence(stand: Stand) -> Procedure[list[str]]:
     if alike:
         text = f"stuck: four other settings change the output by {rms(changes) / stand.size:.1g}, within its noise"
         faults.append(f"{text}; θ moves nothing")
-    strong = torch.cat((stand.rows, stand.rows.roll(1, 0), STRONG * stand.rows, stand.rows))
+    most = stand.factors(stand.rows, STRONG)[1]
+    strong = torch.cat((stand.rows, stand.rows.roll(1, 0), most * stand.rows, stand.rows)).clamp(*stand.spec.x_range)
     y, again, loud, control = (yield from stand.read(strong, stand.base)).chunk(4)
     if stand.compare(again - y, control - y).alike:
         return [*faults, "stuck: it answers the same whatever is sent; x moves nothing"]
     growth = rms(loud) / max(rms(y), 1e-300)
     at_rails = _clipped(torch.cat((y, loud)))
-    if growth < 1.5 or at_rails > 0.2:
-        text = f"{STRONG:g} times the drive gives {growth:.2g} times the output"
+    if (growth < 1.5 and most >= STRONG) or at_rails > 0.2:  # within limits, less growth says nothing
+        text = f"{most:g} times the drive gives {growth:.2g} times the output"
         faults.append(f"saturated: {text}" + (f", {at_rails:.0%} of the readings stand at one end" if at_rails else ""))
     return faults
 

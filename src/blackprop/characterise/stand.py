@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop.devices import Device
+from blackprop.probes import within
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 
 TOLERANCE = 1e-4  # of the largest output: what single precision and table look-ups may differ by
@@ -44,7 +45,7 @@ class Stand:
         held = device.programmed
         self.home = self.spec.theta.draw(generator).to(generator.device) if held is None else held.clone()
         self.base = self.home
-        self.rows = self.normal(ROWS, self.spec.d_in) * scale  # (rows, d_in)
+        self.rows = within(self.spec, self.normal(ROWS, self.spec.d_in) * scale)  # (rows, d_in)
         self.size = 0.0  # root mean square of the outputs at `base`
         self.noise = 0.0  # standard deviation of a reading there
         self.variance = 0.0, 0.0  # of a reading: a, and b times the squared output
@@ -56,6 +57,13 @@ class Stand:
 
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, device=self.generator.device).to(self.home)
+
+    def factors(self, rows: Tensor, most: float) -> tuple[float, float]:
+        """Between which multiples of the rows, of at most `most` to either side, no input leaves its limits."""
+        low, high = self.spec.x_range
+        sizes = rows[rows != 0]
+        ends = torch.stack((low / sizes, high / sizes)) if sizes.numel() else torch.tensor([[-most], [most]])
+        return max(-most, float(ends.amin(0).max())), min(most, float(ends.amax(0).min()))
 
     def some(self, *shape: int) -> Tensor:
         """Numbers from U(0, 1)."""

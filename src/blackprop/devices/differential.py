@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blackprop.devices.base import Device, Wrapper
 from blackprop.errors import IncompatibleError
+from blackprop.query import Purpose
 
 
 @final
@@ -50,11 +51,16 @@ class Differential(Wrapper):
         self.noise = math.sqrt(2) * device.noise
         self.rows_each = 2 * device.rows_each
 
+    @property
+    def kind(self) -> str | None:
+        return None if self.device.kind is None else f"Differential({self.device.kind})"
+
     def _drive(self, x: Tensor) -> Tensor:
         pairs = torch.stack(self._parts(x), 1).flatten(0, 1)
         return pairs if self.device.x_high is None else pairs.clamp_max(self.device.x_high)  # b + r may round above it
 
-    def _sense(self, y: Tensor) -> Tensor:
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+        del purpose
         plus, minus = y.unflatten(0, (-1, 2)).unbind(1)
         return plus - minus
 

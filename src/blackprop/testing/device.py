@@ -10,7 +10,7 @@ from torch import Tensor
 from blackprop.declaration import Declaration
 from blackprop.devices import Device, Simulator, Wrapper
 from blackprop.errors import ArgumentError, ContractError, LimitError, ShapeError
-from blackprop.probes import within
+from blackprop.probes import combination, within
 from blackprop.query import Count, Purpose, Query, ask, same_setting
 from blackprop.testing.bench import (
     Bench,
@@ -24,7 +24,7 @@ from blackprop.testing.bench import (
 )
 from blackprop.testing.coupling import check_coupling
 from blackprop.testing.probe import SIGMAS, Probe
-from blackprop.testing.rows import check_rows, combination
+from blackprop.testing.rows import check_rows
 
 
 def check_device(

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from blackprop.declaration import Declaration
 from blackprop.testing.probe import Probe
 
 
@@ -18,16 +17,6 @@ def check_rows(probe: Probe) -> None:
     else:
         _seems_clipped(probe)
     _layouts(probe)
-
-
-def combination(spec: Declaration, x: Tensor, z: Tensor) -> tuple[float, float]:
-    """Factors a and b for which `a x + b z` is within the limits; a + b ≠ 1, unless no others are, shows an offset."""
-    low, high = spec.x_range
-    for a, b in ((0.6, -0.4), (0.6, 0.3), (0.7, 0.5)):
-        both = a * x + b * z
-        if bool(((both >= low) & (both <= high)).all()):
-            return a, b
-    return 0.6, 0.4
 
 
 def _at_limits(probe: Probe) -> None:
@@ -54,10 +43,10 @@ def _at_limits(probe: Probe) -> None:
 
 
 def _inner(probe: Probe, limit: float) -> Tensor:
-    """The rows of the probe, drawn towards the other side of the limit."""
+    """Rows at the other limit; where there is none, well away from this one."""
     low, high = probe.spec.x_range
     if math.isfinite(low) and math.isfinite(high):
-        return torch.full_like(probe.x, (low + high) / 2)
+        return torch.full_like(probe.x, low if limit == high else high)
     away = max(float(probe.x.abs().max()), abs(limit), 1.0)
     return torch.full_like(probe.x, limit + away if limit == low else limit - away)
 
