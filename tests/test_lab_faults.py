@@ -210,7 +210,8 @@ def test_only_bad_rows_are_measured_again_all_of_a_round_at_once():
     clean = RowByRow(LightModulator(6, 4)).measure([Query(x, theta, Purpose.FORWARD) for theta in thetas])
     assert all(torch.equal(a, b) for a, b in zip(readings, clean, strict=True))
     first, second, third = bench.rounds
-    assert all(query.x is x for query in first)
+    assert all(query.x is first[0].x for query in first)  # one copy for all
+    assert torch.equal(first[0].x, x)
     assert [query.x.tolist() for query in second] == [x[[2]].tolist(), x[[0, 5]].tolist()]
     assert [query.x.tolist() for query in third] == [x[[0, 5]].tolist()]
     assert device.found == {Finding.NOT_FINITE: 5}
