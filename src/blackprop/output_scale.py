@@ -43,7 +43,7 @@ class OutputScale:
         if rms < DARK:
             return
         self.decided = True
-        if LOW <= rms <= HIGH or float(gain) != 1 or not gain.requires_grad:
+        if LOW <= rms <= HIGH or float(gain.detach()) != 1 or not gain.requires_grad:
             return
         wanted = 2.0 ** -round(math.log2(rms))
         if is_available() and is_initialized() and get_world_size() > 1:
