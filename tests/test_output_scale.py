@@ -112,7 +112,7 @@ def _trained(scale: float) -> float:
         loss = nn.functional.cross_entropy(model(X), target)
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def test_training_does_not_depend_on_the_scale():
