@@ -22,8 +22,6 @@ from torch import Tensor, nn
 import blackprop as bp
 
 BATCH, LR, DEVICE_LR = 64, 1e-2, 2e-2
-LIMITS = {"x_low": 0.0, "x_high": 1.0}
-ELEMENT = {"linear": True, "coupling": bp.Coupling.ELEMENT, "period": 2 * math.pi}
 
 
 class Saturating(bp.devices.Simulator):
@@ -34,22 +32,28 @@ class Saturating(bp.devices.Simulator):
     def __init__(self, d_in: int, d_out: int) -> None:
         size = d_in * d_out
         theta = bp.ThetaSpec(size, period=2 * math.pi)
-        super().__init__(d_in, d_out, theta, coupling=bp.Coupling.ROW, **LIMITS)
+        super().__init__(d_in, d_out, theta, coupling=bp.Coupling.ROW, x_low=0.0, x_high=1.0)
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         matrix = theta.cos().unflatten(-1, (*self.out_shape, *self.in_shape))
-        return torch.tanh(2 * bp.devices.base.apply_matrix(matrix, x) / (self.in_shape[0] / 8) ** 0.5)
+        return torch.tanh(2 * x @ matrix.mT / (self.in_shape[0] / 8) ** 0.5)
+
+
+def unsigned(device: bp.Device) -> bp.Device:
+    """The device with inputs in [0, 1], declared linear and of elements."""
+    return bp.devices.Declared(
+        device, linear=True, coupling=bp.Coupling.ELEMENT, period=2 * math.pi, x_low=0.0, x_high=1.0
+    )
 
 
 def modulator(d_in: int, d_out: int) -> bp.Device:
     """Amplitude modulators in front of a light modulator: linear."""
-    return bp.devices.Declared(bp.devices.LightModulator(d_in, d_out), **ELEMENT, **LIMITS)
+    return unsigned(bp.devices.LightModulator(d_in, d_out))
 
 
 def converter_and_rings(d_in: int, d_out: int) -> bp.Device:
     """Rings driven by converters of 8 bits, of [0, 1]."""
-    rings = bp.devices.Declared(bp.devices.Microring(d_in, d_out), **ELEMENT, **LIMITS)
-    return bp.devices.Quantised(rings, input_bits=8)
+    return bp.devices.Quantised(unsigned(bp.devices.Microring(d_in, d_out)), input_bits=8)
 
 
 def differential(d_in: int, d_out: int) -> bp.Device:

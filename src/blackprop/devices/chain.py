@@ -58,8 +58,9 @@ class Chain(Device):
             linear=len(self.devices) == len(parts) and all(device.linear for device in self.devices),
             cost=cost if cost is not None else _slowest(self.devices),
             noise=math.sqrt(sum(device.noise**2 for device in self.devices)),
-            **self._first_limits(),
         )
+        if isinstance(first := parts[0], Device):  # where a map stands before it, the inputs are the map's
+            self.x_low, self.x_high = first.x_low, first.x_high
 
     def program(self, theta: Tensor, /) -> None:
         self.forget()
@@ -139,11 +140,6 @@ class Chain(Device):
     def _load(self, states: list[Mapping[str, Any]]) -> None:
         for device, state in zip(self.devices, states, strict=True):
             device.load_state_dict(state)
-
-    def _first_limits(self) -> dict[str, float | None]:
-        """The limits of the inputs: those of the first device, where no map stands before it."""
-        first = self.parts[0]
-        return {"x_low": first.x_low, "x_high": first.x_high} if isinstance(first, Device) else {}
 
     def _check_rows(self, part: Device, x: Tensor) -> None:
         try:
