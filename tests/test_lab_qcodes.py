@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import blackprop as bp
-from blackprop.errors import ArgumentError, DeviceError, LimitError, ReadingError, UnreachableError
+from blackprop.errors import ArgumentError, DeviceError, InDoubtError, LimitError, ReadingError
 from blackprop.lab.qcodes import QcodesDevice
 
 pytest.importorskip("qcodes")
@@ -124,7 +124,7 @@ def test_a_layer_around_it_trains(bridge):
     torch.testing.assert_close(layer.theta.detach(), torch.tensor([-1.2, -0.4]), atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize(("fault", "kind"), [(TimeoutError("late"), UnreachableError), (OSError("USB"), DeviceError)])
+@pytest.mark.parametrize(("fault", "kind"), [(TimeoutError("late"), InDoubtError), (OSError("USB"), DeviceError)])
 def test_a_driver_that_fails_is_named_and_programmed_again(bridge, fault, kind):
     device = device_of(bridge)
     query = bp.Query(torch.ones(1, 2), torch.zeros(2), bp.Purpose.FORWARD)

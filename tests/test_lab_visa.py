@@ -11,8 +11,16 @@ import pytest
 import torch
 
 import blackprop as bp
-from blackprop.errors import ArgumentError, DeviceError, LimitError, ReadingError, ShapeError, UnreachableError
-from blackprop.lab.scpi import Channels, Readings
+from blackprop.errors import (
+    ArgumentError,
+    DeviceError,
+    InDoubtError,
+    LimitError,
+    ReadingError,
+    ShapeError,
+    UnreachableError,
+)
+from blackprop.lab.scpi import Channels, Readings, no_error
 from blackprop.lab.visa import VisaDevice
 from blackprop.query import Purpose, Query
 
@@ -79,8 +87,19 @@ def scale(instrument: Scale, **kwargs) -> VisaDevice:
     write = "VOLT {channel},{value:.9f}"
     theta, inputs = Channels(write, ("A", "B"), -1, 1), Channels(write, ("C", "D"), -4, 4)
     return VisaDevice(
-        instrument, theta=theta, inputs=inputs, outputs=Readings("READ?", ("all",)), trigger="*TRG", **kwargs
+        instrument,
+        theta=theta,
+        inputs=inputs,
+        outputs=Readings("READ?", ("all",)),
+        trigger="*TRG",
+        marker=None,  # an object that keeps questions and answers apart itself
+        **kwargs,
     )
+
+
+def binary(instrument: Scale) -> VisaDevice:
+    channels = Channels(WRITE, (1,))
+    return VisaDevice(instrument, theta=channels, inputs=channels, outputs=Readings("CURV?", (1,), dtype=">f4"))
 
 
 def test_a_simulated_instrument_passes_the_contract(manager):
@@ -156,7 +175,7 @@ def test_the_two_verbs_hold_the_limits_too():
 def test_a_limit_that_float32_rounds_up_is_written_as_it_is():
     instrument = Scale()
     channels = Channels("VOLT {channel},{value:.12f}", ("A",), 0.0, 0.1)
-    device = VisaDevice(instrument, theta=channels, inputs=channels, outputs=Readings("READ?", (1,)))
+    device = VisaDevice(instrument, theta=channels, inputs=channels, outputs=Readings("READ?", (1,)), marker=None)
     assert float(torch.tensor(0.1)) > 0.1
     device.program(torch.tensor([0.1]))
     assert instrument.volts["A"] == 0.1
@@ -175,12 +194,47 @@ def test_garbage_is_named_with_its_question(manager):
         device.read(torch.zeros(1, 2))
 
 
-def test_an_instrument_that_does_not_answer_is_unreachable(manager):
-    with pytest.raises(UnreachableError, match=r"GPIB0::8::INSTR.*VI_ERROR_TMO"):
+@pytest.mark.parametrize("answer", ["1_0", "1_000.5", "٣", "1e3x", "", "1,2"])
+def test_what_python_alone_takes_for_a_number_is_refused(answer):
+    instrument = Scale()
+    instrument.query = lambda message: answer
+    device = scale(instrument)
+    device.program(torch.zeros(2))
+    with pytest.raises(ReadingError, match="expected a number"):
+        device.read(torch.zeros(1, 2))
+    instrument.query = lambda message: " +1.5E+1\r\n"
+    assert device.read(torch.zeros(1, 2)).tolist() == [[15.0]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "empty"), [("0", True), ("+0,ok", True), ("-0", True), ("00", True), ("0_0", False), ("+", False)]
+)
+def test_an_error_queue_is_empty_at_zero_alone(answer, empty):
+    assert no_error(answer) is empty
+
+
+@pytest.mark.parametrize("wrap", [lambda device: device, bp.lab.Guarded, bp.lab.Checked])
+def test_rows_in_any_layout_are_written_as_they_are(wrap):
+    rows = torch.tensor([[2.0, 4.0], [1.0, -3.0]], dtype=torch.float64)
+    negated = torch.complex(torch.zeros_like(rows), -rows).conj().imag  # its negative bit is set
+    assert negated.is_neg()
+    theta = torch.ones(2, dtype=torch.float64)
+    for x in (rows, rows.t().contiguous().t(), rows.repeat_interleave(2, 1)[:, ::2], negated, rows.requires_grad_()):
+        instrument = Scale()
+        (y,) = wrap(scale(instrument)).measure([Query(x, theta, Purpose.FORWARD)])
+        assert y.tolist() == [[6.0], [-2.0]]
+        assert [told for told in instrument.told if told.startswith("VOLT C")] == [
+            "VOLT C,2.000000000",
+            "VOLT C,1.000000000",
+        ]
+
+
+def test_an_instrument_that_does_not_answer_leaves_in_doubt_what_was_driven(manager):
+    with pytest.raises(InDoubtError, match=r"GPIB0::8::INSTR.*VI_ERROR_TMO"):
         source(manager, Readings("SILENCE?", (1,))).read(torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize(("fault", "kind"), [(TimeoutError("late"), UnreachableError), (KeyError("x"), DeviceError)])
+@pytest.mark.parametrize(("fault", "kind"), [(TimeoutError("late"), InDoubtError), (KeyError("x"), DeviceError)])
 def test_after_a_fault_it_is_cleared_and_programmed_again(fault: Exception, kind: type[Exception]):
     instrument = Scale()
     device, query = scale(instrument), Query(torch.ones(1, 2), torch.ones(2), Purpose.FORWARD)
@@ -245,6 +299,9 @@ def test_an_address_that_cannot_be_opened_is_named():
         (lambda: Channels("VOLT {value}", (1,), 2, 1), "low must be under high"),
         (lambda: Channels("VOLT {value:.2f}", (1,), 0, 1.239), "would be written as 1.24"),
         (lambda: Readings("MEAS? {value}", (1,)), "takes the fields {channel}, {channels}"),
+        (lambda: Readings("READ?", (1,), dtype="text"), "Readings(dtype=...)"),
+        (lambda: Readings("READ?", (1,), dtype="c8"), "takes a real type"),
+        (lambda: binary(Scale()), "needs a resource with `read_raw`"),
         (lambda: scale(Scale(), timeout=0.0), "takes seconds"),
         (lambda: scale(Scale(), settle=-1.0), "takes seconds"),
         (lambda: scale(object()), "must have `write` and `query`"),

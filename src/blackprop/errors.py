@@ -8,7 +8,7 @@ BlackpropError
 ├── LimitError           a setting or a row outside the device's limits, or not finite (also a ValueError)
 ├── ReadingError         what a device returned cannot be used
 ├── DeviceError          a device, or the way to it, failed
-│   ├── UnreachableError nobody answered within the deadline
+│   ├── UnreachableError the device could not be asked; nothing of the round was measured
 │   ├── ProtocolError    a message that is damaged, or of another version
 │   ├── BusyError        somebody else holds the device
 │   ├── InterlockError   what guards the device forbade it, or has stopped it
@@ -63,7 +63,7 @@ class DeviceError(BlackpropError, RuntimeError):
 
 
 class UnreachableError(DeviceError):
-    """Nobody answered within the deadline."""
+    """The device could not be asked, or did not answer; nothing of the round was measured."""
 
 
 class ProtocolError(DeviceError):

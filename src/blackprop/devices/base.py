@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blackprop.declaration import Cost, Coupling, Declaration, Shape, ThetaSpec, input_limits, limits_text
-from blackprop.errors import ArgumentError
+from blackprop.errors import ArgumentError, BusyError, InDoubtError, UnreachableError
 from blackprop.query import Count, Purpose, Query, same_setting
 
 # What one batched call of a simulator may hold: settings and rows beyond it are served in several calls.
@@ -102,15 +102,22 @@ class Device(abc.ABC):
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
         """Serve one round, in order; a setting that the device holds already is not written again."""
-        readings = []
-        for query in queries:
-            if not same_setting(self._programmed, query.theta):
-                self._programmed = None  # unknown, should the next line fail
-                self.program(query.theta)
-                self._programmed = query.theta.detach().clone()
-            y = self.read(query.x)
-            # A driver may hand out its acquisition buffer, and fill it again at the next read.
-            readings.append(y.clone() if isinstance(y, Tensor) else y)
+        readings, begun = [], False
+        try:
+            for query in queries:
+                if not same_setting(self._programmed, query.theta):
+                    self._programmed = None  # unknown, should the next line fail
+                    self.program(query.theta)
+                    self._programmed = query.theta.detach().clone()
+                    begun = True
+                y = self.read(query.x)
+                begun = True
+                # A driver may hand out its acquisition buffer, and fill it again at the next read.
+                readings.append(y.clone() if isinstance(y, Tensor) else y)
+        except (UnreachableError, BusyError) as error:  # not asked for this one, and asked for the ones before
+            if not begun:
+                raise
+            raise InDoubtError(f"{self} failed after a part of the round was measured: {error}") from error
         return readings
 
     def repeated(self) -> Count:

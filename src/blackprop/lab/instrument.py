@@ -17,7 +17,9 @@ from blackprop.devices import Device
 from blackprop.errors import (
     ArgumentError,
     BlackpropError,
+    BusyError,
     DeviceError,
+    InDoubtError,
     LimitError,
     ReadingError,
     ShapeError,
@@ -44,9 +46,11 @@ class Instrument(Device):
     """A device that is served a row at a time: set θ, wait; then for every row drive, wait, sense.
 
     Subclasses write `_set(values)` (P numbers), `_drive(values)` (d_in numbers), `_sense()`, which returns d_out
-    numbers, and, where the instrument can tell, `_verify()`, which raises if it reports an error. Whatever they raise
-    becomes a `DeviceError`, and what means that nobody answers (`away`) an `UnreachableError`; θ then counts as
-    unknown, and is written again before the next row.
+    numbers, and, where the instrument can tell, `_verify()`, which raises if it reports an error, and `_connect()`,
+    which raises if it cannot be asked. Whatever they raise becomes a `DeviceError`. An exception that means that the
+    instrument did not answer (`away`) becomes an `InDoubtError` once the first command of `_set` or `_drive` has been
+    begun, for that row or setting may have taken effect, and an `UnreachableError` before that. After any of them θ
+    counts as unknown, and is written again before the next row.
 
     **Arguments:** `low` and `high`, the limits of a row's entries, inclusive, one number or one an input (the device
     declares those that all inputs share as `x_low` and `x_high`); `settle`, the
@@ -56,7 +60,7 @@ class Instrument(Device):
     Settings and rows are checked, all those of a round, before any of them is written.
     """
 
-    away: tuple[type[Exception], ...] = (TimeoutError, ConnectionError)
+    away: tuple[type[Exception], ...] = (TimeoutError, ConnectionError, EOFError, UnreachableError, BusyError)
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Instrument(Device):
         self.settle, self.settle_row, self._sleep = settle, settle_row, sleep
         size = math.prod(self.in_shape)
         self._low, self._high = (torch.as_tensor(n, dtype=torch.float64).expand(size) for n in (low, high))
+        self._written = False  # whether anything has been, since the verb began
 
     @abc.abstractmethod
     def _set(self, values: list[float], /) -> None:
@@ -97,6 +102,9 @@ class Instrument(Device):
     def _sense(self) -> list[float]:
         """Read the outputs (d_out)."""
 
+    def _connect(self) -> None:
+        """Raise if the instrument cannot be asked; called before anything of a setting or of rows is written."""
+
     def _verify(self) -> None:
         """Raise if the instrument reports an error; asked after a programming and after the last row of a query."""
 
@@ -107,6 +115,8 @@ class Instrument(Device):
         self.theta.check(theta)
         exact = theta.detach().double()  # the nearest float32 of a limit may be beyond it
         with self._reported("programming"):
+            self._connect()
+            self._written = True
             self._set(exact.clamp(*self.theta.bounds(exact)).tolist())
             self._wait(self.settle)
             self._verify()
@@ -115,6 +125,7 @@ class Instrument(Device):
         self._check_rows(x)
         rows = x.detach().flatten(1).double().cpu().clamp(self._low, self._high)
         with self._reported("reading"):
+            self._connect()
             y = [self._row(row) for row in rows.tolist()]
             if y:
                 self._verify()
@@ -128,6 +139,7 @@ class Instrument(Device):
         return super().measure(queries)
 
     def _row(self, values: list[float]) -> list[float]:
+        self._written = True
         self._drive(values)
         self._wait(self.settle_row)
         y = self._sense()
@@ -154,13 +166,15 @@ class Instrument(Device):
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
+        self._written = False
         try:
             yield
         except Exception as error:
             self.forget()  # it may have been switched off meanwhile
-            if isinstance(error, BlackpropError):
+            doubt = self._written and isinstance(error, self.away)
+            if isinstance(error, BlackpropError) and not doubt:
                 raise
-            kind = UnreachableError if isinstance(error, self.away) else DeviceError
+            kind = InDoubtError if doubt else UnreachableError if isinstance(error, self.away) else DeviceError
             raise kind(f"{self}: {what} failed: {type(error).__name__}: {error}") from error
 
 

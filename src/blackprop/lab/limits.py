@@ -74,11 +74,11 @@ def _within(theta: Tensor, spec: ThetaSpec) -> bool:
     if isinstance(spec.low, Tensor) or isinstance(spec.high, Tensor):
         low, high = spec.bounds(theta)
         return bool(((theta >= low) & (theta <= high) & theta.isfinite()).all())
-    values = theta.detach().numpy()
+    values = theta.detach().resolve_neg().numpy()
     least, most = float(values.min()), float(values.max())  # NaN where one is
     low, high = -math.inf if spec.low is None else spec.low, math.inf if spec.high is None else spec.high
     return low <= least and most <= high and math.isfinite(least) and math.isfinite(most)
 
 
 def _finite(x: Tensor) -> bool:
-    return bool(np.isfinite(x.detach().numpy()).all())
+    return bool(np.isfinite(x.detach().resolve_neg().numpy()).all())

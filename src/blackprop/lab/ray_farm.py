@@ -219,7 +219,7 @@ def _tellable(error: Exception, before: str = "") -> Exception:
 
 
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().numpy()
+    return tensor.detach().cpu().resolve_neg().numpy()
 
 
 def _tensor(array: Any, like: Tensor) -> Tensor:

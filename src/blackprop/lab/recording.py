@@ -204,4 +204,4 @@ def _numpy(array: Any) -> np.ndarray:
     name = next((name for name, dtype in DTYPES.items() if dtype == array.dtype), None)
     if name is None:
         raise ReadingError(f"{array.dtype} cannot be recorded, only {', '.join(map(str, DTYPES.values()))}")
-    return array.detach().cpu().numpy().astype(name, copy=False)
+    return array.detach().cpu().resolve_neg().numpy().astype(name, copy=False)

@@ -27,8 +27,9 @@ class Retrying(Transparent):
 
     Asked again is a round that raised `UnreachableError`, `ProtocolError`, `TimeoutError` or another `OSError`. It may
     have been measured all the same; a device that must not be asked twice then says so by `InDoubtError`, after which
-    nothing is asked again unless `also` names it. Nor is it after anything else, such as a setting outside the limits,
-    which would only fail again.
+    nothing is asked again unless `also` names it. Instruments (`VisaDevice`, `QcodesDevice`, `CameraModulator`) say so
+    of every answer that was lost after something was written: name it for them where driving a row twice does no harm.
+    Nor is a round asked again after anything else, such as a setting outside the limits, which would only fail again.
 
     **Booked** in `repeated()`: every further round that may have been measured, whole. `UnreachableError` and
     `BusyError` say that the device was not asked, and book nothing. The last failure is raised as `InDoubtError` where

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from blackprop.errors import ArgumentError
+import numpy as np
+
+from blackprop.errors import ArgumentError, ReadingError
 
 OVERFLOW, NO_VALUE = 9.9e37, 9.91e37  # SCPI's words for infinity and for NaN
 
@@ -53,20 +55,77 @@ class Readings:
 
     **Arguments:** `query`, the question; `channels`, the outputs in order. With the field `{channel}` it is asked once
     a channel, as `"MEAS:VOLT? (@{channel})"`; else once for all, and answered by numbers with commas between them, as
-    `"FETC? (@{channels})"`, where `{channels}` is the list of all of them.
+    `"FETC? (@{channels})"`, where `{channels}` is the list of all of them. `dtype`, where numbers come as a binary
+    block of definite length (IEEE 488.2, `#18` and 8 bytes): NumPy's name of an element's type with its byte order, as
+    `">f4"` or `"<i2"`. None for text.
     """
 
     query: str
     channels: Sequence[int | str]
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         _fields(self, "query", self.query, {"channel", "channels"}, self.channels)
+        try:
+            kind = "f" if self.dtype is None else np.dtype(self.dtype).kind
+        except TypeError as error:
+            raise ArgumentError(f"`Readings(dtype=...)`: {error}") from error
+        if kind not in "fiu":
+            raise ArgumentError(f"`Readings(dtype=...)` takes a real type as '>f4', or None, got {self.dtype!r}")
 
     def questions(self) -> list[tuple[str, int]]:
         """What to ask, and how many numbers answer it."""
         if "channel" in {name for _, name, _, _ in Formatter().parse(self.query)}:
             return [(self.query.format(channel=channel, channels=channel), 1) for channel in self.channels]
         return [(self.query.format(channels=",".join(map(str, self.channels))), len(self.channels))]
+
+
+def numbers(answer: str) -> list[float] | None:
+    """Numbers with commas between them; None where that is not what they are."""
+    try:
+        return [number(_decimal(word)) for word in answer.split(",")]
+    except ValueError:
+        return None
+
+
+def is_number(text: str) -> bool:
+    """Whether a line could be taken for readings."""
+    return numbers(text) is not None
+
+
+def numbers_of_block(content: bytes, dtype: str) -> list[float] | None:
+    """The elements of a binary block; None where it does not hold whole ones."""
+    if len(content) % np.dtype(dtype).itemsize:
+        return None
+    return [number(value) for value in np.frombuffer(content, dtype).astype(np.float64).tolist()]
+
+
+def split_block(raw: bytes) -> tuple[bytes, bytes] | None:
+    """The content of a definite-length block and what comes after it; None where more bytes are to come."""
+    if len(raw) < 2:
+        if raw not in (b"", b"#"):
+            raise _no_block(raw)
+        return None
+    digits = raw[1] - ord("0")
+    if raw[:1] != b"#" or not 1 <= digits <= 9:  # 0: of indefinite length, whose end a stream does not tell
+        raise _no_block(raw)
+    head = 2 + digits
+    if len(raw) < head:
+        return None
+    if not raw[2:head].isdigit():
+        raise _no_block(raw)
+    end = head + int(raw[2:head])
+    return (raw[head:end], raw[end:]) if len(raw) >= end else None
+
+
+def _no_block(raw: bytes) -> ReadingError:
+    return ReadingError(f"an answer that begins with {raw[:20]!r} is no binary block of definite length")
+
+
+def _decimal(word: str) -> float:
+    if "_" in word or not word.isascii():  # which Python takes for numbers
+        raise ValueError(word)
+    return float(word)
 
 
 def number(answer: float) -> float:
@@ -78,10 +137,8 @@ def number(answer: float) -> float:
 
 def no_error(answer: str) -> bool:
     """Whether an error queue says that it is empty, as in `+0,"No error"`."""
-    try:
-        return int(answer.split(",", maxsplit=1)[0]) == 0
-    except ValueError:
-        return False
+    code = answer.split(",", maxsplit=1)[0].strip()
+    return code.lstrip("+-").strip("0") == "" and code[-1:] == "0"
 
 
 def _fields(owner: object, name: str, template: str, known: set[str], channels: Sequence[int | str]) -> dict[str, str]:
