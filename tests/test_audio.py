@@ -407,6 +407,7 @@ def _endless(path):
             "column fold",
         ),
         (_edit(lambda rows: [{**r, "target": "x"} for r in rows]), "meta/esc50.csv", "'x'"),
+        (_edit(lambda rows: [{**r, "fold": "1_0"} for r in rows]), "meta/esc50.csv", "'1_0'"),
         (_without(fold="3"), "meta/esc50.csv", "no clip of fold 3"),
         (_without(fold="5", category="class 7"), "meta/esc50.csv", "no clip of the class class 7 in fold 5"),
         (_edit(lambda rows: [r for r in rows if r["target"] != "7"]), "meta/esc50.csv", "holds 49 classes"),
@@ -425,6 +426,63 @@ def test_damaged_and_missing_files_folds_clips_classes_and_columns_are_named(dam
         Esc50(data_dir=esc).data()
     assert Path(name).name in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def _sizes(path: Path, riff: int, samples: int) -> None:
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data")
+    content[4:8], content[at + 4 : at + 8] = riff.to_bytes(4, "little"), samples.to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("riff", "samples"),
+    [
+        (0xFFFFFFFF, 0xFFFFFFFF),  # ffmpeg into a pipe
+        (0x7FFFFFFF, 0x7FFFFFDB),  # sox into a pipe
+        (0x7FFFF024, 0x7FFFF000),
+        (0x80000024, 0x80000000),  # arecord without an end
+        (0, 0),
+        (36, 0),
+        (0xFFFFFFFF, None),
+        (8 + 36, None),  # as some programs count it
+        (0, None),
+    ],
+)
+def test_a_whole_recording_is_read_whatever_its_header_says_of_its_size(tmp_path, riff, samples):
+    path = tmp_path / "a.wav"
+    write(path, tone(440, 0.2))
+    whole = clips.waveforms([path], RATE, 1600)
+    held = len(path.read_bytes()) - path.read_bytes().index(b"data") - 8
+    assert held == 3200
+    _sizes(path, riff + held if riff == 44 else riff, held if samples is None else samples)
+    assert torch.equal(clips.waveforms([path], RATE, 1600), whole)
+    if samples is None:  # the header tells how much there is to be
+        path.write_bytes(path.read_bytes()[:-2])
+        with pytest.raises(errors.DataError, match=r"cut short: it holds 3,198 bytes of samples, .* 3,200"):
+            clips.waveforms([path], RATE, 1600)
+
+
+def test_chunks_before_and_after_the_samples_are_no_samples(tmp_path):
+    path = tmp_path / "a.wav"
+    write(path, tone(440, 0.2))
+    whole, content = clips.waveforms([path], RATE, 1600), path.read_bytes()
+    at = content.index(b"data")
+    note = b"LIST\x03\x00\x00\x00abc\x00"  # of odd length, padded
+    path.write_bytes(content[:at] + note + content[at:] + note)
+    assert torch.equal(clips.waveforms([path], RATE, 1600), whole)
+
+
+def test_companion_files_and_a_byte_order_mark_are_passed_over(esc, tmp_path):
+    expected = Esc50(data_dir=esc).data()
+    path = esc / "ESC-50" / "meta" / "esc50.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert torch.equal(Esc50(data_dir=esc).data().x_train, expected.x_train)
+    folder = tmp_path / "spoken"
+    for digit in range(10):
+        write(folder / "recordings" / f"{digit}_eve_0.wav", tone(100 + 10 * digit, 0.1))
+        (folder / "recordings" / f"._{digit}_eve_0.wav").write_bytes(b"\0\5\x16\7")
+    assert len(clips.spoken_digits(folder).clips) == 10
 
 
 def test_ten_classes_are_asked_of_esc10(esc):

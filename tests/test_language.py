@@ -308,6 +308,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
         (tmp_path / "text" / name).write_bytes(part)
     whole = tmp_path / "whole"
     whole.write_bytes(letters(2000, 2) + letters(2000, 1))
+    (tmp_path / "text" / "._a.txt").write_bytes(b"\0\5\x16\7")  # macOS keeps attributes there
+    (tmp_path / "text" / "b.txt").write_bytes(b"\xef\xbb\xbf" + letters(2000, 1))  # a byte-order mark is no text
     expected = replace(SMALL, data_dir=whole).data()
     for folder in (tmp_path / "text", tmp_path):
         found = replace(SMALL, data_dir=folder).data()

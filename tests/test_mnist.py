@@ -120,6 +120,16 @@ def test_the_images_are_scaled_flat_and_the_same_from_every_form_of_folder(folde
     assert float(read[0].x_test.max()) == 1
 
 
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_the_names_that_some_programs_unpack_to_are_known(folder, tmp_path, end):
+    places = write(tmp_path / "other", invented()) if end else folder
+    expected = replace(SMALL, data_dir=places).data()
+    for path in sorted(places.iterdir()):
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    assert {path.name for path in places.iterdir()} >= {f"train-images.idx3-ubyte{end}"}
+    assert torch.equal(replace(SMALL, data_dir=places).data().x_train, expected.x_train)
+
+
 def test_fewer_images_are_the_first_of_the_same_permutation(folder):
     few, all_of_them = (replace(SMALL, train_images=n, data_dir=folder).data() for n in (20, 60))
     assert torch.equal(few.x_train, all_of_them.x_train[:20])

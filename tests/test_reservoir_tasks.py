@@ -173,6 +173,8 @@ def test_the_channel_distorts_as_published(generator):
         (b"", "holds no number"),
         (b"1\n2,3\n", "'2,3' in line 2"),
         (b"1\n\nnan\n", "'nan' in line 3"),
+        (b"1_0\n", "'1_0' in line 1"),
+        ("1\n٣\n".encode(), "'٣' in line 2"),
         (b"1\n\xff\n", "byte 2"),
     ],
 )
@@ -181,6 +183,12 @@ def test_a_damaged_series_is_named(tmp_path, content, what):
     path.write_bytes(content)
     with pytest.raises(errors.DataError, match=rf"{re.escape(str(path))}.*{what}"):
         series.read_series(path)
+
+
+def test_a_series_with_a_byte_order_mark_and_other_ends_of_lines_is_read(tmp_path):
+    path = tmp_path / "series.csv"
+    path.write_bytes(b"\xef\xbb\xbf1.5\r\n -2e-1 \r\n\r\n3\r\n")
+    torch.testing.assert_close(series.read_series(path), torch.tensor([1.5, -0.2, 3.0]))
 
 
 def test_a_missing_series_is_named(tmp_path):
@@ -548,9 +556,28 @@ def test_zeros_that_fill_a_sequence_are_taken_off(tmp_path):
     assert found.labels == ("low", "high")
 
 
+def test_zeros_at_the_end_of_sequences_of_equal_length_are_values(tmp_path):
+    for number, header in enumerate(("@equalLength true", "@EQUALLENGTH True", " @equalLength\ttrue ")):
+        path = tmp_path / f"{number}.ts"
+        path.write_text(f"{header}\n{HEADER}1,0:0,0:low\n0,0:0,0:high\n")
+        assert [s.tolist() for s in archive.read_ts(path).sequences] == [[[1, 0], [0, 0]], [[0, 0], [0, 0]]]
+    path = tmp_path / "false.ts"
+    path.write_text(f"@equalLength false\n{HEADER}1,0:0,0:low\n")
+    assert archive.read_ts(path).sequences[0].tolist() == [[1, 0]]
+
+
+def test_an_archive_with_a_byte_order_mark_and_an_indented_header_is_read(tmp_path):
+    path = tmp_path / "a.ts"
+    header = "\r\n".join(f"  {line}" for line in ["@", *HEADER.splitlines()])
+    path.write_bytes(b"\xef\xbb\xbf" + f"{header}\r\n 1,2:low \r\n".encode())
+    found = archive.read_ts(path)
+    assert (found.sequences[0].tolist(), found.labels, found.classes) == ([[1], [2]], ("low",), ("low", "high"))
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
+        (HEADER + "1_0,2:low\n", "'1_0', which is no finite number"),
         ("1,2:low\n", "no line @data"),
         ("@data\n1,2:low\n", "@classLabel true <names>"),
         (HEADER, "holds no sequence"),

@@ -5,8 +5,8 @@
 The instrument is a server in this process; it counts what it did. Each way to reach it is tried: an address that
 PyVISA opens, a function of the user's that opens a link, a link that the user has opened (and opens again when told
 to), an instrument that acknowledges every command, and one that answers by binary blocks. A round that failed is asked
-again. What is to hold: no reading is wrong, no call takes longer than twice the timeout, and the ledger is equal to the
-instrument's own count or above it.
+again. What is to hold: no reading is wrong, each is there or given up within twice the timeout, and the ledger is equal
+to the instrument's own count or above it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Outcome:
     link: str
     readings: int = 0
     wrong: int = 0
-    longest: float = 0.0  # s, of a call
+    longest: float = 0.0  # s, from the end of one reading, or the start of a round, to that of the next
     seconds: float = 0.0
     reopened: int = 0  # by the user
     failures: Counter[str] = field(default_factory=Counter)
@@ -57,14 +57,36 @@ class Outcome:
         )
 
 
-def device(link: str, scpi: Scpi, timeout: float) -> VisaDevice:
+class Watched(VisaDevice):
+    """Takes the time of each reading."""
+
+    longest = began = 0.0
+
+    def measure(self, queries: list[Query], /) -> list[torch.Tensor]:
+        self.began = time.perf_counter()
+        try:
+            return super().measure(queries)
+        finally:
+            self._note()
+
+    def _row(self, values: list[float]) -> list[float]:
+        y = super()._row(values)
+        self._note()
+        return y
+
+    def _note(self) -> None:
+        now = time.perf_counter()
+        self.longest, self.began = max(self.longest, now - self.began), now
+
+
+def device(link: str, scpi: Scpi, timeout: float) -> Watched:
     """`VisaDevice` over one of `LINKS`."""
     write = "VOLT {channel},{value:.9f}"
     resource = {
         "object": lambda: RawSocket(scpi.port, timeout),
         "function": lambda: lambda: RawSocket(scpi.port, timeout),
     }.get(link, lambda: scpi.address)()
-    return VisaDevice(
+    return Watched(
         resource,
         theta=Channels(write, ("A", "B"), -1, 1),
         inputs=Channels(write, ("C", "D"), -4, 4),
@@ -96,7 +118,7 @@ def measured(link: str, readings: int, faults: Faults, seed: int = 0) -> Outcome
             expected = x @ theta.double()[:, None]
             outcome.wrong += int(((y - expected).abs() > 1e-6).sum())
             outcome.readings += ROWS
-        outcome.seconds = time.perf_counter() - began
+        outcome.seconds, outcome.longest = time.perf_counter() - began, meter.longest
     finally:
         meter.resource.close()
         scpi.close()
@@ -110,14 +132,11 @@ def insisted(ask, meter: VisaDevice, outcome: Outcome, scpi: Scpi) -> torch.Tens
     """What a user does: ask again, and open the link again where told to and it is theirs."""
     in_a_row = 0
     while True:
-        began = time.perf_counter()
         try:
             return ask()
         except (InDoubtError, ReadingError, UnreachableError) as error:
             outcome.failures[type(error).__name__] += 1
             in_a_row += 1
-        finally:
-            outcome.longest = max(outcome.longest, time.perf_counter() - began)
         if in_a_row >= PATIENCE and outcome.link == "object":
             meter.resource.close()
             try:
@@ -143,7 +162,7 @@ def main() -> None:
         found = measured(link, options.readings, faults, options.seed)
         held = held and found.holds(options.timeout)
         print(f"{link}: {found.readings:,} readings in {found.seconds:.0f} s, {found.wrong} wrong;")
-        print(f"  the longest call {found.longest / options.timeout:.2f} timeouts;")
+        print(f"  the longest wait for a reading {found.longest / options.timeout:.2f} timeouts;")
         print(f"  rows booked {found.booked[0]:,}, driven {found.counted[0]:,};", end=" ")
         print(f"programmings booked {found.booked[1]:,}, written {found.counted[1]:,};")
         print(f"  faults {dict(found.injected)}; failed calls {dict(found.failures)};", end=" ")

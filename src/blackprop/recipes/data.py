@@ -34,7 +34,8 @@ class Published:
     md5: dict[str, str]
 
     def files(self, data_dir: Path | None) -> dict[str, Path]:
-        """Each file's path, with or without `.gz`: in `data_dir`, or `data_dir/<name>`, or in the cache.
+        """Each file's path: in `data_dir`, or `data_dir/<name>`, or in the cache. A file may be named with or without
+        `.gz`, and with `.idx` in place of `-idx`, as some programs unpack it.
 
         None is the cache, to which files are downloaded that it lacks, or holds with another checksum.
         """
@@ -213,8 +214,9 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def _either(path: Path) -> Path | None:
-    zipped = path.with_name(f"{path.name}.gz")
-    return next((p for p in (path, zipped) if p.is_file()), None)
+    names = (path.name, path.name.replace("-idx", ".idx"))
+    forms = (path.with_name(f"{name}{end}") for name in names for end in ("", ".gz"))
+    return next((form for form in forms if form.is_file()), None)
 
 
 def _reason(error: BaseException) -> str:

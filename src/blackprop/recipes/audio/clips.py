@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from io import SEEK_CUR, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from torch import Tensor
 from blackprop.errors import BlackpropWarning, DataError
 from blackprop.recipes.audio.log_mel import FULL_SCALE, WINDOW
 from blackprop.recipes.task import Data
+from blackprop.recipes.text_files import finite_number, is_companion
 
+UNFILLED = 0x7FFF_0000  # bytes: a size in a header from here on was never filled in
 TAKES = 5  # of every digit and speaker, the first, to test on
 
 
@@ -110,7 +113,7 @@ def spoken_digits(folder: Path) -> Collected:
     all others fold 1.
     """
     recordings, clips, takes = folder / "recordings", [], defaultdict(set)
-    for path in sorted(recordings.glob("*.wav")):
+    for path in sorted(path for path in recordings.glob("*.wav") if not is_companion(path)):
         named = re.fullmatch(r"(\d)_(\w+)_(\d+)", path.stem)
         if named is None:
             raise DataError(f"{path} is not named {{digit}}_{{speaker}}_{{index}}.wav")
@@ -148,11 +151,9 @@ def _read(path: Path, rate: int) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path} is missing")
     try:
-        clip, found = soundfile.read(path, dtype="float32", always_2d=True)
+        clip, found = soundfile.read(_whole_file(path), dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError) as error:  # soundfile's own errors are RuntimeErrors
         raise DataError(f"{path} cannot be read as sound: {' '.join(str(error).split())}") from error
-    if _cut_short(path):
-        raise DataError(f"{path} is cut short: it holds less than its header tells of")
     clip = clip.mean(1)
     if len(clip) < WINDOW * found:
         raise DataError(f"{path} lasts {1000 * len(clip) / found:.3g} ms, less than the {1000 * WINDOW:.3g} of a frame")
@@ -164,19 +165,48 @@ def _read(path: Path, rate: int) -> np.ndarray:
     return resample_poly(clip, rate // common, found // common)
 
 
-def _cut_short(path: Path) -> bool:
-    """Whether a wave file ends early, of which libsndfile reads what is there. A size that was never filled in is 0 or
-    the largest.
+def _whole_file(path: Path) -> Path | BytesIO:
+    """The file, unless it is a wave file that ends before its samples do, which libsndfile would read all the same.
+
+    A program that writes into a pipe does not know the size in advance. It leaves 0, for which the true size is filled
+    in here, or a size near 2³¹ or 2³².
     """
+    data = _data_chunk(path)
+    if data is None:
+        return path
+    start, told = data
+    held = path.stat().st_size - start
+    if told < UNFILLED and held < told:
+        raise DataError(f"{path} is cut short: it holds {held:,} bytes of samples, and its header tells of {told:,}")
+    if told or not held:
+        return path
+    content = path.read_bytes()
+    return BytesIO(
+        content[:4]
+        + (len(content) - 8).to_bytes(4, "little")
+        + content[8 : start - 4]
+        + held.to_bytes(4, "little")
+        + content[start:]
+    )
+
+
+def _data_chunk(path: Path) -> tuple[int, int] | None:
+    """Where the samples of a wave file begin, and how many bytes of them its header tells of."""
     with path.open("rb") as file:
-        head = file.read(8)
-    told = int.from_bytes(head[4:], "little")
-    return head[:4] == b"RIFF" and told != (1 << 32) - 1 and path.stat().st_size + 1 < told + 8  # 1: padding
+        if file.read(4) != b"RIFF":
+            return None
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return file.tell(), size
+            file.seek(size + size % 2, SEEK_CUR)
+    return None
 
 
 def _rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read: {' '.join(str(error).split())}") from error
@@ -196,12 +226,19 @@ def _collected(
 ) -> Collected:
     """The clips of a table with a column for the class's number and name; classes are numbered anew, in their order."""
     try:
-        named = {int(row[number]): row[name] for row in rows}
+        named = {_whole_number(row[number]): row[name] for row in rows}
         places = {found: label for label, found in enumerate(sorted(named))}
-        clips = tuple(Clip(path(row), places[int(row[number])], int(row["fold"])) for row in rows)
+        clips = tuple(Clip(path(row), places[_whole_number(row[number])], _whole_number(row["fold"])) for row in rows)
     except ValueError as error:
         raise DataError(f"{table} holds a fold or class that is no whole number: {error}") from error
     return Collected(table, clips, tuple(named[found] for found in sorted(named)))
+
+
+def _whole_number(text: str) -> int:
+    value = finite_number(text)
+    if value is None or value != int(value):
+        raise ValueError(f"{text!r}")
+    return int(value)
 
 
 def _whole(found: Collected, classes: int) -> Collected:

@@ -18,6 +18,7 @@ from blackprop.recipes.language.gpt import GPT, Place
 from blackprop.recipes.language.tokens import Stream, Tokens, kept, preferred, windows
 from blackprop.recipes.objectives import NextToken, Objective
 from blackprop.recipes.task import Data, MakeLayer, Schedules, Size
+from blackprop.recipes.text_files import is_companion
 from blackprop.substitute import param_groups
 
 COOLDOWN = 0.29  # of the steps, over which the rates fall to zero: the last 1,450 of 5,000
@@ -233,7 +234,7 @@ class Text(_Language):
         if given.is_file():
             return [given]
         folders = (given, given / self.name)
-        found = next((files for folder in folders if (files := sorted(folder.glob("*.txt")))), [])
+        found = next((files for folder in folders if (files := _texts(folder))), [])
         if not found:
             raise DataError(f"`--data-dir {given}` is no file, and there is no *.txt in {folders[0]} or {folders[1]}")
         return found
@@ -280,3 +281,7 @@ def _fineweb() -> Stream:
     except ImportError as error:
         raise DataError("FineWeb is streamed by Hugging Face datasets: pip install datasets") from error
     return load_dataset("HuggingFaceFW/fineweb", "sample-10BT", split="train", streaming=True)
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.txt") if not is_companion(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import enum
 import functools
 import json
@@ -42,7 +43,7 @@ class Tokens(enum.Enum):
     def of_file(self, path: Path) -> np.ndarray:
         """The tokens of a plain text file, uint16."""
         try:
-            content = path.read_bytes()
+            content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
             return self._cut([content if self is Tokens.BYTES else content.decode()])[0]
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

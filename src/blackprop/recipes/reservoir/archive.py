@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import DataError
+from blackprop.recipes.text_files import finite_number, read_lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,26 +27,21 @@ def read_ts(path: Path) -> Archived:
     """A .ts file: a header of lines `@word value`, of which `@classLabel true <names>` is needed; after `@data` a line
     for each sequence, its channels divided by colons, their values by commas, and its class at the end.
 
-    Sequences may differ in length; zeros that a file has filled the ends of shorter ones with are taken off.
+    Sequences may differ in length; zeros that a file has filled the ends of shorter ones with are taken off, unless the
+    header has `@equalLength true`: then they are values.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from error
-    words = [line.strip().lower() for line in lines]
+    lines = [line.strip() for line in read_lines(path)]
+    words = [line.lower() for line in lines]
     if "@data" not in words:
         raise DataError(f"{path} is no .ts file: it has no line @data")
     start = words.index("@data") + 1
-    header = {word: rest for line in lines[:start] if line.startswith("@") for word, *rest in [line[1:].split()]}
-    classes = next((rest for word, rest in header.items() if word.lower() == "classlabel"), [])
+    header = {word.lower(): rest for line in lines[:start] if line.startswith("@") for word, *rest in [line.split()]}
+    classes = header.get("@classlabel", [])
     if len(classes) < 3 or classes[0].lower() != "true":
         raise DataError(f"{path} names no two classes: its header has no line @classLabel true <names>")
+    filled = [word.lower() for word in header.get("@equallength", [])] != ["true"]
     found = [
-        _sequence(line.strip(), path, number)
-        for number, line in enumerate(lines[start:], start=start + 1)
-        if line.strip()
+        _sequence(line, path, number, filled) for number, line in enumerate(lines[start:], start=start + 1) if line
     ]
     if not found:
         raise DataError(f"{path} holds no sequence")
@@ -59,7 +54,8 @@ def read_ts(path: Path) -> Archived:
     return Archived(tuple(s for s, _ in found), tuple(label for _, label in found), tuple(classes[1:]))
 
 
-def _sequence(line: str, path: Path, number: int) -> tuple[Tensor, str]:
+def _sequence(line: str, path: Path, number: int, filled: bool) -> tuple[Tensor, str]:
+    """A sequence and its class; `filled` where zeros at its end may be no values."""
     *channels, label = line.split(":")
     where = f"{path} in line {number}"
     if not channels:
@@ -68,7 +64,7 @@ def _sequence(line: str, path: Path, number: int) -> tuple[Tensor, str]:
     if len({len(channel) for channel in values}) > 1:
         raise DataError(f"{where} has channels of different lengths")
     sequence = torch.tensor(values).mT
-    length = last_nonzero(sequence)
+    length = last_nonzero(sequence) if filled else len(sequence)
     if not length:
         raise DataError(f"{where} has a sequence of zeros alone")
     return sequence[:length], label.strip()
@@ -81,11 +77,8 @@ def last_nonzero(sequence: Tensor) -> int:
 
 
 def _value(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite_number(text)
+    if value is None:
         text = text.strip()
         what = "a missing value" if text in ("?", "NaN") else f"{text[:40]!r}, which is no finite number"
         raise DataError(f"{where} has {what}")

@@ -6,7 +6,6 @@ that step can know it.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import ArgumentError, DataError
+from blackprop.recipes.text_files import finite_number, read_lines
 
 REDRAWS = 100  # of the inputs of NARMA sequences that diverge, until it is their length that is to blame
 MEMORY = 10  # steps that NARMA-10 looks back
@@ -113,14 +113,12 @@ def bits(sequences: int, steps: int, generator: torch.Generator) -> Tensor:
 def read_series(path: Path) -> Tensor:
     """The numbers of a text file, one a line, float32 (steps,)."""
     values = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="ascii").split("\n"), start=1):
-            if text := line.strip():
-                values.append(_finite(text, path, number))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text of numbers: byte {error.start} is none of ASCII") from error
+    for number, line in enumerate(read_lines(path), start=1):
+        if text := line.strip():
+            value = finite_number(text)
+            if value is None:
+                raise DataError(f"{path} holds {text[:40]!r} in line {number}, which is no finite number")
+            values.append(value)
     if not values:
         raise DataError(f"{path} holds no number")
     return torch.tensor(values)
@@ -129,13 +127,3 @@ def read_series(path: Path) -> Tensor:
 def windows(series: Tensor, length: int, stride: int) -> Tensor:
     """Windows of `length` every `stride` steps, (count, length); what is left over is left out."""
     return series.unfold(0, length, stride)
-
-
-def _finite(text: str, path: Path, line: int) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{path} holds {text[:40]!r} in line {line}, which is no finite number")
-    return value
