@@ -7,6 +7,8 @@ import io
 import pickle
 import re
 import struct
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +72,55 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(folder, tmp_p
     with pytest.raises(errors.DataError, match=r"test_batch cannot be read.*it asks for pathlib"):
         Cifar10(**FEW, data_dir=folder).data()
     assert not (tmp_path / "harm").exists()
+
+# What a hostile file may try with the names that an array needs, as opcodes. `%s` is the code of an element.
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+DTYPE = b"cnumpy\ndtype\n(U%c%sK\x00K\x01tR"
+FLAGS = b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK%ctb"
+FILLED = b"(K\x01K\x01\x85h\x00\x89U\x08AAAAAAAAtb"  # one element of eight bytes, of the type in memo 0
+
+
+def pointers(code):
+    """A type with plain elements, an array of them filled with bytes, the same type again with elements that are
+    counted references: freeing the array frees what the bytes point to.
+    """
+    kind = DTYPE % (len(code), code)
+    return b"\x80\x02" + kind + b"q\x00" + FLAGS % 0 + b"0" + RECONSTRUCT + FILLED + b"h\x00" + FLAGS % 63 + b"\x86."
+
+
+@pytest.mark.parametrize("code", [b"O8", b"O", b"|O", b"V8", b"i8", b"u1"])
+def test_a_pickle_cannot_make_memory_of_its_bytes(code, folder):
+    (folder / "test_batch").write_bytes(pointers(code))
+    program = (
+        "import sys; from pathlib import Path; from blackprop.errors import DataError\n"
+        "from blackprop.recipes.vision.batches import read_batch\n"
+        "try: read_batch(Path(sys.argv[1]), 10)\n"
+        "except DataError as error: print('refused:', error)"
+    )
+    told = subprocess.run(  # apart: where it succeeds, it ends the process
+        [sys.executable, "-c", program, str(folder / "test_batch")], capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stdout[:8]) == (0, "refused:"), told.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cnumpy\ndtype\n}U\x01aK\x01sb",  # the function's attributes
+        b"cnumpy.core.multiarray\n_reconstruct\nN}U\x05_callNs\x86b",  # its slots
+        RECONSTRUCT + b"N}U\x05bytesU\x04evils\x86b",  # those of a table
+        b"cnumpy\nndarray\n)R",  # an array made without its contents
+        b"cnumpy\nndarray\n)\x81",
+        b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R",  # another codec
+        DTYPE % (2, b"u1") + b"q\x00" + RECONSTRUCT + b"(K\x01J\xff\xff\xff\xffK\xf8\x86h\x00\x89U\x08AAAAAAAAtb",  # (-1, -8)
+        DTYPE % (2, b"u1") + b"q\x00" + RECONSTRUCT + b"(K\x01K\x09\x85h\x00\x89U\x08AAAAAAAAtb",  # more than there is
+    ],
+)
+def test_what_stands_for_numpy_in_a_pickle_is_closed(program, folder):
+    (folder / "test_batch").write_bytes(b"\x80\x02}(U\x04data" + program + b"U\x06labels](K\x00eu.")
+    with pytest.raises(errors.DataError, match="test_batch cannot be read"):
+        Cifar10(**FEW, data_dir=folder).data()
+
 
 
 def _batch(**changes):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
+import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ SHAPE = (3, 32, 32)
 def read_batch(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 3, 32, 32) of unsigned bytes and their class numbers (N,)."""
     batch = _unpickled(path)
-    images, labels = batch.get(b"data"), batch.get(b"labels")
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2:
+    table, labels = batch.get(b"data"), batch.get(b"labels")
+    images = table.bytes if isinstance(table, _Table) else None
+    if images is None or images.ndim != 2:
         raise DataError(f"{path} holds no images: its `data` is no table of unsigned bytes")
     if images.shape[1] != np.prod(SHAPE) or not len(images):
         raise DataError(
@@ -56,21 +58,97 @@ def _unpickled(path: Path) -> dict[Any, Any]:
 
 
 class _Arrays(pickle.Unpickler):
-    """Makes arrays and plain values, and calls nothing else."""
+    """Makes tables of unsigned bytes and plain values, and calls nothing else.
+
+    NumPy's own `dtype` and `ndarray` are not safe to unpickle: their states name flags and memory that NumPy believes.
+    What a file calls by these names is one of ours, made anew for each file and closed to changes.
+    """
 
     def find_class(self, module: str, name: str, /) -> Any:
         match module, name:
             case "numpy", "ndarray":
-                return np.ndarray
+                return _NDARRAY
             case "numpy", "dtype":
-                return _dtype
+                return _Function(_kind)
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
-                return np.empty(0).__reduce__()[0]
+                return _Function(_reconstruct)
             case "_codecs", "encode":  # bytes, as Python 3 writes them for Python 2
-                return codecs.encode
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+                return _Function(_latin1)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table of bytes needs")
 
 
-def _dtype(name: str | bytes, *_: object) -> np.dtype:
-    """A copy, whose byte order is set next; Python 2 wrote the other arguments as numbers, which NumPy warns of."""
-    return np.dtype(name.decode() if isinstance(name, bytes) else name, False, True)
+class _Closed:
+    """Without attributes of its own, so that a pickle can set none; and without a state, unless a subclass has one."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError(f"it sets the state of a {type(self).__name__.strip('_').lower()}")
+
+
+class _Function(_Closed):
+    """A function that a pickle may call."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} cannot be set")
+
+
+class _Kind(_Closed):
+    """The type of an element: an unsigned byte. Its state tells the order of bytes, of which it has one."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+class _Table(_Closed):
+    """An array of unsigned bytes: empty at first, and filled once."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (int(), tuple(shape), _Kind(), (bool() | 0 | 1) as by_columns, bytes(raw)) if _fits(shape, raw):
+                # A copy: the file's own bytes cannot be written to.
+                self.bytes = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C").copy()
+            case _:
+                raise pickle.UnpicklingError("it holds an array that is no table of unsigned bytes")
+
+
+_NDARRAY = object()  # stands for the class in the one call that needs it
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> _Table:
+    del shape, code  # those of an empty array; what it holds comes as its state
+    if kind is not _NDARRAY:
+        raise pickle.UnpicklingError("it holds an array of another class")
+    return _Table()
+
+
+def _kind(name: object, *_: object) -> _Kind:
+    if name not in {"u1", b"u1", "|u1", b"|u1"}:
+        raise pickle.UnpicklingError(f"it holds an array of {name!r}, and images are unsigned bytes")
+    return _Kind()
+
+
+def _latin1(text: object, encoding: object = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in {"latin1", "latin-1", "iso-8859-1"}:
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}, and bytes are written as latin1")
+    return text.encode("latin1")
+
+
+def _fits(shape: tuple[object, ...], raw: bytes) -> bool:
+    sizes = [size for size in shape if type(size) is int and size >= 0]
+    return len(sizes) == len(shape) <= 32 and math.prod(sizes) == len(raw)
