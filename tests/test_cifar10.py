@@ -73,6 +73,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(folder, tmp_p
         Cifar10(**FEW, data_dir=folder).data()
     assert not (tmp_path / "harm").exists()
 
+
 # What a hostile file may try with the names that an array needs, as opcodes. `%s` is the code of an element.
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
 DTYPE = b"cnumpy\ndtype\n(U%c%sK\x00K\x01tR"
@@ -112,7 +113,10 @@ def test_a_pickle_cannot_make_memory_of_its_bytes(code, folder):
         b"cnumpy\nndarray\n)R",  # an array made without its contents
         b"cnumpy\nndarray\n)\x81",
         b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R",  # another codec
-        DTYPE % (2, b"u1") + b"q\x00" + RECONSTRUCT + b"(K\x01J\xff\xff\xff\xffK\xf8\x86h\x00\x89U\x08AAAAAAAAtb",  # (-1, -8)
+        DTYPE % (2, b"u1")
+        + b"q\x00"
+        + RECONSTRUCT
+        + b"(K\x01J\xff\xff\xff\xffK\xf8\x86h\x00\x89U\x08AAAAAAAAtb",  # (-1, -8)
         DTYPE % (2, b"u1") + b"q\x00" + RECONSTRUCT + b"(K\x01K\x09\x85h\x00\x89U\x08AAAAAAAAtb",  # more than there is
     ],
 )
@@ -120,7 +124,6 @@ def test_what_stands_for_numpy_in_a_pickle_is_closed(program, folder):
     (folder / "test_batch").write_bytes(b"\x80\x02}(U\x04data" + program + b"U\x06labels](K\x00eu.")
     with pytest.raises(errors.DataError, match="test_batch cannot be read"):
         Cifar10(**FEW, data_dir=folder).data()
-
 
 
 def _batch(**changes):

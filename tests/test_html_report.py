@@ -229,6 +229,47 @@ def test_what_is_no_run_is_refused_and_nothing_written(tmp_path, name, content, 
     assert not (tmp_path / "out").exists()
 
 
+DEEP = "[" * 100_000
+JUNK = [
+    *("", DEEP, '{"format": "blackprop run 2", "task": ' + DEEP, "9" * 10_000, '"\udcff"'),
+    *("[3, null, {}]", '{"results": [3, null, [], {"method": []}]}', '{"format": "blackprop run 2", "methods": [1]}'),
+    '{"format": "blackprop run 2", "task": {"a": [1]}, "settings": 3, "methods": {"x": 1}, '
+    '"devices": [{}], "seeds": [[]]}',
+    '{"results": [{"method": "\\ud800", "device": "d", "seed": 0, "accuracy": 1e999}], "metric": []}',
+    '{"results": [{"method": "m", "device": "d", "seed": 0, "accuracy": 1HUGE}]}'.replace("HUGE", "0" * 400),
+    '{"step": 1, "method": "m", "device": "d", "seed": 0, "rows": 3, "rates": [], "layers": {"0": 1}, "accuracy": "x"}',
+    '{"step": 1HUGE, "method": "m/../x", "device": "d", "seed": 0}'.replace("HUGE", "0" * 400),
+    '{"step": 1, "method": "LONG", "device": "d\\u0000", "seed": 0}'.replace("LONG", "m" * 3000),
+]
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl"])
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+def test_junk_is_refused_or_left_out_in_a_sentence(tmp_path, name, junk):
+    run = make_run(tmp_path / "run", devices=("microring",))
+    content = junk.encode(errors="surrogateescape")
+    (run / name).write_bytes((run / name).read_bytes() + b"\n" + content if name == "metrics.jsonl" else content)
+    try:
+        html, _ = page_of(run)
+    except RunFolderError as error:
+        html, refused = "", str(error)
+        assert name != "metrics.jsonl"
+        assert name in refused
+        assert "\n" not in refused
+    if html:
+        assert "left out" in html or "not finished" in html or name == "config.json" or "method" in junk or not junk
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00" + b"\xff" * 200, b"junk" * 100])
+def test_a_damaged_portrait_is_left_out(tmp_path, content):
+    run = make_run(tmp_path / "run", devices=("microring",))
+    keep_portraits(run, ("microring", "paper", 0))
+    (run / "portraits" / "oracle.microring.0.npz").write_bytes(content)
+    html, data = page_of(run)
+    assert "the portrait oracle.microring.0.npz is damaged" in html
+    assert [entry["method"] for entry in data["portraits"]] == ["paper"]
+
+
 def test_a_page_that_cannot_be_written_or_drawn_is_refused_in_a_sentence(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     with pytest.raises(RunFolderError, match="cannot be written"):

@@ -407,6 +407,41 @@ def test_a_line_that_a_full_disk_held_back_is_written_with_the_next(tmp_path):
     assert folder.metrics() == [{"step": 1}, {"step": 2}]
 
 
+def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path):
+    folder, path = RunFolder.open(tmp_path / "run", {}), tmp_path / "run" / "metrics.jsonl"
+    folder.append_metrics({"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2, "lo')  # the process was killed, or the disk was full
+    RunFolder(tmp_path / "run").append_metrics({"step": 3})
+    folder.append_metrics({"step": 4})
+    assert folder.metrics() == [{"step": 1}, {"step": 3}, {"step": 4}]
+    assert path.read_text().splitlines() == ['{"step": 1}', '{"step": 2, "lo', '{"step": 3}', '{"step": 4}']
+
+
+JUNK = [
+    b"\xff\xfe\x00 junk",
+    b"[" * 100_000,
+    b'{"step": ' + b"[" * 100_000,
+    b"null\n3\n[]\n{}",
+    b'{"step": 1}',
+    b'{"step": 1, "method": ["paper"], "device": {}, "seed": [0]}',
+    b'{"step": 1, "method": "paper", "device": "light-modulator", "seed": 0}',
+    b'{"step": 1, "method": "paper", "device": "light-modulator", "seed": 0, "accuracy": [1]}',
+    b"9" * 10_000,
+    "\u2028{\u2029".encode(),
+]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+def test_junk_among_the_metrics_is_passed_over_on_resume(junk, finished):
+    grid = one(task=Digits(epochs=1, batch_size=718))
+    lines = RunFolder(finished).metrics()
+    with (finished / "metrics.jsonl").open("ab") as file:
+        file.write(junk)
+    carry_out(grid, finished, Quiet(), Existing.RESUME)
+    assert RunFolder(finished).metrics() == lines
+
+
 def test_from_a_damaged_checkpoint_the_one_before_is_taken(tmp_path):
     grid = one()
     carry_out(grid, tmp_path / "whole", Quiet())
@@ -473,7 +508,7 @@ def refused(grid, path, existing, error, match):
 
 def test_a_folder_that_exists_is_refused_unless_told(finished):
     grid = one(task=Digits(epochs=1, batch_size=718))
-    refused(grid, finished, Existing.REFUSE, errors.RunFolderError, "exists already")
+    refused(grid, finished, Existing.REFUSE, errors.RunFolderError, "exists already.*--resume.*--overwrite.*--run-dir")
     (finished / "notes.txt").write_text("mine")
     watch = Quiet()
     carry_out(replace(grid, seeds=(5,)), finished, watch, Existing.OVERWRITE)
@@ -485,6 +520,17 @@ def test_a_folder_that_exists_is_refused_unless_told(finished):
 def test_the_run_of_another_configuration_is_not_resumed_and_the_difference_is_shown(finished):
     other = Grid(Digits(epochs=2, batch_size=718), (Paper(rank=4, samples=7),), (Hardware.LIGHT_MODULATOR,))
     refused(other, finished, Existing.RESUME, errors.RunFolderError, r"epochs was 1 and is 2.*samples was 3 and is 7")
+
+
+def test_a_setting_that_the_run_did_not_have_is_a_difference_too(finished):
+    config = json.loads((finished / "config.json").read_text())
+    del config["settings"]["epochs"], config["execution"]["clip"]  # as an earlier version wrote it
+    (finished / "config.json").write_text(json.dumps(config))
+    grid = one(task=Digits(epochs=1, batch_size=718))
+    refused(grid, finished, Existing.RESUME, errors.RunFolderError, r"settings\.epochs was null and is 1")
+    config["settings"]["epochs"], config["settings"]["warm_up"] = 1, 3  # as a later one may
+    (finished / "config.json").write_text(json.dumps(config))
+    refused(grid, finished, Existing.RESUME, errors.RunFolderError, r"settings\.warm_up was 3 and is null")
 
 
 @pytest.mark.parametrize("existing", Existing)
@@ -547,8 +593,19 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(damage, tmp_path):
     refused(grid, tmp_path / "run", Existing.RESUME, errors.CheckpointError, "checkpoint")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"results": 3}'])
+RESULT = '{"method": "paper", "device": "light-modulator", "seed": 0'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", '{"results": 3}', '{"results": [3]}', '{"results": [{"method": []}]}', "[" * 100_000, "\udcff"),
+        f'{{"results": [{RESULT}}}]}}',  # without its score
+        f'{{"results": [{RESULT}, "accuracy": "high"}}]}}',
+        f'{{"results": [{RESULT.replace("0", "7")}, "accuracy": 0.9}}]}}',  # of another seed
+    ],
+)
 def test_a_damaged_summary_is_refused(content, finished):
-    (finished / "summary.json").write_text(content)
+    (finished / "summary.json").write_bytes(content.encode(errors="surrogateescape"))
     grid = one(task=Digits(epochs=1, batch_size=718))
     refused(grid, finished, Existing.RESUME, errors.RunFolderError, r"summary\.json")

@@ -26,7 +26,7 @@ from blackprop.sweep import carry_out_by_ray
 
 TASK = Digits(epochs=2, batch_size=479)
 ROUGH = Imperfections(read_noise=0.02, drift=1e-3)
-GRID = Grid(TASK, with_references([Paper(rank=2, samples=3)]), (Hardware.MATRIX, Hardware.MONARCH), (0,), ROUGH)
+GRID = Grid(TASK, with_references([Paper(rank=2, samples=3)]), (Hardware.MONARCH, Hardware.MATRIX), (0,), ROUGH)
 SMALL = Grid(TASK, with_references([]), (Hardware.MATRIX,), (0,), ROUGH)
 
 
@@ -80,6 +80,8 @@ def assert_same_run(one, other):
     assert lines[0] == lines[1]
     states = [RunFolder(folder).checkpoint() for folder in (one, other)]
     assert states[0]["cell"] == states[1]["cell"]
+    assert [line["gap_closed"] for line in states[0]["lines"]] == [line["gap_closed"] for line in states[1]["lines"]]
+    assert states[0]["lines"][-1]["gap_closed"] is not None  # the last cell comes after both references
     for name, value in states[0]["model"].items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, states[1]["model"][name])

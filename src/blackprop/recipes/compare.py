@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from blackprop.errors import ArgumentError, CheckpointError
+from blackprop.errors import ArgumentError, CheckpointError, RunFolderError
+from blackprop.recipes import json_lines
 from blackprop.recipes.cell import Cell, plain
 from blackprop.recipes.execution import ORDINARY, Execution, Workers
 from blackprop.recipes.hardware import FLAWLESS, Imperfections, Kind
@@ -136,16 +137,25 @@ def begun(grid: Grid, folder: RunFolder, cells: list[Cell]) -> list[dict[str, An
     summary, state = folder.summary(), folder.checkpoint()
     if summary is None:
         folder.save_summary(summary := summarised(grid, []))
-    if state is not None and not any(tag(cell.key) == tag(state.get("cell")) for cell in cells):
+    known, results, metric = {tag(cell.key) for cell in cells}, summary["results"], grid.task.objective.metric
+    if state is not None and not (isinstance(of := state.get("cell"), dict) and tag(of) in known):
         raise CheckpointError(f"the checkpoint in {folder.path} is of none of this run's cells")
-    results = summary["results"]
+    for result in results:
+        if tag(result) not in known or not _is_number(result.get(metric)):
+            named = " ".join(map(str, tag(result)))
+            raise RunFolderError(f"{folder.path / 'summary.json'} holds a result ({named}) that is none of this run's")
     finished = {tag(result) for result in results}
     lines = folder.metrics()
     at_work = [] if state is None or tag(state["cell"]) in finished else state["lines"]
-    kept = [*(line for line in lines if tag(line) in finished), *at_work]
+    whole = [line for line in lines if json_lines.is_cell(line) and _is_number(line.get(metric))]
+    kept = [*(line for line in whole if tag(line) in finished), *at_work]
     if kept != lines:
         folder.replace_metrics(kept)
     return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _find(results: list[dict[str, Any]], cell: Cell) -> dict[str, Any] | None:

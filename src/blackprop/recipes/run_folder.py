@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
-from blackprop.recipes import portrait
+from blackprop.recipes import json_lines, portrait
 
 _CONFIG, _METRICS, _SUMMARY, _PORTRAITS = "config.json", "metrics.jsonl", "summary.json", "portraits"
 _CHECKPOINT, _PREVIOUS = "checkpoint.bin", "checkpoint.previous.bin"
@@ -87,7 +87,10 @@ class RunFolder:
             folder.summary()
             return folder
         if occupied and existing is Existing.REFUSE:
-            raise RunFolderError(f"{path} exists already: resume it, overwrite it, or name another folder")
+            raise RunFolderError(
+                f"{path} exists already: `--resume` goes on with its run, `--overwrite` begins it anew, `--run-dir` names "
+                "another folder"
+            )
         if occupied:
             folder._config()  # raises unless this is a run of ours
         with _writing(path):
@@ -137,8 +140,11 @@ class RunFolder:
         if not path.exists():
             return None
         summary = _load_json(path)
-        if not isinstance(summary, dict) or not isinstance(summary.get("results"), list):
+        results = summary.get("results") if isinstance(summary, dict) else None
+        if not isinstance(results, list):
             raise RunFolderError(f"{path} is not the summary of a blackprop run")
+        if not all(isinstance(result, dict) and json_lines.is_cell(result) for result in results):
+            raise RunFolderError(f"{path} holds a result that names no method, device and seed; it is damaged")
         return summary
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
@@ -157,23 +163,17 @@ class RunFolder:
             self.replace_metrics([*self.metrics(), *map(dict, self._unwritten)])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; one that was cut short by a kill or a full disk is passed over."""
-        path, lines = self.path / _METRICS, []
+        """All whole lines; one that was cut short by a kill or a full disk, or is none of ours, is passed over."""
+        path = self.path / _METRICS
         with _writing(path):
-            text = path.read_text() if path.exists() else ""
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return [line for line in lines if isinstance(line, dict) and "step" in line]
+            lines = json_lines.read(path)
+        return [line for line in lines if "step" in line]
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         self._unwritten.append(line)
         with self._going_on("the line is written when there is room"):
-            with _writing(self.path / _METRICS), (self.path / _METRICS).open("a") as file:
-                # After one that was cut short, an empty line.
-                file.write(
-                    "\n" * (len(self._unwritten) > 1) + "".join(f"{json.dumps(one)}\n" for one in self._unwritten)
-                )
+            with _writing(self.path / _METRICS):
+                json_lines.append(self.path / _METRICS, self._unwritten)
             self._unwritten.clear()
 
     def replace_metrics(self, lines: list[dict[str, Any]]) -> None:
@@ -209,7 +209,10 @@ class RunFolder:
             f"{name} was {json.dumps(old)} and is {json.dumps(new)}" for name, old, new in _differences(was, config)
         ]
         if differences:
-            raise RunFolderError(f"{self.path} is the run of another configuration: {'; '.join(differences)}")
+            raise RunFolderError(
+                f"{self.path} is the run of another configuration: {'; '.join(differences)}. Give the options that it "
+                "was begun with, or name another folder"
+            )
 
     def _write(self, name: str, content: bytes) -> None:
         with _writing(self.path / name):
@@ -250,7 +253,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _load_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json_lines.parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {_first_line(error)}") from error
 

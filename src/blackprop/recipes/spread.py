@@ -46,6 +46,7 @@ def carry_out_apart(grid: Grid, path: Path, watch: Watch, existing: Existing, ap
             for line in more:
                 watch.evaluated(line)
             watch.finished(result)
+    _tell_gaps(folder, grid, results)
     folder.complete()
     shutil.rmtree(path / CELLS, ignore_errors=True)
     return summarised(grid, results)
@@ -95,6 +96,14 @@ def _take_over(
         folder.save_checkpoint(encoded(state))
     folder.replace_metrics([_with_gap(grid, results, line) for line in lines])
     folder.save_summary(summarised(grid, results))
+
+
+def _tell_gaps(folder: RunFolder, grid: Grid, results: list[dict[str, Any]]) -> None:
+    """Enter into the checkpoint the gaps that its lines close: its cell, run alone, did not know the references."""
+    state = folder.checkpoint()
+    lines = [_with_gap(grid, results, line) for line in state["lines"]] if state is not None else []
+    if state is not None and lines != state["lines"]:
+        folder.save_checkpoint(encoded({**state, "lines": lines}))
 
 
 def _with_gap(grid: Grid, results: list[dict[str, Any]], line: dict[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _write(output: Path, content: str) -> None:
     aside = output.with_name(f".{output.name}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(content, encoding="utf-8")
+        aside.write_text(content, encoding="utf-8", errors="replace")
         aside.replace(output)
     except OSError as error:
         with contextlib.suppress(OSError):

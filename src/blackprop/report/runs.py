@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +39,12 @@ class Run:
         """The arrays kept of a cell; none where there is no portrait."""
         device, method, seed = key
         path = self.path / "portraits" / f"{method}.{device}.{seed}.npz"
-        if path.parent.name != "portraits" or not path.is_file():  # a name with a slash leads elsewhere
-            return {}
         try:
+            if path.parent.name != "portraits" or not path.is_file():  # a name with a slash leads elsewhere
+                return {}
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # a damaged archive raises a dozen kinds
             self.notes.append(f"the portrait {path.name} is damaged, and is left out")
             return {}
 
@@ -85,8 +84,12 @@ def cell(entry: Mapping[str, Any]) -> Key:
 
 def number(value: Any) -> float | None:
     """A finite number, or None."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return found if math.isfinite(found := float(value)) else None
+    except OverflowError:  # JSON's integers have no end
+        return None
 
 
 def references(run: Run) -> dict[str, str]:
@@ -111,7 +114,8 @@ def _missing(run: Run) -> list[str]:
     devices, seeds = (run.config.get(name) for name in ("devices", "seeds"))
     if not (isinstance(devices, list) and isinstance(seeds, list)):
         return []
-    for device in devices:
+    seeds = [seed for seed in seeds if isinstance(seed, int)]
+    for device in map(str, devices):
         for method in _mapping(run.config, "methods"):
             left = [seed for seed in seeds if (device, method, seed) not in finished]
             if left:
@@ -123,7 +127,7 @@ def _missing(run: Run) -> list[str]:
 def _metrics(path: Path) -> tuple[list[Entry], int]:
     """The lines that can be read, and how many cannot."""
     try:
-        texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+        texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
     found = [_parsed(text) for text in texts if text.strip()]
@@ -134,7 +138,7 @@ def _metrics(path: Path) -> tuple[list[Entry], int]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -158,7 +162,7 @@ def _object(path: Path, absent: str) -> Entry:
         value = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunFolderError(absent) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunFolderError(f"{path} cannot be read: {reason}") from error
     if not isinstance(value, dict):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blackprop.errors import ArgumentError, BudgetExhausted, RunFolderError
+from blackprop.recipes import json_lines
 from blackprop.recipes.allowance import Allowance
 from blackprop.recipes.methods import Method
 from blackprop.recipes.reservoir.base import SequenceTask
@@ -85,8 +84,12 @@ class _Kept:
         if key not in self._known:
             cell = {**dict(zip(_KEY, key, strict=True)), "metric": task.objective.metric}
             self._known[key] = {**cell, **_run(_at_rate(task, rate), hardware, method, seed, batches), **cell}
-            with self._file.open("a") as out:
-                out.write(json.dumps(self._known[key]) + "\n")
+            try:
+                json_lines.append(self._file, [self._known[key]])
+            except OSError as error:
+                raise RunFolderError(
+                    f"{self._file}: {error.strerror or error}; what was written before is whole"
+                ) from error
             self._told(self._known[key])
         return self._known[key]
 
@@ -111,8 +114,7 @@ def _badness(result: dict[str, Any]) -> float:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    for line in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):  # cut short by a kill
-            entry = json.loads(line)
-            if isinstance(entry, dict) and all(name in entry for name in _KEY):
-                yield entry
+    for entry in json_lines.read(file):
+        known = all(isinstance(entry.get(name), str | int | float) for name in (*_KEY, "metric"))
+        if known and isinstance(entry.get(entry["metric"], 0.0), int | float):
+            yield entry
