@@ -1,7 +1,10 @@
 # Each target sets up what it needs: a virtual environment in .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# Stamps: what the demo needs is installed, and what the checks need, which is everything.
+READY_TO_RUN := .venv/ready-to-run
 READY := .venv/ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
@@ -10,18 +13,23 @@ DEMO ?= runs/demo
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
 	@echo "make report-example  an example of the page that blackprop report makes (2 minutes)"
-	@echo "make test    install, then run every check"
+	@echo "make test    install everything, then run every check"
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
 	@echo "make format  put the code into its one layout"
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY_TO_RUN): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[recipes,language,report,lab,ray,dev]"
+	$(INSTALL) ".[recipes]"
 	@touch $@
 
-demo: $(READY)
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) ".[recipes,tensorboard,language,report,lab,ray,dev]"
+	@touch $(READY_TO_RUN) $@
+
+demo: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --run-dir $(DEMO) --overwrite
 
 report-example: $(READY)

@@ -15,6 +15,7 @@ from blackprop import Budget, Coupling, Purpose, cli
 from blackprop.characterise.codes import decode, draw_codes, few, settings_needed
 from blackprop.devices import Declared, Drifting, Noisy
 from blackprop.errors import ArgumentError, LimitError
+from blackprop.extras import install
 from blackprop.testing import check_device
 from support import Opaque, draw
 from test_characterise_faults import D_IN, D_OUT, SIZE, device, matrix
@@ -294,7 +295,7 @@ def test_the_report_is_written_in_three_forms(tmp_path):
 def test_without_plotly_the_other_two_forms_are_written(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     told = bp.characterise(device(lambda x, theta: x @ matrix(theta).mT), Budget(programmings=20)).save(tmp_path)
-    assert "pip install 'blackprop[report]'" in told
+    assert install("report") in told
     assert {path.name for path in tmp_path.iterdir()} == {"report.txt", "report.json"}
 
 

@@ -17,18 +17,24 @@ from blackprop import cli
 QUICK = ("--epochs", "1", "--batch-size", "718", "--samples", "2")
 
 
+def code_of(arguments):
+    """The exit code, however the command line ends."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
 @pytest.mark.parametrize(
     "level",
     [
         *((), ("train",), ("train", "digits"), ("compare",), ("compare", "digits")),
-        *(("price",), ("price", "digits"), ("check-device",)),
+        *(("price",), ("price", "digits"), ("check-device",), ("report",), ("compare", "reservoir")),
     ],
     ids=" ".join,
 )
 def test_there_is_help_at_every_level(level, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*level, "--help"])
-    assert stop.value.code == 0
+    assert code_of([*level, "--help"]) == 0
     text = capsys.readouterr().out
     assert " ".join(("usage: blackprop", *level)) in text
     if "digits" in level:
@@ -52,9 +58,7 @@ def test_version(capsys):
     ],
 )
 def test_an_unknown_name_lists_what_there_is(arguments, choices, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
-    assert stop.value.code == 2
+    assert code_of(arguments) == 2
     text = capsys.readouterr().err
     assert all(choice in text for choice in choices)
 

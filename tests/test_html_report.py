@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from blackprop.errors import BlackpropError, RunFolderError
+from blackprop.extras import install
 from blackprop.recipes import portrait
 from blackprop.report import write_report
 from blackprop.report.charts import POINTS
@@ -275,7 +276,7 @@ def test_a_page_that_cannot_be_written_or_drawn_is_refused_in_a_sentence(tmp_pat
     with pytest.raises(RunFolderError, match="cannot be written"):
         write_report([run], run / "config.json" / "report.html")
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(BlackpropError, match=r"blackprop\[report\]"):
+    with pytest.raises(BlackpropError, match=re.escape(install("report"))):
         page_of(run)
 
 

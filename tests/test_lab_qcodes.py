@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import blackprop as bp
 from blackprop.errors import ArgumentError, DeviceError, InDoubtError, LimitError, ReadingError
+from blackprop.extras import install
 from blackprop.lab.qcodes import QcodesDevice
 
 pytest.importorskip("qcodes")
@@ -163,5 +165,5 @@ def test_what_cannot_be_built_says_so(bridge):
 
 def test_without_the_extra_it_says_what_to_install(bridge, monkeypatch):
     monkeypatch.setitem(sys.modules, "qcodes", None)
-    with pytest.raises(ArgumentError, match=r"pip install 'blackprop\[lab\]'"):
+    with pytest.raises(ArgumentError, match=re.escape(install("lab"))):
         device_of(bridge)

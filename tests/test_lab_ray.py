@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 import blackprop as bp
 from blackprop import errors
 from blackprop.declaration import Cost
+from blackprop.extras import install
 from blackprop.lab.farm import Farm
 from blackprop.lab.ray_farm import RayDevice, _Host, ray_members
 from blackprop.ledger import Ledger, metered
@@ -171,5 +173,5 @@ def test_without_a_cluster_it_says_what_to_do(monkeypatch):
     with pytest.raises(errors.ArgumentError, match=r"ray\.init"):
         RayDevice(partial(mirror, 0))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(errors.ArgumentError, match=r"blackprop\[ray\]"):
+    with pytest.raises(errors.ArgumentError, match=re.escape(install("ray"))):
         RayDevice(partial(mirror, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from blackprop.errors import (
     ShapeError,
     UnreachableError,
 )
+from blackprop.extras import install
 from blackprop.lab.scpi import Channels, Readings, no_error
 from blackprop.lab.visa import VisaDevice
 from blackprop.query import Purpose, Query
@@ -315,5 +317,5 @@ def test_what_cannot_be_built_says_so(build, message):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvisa", None)
-    with pytest.raises(ArgumentError, match=r"pip install 'blackprop\[lab\]'"):
+    with pytest.raises(ArgumentError, match=re.escape(install("lab"))):
         scale(Scale())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 import torch
 
 from blackprop import errors
+from blackprop.extras import install
 from blackprop.recipes import (
     Digits,
     Existing,
@@ -177,7 +179,7 @@ def test_wrong_arguments_are_refused(wrong, tmp_path):
 
 def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(errors.BlackpropError, match=r"blackprop\[ray\]"):
+    with pytest.raises(errors.BlackpropError, match=re.escape(install("ray"))):
         carry_out_by_ray(SMALL, tmp_path / "run", Watches())
 
 

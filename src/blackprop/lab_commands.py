@@ -1,4 +1,4 @@
-"""The commands `blackprop serve` and `blackprop keys`."""
+"""The commands about a device of yours: `blackprop check-device`, `characterise`, `serve` and `keys`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,45 @@ from rich.console import Console
 
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class CheckDevice:
+    """Hold a device of yours to what it declares: the contract tests of blackprop.testing."""
+
+    factory: tyro.conf.Positional[str]
+    """package.module:factory, a function of no arguments that returns the device."""
+
+    def __call__(self, console: Console) -> None:
+        from blackprop.testing import check_device  # noqa: PLC0415  # what no other command needs
+
+        console.print(str(check_device(_device(self.factory))), highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Characterise:
+    """Find out what a device of yours is, by asking it alone, and write a report with a declaration of it."""
+
+    factory: tyro.conf.Positional[str]
+    """package.module:factory, a function of no arguments that returns the device."""
+    rows: int | None = None
+    """The most rows that may be asked; by default as many as it takes."""
+    programmings: int | None = None
+    """The most programmings that may be asked."""
+    scale: float = 1.0
+    """The root mean square of the entries of the rows that the device will be used with; three times that is tried."""
+    output: Path | None = None
+    """The folder for report.txt, report.json and report.html; by default only the text is printed."""
+
+    def __call__(self, console: Console) -> None:
+        from blackprop.characterise import characterise  # noqa: PLC0415  # what no other command needs
+        from blackprop.ledger import Budget  # noqa: PLC0415
+
+        budget = Budget(rows=self.rows, programmings=self.programmings)
+        found = characterise(_device(self.factory), budget, scale=self.scale)
+        console.print(str(found), highlight=False, soft_wrap=True, markup=False)
+        if self.output is not None:
+            console.print(found.save(self.output), highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -88,6 +127,14 @@ class Keys:
             console.print(path, highlight=False, soft_wrap=True)
         public, _, server = client_pair(self.folder)
         console.print(f"server {fingerprint(server)}, client {fingerprint(public)}", highlight=False, soft_wrap=True)
+
+
+def _device(name: str) -> Device:
+    """The device that `package.module:factory` makes."""
+    device = device_factory(name)()
+    if not isinstance(device, Device):
+        raise ArgumentError(f"{name} returned a {type(device).__name__}, not a `blackprop.Device`")
+    return device
 
 
 def device_factory(name: str) -> Callable[[], Device]:

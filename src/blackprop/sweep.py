@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from blackprop.errors import ArgumentError, BlackpropError
+from blackprop.extras import install
 from blackprop.recipes import Existing, Grid, Watch
 from blackprop.recipes.spread import Job, carry_out_apart, carry_out_one
 
@@ -94,7 +95,7 @@ def _imported() -> Any:
         import ray  # noqa: PLC0415  # an extra, and slow to import
         import ray.exceptions  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise BlackpropError("a sweep needs Ray: pip install 'blackprop[ray]'") from error
+        raise BlackpropError(f"a sweep needs Ray: {install('ray')}") from error
     return ray
 
 

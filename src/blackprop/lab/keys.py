@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blackprop.errors import ArgumentError
+from blackprop.extras import install
 
 AUTHORISED = "authorised"
 KEY_BYTES = 4096  # no key file is longer
@@ -188,5 +189,5 @@ def import_zmq() -> Any:
     try:
         import zmq  # noqa: PLC0415  # an extra
     except ModuleNotFoundError as error:
-        raise ArgumentError('a remote device needs the extra `lab`: pip install "blackprop[lab]"') from error
+        raise ArgumentError(f"a remote device needs the extra `lab`: {install('lab')}") from error
     return zmq

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blackprop.declaration import ThetaSpec
 from blackprop.errors import ArgumentError, ReadingError
+from blackprop.extras import install
 from blackprop.lab.instrument import Bench, Instrument
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class QcodesDevice(Instrument):
             import pyvisa  # noqa: PLC0415  # extras, this and the next
             import qcodes  # noqa: F401, PLC0415
         except ImportError as error:
-            raise ArgumentError("`QcodesDevice` needs the extra `lab`: pip install 'blackprop[lab]'") from error
+            raise ArgumentError(f"`QcodesDevice` needs the extra `lab`: {install('lab')}") from error
         for name, parameters in (("theta", theta), ("inputs", inputs), ("outputs", outputs)):
             _check(name, parameters, "gettable" if name == "outputs" else "settable")
         low, high = (torch.tensor(limits, dtype=torch.float64) for limits in _limits(theta))

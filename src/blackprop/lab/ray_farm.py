@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blackprop.devices.base import Device
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError, UnreachableError
+from blackprop.extras import install
 from blackprop.query import Count, Purpose, Query
 
 Told = tuple[Any, BaseException | None, dict[str, dict[str, int]]]  # an answer, or an error, and what was asked again
@@ -148,7 +149,7 @@ def running_ray() -> Any:
         import ray  # noqa: PLC0415  # an extra, and slow to import
         import ray.exceptions  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ArgumentError('Ray devices need the extra `ray`: pip install "blackprop[ray]"') from error
+        raise ArgumentError(f"Ray devices need the extra `ray`: {install('ray')}") from error
     if not ray.is_initialized():
         raise ArgumentError("this process is part of no Ray cluster: call `ray.init()` first")
     return ray

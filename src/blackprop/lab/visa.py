@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blackprop.declaration import ThetaSpec
 from blackprop.errors import ArgumentError, DeviceError, ReadingError, UnreachableError
+from blackprop.extras import install
 from blackprop.lab.instrument import Bench, Instrument
 from blackprop.lab.scpi import Channels, Readings, no_error, numbers, numbers_of_block
 from blackprop.lab.scpi_lines import Resource
@@ -67,7 +68,7 @@ class VisaDevice(Instrument):
         try:
             import pyvisa  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise ArgumentError("`VisaDevice` needs the extra `lab`: pip install 'blackprop[lab]'") from error
+            raise ArgumentError(f"`VisaDevice` needs the extra `lab`: {install('lab')}") from error
         if timeout is not None and not 0 < timeout < math.inf:
             raise ArgumentError(f"`VisaDevice(timeout=...)` takes seconds, got {timeout}")
         if marker is not None and not marker.strip():

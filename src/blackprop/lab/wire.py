@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from blackprop.errors import ArgumentError, ProtocolError
+from blackprop.extras import install
 
 VERSION = 1
 MAGIC = b"BPL"
@@ -199,7 +200,7 @@ def _msgpack() -> Any:
         try:
             import msgpack  # noqa: PLC0415  # an extra
         except ModuleNotFoundError as error:
-            raise ArgumentError('a remote device needs the extra `lab`: pip install "blackprop[lab]"') from error
+            raise ArgumentError(f"a remote device needs the extra `lab`: {install('lab')}") from error
         _module = msgpack
     return _module
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from blackprop.errors import DataError
+from blackprop.extras import install
 
 _CHUNK = 1 << 16  # bytes
 _TIMEOUT = 30.0  # seconds without an answer
@@ -146,7 +147,7 @@ def _downloads(name: str, by_hand: str) -> Iterator[Callable[[str, str], Path]]:
         import rich.progress  # noqa: F401, PLC0415
     except ImportError as error:
         raise DataError(
-            f"downloading {name} needs {error.name}: pip install 'blackprop[recipes]'; or get the files with {by_hand}"
+            f"downloading {name} needs {error.name}: {install('recipes')}; or get the files with {by_hand}"
         ) from error
     folder = Path(pooch.os_cache("blackprop")) / name
     with _progress() as bar, _quiet(pooch.get_logger()):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.errors import DataError
+from blackprop.extras import install
 from blackprop.recipes import settings
 from blackprop.recipes.networks import Network, build
 from blackprop.recipes.objectives import Classification, Objective
@@ -56,7 +57,7 @@ class Digits:
             from sklearn.datasets import load_digits  # noqa: PLC0415  # an extra, and slow to import
             from sklearn.model_selection import train_test_split  # noqa: PLC0415
         except ImportError as error:
-            raise DataError("the digits come with scikit-learn: pip install 'blackprop[recipes]'") from error
+            raise DataError(f"the digits come with scikit-learn: {install('recipes')}") from error
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images / 16, labels, train_size=TRAIN, test_size=TEST, stratify=labels, random_state=0)
         x_train, x_test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])

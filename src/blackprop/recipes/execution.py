@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from blackprop.errors import ArgumentError, BlackpropError
+from blackprop.extras import install
 from blackprop.layer import PhysicalLayer
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Workers:
             from accelerate import Accelerator  # noqa: PLC0415  # an extra, and slow to import
             from accelerate.state import AcceleratorState  # noqa: PLC0415
         except ImportError as error:
-            raise BlackpropError("training needs accelerate: pip install 'blackprop[recipes]'") from error
+            raise BlackpropError(f"training needs accelerate: {install('recipes')}") from error
         cpu = execution.cpu or not torch.cuda.is_available()
         if cpu and execution.precision is Precision.FLOAT16:
             raise ArgumentError("`Execution(precision=fp16)` needs an accelerator; on the CPU there is bf16")

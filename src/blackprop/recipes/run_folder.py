@@ -88,8 +88,8 @@ class RunFolder:
             return folder
         if occupied and existing is Existing.REFUSE:
             raise RunFolderError(
-                f"{path} exists already: `--resume` goes on with its run, `--overwrite` begins it anew, `--run-dir` names "
-                "another folder"
+                f"{path} exists already: `--resume` goes on with its run, `--overwrite` begins it anew, `--run-dir` "
+                "names another folder"
             )
         if occupied:
             folder._config()  # raises unless this is a run of ours

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blackprop.errors import BlackpropError
+from blackprop.extras import install
 
 
 class Board:
@@ -19,7 +20,9 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise BlackpropError("TensorBoard's files need tensorboard: pip install 'blackprop[recipes]'") from error
+            raise BlackpropError(
+                f"TensorBoard's files need the extra `tensorboard`: {install('tensorboard')}"
+            ) from error
         self.path, self._make = path, SummaryWriter
         self._writers: dict[str, Any] = {}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blackprop.characterise.page import STYLE
 from blackprop.errors import BlackpropError, RunFolderError
+from blackprop.extras import install
 from blackprop.report import parts
 from blackprop.report.charts import comparison, curves, packed, portraits
 from blackprop.report.runs import Entry, Run, read, references
@@ -26,7 +27,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     try:
         from plotly.offline import get_plotlyjs  # noqa: PLC0415  # an extra, and slow to import
     except ModuleNotFoundError as error:
-        raise BlackpropError("the report needs Plotly: pip install 'blackprop[report]'") from error
+        raise BlackpropError(f"the report needs Plotly: {install('report')}") from error
     folders = list({Path(path).resolve(): Path(path) for path in runs}.values())
     if not folders:
         raise RunFolderError("a report is of one run folder at least")

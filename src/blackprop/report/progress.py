@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,16 +12,21 @@ from rich.live import Live
 from rich.text import Text
 
 from blackprop.errors import BlackpropWarning
+from blackprop.report.time_left import TimeLeft
 
 
 class Progress:
     """Told of every step and every result; a context manager, so that the live line is closed whatever happens.
 
+    Of several `cells`, those that are `finished` left out, it tells which one is at work and how much time is left.
     Meanwhile the library's warnings are lines of their own, each with the run that it is about.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(
+        self, console: Console, cells: Sequence[Mapping[str, Any]] = (), finished: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         self.console = console
+        self._time = TimeLeft(cells, finished)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._until_exit = ExitStack()
         self._run = ""
@@ -47,14 +52,18 @@ class Progress:
 
     def step(self, progress: Mapping[str, Any]) -> None:
         self._run = _cell(progress)
+        self._time.step(progress)
         if self._live is not None:
-            self._live.update(Text(step_line(progress), no_wrap=True, overflow="ellipsis"))
+            line = f"{self._time.place()}{self._time.left()}{step_line(progress)}"
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         pass
 
     def finished(self, result: Mapping[str, Any]) -> None:
-        self.console.print(result_line(result), highlight=False, soft_wrap=True)
+        place = self._time.place()
+        self._time.finished(result)
+        self.console.print(f"{place}{result_line(result)}{self._time.left()}", highlight=False, soft_wrap=True)
 
 
 def step_line(progress: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import BlackpropWarning, DataError
+from blackprop.extras import install
 from blackprop.recipes.audio.log_mel import FULL_SCALE, WINDOW
 from blackprop.recipes.task import Data
 from blackprop.recipes.text_files import finite_number, is_companion
@@ -147,7 +148,7 @@ def _read(path: Path, rate: int) -> np.ndarray:
         import soundfile  # noqa: PLC0415  # extras, this and the next
         from scipy.signal import resample_poly  # noqa: PLC0415
     except ImportError as error:
-        raise DataError(f"reading sound needs {error.name}: pip install 'blackprop[recipes]'") from error
+        raise DataError(f"reading sound needs {error.name}: {install('recipes')}") from error
     if not path.is_file():
         raise DataError(f"{path} is missing")
     try:

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from blackprop.errors import DataError, IncompatibleError
+from blackprop.extras import install
 from blackprop.recipes import settings
 from blackprop.recipes.language.gpt import GPT, Place
 from blackprop.recipes.language.tokens import Stream, Tokens, kept, preferred, windows
@@ -269,9 +270,7 @@ class FineWeb(_Language):
         try:
             import pooch  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise DataError(
-                "FineWeb is kept by pooch: pip install 'blackprop[recipes]', or give `--data-dir`"
-            ) from error
+            raise DataError(f"FineWeb is kept by pooch: {install('recipes')}, or give `--data-dir`") from error
         return Path(pooch.os_cache("blackprop")) / self.name
 
 
