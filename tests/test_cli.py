@@ -13,6 +13,8 @@ import pytest
 
 import blackprop as bp
 from blackprop import cli
+from blackprop.extras import install
+from blackprop_cli import COMMANDS
 
 QUICK = ("--epochs", "1", "--batch-size", "718", "--samples", "2")
 
@@ -61,6 +63,112 @@ def test_an_unknown_name_lists_what_there_is(arguments, choices, capsys):
     assert code_of(arguments) == 2
     text = capsys.readouterr().err
     assert all(choice in text for choice in choices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("trian", "digits"), "did you mean train?"),
+        (("compare", "digist"), "did you mean digits?"),
+        (("compare", "digits", "--methods", "oracle", "papr"), "did you mean paper?"),
+        (("train", "digits", "--device", "micro-rings"), "did you mean microring or "),
+        (("compare", "reservoir", "--devices", "ehco-state"), "did you mean echo-state?"),
+        (("compare", "reservoir", "--tasks", "narma"), "did you mean narma10?"),
+        (("compare", "digits", "--metod", "paper"), "did you mean --methods?"),
+        (("serve", "--kyes", "x"), "did you mean --keys?"),
+        (("report", "--outptu", "x"), "did you mean --output?"),
+        (("train", "digits", "matrix"), "`blackprop train digits` takes no argument 'matrix'"),
+        (("train", "--epochs", "3"), "the task comes first"),
+        (("train", "digits", "--devices", "matrix", "monarch"), "`train` takes one device"),
+        (("train", "digits", "--seeds", "3"), "--seed, the number of one seed"),
+        (("compare", "digits", "--seed", "3"), "--seeds, how many"),
+    ],
+)
+def test_what_was_meant_is_said_in_one_line(arguments, meant, capsys):
+    assert code_of(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("blackprop: ")
+    assert err.count("\n") == 1
+    assert meant in err
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        (("characterize", "m:f"), ("characterise", "m:f")),
+        (("compare", "CIFAR-10", "--device=MZIMesh"), ("compare", "cifar10", "--devices=mzi-mesh")),
+        (("train", "Speech_Digits", "--methods", "Memory_Row"), ("train", "speech-digits", "--method", "memory-row")),
+        (
+            ("price", "digits", "--device", "LightModulator", "MRR"),
+            ("price", "digits", "--devices", "light-modulator", "microring"),
+        ),
+        (
+            ("sweep", "text", "--method", "paper", "--data-dir", "Paper"),
+            ("sweep", "text", "--methods", "paper", "--data-dir", "Paper"),
+        ),
+        (
+            ("train", "digits", "--device", "matrix", "--lr", "-1"),
+            ("train", "digits", "--device", "matrix", "--lr", "-1"),
+        ),
+    ],
+)
+def test_names_are_understood_in_any_spelling_and_number(given, understood):
+    assert tuple(cli.understood(list(given))) == understood
+
+
+def test_python_runs_the_package_as_the_command():
+    told = subprocess.run([sys.executable, "-m", "blackprop", "trian"], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "did you mean train?" in told.stderr
+
+
+def test_version_help_and_a_wrong_command_are_told_without_pytorch():
+    program = (
+        "import sys, blackprop_cli as b\n"
+        "print([b.answered([each]) for each in ('--version', '-V', '--help', 'trian')], 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.endswith("[0, 0, 0, 2] False\n")
+    assert all(f"\n  {name} " in told for name in COMMANDS)
+
+
+def test_options_are_told_under_headings_that_say_what_they_are_of(capsys):
+    assert code_of(["train", "digits", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "method options" in text
+    assert "options options" not in text
+
+
+@pytest.mark.parametrize("lacking", ["tyro", "rich"])
+def test_without_its_extra_the_command_says_how_it_is_installed_from_here(lacking):
+    program = (
+        f"import sys; sys.modules[{lacking!r}] = None; import blackprop_cli; blackprop_cli.main(['train', 'digits'])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr == f"blackprop: the command line needs {lacking}: {install('recipes')}\n"
+
+
+@pytest.mark.parametrize(
+    ("direct", "command"),
+    [
+        ({"url": "file://HERE", "dir_info": {"editable": True}}, "pip install -e '{}[lab]'"),
+        ({"url": "file://HERE", "dir_info": {}}, "pip install '{}[lab]'"),
+        ({"url": "file://HERE/gone", "dir_info": {}}, "pip install '.[lab]' in a checkout of blackprop"),
+        (None, "pip install '.[lab]' in a checkout of blackprop"),
+    ],
+)
+def test_an_extra_is_installed_from_where_the_library_came(direct, command, tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    told = json.dumps(direct).replace("HERE", str(tmp_path)) if direct else None
+
+    class Installed:
+        def read_text(self, name):
+            return told if name == "direct_url.json" else ""
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: Installed())
+    assert install("lab") == command.format(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from blackprop.recipes import Cell, Digits, Hardware, Paper, price
 from blackprop.report import Board, Progress, price_table, results_table
 from blackprop.report.progress import step_line
 from blackprop.report.table import duration
+from blackprop.report.time_left import TimeLeft
 
 
 def result(method, device, seed, accuracy, gap=None, lab=90.0):
@@ -105,6 +106,47 @@ def test_elsewhere_only_results_are_told_one_plain_line_each():
         progress.finished(result("paper", "microring", 2, 0.9))
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert text == "paper  microring  seed 2  accuracy 90.0%  60,600 rows  1,010 programmings\n"
+
+
+def test_a_comparison_tells_which_run_is_at_work_and_how_long_the_others_will_take():
+    now, cells = 0.0, [{"method": m, "device": "microring", "seed": s} for s in range(3) for m in ("frozen", "paper")]
+    clock = TimeLeft([*cells, {**cells[0], "device": "matrix"}], cells[:1], lambda: now)
+    assert clock.place() == "run 2 of 7  "
+
+    def train(cell, step):
+        clock.step({**cell, "step": step, "steps": 100})
+
+    train(cells[1], 0)
+    assert clock.left() == ""
+    now = 10.0
+    train(cells[1], 10)
+    assert clock.left() == ""  # frozen has not been timed
+    now = 100.0
+    clock.finished(cells[1])
+    assert clock.place() == "run 3 of 7  "
+    train(cells[2], 0)
+    now = 104.0
+    train(cells[2], 20)  # frozen: 20 s a run, 16 s left; two more of paper at 100 s, two more of frozen
+    assert clock.left().strip() == "about 4.3 min left"
+    now = 110.0
+    clock.finished(cells[2])  # of frozen: 10 s
+    assert clock.left().strip() == "about 3.7 min left"
+    for cell in (*cells[3:], {**cells[0], "device": "matrix"}):
+        clock.finished(cell)
+    assert clock.left() == ""
+    assert TimeLeft(cells[:1]).place() == ""
+
+
+def test_a_line_of_a_comparison_begins_with_its_place():
+    console = Console(file=io.StringIO(), width=40)
+    with Progress(console, [{**STEP, "seed": seed} for seed in (0, 2)]) as progress:
+        progress.finished(result("paper", "microring", 0, 0.9))
+        progress.finished(result("paper", "microring", 2, 0.9))
+    first, second = console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    assert first.startswith("run 1 of 2  paper  microring  seed 0")
+    assert "left" in first
+    assert second.startswith("run 2 of 2  paper  microring  seed 2")
+    assert "left" not in second
 
 
 def test_the_libraries_warnings_are_plain_lines_that_name_the_run():

@@ -83,6 +83,39 @@ def test_the_command_prints_a_table_and_names_its_tasks(tmp_path, capsys):
     assert "narma10" in capsys.readouterr().err
 
 
+TS = "@classLabel true low high\n@data\n" + "".join(
+    f"{k % 3}.{k},{1 + k % 2},{2 * (k % 2)}:{('low', 'high')[k % 2]}\n" for k in range(6)
+)
+
+
+def test_a_data_set_of_the_archive_is_compared_by_its_name(tmp_path, capsys):
+    (tmp_path / "Mine").mkdir()
+    for split in ("TRAIN", "TEST"):
+        (tmp_path / "Mine" / f"Mine_{split}.ts").write_text(TS)
+    (tmp_path / "Lonely_TRAIN.ts").write_text(TS)
+    options = ["--data-dir", str(tmp_path), "--methods", "ridge", "--batches", "20", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(["compare", "reservoir", *options, "--tasks", "mine", "digit_rows"]) == 0
+    results = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    assert [result["task"] for result in results] == ["Mine", "digit-rows"]
+    assert results[0]["accuracy"] == 1.0
+    capsys.readouterr()
+    assert cli.main(["compare", "reservoir", *options, "--tasks", "Minne"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean Mine?" in err
+    assert "Lonely" not in err
+
+
+def test_results_after_junk_and_a_line_cut_short_are_kept(tmp_path):
+    grid, told = ReservoirGrid(TASKS[:1], (Readout(),), (Reservoirs.ECHO_STATE,), (40,)), []
+    (tmp_path / "results.jsonl").write_bytes(
+        b'\xff\n{"task": [[]]}\n' + b"[" * 100_000 + b'\n{"task": "narma10", "netw'
+    )
+    found = carry_out_reservoirs(grid, tmp_path, told.append)
+    assert len(told) == 1
+    assert carry_out_reservoirs(grid, tmp_path, told.append) == found
+    assert len(told) == 1
+
+
 def drawn(network=Architecture.DENSE, seed=0):
     """A network around an echo state, and a batch of its task."""
     task = replace(TASKS[0], network=network, width=8)

@@ -20,7 +20,8 @@ try:
     import tyro
     from rich.console import Console
 except ModuleNotFoundError as error:
-    raise SystemExit(f"blackprop: the command line needs {error.name}: {install('recipes')}") from None
+    lacking = (error.name or "").partition(".")[0]
+    raise SystemExit(f"blackprop: the command line needs {lacking}: {install('recipes')}") from None
 
 from blackprop.arguments import TASKS_OF, understood
 from blackprop.compare_reservoirs import CompareReservoirs

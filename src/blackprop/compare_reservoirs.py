@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from blackprop.errors import ArgumentError
+from blackprop.errors import ArgumentError, DataError
 from blackprop.recipes import (
     Default,
     Frozen,
@@ -25,6 +26,7 @@ from blackprop.recipes import (
     reservoir,
 )
 from blackprop.report import reservoir_table
+from blackprop_cli import UnknownName, resolve
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -46,7 +48,8 @@ class CompareReservoirs:
     size: Size = Size.SMALL
     """published: 200 nodes and sequences of 200 steps; small: 50 nodes and 120 steps."""
     tasks: tuple[str, ...] = ()
-    """Their names; by default all for which there is data."""
+    """Their names; by default all for which there is data. A data set of the time series classification archive goes by
+    its own name: JapaneseVowels is the files JapaneseVowels_TRAIN.ts and JapaneseVowels_TEST.ts in --data-dir."""
     networks: tuple[reservoir.Architecture, ...] = (reservoir.Architecture.DENSE,)
     """dense: Linear, reservoir, readout; transformer: encoder block, reservoir, encoder block, readout."""
     methods: tuple[MethodName, ...] = (
@@ -66,22 +69,51 @@ class CompareReservoirs:
     """The folder that keeps the results; what it holds already is not run again."""
 
     def __call__(self, console: Console) -> None:
-        suite = [task for network in self.networks for task in reservoir.suite(self.size, self.data_dir, network)]
-        known = list(dict.fromkeys(task.name for task in suite))
-        for name in self.tasks:
-            if name not in known:
-                raise ArgumentError(f"there is no task {name!r} here; there are {', '.join(known)}")
-        chosen = self.tasks or known
-        tasks = tuple(task for name in chosen for task in suite if task.name == name)
+        tasks = self._chosen(console)
         methods, seeds = tuple(METHODS[name] for name in self.methods), tuple(range(self.seeds))
         grid = reservoir.ReservoirGrid(tasks, methods, self.devices, self.batches, seeds, self.rates)
         torch.set_num_threads(1)
 
         def tell(result: dict[str, Any]) -> None:
-            score = f"{result[result['metric']]:.3f}" if result["metric"] in result else "not begun"
+            known, metric = result["metric"] in result, result["metric"]
+            score = f"{result[metric]:.3f}" if known else f"not begun: {result.get('refused', 'for no known reason')}"
             cell = "  ".join(str(result[name]) for name in ("task", "network", "device", "method", "seed"))
             asked = f"{result['batches']} batches  rate {result['rate']:g}"
-            console.print(f"{cell}  {asked}  {result['metric']} {score}", highlight=False, soft_wrap=True)
+            console.print(f"{cell}  {asked}  {metric} {score}", highlight=False, soft_wrap=True)
 
-        console.print(reservoir_table(reservoir.carry_out_reservoirs(grid, self.run_dir, tell)))
+        try:
+            results = reservoir.carry_out_reservoirs(grid, self.run_dir, tell)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"interrupted; what is finished is in {self.run_dir}, and the same command goes on\n")
+            raise SystemExit(130) from None
+        console.print(reservoir_table(results))
         console.print(f"run folder: {self.run_dir}", highlight=False, soft_wrap=True)
+
+    def _chosen(self, console: Console) -> tuple[reservoir.SequenceTask, ...]:
+        """The tasks that are named, each in every network; by default all for which there is data."""
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise ArgumentError(f"`--data-dir {self.data_dir}` is not a folder")
+        suite = [task for network in self.networks for task in reservoir.suite(self.size, self.data_dir, network)]
+        known = list(dict.fromkeys(task.name for task in suite))
+        try:
+            names = [resolve("task", name, known) for name in self.tasks]
+        except UnknownName as error:
+            more = "" if self.data_dir else "; more read files, and are known once --data-dir is given"
+            raise ArgumentError(f"{error}{more}") from None
+        if not names:
+            names, lacking = _with_data(suite, known)
+            for told in lacking:
+                console.print(f"left out: {told}", highlight=False, soft_wrap=True)
+        return tuple(task for name in dict.fromkeys(names) for task in suite if task.name == name)
+
+
+def _with_data(suite: list[reservoir.SequenceTask], names: list[str]) -> tuple[list[str], list[str]]:
+    """The tasks that have their data, and of the others a sentence each."""
+    found, lacking = [], []
+    for name in names:
+        try:
+            next(task for task in suite if task.name == name).data()
+            found.append(name)
+        except DataError as error:
+            lacking.append(f"{name} ({error})")
+    return found, lacking

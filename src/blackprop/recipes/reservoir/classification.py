@@ -131,7 +131,8 @@ class Sequences(SequenceTask):
 
     @property
     def name(self) -> str:
-        return "sequences"
+        """That of the data set."""
+        return self.dataset
 
     @property
     def objective(self) -> Objective:
@@ -176,6 +177,26 @@ class Sequences(SequenceTask):
                 f"got {self.batch_size}"
             )
         return train, test
+
+
+def archived_in(folder: Path) -> dict[str, int]:
+    """The data sets in the layout of the archive that lie in `folder`, or in folders of their names inside it, and how
+    many sequences each has to train on; 0 where its file is damaged.
+    """
+    trains = [*folder.glob("*_TRAIN.ts"), *folder.glob("*/*_TRAIN.ts")] if folder.is_dir() else []
+    pairs = sorted((path.name.removesuffix("_TRAIN.ts"), path) for path in trains)
+    return {
+        name: _count(path)
+        for name, path in pairs
+        if path.parent in {folder, folder / name} and path.with_name(f"{name}_TEST.ts").is_file()
+    }
+
+
+def _count(path: Path) -> int:
+    try:
+        return len(read_ts(path).sequences)
+    except DataError:  # it is told when the task is run
+        return 0
 
 
 @functools.cache

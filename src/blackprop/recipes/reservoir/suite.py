@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blackprop.recipes.reservoir.base import SequenceTask
-from blackprop.recipes.reservoir.classification import DigitRows, SpokenDigits
+from blackprop.recipes.reservoir.classification import DigitRows, Sequences, SpokenDigits, archived_in
 from blackprop.recipes.reservoir.networks import Architecture
 from blackprop.recipes.reservoir.tasks import (
     ChannelEqualisation,
@@ -22,7 +22,8 @@ def suite(
     size: Size, data_dir: Path | None = None, network: Architecture = Architecture.DENSE
 ) -> tuple[SequenceTask, ...]:
     """Published: 200 nodes and sequences of 200 steps, transformers of width 32; small: 50 nodes, 120 steps, width 16.
-    Tasks that read files are among them where `data_dir` is given.
+    Where `data_dir` is given, tasks that read files are among them: the laser, spoken digits, and every data set in the
+    layout of the time series classification archive that lies there, under its own name.
     """
     small = size is Size.SMALL
     nodes, length, washout, width = (50, 120, 40, 16) if small else (200, 200, 50, 32)
@@ -35,4 +36,7 @@ def suite(
             SantaFe(**inside, length=length, washout=washout, data_dir=data_dir),
             SpokenDigits(**inside, train_takes=10 if small else 45, data_dir=data_dir),
         ]
+        for name, count in archived_in(data_dir).items():
+            batch = min(Sequences.batch_size, count or Sequences.batch_size)
+            tasks.append(Sequences(**inside, dataset=name, batch_size=batch, data_dir=data_dir))
     return tuple(tasks)

@@ -19,7 +19,7 @@ def read_batch(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 3, 32, 32) of unsigned bytes and their class numbers (N,)."""
     batch = _unpickled(path)
     table, labels = batch.get(b"data"), batch.get(b"labels")
-    images = table.bytes if isinstance(table, _Table) else None
+    images: np.ndarray | None = table.bytes if isinstance(table, _Table) else None
     if images is None or images.ndim != 2:
         raise DataError(f"{path} holds no images: its `data` is no table of unsigned bytes")
     if images.shape[1] != np.prod(SHAPE) or not len(images):
