@@ -26,13 +26,13 @@ $(READY_TO_RUN): pyproject.toml constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(INSTALL) ".[recipes,tensorboard,language,report,lab,ray,dev]"
+	$(INSTALL) ".[recipes,tensorboard,language,lab,ray,dev]"
 	@touch $(READY_TO_RUN) $@
 
 demo: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --run-dir $(DEMO) --overwrite
 
-report-example: $(READY)
+report-example: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --methods oracle frozen paper default row memory --epochs 10 --samples 20 \
 		--read-noise 0.02 --run-dir runs/example --overwrite
 	$(BIN)/blackprop report runs/example --output runs/example/report.html

@@ -301,6 +301,7 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(tmp_path):
     assert "Traceback" not in err
     assert {p.name for p in metrics.parent.iterdir()} == {
         "config.json",
+        "origin.json",
         "metrics.jsonl",
         "checkpoint.bin",
         "checkpoint.previous.bin",
@@ -341,7 +342,6 @@ def test_where_a_data_set_is_to_be_got_by_hand_the_message_says_how(tmp_path, ca
 
 
 def test_a_report_is_written_and_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
-    pytest.importorskip("plotly")
     run = ["train", "digits", "--epochs", "1", "--batch-size", "718", "--run-dir", str(tmp_path / "run")]
     assert cli.main(run) == 0
     assert cli.main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "page.html")]) == 0

@@ -7,14 +7,13 @@ import json
 import math
 import re
 import shutil
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from blackprop.errors import BlackpropError, RunFolderError
-from blackprop.extras import install
+import blackprop as bp
+from blackprop.errors import RunFolderError
 from blackprop.recipes import portrait
 from blackprop.report import write_report
 from blackprop.report.charts import POINTS
@@ -271,13 +270,37 @@ def test_a_damaged_portrait_is_left_out(tmp_path, content):
     assert [entry["method"] for entry in data["portraits"]] == ["paper"]
 
 
-def test_a_page_that_cannot_be_written_or_drawn_is_refused_in_a_sentence(tmp_path, monkeypatch):
+def test_a_page_that_cannot_be_written_is_refused_in_a_sentence(tmp_path):
     run = make_run(tmp_path / "run")
     with pytest.raises(RunFolderError, match="cannot be written"):
         write_report([run], run / "config.json" / "report.html")
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(BlackpropError, match=re.escape(install("report"))):
-        page_of(run)
+
+
+def test_the_page_says_what_was_run_when_and_by_which_version(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "origin.json").write_text(
+        json.dumps({"begun": "2026-11-30 12:00 +0000", "version": "9.8.7", "commit": "abc123"})
+    )
+    config = json.loads((run / "config.json").read_text())
+    config["methods"]["paper"]["rank"] = 10
+    config["execution"] = {"precision": "full", "accumulate": 2, "clip": None, "cpu": False}
+    (run / "config.json").write_text(json.dumps(config))
+    html, _ = page_of(run)
+    said = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert said["methods"] == "oracle, frozen, paper (rank 10), default"
+    assert said["execution"] == "precision full, accumulate 2"
+    assert (said["begun"], said["version"], said["commit"]) == ("2026-11-30 12:00 +0000", "9.8.7", "abc123")
+    assert re.search(rf"Written by blackprop {re.escape(bp.__version__)}.*\d{{4}}-\d\d-\d\d \d\d:\d\d", html)
+    assert "class Oracle" not in html
+    for damaged in ("[", '{"begun": 3, "version": []}'):
+        (run / "origin.json").write_text(damaged)
+        assert "<dt>begun</dt>" not in page_of(run)[0]
+
+
+def test_the_page_is_small_and_holds_all_it_needs(tmp_path):
+    html, data = page_of(make_run(tmp_path / "run"))
+    assert len(html) - len(json.dumps(data)) < 70_000
+    assert not re.search(r'(src|href)="(?!data:)', html)
 
 
 EVIL = "</script><b><img src=x onerror='throw 1'>"
@@ -435,12 +458,62 @@ def test_the_dark_page_is_dark_its_charts_too(shown):
     assert ink(browser, "plot-metric") != was  # painted anew, without a reload
 
 
+def test_the_numbers_of_all_axes_are_of_one_font_and_have_no_prefixes(shown):
+    browser = shown()
+    choose(browser, "scale", "log")
+    fonts = "new Set(texts.map((t) => [getComputedStyle(t).fontSize, getComputedStyle(t).fontFamily].join()))"
+    texts = "const texts = [...document.querySelectorAll('.xtick text, .ytick text')]"
+    assert browser.execute_script(f"{texts}; return [...{fonts}].length") == 1
+    numbers = browser.execute_script(
+        f"{texts}; return texts.map((t) => t.textContent).filter((t) => /^[−\\d]/.test(t))"
+    )
+    assert len(numbers) > 30
+    assert all(re.fullmatch(r"−?[\d.,·⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+( %)?", number) for number in numbers), numbers
+    bold = "[...document.querySelectorAll('#plot-side .ytick text[font-weight]')].map((t) => t.textContent)"
+    assert browser.execute_script(f"return {bold}") == ["light-modulator", "microring"]
+
+
+def test_what_lies_under_the_pointer_is_told(shown):
+    browser = shown()
+    script = """
+        const plot = document.getElementById(arguments[0]), at = plot.querySelector("svg").getBoundingClientRect();
+        const marks = [...plot.querySelectorAll("path[transform]")].map((m) => m.getBoundingClientRect());
+        const mark = marks[arguments[1]], clientX = mark.x + mark.width / 2, clientY = mark.y + mark.height / 2;
+        plot.querySelector("svg").dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+        return document.getElementById("tip").innerText;
+    """
+    assert "paper on light-modulator" in browser.execute_script(script, "plot-side", 2)
+    assert "90.00 % ± 1.15 %" in browser.execute_script(script, "plot-side", 2)
+    assert "gap closed 0.917 ± 0.019" in browser.execute_script(script, "plot-gap", 2)
+
+
+def test_marks_stand_where_their_values_are(shown):
+    browser = shown()
+    places = browser.execute_script("""
+        const plot = document.getElementById("plot-side"), of = (node) => node.getBoundingClientRect();
+        const texts = [...plot.querySelectorAll(".xtick text")];
+        const ticks = texts.map((t) => [parseFloat(t.textContent), of(t).x + of(t).width / 2]);
+        return [ticks, [...plot.querySelectorAll("path[transform]")].map((m) => of(m).x + of(m).width / 2)];
+    """)
+    (low, x_low), *_, (high, x_high) = places[0]
+    values = [low + (high - low) * (x - x_low) / (x_high - x_low) for x in places[1]]
+    assert values[:4] == pytest.approx([95, 35, 90, 94], abs=0.3)
+
+
 @pytest.mark.parametrize("width", [390, 320])
 def test_a_phone_scrolls_tables_and_not_the_page(shown, width):
     browser = shown(width)
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
     assert browser.execute_script("const t = document.querySelector('.scroll'); return t.scrollWidth > t.clientWidth")
     assert visible(browser, "plots.every((p) => p.querySelector('svg').clientWidth <= p.clientWidth)")
+    told = "getComputedStyle(document.querySelector('caption span'), '::after').content"
+    assert "scroll sideways" in browser.execute_script(f"return {told}")
+    assert browser.execute_script("return getComputedStyle(document.querySelector('.scroll')).maskImage") != "none"
+    chips = "[...document.querySelectorAll('.chip')].every((c) => c.getBoundingClientRect().right <= innerWidth)"
+    assert browser.execute_script(f"return {chips}")
+    browser.execute_script("const t = document.querySelector('.scroll'); t.scrollLeft = t.scrollWidth")
+    time.sleep(0.2)
+    assert browser.execute_script("return getComputedStyle(document.querySelector('.scroll')).maskImage") == "none"
 
 
 def test_runs_without_a_reference_borrow_anothers(shown, tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import torch
@@ -279,6 +281,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path):
     summary = carry_out(grid, tmp_path / "run", watch)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "config.json",
+        "origin.json",
         "metrics.jsonl",
         "checkpoint.bin",
         "checkpoint.previous.bin",
@@ -303,6 +306,9 @@ def test_a_run_folder_holds_what_it_should(tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["settings"]["batch_size"] == 718
     assert config["methods"]["paper"]["samples"] == 3
+    origin = json.loads((tmp_path / "run" / "origin.json").read_text())
+    assert origin["version"] == bp.__version__
+    assert abs(datetime.strptime(origin["begun"], "%Y-%m-%d %H:%M %z").timestamp() - time.time()) < 600
 
 
 # Interruptions.

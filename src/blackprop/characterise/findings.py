@@ -11,7 +11,6 @@ from typing import Any
 from blackprop.characterise.page import page
 from blackprop.declaration import Coupling, Declaration
 from blackprop.devices import Declared
-from blackprop.extras import install
 from blackprop.ledger import Ledger
 
 Value = bool | float | str | None
@@ -120,7 +119,9 @@ class Characterisation:
         (folder / "report.json").write_text(self.to_json() + "\n", encoding="utf-8")
         html = page(_finite(self.document()), str(self))
         if html is None:
-            return f"report.txt and report.json are in {folder}; for the page with plots: {install('report')}"
+            return (
+                f"report.txt and report.json are in {folder}; for the page with plots: pip install 'blackprop[report]'"
+            )
         (folder / "report.html").write_text(html, encoding="utf-8")
         return f"report.txt, report.json and report.html are in {folder}"
 

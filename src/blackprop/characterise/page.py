@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 Document = dict[str, Any]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --ground: #fcfcfd; --card: #f0f0f3;
-  --wrong: #ce2c31; }
+  --wrong: #ce2c31; --line: #d9d9e0; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #edeef0; --soft: #b0b4ba; --ground: #111113; --card: #212225; --wrong: #ff9592; }
+  :root { --ink: #edeef0; --soft: #b0b4ba; --ground: #111113; --card: #212225; --wrong: #ff9592;
+    --line: #43484e; }
 }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 auto;
   padding: 1rem; max-width: 70rem; }
@@ -24,50 +27,74 @@ h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1rem; margin:
 .card p.value { font-size: 1.2rem; color: var(--ink); }
 pre { overflow-x: auto; background: var(--card); padding: .8rem; border-radius: .5rem; }
 .plots { margin: .8rem 0; }
+.plot { width: 100%; min-width: 0; overflow: hidden; }
+.plot svg { display: block; touch-action: pan-y; }
+#tip { position: fixed; z-index: 9; pointer-events: none; max-width: 18rem; padding: .35rem .55rem; font-size: .8rem;
+  color: var(--ink); background: var(--card); border: 1px solid var(--line); border-radius: .4rem;
+  overflow-wrap: anywhere; }
+#tip[hidden] { display: none; }
 """
-# Plotly paints on its own: this tells it the colours of the page, and again when they change.
+DRAW = (files("blackprop.characterise") / "draw.js").read_text("utf-8")
 SCRIPT = """
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const COLOURS = ["#0090ff", "#f76b15", "#30a46c", "#e93d82", "#8e4ec6", "#ad7f58"];
 function paint() {
-  const style = getComputedStyle(document.documentElement);
-  const ink = style.getPropertyValue("--ink").trim(), soft = style.getPropertyValue("--soft").trim();
-  for (const plot of document.querySelectorAll(".plotly-graph-div")) {
-    const change = {"font.color": ink};
-    for (const axis of ["xaxis", "yaxis"]) {
-      change[axis + ".gridcolor"] = dark.matches ? "#363a3f" : "#d9d9e0";
-      change[axis + ".zerolinecolor"] = soft;
-    }
-    Plotly.relayout(plot, change);
-    Plotly.Plots.resize(plot);  // it was drawn before its neighbours took their place
+  for (const [name, figure] of Object.entries(figures)) {
+    const traces = figure.data.map((trace, k) => {
+      const colour = COLOURS[k % COLOURS.length], marker = { size: 6, color: colour };
+      const hover = trace.x.map((x, i) => [`${Number(x.toPrecision(4))}: ${Number(trace.y[i].toPrecision(4))}`]);
+      const inked = trace.type === "bars" ? { colour } : { marker, line: trace.joined && { color: colour } };
+      return { ...trace, hover, ...inked };
+    });
+    draw(document.getElementById("plot-" + name), traces, figure.layout);
   }
 }
-dark.addEventListener("change", paint);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+window.addEventListener("resize", paint);
 paint();
 """
+FIRST = ("coupling", "linear", "response")  # what a plan is chosen by; then the others, as they were asked
 
 
-def page(document: Document, text: str) -> str | None:
-    """The report as HTML, self-contained; None where Plotly is not installed."""
-    try:
-        from plotly.offline import get_plotlyjs  # noqa: PLC0415  # an extra, and slow to import
-    except ModuleNotFoundError:
-        return None
+def page(document: Document, text: str) -> str:
+    """The report as HTML, self-contained. Plots of what was not found, no noise and no change, are left out."""
+    curves = document["curves"]
+    figures = {name: (title, draw(curves[name])) for name, title, draw in PLOTS if curves.get(name)}
+    figures = {name: each for name, each in figures.items() if _shows(name, document["findings"], each[1])}
     plots = [
-        _plot(name, title, draw(document["curves"][name]))
-        for name, title, draw in PLOTS
-        if document["curves"].get(name)
+        f'<div class="card"><h2>{html.escape(title)}</h2><div class="plot" id="plot-{name}" role="img" '
+        f'aria-label="{html.escape(title)}"></div></div>'
+        for name, (title, _) in figures.items()
     ]
+    drawn = json.dumps({name: figure for name, (_, figure) in figures.items()}, allow_nan=False).replace("<", "\\u003c")
+    findings = sorted(document["findings"].items(), key=lambda each: _place(each[0]))
     name = html.escape(document["device"])
     wrong = "".join(f'<p class="wrong">{html.escape(each)}</p>' for each in document["diagnoses"])
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>
+<title>{name}</title><style>{STYLE}</style></head>
 <body><h1>{name}</h1>{wrong}
-<div class="cards">{"".join(_card(finding) for finding in document["findings"].values())}</div>
+<div class="cards">{"".join(_card(finding) for _, finding in findings)}</div>
 <div class="cards plots">{"".join(plots)}</div>
 <h2>The report as text</h2><pre>{html.escape(text)}</pre>
-<script>{SCRIPT}</script></body></html>
+<script type="application/json" id="figures">{drawn}</script><script>{DRAW}</script><script>{SCRIPT}</script>
+</body></html>
 """
+
+
+def _shows(name: str, findings: Document, figure: Document) -> bool:
+    """Whether there is anything but rounding to see."""
+    none = [
+        name
+        for name, found in findings.items()
+        if found["known"] and found["value"] == 0 and found["value"] is not False
+    ]
+    quiet = "noise" in none and (name == "noise" or name in {"settling", "drift"} & {*none})
+    return not quiet and any(any(trace["y"]) for trace in figure["data"])
+
+
+def _place(finding: str) -> int:
+    return FIRST.index(finding) if finding in FIRST else len(FIRST)
 
 
 def _card(finding: Document) -> str:
@@ -87,62 +114,47 @@ def _card(finding: Document) -> str:
     )
 
 
-def _plot(name: str, title: str, figure: Any) -> str:
-    figure.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 55, "r": 10, "t": 10, "b": 45},
-        height=300,
-        showlegend=False,
-        colorway=["#0090ff", "#f76b15", "#30a46c", "#e93d82", "#8e4ec6", "#ad7f58"],
-    )
-    body = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"plot-{name}",
-        config={"responsive": True, "displayModeBar": False},
-    )
-    return f'<div class="card"><h2>{html.escape(title)}</h2>{body}</div>'
+def _figure(traces: list[Document], across: str, up: str, **axes: Document) -> Document:
+    """What the page's script draws: traces, and their axes with titles."""
+    layout = {name: {"title": title, **axes.get(name, {})} for name, title in (("xaxis", across), ("yaxis", up))}
+    known = [
+        {**trace, "x": [x for x, y in pairs if y is not None], "y": [y for _, y in pairs if y is not None]}
+        for trace in traces
+        for pairs in [[(x, y) for x, y in zip(trace["x"], trace["y"], strict=True) if x is not None]]
+    ]
+    return {"data": known, "layout": {**layout, "height": 300}}
 
 
-def _lines(x: str, y: str, across: str, up: str, *, log: bool = False) -> Callable[[Document], Any]:
+def _lines(x: str, y: str, across: str, up: str, *, log: bool = False) -> Callable[[Document], Document]:
     """A plot of one or several lines of a curve's `y` over its `x`."""
 
-    def draw(curve: Document) -> Any:
-        from plotly import graph_objects as go  # noqa: PLC0415
-
+    def draw(curve: Document) -> Document:
         several = curve[y] if isinstance(curve[y][0], list) else [curve[y]]
-        figure = go.Figure([go.Scatter(x=curve[x], y=line, mode="lines+markers") for line in several])
-        kind = "log" if log else "linear"
-        figure.update_xaxes(title=across, type=kind).update_yaxes(title=up, type=kind)
-        return figure.update_yaxes(rangemode="tozero") if y == "difference" else figure
+        kind = {"type": "log"} if log else {"tozero": y == "difference"}
+        traces = [{"x": curve[x], "y": line, "joined": True} for line in several]
+        return _figure(traces, across, up, xaxis={"type": "log"} if log else {}, yaxis=kind)
 
     return draw
 
 
-def _noise(curve: Document) -> Any:
-    from plotly import graph_objects as go  # noqa: PLC0415
-
-    figure = go.Figure(go.Scatter(x=curve["mean"], y=curve["std"], mode="markers"))
-    return figure.update_xaxes(title="size of the output").update_yaxes(title="scatter", rangemode="tozero")
+def _noise(curve: Document) -> Document:
+    traces = [{"x": curve["mean"], "y": curve["std"]}]
+    return _figure(traces, "size of the output", "scatter", yaxis={"tozero": True})
 
 
-def _codes(curve: Document) -> Any:
-    from plotly import graph_objects as go  # noqa: PLC0415
-
-    bars = curve["explained"]
-    figure = go.Figure(go.Bar(x=[(k + 0.5) / len(bars) for k in range(len(bars))], y=bars))
-    return figure.update_xaxes(title="part explained by one parameter", range=[0, 1]).update_yaxes(
-        title="elements", type="log"
-    )
+def _codes(curve: Document) -> Document:
+    bars, count = curve["explained"], len(curve["explained"])
+    traces = [{"type": "bars", "x": [(k + 0.5) / count for k in range(count)], "y": bars, "width": 0.9 / count}]
+    across = {"range": [0, 1]}
+    return _figure(traces, "part explained by one parameter", "elements", xaxis=across, yaxis={"tozero": True})
 
 
-PLOTS: tuple[tuple[str, str, Callable[[Document], Any]], ...] = (
+PLOTS: tuple[tuple[str, str, Callable[[Document], Document]], ...] = (
+    ("coupling", "How well codes explain the elements", _codes),
     ("noise", "Scatter of repeated readings", _noise),
     ("linearity", "One row at growing drive", _lines("drive", "outputs", "drive", "outputs")),
     ("response", "All parameters moved together", _lines("theta", "outputs", "shift of θ", "outputs of one row")),
     ("settling", "Readings after programming", _lines("read", "difference", "reading", "difference to the last")),
     ("drift", "Answers further and further apart", _lines("programmings", "difference", "programmings", "difference")),
     ("step", "Expected error of a difference", _lines("step", "error", "step", "relative error", log=True)),
-    ("coupling", "How well codes explain the elements", _codes),
 )

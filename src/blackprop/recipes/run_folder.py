@@ -1,4 +1,5 @@
-"""A run on disk: config.json, metrics.jsonl, summary.json, the last two checkpoints, and a portrait of each cell.
+"""A run on disk: config.json, origin.json (when it was begun and by which version), metrics.jsonl, summary.json, the
+last two checkpoints, and a portrait of each cell.
 
 Every file but metrics.jsonl is written aside and renamed, so that what is there is whole: a full disk or a power cut
 leaves the previous checkpoint. A checkpoint carries its own checksum; from a damaged one, the previous is taken.
@@ -24,9 +25,11 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
+from blackprop.origin import origin
 from blackprop.recipes import json_lines, portrait
 
 _CONFIG, _METRICS, _SUMMARY, _PORTRAITS = "config.json", "metrics.jsonl", "summary.json", "portraits"
+_ORIGIN = "origin.json"
 _CHECKPOINT, _PREVIOUS = "checkpoint.bin", "checkpoint.previous.bin"
 _RUN_FORMAT, _MAGIC = "blackprop run 2", b"blackprop checkpoint 2\n"
 
@@ -98,6 +101,7 @@ class RunFolder:
             for old in (path / _CHECKPOINT, path / _PREVIOUS, path / _SUMMARY, *(path / _PORTRAITS).glob("*.npz")):
                 old.unlink(missing_ok=True)
         folder._write(_CONFIG, _json(config))
+        folder._write(_ORIGIN, _json(origin()))
         folder._write(_METRICS, b"")
         return folder
 

@@ -9,34 +9,30 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from blackprop.characterise.page import STYLE
-from blackprop.errors import BlackpropError, RunFolderError
-from blackprop.extras import install
+from blackprop.characterise.page import DRAW, STYLE
+from blackprop.errors import RunFolderError
+from blackprop.origin import origin
 from blackprop.report import parts
 from blackprop.report.charts import comparison, curves, packed, portraits
 from blackprop.report.runs import Entry, Run, read, references
 
 
 def write_report(runs: Sequence[Path], output: Path) -> Path:
-    """Write the page of the run folders `runs` to `output`, and return that. A few seconds; about 5 MB and the data.
+    """Write the page of the run folders `runs` to `output`, and return that: about 60 kB and the data.
 
     It holds the results as a table and as charts, means over the seeds with their standard errors, and what became of
     each device. Runs of several folders stand side by side, named by their folders. `RunFolderError` where a folder is
-    no run; what is damaged or missing within one is left out, and the page says so. Needs Plotly, the extra `report`.
+    no run; what is damaged or missing within one is left out, and the page says so.
     """
-    try:
-        from plotly.offline import get_plotlyjs  # noqa: PLC0415  # an extra, and slow to import
-    except ModuleNotFoundError as error:
-        raise BlackpropError(f"the report needs Plotly: {install('report')}") from error
     folders = list({Path(path).resolve(): Path(path) for path in runs}.values())
     if not folders:
         raise RunFolderError("a report is of one run folder at least")
     found = [read(path, name) for path, name in zip(folders, _names(folders), strict=True)]
-    _write(Path(output), _page(found, get_plotlyjs()))
+    _write(Path(output), _page(found))
     return Path(output)
 
 
-def _page(runs: Sequence[Run], plotly: str) -> str:
+def _page(runs: Sequence[Run]) -> str:
     document = _document(runs)
     tasks: dict[str, Entry] = document["tasks"]
     asset = {
@@ -59,10 +55,17 @@ def _page(runs: Sequence[Run], plotly: str) -> str:
 <div class="controls">{parts.select("method")}{parts.select("seed")}</div>
 <div class="cards" id="portrait"></div></section>
 <footer>Lines and dots are means over the seeds; bands, bars and ± are one standard error of the mean.
-Written by blackprop.</footer>
+Written by blackprop {escape(_written())}.</footer>
 <script type="application/json" id="report">{data}</script>
-<script>{plotly}</script><script>{asset["charts.js"]}</script><script>{asset["page.js"]}</script></body></html>
+<script>{DRAW}</script><script>{asset["charts.js"]}</script><script>{asset["page.js"]}</script></body></html>
 """
+
+
+def _written() -> str:
+    """The version that writes the page, and when."""
+    now = origin()
+    commit = f" (commit {now['commit']})" if "commit" in now else ""
+    return f"{now['version']}{commit}, {now['begun']}"
 
 
 def _document(runs: Sequence[Run]) -> Entry:

@@ -52,7 +52,8 @@ const cellsWithPortrait = () =>
   report.portraits.filter((c) => c.task === view.task && c.device === view.device && (!view.run || c.run === view.run));
 const portraitName = (c) => (report.runs.length > 1 && !view.run ? `${c.method} · ${c.run}` : c.method);
 
-function draw() {
+function paint() {
+  hint();
   choices();
   chips();
   const figures = CHARTS.map(([name, make]) => [$("plot-" + name), make()]);
@@ -67,9 +68,7 @@ function draw() {
   portrait();
 }
 function show(plot, figure) {
-  if (!figure) return; // hidden as it was: Plotly may still be at work on it, and does not bear to be purged then
-  plot.style.height = figure.layout.height + "px";
-  Plotly.react(plot, figure.data, { ...figure.layout, width: plot.clientWidth }, { displayModeBar: false, responsive: false });
+  if (figure) draw(plot, figure.data, figure.layout);
 }
 
 function chips() {
@@ -81,7 +80,7 @@ function chips() {
         style: `--colour: ${colour(name)}` }), name);
     chip.addEventListener("click", () => {
       if (!view.hidden.delete(name)) view.hidden.add(name);
-      draw();
+      paint();
     });
     return chip;
   }));
@@ -146,25 +145,34 @@ function sort(heading) {
   table.tBodies[0].append(...rows);
 }
 
+// A table that is wider than the page says so, and fades out at the side where more of it is.
+function hint() {
+  for (const table of document.querySelectorAll(".scroll")) {
+    const hidden = table.scrollWidth - table.clientWidth;
+    table.classList.toggle("more", hidden - table.scrollLeft > 1);
+    table.classList.toggle("less", hidden > 1 && hidden - table.scrollLeft <= 1);
+  }
+}
+for (const table of document.querySelectorAll(".scroll")) table.addEventListener("scroll", hint);
 for (const heading of document.querySelectorAll("thead th"))
   heading.firstElementChild.addEventListener("click", () => sort(heading));
 for (const select of document.querySelectorAll(".controls select"))
-  select.addEventListener("change", () => { view[select.id] = select.value; draw(); });
-window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  select.addEventListener("change", () => { view[select.id] = select.value; paint(); });
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 let width = window.innerWidth, timer = 0; // a phone's address bar changes the height alone
 window.addEventListener("resize", () => {
   clearTimeout(timer);
-  timer = setTimeout(() => { if (window.innerWidth !== width) { width = window.innerWidth; draw(); } }, 150);
+  timer = setTimeout(() => { if (window.innerWidth !== width) { width = window.innerWidth; paint(); } }, 150);
 });
 const closed = []; // opened for the printer
 window.addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
   for (const each of document.querySelectorAll("details:not([open])")) { each.open = true; closed.push(each); }
-  draw();
+  paint();
 });
 window.addEventListener("afterprint", () => {
   document.documentElement.classList.remove("printing");
   for (const each of closed.splice(0)) each.open = false;
-  draw();
+  paint();
 });
-draw();
+paint();

@@ -43,7 +43,7 @@ def table(document: Entry, task: str) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="results of {escape(task)}"><table>'
-        f"<caption>{escape(task)}: mean ± standard error over the seeds</caption>"
+        f"<caption><span>{escape(task)}: mean ± standard error over the seeds</span></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -172,7 +172,7 @@ def select(name: str, label: str = "", options: Mapping[str, str] | None = None)
 def what_was_run(run: Run, opened: bool) -> str:
     """Everything that the run's configuration says."""
     title = f"<b>{escape(run.name)}</b> · {escape(_gist(run))}"
-    said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _said(run.config))
+    said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _said(run))
     return f"<details{' open' if opened else ''}><summary>{title}</summary><dl>{said}</dl></details>"
 
 
@@ -184,18 +184,26 @@ def _gist(run: Run) -> str:
     return f"{run.task}: {lists[0]} on {lists[1]}, {count} seed{'' if count == 1 else 's'}" + (flaws and f"; {flaws}")
 
 
-def _said(config: Entry) -> Iterator[tuple[str, str]]:
+def _said(run: Run) -> Iterator[tuple[str, str]]:
+    config = run.config
     yield "task", str(config.get("task"))
     yield "settings", _pairs(dict(_items(config, "settings")))
-    for name, method in _items(config, "methods"):
-        settings = {key: value for key, value in method.items() if key != "name"} if isinstance(method, dict) else {}
-        yield f"method {name}", _pairs(settings)
+    yield "methods", ", ".join(_method(name, method) for name, method in _items(config, "methods"))
     for name in ("devices", "seeds"):
         each = config.get(name)
         yield name, ", ".join(map(str, each)) if isinstance(each, list) else str(each)
     yield "imperfections", _pairs({name: value for name, value in _items(config, "imperfections") if value}) or "none"
     if "execution" in config:
         yield "execution", _pairs(dict(_items(config, "execution")))
+    for name, value in run.origin.items():
+        yield name, value
+
+
+def _method(name: str, method: Any) -> str:
+    """Its name, and its settings if it has any."""
+    settings = method if isinstance(method, dict) else {}
+    said = _pairs({key: value for key, value in settings.items() if key not in {"name", "class"}})
+    return f"{name} ({said})" if said else name
 
 
 def _items(config: Entry, name: str) -> list[tuple[str, Any]]:
@@ -204,4 +212,6 @@ def _items(config: Entry, name: str) -> list[tuple[str, Any]]:
 
 
 def _pairs(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None)
+    """What is set, in words: a switch by its name where it is on."""
+    said = ((name.replace("_", " "), value) for name, value in settings.items() if value is not None)
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in said if value is not False)

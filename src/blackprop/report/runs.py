@@ -32,6 +32,8 @@ class Run:
     higher_is_better: bool
     results: list[Entry]
     lines: list[Entry]
+    origin: dict[str, str] = field(default_factory=dict)
+    """When the run was begun and by which version, as far as that was kept."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what could not be shown."""
 
@@ -73,6 +75,7 @@ def read(path: Path, name: str) -> Run:
         higher_is_better=bool(summary.get("higher_is_better", True)),
         results=results,
         lines=lines,
+        origin=_origin(path / "origin.json"),
     )
     run.notes.extend(_notes(run, len(summary["results"]) - len(results), damaged))
     return run
@@ -97,6 +100,14 @@ def references(run: Run) -> dict[str, str]:
     methods = _mapping(run.config, "methods")
     kinds = {name: each.get("class") for name, each in methods.items() if isinstance(each, dict)}
     return {name: str(kind).lower() for name, kind in kinds.items() if kind in REFERENCES}
+
+
+def _origin(path: Path) -> dict[str, str]:
+    try:
+        kept = _object(path, "")
+    except RunFolderError:  # of an earlier version, or damaged: it decides nothing
+        return {}
+    return {name: value for name in ("begun", "version", "commit") if isinstance(value := kept.get(name), str)}
 
 
 def _notes(run: Run, odd: int, damaged: int) -> Iterator[str]:
