@@ -116,6 +116,6 @@ def _badness(result: dict[str, Any]) -> float:
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
     for entry in json_lines.read(file):
         known = all(isinstance(entry.get(name), str | int | float) for name in (*_KEY, "metric"))
-        score = "refused" if "refused" in entry else entry.get("metric")
-        if known and isinstance(entry.get(score), str if score == "refused" else (int, float)):
+        refused = isinstance(entry.get("refused"), str)
+        if known and (refused or isinstance(entry.get(str(entry["metric"])), int | float)):
             yield entry
