@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY_TO_RUN) $@
 
 demo: $(READY_TO_RUN)
-	$(BIN)/blackprop compare digits --run-dir $(DEMO) --overwrite
+	$(BIN)/blackprop compare digits --jobs 2 --run-dir $(DEMO) --overwrite
 
 report-example: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --methods oracle frozen paper default row memory --epochs 10 --samples 20 \

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 
@@ -20,6 +24,7 @@ from blackprop.recipes import (
     RunFolder,
     Watches,
     carry_out,
+    carry_out_side_by_side,
     with_references,
 )
 from blackprop.recipes.spread import CELLS, carry_out_apart, carry_out_one
@@ -172,6 +177,34 @@ def test_wrong_arguments_are_refused(wrong, tmp_path):
     with pytest.raises(errors.ArgumentError, match=next(iter(wrong))):
         carry_out_by_ray(SMALL, tmp_path / "run", Watches(), **wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_cells_side_by_side_leave_the_files_of_a_comparison(whole, tmp_path):
+    heard = Heard()
+    carry_out_side_by_side(GRID, tmp_path / "run", heard, jobs=2)
+    assert_same_run(whole, tmp_path / "run")
+    assert len(heard.results) == len(GRID.cells())
+    with pytest.raises(errors.ArgumentError, match="jobs"):
+        carry_out_side_by_side(GRID, tmp_path / "other", heard, jobs=0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_or_killed_comparison_side_by_side_leaves_no_process_and_goes_on(whole, how, tmp_path):
+    options = ["--epochs", "2", "--batch-size", "479", "--methods", "paper", "--devices", "monarch", "matrix"]
+    options += ["--rank", "2", "--samples", "3", "--seeds", "1", "--read-noise", "0.02", "--drift", "1e-3"]
+    command = [sys.executable, "-m", "blackprop", "compare", "digits", *options, "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("cells/*/checkpoint.bin")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == (130 if how is signal.SIGINT else -how)
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert subprocess.run([*command, "--resume"], check=False, capture_output=True).returncode == 0
+    assert_same_run(whole, tmp_path / "run")
 
 
 # Through Ray.

@@ -55,6 +55,7 @@ from blackprop.recipes import (
     UrbanSound8K,
     Watches,
     carry_out,
+    carry_out_side_by_side,
     first_process,
     price,
     with_references,
@@ -204,13 +205,18 @@ class Compare(Generic[TaskT]):
     remote: Remote = NOWHERE
     seeds: int = 3
     """How many seeds: 0, 1, ..."""
+    jobs: int = 1
+    """Runs at a time, each in a process of its own; the figures are the same."""
     options: Annotated[MethodOptions, tyro.conf.arg(name="method")] = MethodOptions()
     imperfections: Imperfections = FLAWLESS
     execution: Execution = ORDINARY
     run: RunOptions = RunOptions()
 
     def __call__(self, console: Console) -> None:
-        self.run.carry_out(self.grid(), console)
+        if self.jobs < 1:
+            raise ArgumentError(f"`--jobs` must be at least 1, got {self.jobs}")
+        how = carry_out if self.jobs == 1 else partial(carry_out_side_by_side, jobs=self.jobs)
+        self.run.carry_out(self.grid(), console, how)
 
     def grid(self) -> Grid:
         methods = with_references(METHODS[name](self.options) for name in self.methods)

@@ -19,6 +19,7 @@ from blackprop.recipes.objectives import Classification, NextToken, Objective
 from blackprop.recipes.price import price
 from blackprop.recipes.rule import Batch, Rule
 from blackprop.recipes.run_folder import Existing, RunFolder
+from blackprop.recipes.side_by_side import carry_out_side_by_side
 from blackprop.recipes.task import Data, Size, Task
 from blackprop.recipes.vision.cifar10 import Cifar10, Vision
 from blackprop.recipes.watch import Watch, Watches
@@ -82,6 +83,7 @@ __all__ = [
     "Workers",
     "asked",
     "carry_out",
+    "carry_out_side_by_side",
     "evaluate",
     "first_process",
     "gap_closed",
