@@ -10,7 +10,7 @@ import torch
 import blackprop as bp
 from blackprop.devices import LightModulator, Microring, MZIMesh, Noisy
 from blackprop.directions import Antithetic, Coordinates, Gaussian, Orthogonal, Rademacher, Sphere
-from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
+from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, Central, ElementShift, ParameterShift, ProbeContraction, RandomDirections
 from blackprop.ledger import metered
 from blackprop.query import Purpose, run
@@ -228,15 +228,6 @@ def test_the_plan_follows_the_declaration_and_trains(device, words):
     assert words in shown
     assert possible > 0
     assert planned > possible / 2
-
-
-def test_a_budget_too_small_for_the_plan_names_one_that_fits():
-    with pytest.raises(BudgetExhausted, match="the cheapest that fits: row coupling"):
-        bp.plan(Microring(784, 128), 128, bp.Budget(rows=2000))
-    with pytest.raises(BudgetExhausted, match="no plan fits"):
-        bp.plan(Microring(784, 128), 128, bp.Budget(rows=100))
-    with pytest.raises(ArgumentError, match="at least 1"):
-        bp.plan(Microring(784, 128), 0)
 
 
 def test_probes_survive_gradients_that_are_small_and_alike():

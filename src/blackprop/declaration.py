@@ -49,7 +49,9 @@ class ThetaSpec:
 
     **Arguments:** `size`, the number P of parameters; `initial`, a function of a generator that draws the values to
     start from, `(P,)`; `low` and `high`, the limits, inclusive, one number or `(P,)`; `period`, where the device
-    answers θ and θ + period alike.
+    answers θ and θ + period alike; `harmonics`, H where each output is, as a function of each single parameter, a
+    constant and H harmonics of that period: 1 for a sinusoid, as of a phase shifter that light passes once or a
+    rotation of a qubit. None for unknown.
 
     Where `initial` is None, values are drawn uniformly from the middle 98 % of the limits, so that none starts on one;
     where there are no two limits, from a period; where there is none, from U(−0.1, 0.1), since at 0 itself the answers
@@ -61,12 +63,18 @@ class ThetaSpec:
     low: float | Tensor | None = None
     high: float | Tensor | None = None
     period: float | None = None
+    harmonics: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ArgumentError(f"`ThetaSpec(size=...)` must be at least 1, got {self.size}")
         if self.period is not None and not self.period > 0:
             raise ArgumentError(f"`ThetaSpec(period=...)` must be positive, got {self.period}")
+        if self.harmonics is not None and (self.harmonics < 1 or self.period is None):
+            raise ArgumentError(
+                f"`ThetaSpec(harmonics=...)` must be at least 1, beside a period, got {self.harmonics} and a period of "
+                f"{self.period}"
+            )
         for name in ("low", "high"):
             limit = getattr(self, name)
             if isinstance(limit, Tensor) and limit.shape != (self.size,):

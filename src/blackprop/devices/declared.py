@@ -16,11 +16,11 @@ from blackprop.errors import ArgumentError
 class Declared(Wrapper):
     """The same device, declared anew; measures exactly what the device does, and costs no more.
 
-    **Arguments:** `linear`, `coupling`, `noise` and `period` take the place of what the device declares; so do `x_low`
-    and `x_high`, limits of the inputs, where they are given. `order` (P,),
-    a permutation, renumbers the parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A
-    device whose parameter p moves the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order
-    π⁻¹. Initial values and limits are renumbered with it.
+    **Arguments:** `linear`, `coupling`, `noise`, `period` and `harmonics` take the place of what the device declares;
+    so do `x_low` and `x_high`, limits of the inputs, where they are given. `order` (P,), a permutation, renumbers the
+    parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A device whose parameter p moves
+    the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order π⁻¹. Initial values and limits
+    are renumbered with it.
 
     >>> import torch, blackprop as bp
     >>> device = bp.devices.Declared(bp.devices.LightModulator(2, 2), order=torch.tensor([3, 2, 1, 0]))
@@ -36,6 +36,7 @@ class Declared(Wrapper):
         coupling: Coupling = Coupling.NONE,
         noise: float = 0.0,
         period: float | None = None,
+        harmonics: int | None = None,
         order: Tensor | None = None,
         x_low: float | None = None,
         x_high: float | None = None,
@@ -46,7 +47,7 @@ class Declared(Wrapper):
         self.x_low, self.x_high = input_limits("Declared", *given)
         self.order = order
         self._place: Tensor | None = None  # where the device's parameter p stands in θ
-        spec = replace(device.theta, period=period)
+        spec = replace(device.theta, period=period, harmonics=harmonics)
         if order is not None:
             size = device.theta.size
             if order.shape != (size,) or not torch.equal(order.sort().values.cpu(), torch.arange(size)):

@@ -31,6 +31,7 @@ def from_callable(
     low: float | Tensor | None = None,
     high: float | Tensor | None = None,
     period: float | None = None,
+    harmonics: int | None = None,
     linear: bool = False,
     coupling: Coupling = Coupling.NONE,
     cost: Cost | None = None,
@@ -69,7 +70,7 @@ def from_callable(
     >>> bp.PhysicalLayer(device)(torch.zeros(3, 4)).shape
     torch.Size([3, 1])
     """
-    theta = ThetaSpec(theta_size, initial, low, high, period)
+    theta = ThetaSpec(theta_size, initial, low, high, period, harmonics)
     declared = {"linear": linear, "coupling": coupling, "cost": cost, "noise": noise, "x_low": x_low, "x_high": x_high}
     return _Callable(fn, takes, per_row, pool, in_shape, out_shape, theta, **declared)
 

@@ -29,6 +29,7 @@ def describe(spec: Declaration) -> tuple[dict[str, Any], list[np.ndarray]]:
         "parameters": spec.theta.size,
         "limits": list(limits),
         "period": None if spec.theta.period is None else float(spec.theta.period),
+        "harmonics": spec.theta.harmonics,
         "draws": spec.theta.initial is not None,
         "linear": spec.linear,
         "coupling": spec.coupling.value,
@@ -50,6 +51,7 @@ def understand(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Dr
             limits.pop("low", None),
             limits.pop("high", None),
             None if fields["period"] is None else float(fields["period"]),
+            None if (harmonics := fields.get("harmonics")) is None else _whole(harmonics),
         )
         if limits:
             raise ProtocolError(f"limits of the unknown names {', '.join(map(str, limits))}")

@@ -230,7 +230,7 @@ def _check_alike(devices: list[Device]) -> None:
     for at, other in enumerate(devices[1:], start=1):
         for name in ("in_shape", "out_shape", "linear", "coupling", "x_low", "x_high"):
             _check_same(at, name, getattr(first, name), getattr(other, name))
-        for name in ("size", "low", "high", "period"):
+        for name in ("size", "low", "high", "period", "harmonics"):
             _check_same(at, f"theta.{name}", getattr(first.theta, name), getattr(other.theta, name))
 
 

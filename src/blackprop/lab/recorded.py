@@ -123,7 +123,7 @@ class Replayed(Device):
         try:
             header, limits = self._records[0]
             low, high = (None if n is None else limits[n] if isinstance(n, int) else float(n) for n in header["limits"])
-            theta = ThetaSpec(header["size"], self._draw, low, high, header["period"])
+            theta = ThetaSpec(header["size"], self._draw, low, high, header["period"], header.get("harmonics"))
             cost = Cost(*header["cost"])
             x_low, x_high = header.get("input_limits", (None, None))
             shapes = tuple(header["in_shape"]), tuple(header["out_shape"])

@@ -150,6 +150,7 @@ def declared(spec: Declaration) -> Record:
         "size": spec.theta.size,
         "limits": limits,
         "period": spec.theta.period,
+        "harmonics": spec.theta.harmonics,
         "linear": spec.linear,
         "coupling": spec.coupling.value,
         "cost": [spec.cost.programming, spec.cost.row],

@@ -23,6 +23,7 @@ from blackprop.testing.bench import (
     seeded,
 )
 from blackprop.testing.coupling import check_coupling
+from blackprop.testing.harmonics import check_harmonics
 from blackprop.testing.probe import SIGMAS, Probe
 from blackprop.testing.rows import check_rows
 
@@ -218,6 +219,7 @@ def _period(probe: Probe, parameters: int) -> None:
             f"the answer with {what} one period further",
         )
     probe.bench.note(claim, text)
+    check_harmonics(probe, parameters)
 
 
 def _linearity(probe: Probe) -> None:

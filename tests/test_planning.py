@@ -1,0 +1,346 @@
+"""What the plan chooses for which declaration, that its reasons are true, and that it costs what it says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+import blackprop as bp
+from blackprop import Budget, Cost, Coupling
+from blackprop.devices import LightModulator, Microring, MZIMesh
+from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
+from blackprop.estimators import ByOutput, DirectionalMemory, Modelled, ParameterShift, RandomDirections, Whole
+from blackprop.planning import CANDIDATES, Candidate, Quality
+from support import draw
+
+D_IN, D_OUT = 6, 4
+
+
+class Bench(bp.Device):
+    """A matrix of cosines, bent where it is not linear: whatever is declared here of coupling, it is true."""
+
+    def __init__(
+        self,
+        *,
+        linear=True,
+        coupling=Coupling.ELEMENT,
+        images=False,
+        d_in=D_IN,
+        d_out=D_OUT,
+        cost=None,
+        noise=0.0,
+        **theta,
+    ) -> None:
+        size = d_in * d_out
+        spec = bp.ThetaSpec(size, lambda g: 1 + torch.rand(size, generator=g), **theta)
+        shapes = ((d_in // 2, 2), (d_out // 2, 2)) if images else (d_in, d_out)
+        super().__init__(*shapes, spec, linear=linear, coupling=coupling, cost=cost, noise=noise)
+
+    def program(self, theta: Tensor, /) -> None:
+        self.matrix = theta.cos().view(self.declaration.d_out, -1)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        y = x.flatten(1) @ self.matrix.mT
+        return (y if self.linear else y.tanh()).unflatten(1, self.out_shape)
+
+
+COMBINATIONS = list(
+    itertools.product(
+        (True, False),  # linear
+        Coupling,
+        (None, {"period": 2 * math.pi}, {"period": 2 * math.pi, "harmonics": 1}),
+        (None, {"low": 0.0, "high": 7.0}),
+        (0.0, 0.02),  # noise
+        (False, True),  # images
+        ((6, 4), (2, 2), (12, 8)),  # sizes
+    )
+)
+
+
+def credit(estimator: bp.estimators.Estimator) -> object:
+    return getattr(estimator, "credit", None) or Whole()
+
+
+def test_every_reason_is_true_of_its_device_and_of_its_method():
+    seen = set()
+    for linear, coupling, periodic, limits, noise, images, (d_in, d_out) in COMBINATIONS:
+        theta = {**(periodic or {}), **(limits or {})}
+        device = Bench(linear=linear, coupling=coupling, images=images, d_in=d_in, d_out=d_out, noise=noise, **theta)
+        plan = bp.plan(device, batch_size=5)
+        said, estimator = plan.reason, plan.estimator
+        matrix = linear and not images
+        case = (linear, coupling, theta, noise, images, d_in, said)
+        assert ("no coupling declared" in said) is (coupling is Coupling.NONE), case
+        assert ("row coupling" in said) is (coupling is Coupling.ROW), case
+        assert ("element coupling" in said) is (coupling is Coupling.ELEMENT), case
+        assert ("not declared linear" in said) is (not linear), case
+        assert ("linear but not of vectors" in said) is (linear and images), case
+        assert ("calibrate" in said) is isinstance(estimator, Modelled) is (matrix and coupling is Coupling.ELEMENT), (
+            case
+        )
+        # Coupling is used wherever it is declared: by calibration, or by credit.
+        uses = isinstance(estimator, Modelled) or isinstance(credit(estimator), ByOutput)
+        assert uses is (coupling is not Coupling.NONE), case
+        assert ("credited" in said) is isinstance(credit(estimator), ByOutput), case
+        assert ("remembered" in said) is isinstance(estimator, DirectionalMemory), case
+        assert ("one harmonic" in said) is isinstance(estimator, ParameterShift), case
+        if isinstance(estimator, RandomDirections):
+            assert ("on the whole batch" in said) is (estimator.contraction is None), case
+            number = re.search(r"(\d+) random perturbation", said)
+            assert number is None or int(number[1]) == estimator.count, case
+        if isinstance(estimator, DirectionalMemory):
+            assert f"{estimator.count} new a step" in said, case
+        assert plan.surrogate.bias is not linear if isinstance(plan.surrogate, bp.surrogates.Streaming) else matrix, (
+            case
+        )
+        layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(0))
+        assert layer.reason == said, case
+        layer(draw(5, *device.in_shape).requires_grad_()).square().sum().backward()
+        assert bool(layer.theta.grad.isfinite().all()), case
+        seen.add(plan.name)
+    expected = {candidate.name for candidate in CANDIDATES if candidate.quality > Quality.SINGLE}
+    assert seen == expected - {"calibrated-8", "calibrated-4", "remembered-4"}
+
+
+def test_coupling_that_the_sizes_contradict_is_not_used_and_that_is_said():
+    device = bp.devices.from_callable(
+        lambda x, t: x[:, :3] * t.sum(), in_shape=4, out_shape=3, theta_size=10, coupling=Coupling.ROW
+    )
+    plan = bp.plan(device, 4)
+    assert "do not divide" in plan.reason
+    assert isinstance(plan.estimator.credit, Whole)
+
+
+def transistors(d_in: int = 64, d_out: int = 10) -> bp.Device:
+    """Currents of cells between a gate θ and a drain x (EKV), less references: not linear, coupled by row."""
+
+    def current(v: Tensor) -> Tensor:
+        return 0.01 * torch.nn.functional.softplus(10 * v).square()
+
+    def fn(x: Tensor, theta: Tensor) -> Tensor:
+        gate = theta.view(d_out, d_in) - 0.5
+        cells = current(gate) - current(gate - x[:, None]) - current(torch.zeros(())) + current(-x[:, None])
+        return 4 / math.sqrt(d_in) * cells.sum(2)
+
+    return bp.devices.from_callable(
+        fn,
+        in_shape=d_in,
+        out_shape=d_out,
+        theta_size=d_in * d_out,
+        initial=lambda g: torch.rand(d_in * d_out, generator=g),
+        low=0.0,
+        high=1.5,
+        coupling=Coupling.ROW,
+    )
+
+
+def trained(layer: bp.PhysicalLayer, steps: int) -> float:
+    """The final loss of a layer that learns to answer as another setting of its device does."""
+    device = layer.device
+    x = draw(64, *device.in_shape).abs()
+    goal = device.theta.draw(torch.Generator().manual_seed(5))
+    (target,) = device.measure([bp.Query(x, goal, bp.Purpose.EVALUATE)])
+    optimizer = torch.optim.Adam([layer.theta], lr=2e-2)
+    loss = torch.zeros(())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (layer(x) - target).square().mean() / target.square().mean()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def test_row_coupling_serves_a_device_that_is_not_linear_and_trains_it_better_at_equal_rows():
+    device = transistors()
+    plan = bp.plan(device, 64)
+    assert isinstance(plan.estimator.credit, ByOutput)
+    credited = bp.PhysicalLayer(device, *plan.method, generator=torch.Generator().manual_seed(0))
+    before = RandomDirections(16, bp.planning.step_size(device.declaration), bp.directions.Rademacher())
+    surrogate = bp.surrogates.Streaming(bias=True, exact_start=False)
+    whole = bp.PhysicalLayer(device, before, surrogate, generator=torch.Generator().manual_seed(0))
+    assert trained(credited, 71) < 0.7 * trained(whole, 40)
+    assert credited.ledger.total_rows <= whole.ledger.total_rows
+    assert credited.ledger.total_programmings <= whole.ledger.total_programmings
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+def test_a_plan_costs_what_it_says(candidate: Candidate):
+    """The start and each step, whatever is measured ahead or follows the device."""
+    devices = [
+        Bench(linear=linear, coupling=coupling, d_in=d_in, period=2 * math.pi, harmonics=1, d_out=d_out)
+        for linear, coupling, (d_in, d_out) in itertools.product((True, False), Coupling, ((6, 4), (3, 4), (70, 4)))
+    ]
+    device = next(device for device in devices if candidate.applies(device.declaration))
+    plan = bp.plan(device, 16, candidates=[candidate])
+    layer = bp.PhysicalLayer(device, *plan.method, generator=torch.Generator().manual_seed(0))
+    weights = draw(16, *device.out_shape, seed=3)
+    for step in range(1, 5):
+        layer.theta.grad = None
+        (layer(draw(16, *device.in_shape, seed=step).requires_grad_()) * weights).sum().backward()
+        with torch.no_grad():
+            layer.theta += 1e-3 * draw(layer.theta.numel(), seed=step)
+        assert layer.ledger == plan.price.after(step)
+
+
+def test_what_the_surrogate_asks_at_every_step_is_in_the_price():
+    paper = Candidate("paper", 0, lambda s: True, lambda s: bp.presets.paper(rank=2, samples=3), lambda s: "published")
+    price = bp.plan(MZIMesh(8, 6), 16, candidates=[paper]).price
+    assert price.step.rows[bp.Purpose.SURROGATE] == 2 * (2 + 3)
+
+
+def test_the_cost_of_the_device_decides_between_plans_that_train_alike():
+    def chosen(**cost: float) -> bp.planning.Plan:
+        return bp.plan(Bench(coupling=Coupling.NONE, d_in=64, cost=Cost(**cost)), 32)
+
+    dear_programmings, dear_rows = chosen(programming=1e3), chosen(row=1e3)
+    assert dear_programmings.name != dear_rows.name
+    assert dear_programmings.price.step.total_programmings < dear_rows.price.step.total_programmings
+    assert dear_programmings.price.step.total_rows > dear_rows.price.step.total_rows
+    # A layer, which is told no batch size, chooses alike.
+    device = Bench(coupling=Coupling.NONE, d_in=64, cost=Cost(programming=1e3))
+    assert bp.PhysicalLayer(device).reason == dear_programmings.reason
+    # And where the user says what counts, that counts.
+    by_programmings = bp.plan(device, 32, objective=bp.planning.programmings)
+    assert by_programmings.name == dear_programmings.name
+    assert bp.plan(device, 32, objective=bp.planning.rows).name == dear_rows.name
+
+
+def test_a_cheaper_plan_that_trains_worse_is_not_chosen_unless_the_budget_forces_it():
+    device = Microring(784, 128)
+    best = bp.plan(device, 128, steps=10)
+    assert best.name == "calibrated-16"
+    free = best.price.after(10)
+    assert bp.plan(device, 128, Budget(rows=free.total_rows), steps=10).name == best.name
+    forced = bp.plan(device, 128, {"rows": free.total_rows - 1}, steps=10)
+    assert forced.name == "calibrated-8"
+    assert f"{free.total_rows:,} rows of {free.total_rows - 1:,} left" in forced.reason
+    assert "train worse" in forced.reason
+    assert forced.price.after(10).total_rows < free.total_rows
+    smallest = bp.plan(device, 128, Budget(rows=2000))
+    assert "row" not in smallest.name
+    assert smallest.price.after(1).total_rows <= 2000
+
+
+def test_what_is_spent_of_a_budget_is_gone():
+    device, budget = Microring(16, 8), Budget(rows=600)
+    assert bp.plan(device, 32, budget).name == "calibrated-16"
+    budget.spend(rows=400, programmings=0, seconds=0.0)
+    assert bp.plan(device, 32, budget).name == "calibrated-8"
+
+
+def test_no_plan_that_fits_names_the_nearest_and_what_it_lacks():
+    device = Microring(784, 128)
+    with pytest.raises(BudgetExhausted, match=r"nearest, .*rows of 100 left"):
+        bp.plan(device, 128, Budget(rows=100))
+    with pytest.raises(BudgetExhausted, match=r"1,000 steps of 128 rows .*; \d+ of the steps would fit"):
+        bp.plan(device, 128, Budget(rows=30_000), steps=1000)
+    with pytest.raises(BudgetExhausted, match=r"seconds of 0\.001 left"):
+        bp.plan(device, 128, Budget(seconds=1e-3))
+
+
+def test_a_circuit_is_shifted_where_that_is_declared_and_affordable():
+    def circuit(**theta) -> bp.Device:
+        return bp.devices.from_callable(
+            lambda x, t: (x + t[:4]).cos() * (2 * t[4:8]).cos(), in_shape=4, out_shape=4, theta_size=24, **theta
+        )
+
+    plan = bp.plan(circuit(period=2 * math.pi, harmonics=1), 32)
+    assert isinstance(plan.estimator, ParameterShift)
+    assert plan.price.step.total_programmings == 49
+    assert isinstance(bp.plan(circuit(period=2 * math.pi), 32).estimator, RandomDirections)
+    forced = bp.plan(circuit(period=2 * math.pi, harmonics=1), 32, {"programmings": 2000}, steps=100)
+    assert forced.name == "perturbed"
+    assert "parameter-shift, which does not fit" in forced.reason
+
+
+# The table
+
+
+def test_users_append_candidates_of_their_own():
+    chip = bp.devices.ImperfectMZIMesh(8, 4)
+
+    def make(spec: bp.Declaration) -> bp.presets.Method:
+        twin = bp.surrogates.Twin(bp.twins.MeshTwin(chip), settings=12, rows=5, fit_steps=3, online_steps=0)
+        return bp.presets.Method(Modelled(twin), twin)
+
+    mine = Candidate(
+        "twin", Quality.EXACT, lambda s: "ImperfectMZIMesh" in s.name, make, lambda s: "we have a model of this chip"
+    )
+    plan = bp.plan(chip, 16, candidates=[mine, *CANDIDATES])
+    assert (plan.name, plan.reason) == ("twin", "we have a model of this chip")
+    assert plan.price.start.total_rows == 12 * 5
+    assert bp.plan(LightModulator(8, 4), 16, candidates=[mine, *CANDIDATES]).name == "calibrated-16"
+    priced = Candidate(
+        "free",
+        Quality.EXACT,
+        mine.applies,
+        make,
+        mine.reason,
+        price=lambda *_: bp.planning.Price(bp.Ledger(), bp.Ledger()),
+    )
+    assert bp.plan(chip, 16, candidates=[mine, priced]).name == "free"
+
+
+def test_wrong_arguments_are_refused():
+    device = Microring(8, 4)
+    for arguments, words in (
+        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 4, "steps": 0}, "at least 1"),
+        ({"batch_size": 4, "budget": {"euros": 3}}, "rows, programmings and seconds"),
+        ({"batch_size": 4, "candidates": [CANDIDATES[0]] * 2}, "different names"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            bp.plan(device, **arguments)
+    with pytest.raises(IncompatibleError, match="none of the candidates"):
+        bp.plan(MZIMesh(4, 4), 4, candidates=[CANDIDATES[0]])
+    for wrong in ({"harmonics": 1}, {"period": 1.0, "harmonics": 0}):
+        with pytest.raises(ArgumentError, match="harmonics"):
+            bp.ThetaSpec(3, **wrong)
+
+
+def test_beside_a_named_surrogate_stands_the_best_estimator_that_needs_no_other():
+    layer = bp.PhysicalLayer(LightModulator(6, 4), surrogate=bp.surrogates.Streaming())
+    assert isinstance(layer.estimator, DirectionalMemory)
+    assert "estimator by element coupling: each output is credited" in layer.reason
+
+
+# The declaration that parameter shift needs
+
+
+def test_declared_harmonics_are_held_to_the_device():
+    def device(harmonics: int) -> bp.Device:
+        return bp.devices.from_callable(
+            lambda x, t: x @ (t.cos() + 0.2 * (2 * t).sin()).view(3, 4).mT,
+            in_shape=4,
+            out_shape=3,
+            theta_size=12,
+            initial=lambda g: torch.rand(12, generator=g),
+            period=2 * math.pi,
+            harmonics=harmonics,
+        )
+
+    assert "harmonics 2" in str(bp.testing.check_device(device(2)))
+    with pytest.raises(bp.errors.ContractError, match="harmonics 1"):
+        bp.testing.check_device(device(1))
+
+
+def test_declared_harmonics_travel_with_the_declaration(tmp_path):
+    from blackprop.lab.describing import describe, understand
+
+    device = Bench(period=2 * math.pi, harmonics=1)
+    fields, arrays = describe(device.declaration)
+    assert understand(fields, arrays, lambda g: torch.zeros(24)).theta.harmonics == 1
+    del fields["harmonics"]  # a server of before
+    assert understand(fields, arrays, lambda g: torch.zeros(24)).theta.harmonics is None
+    with bp.lab.Recorded(device, tmp_path / "recording") as recorded:
+        recorded.measure([bp.Query(draw(2, D_IN), torch.ones(24), bp.Purpose.CALIBRATE)])
+    assert bp.lab.Replayed(tmp_path / "recording").theta.harmonics == 1
+    assert bp.devices.Declared(device, period=1.0).theta.harmonics is None
