@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 
 from blackprop import planning
+from blackprop.characterise.characterisation import Characterisation
+from blackprop.characterise.clock import Clock, cost
 from blackprop.characterise.coupling import Wiring, coupling
-from blackprop.characterise.findings import Characterisation, Finding, coupling_of, unknown
+from blackprop.characterise.drive import drive, input_limits
+from blackprop.characterise.findings import Finding, coupling_of, unknown
+from blackprop.characterise.harmonics import harmonics
 from blackprop.characterise.linearity import linearity
 from blackprop.characterise.response import period, response, useful_step
 from blackprop.characterise.signal import influence, signal
 from blackprop.characterise.stability import stability
 from blackprop.characterise.stand import Stand
-from blackprop.devices import Declared, Device
+from blackprop.declaration import Cost, Coupling
+from blackprop.devices import Declared, Device, Simulator, Wrapper
 from blackprop.errors import ArgumentError, BudgetExhausted, ReadingError
 from blackprop.ledger import Budget, Ledger, metered
 from blackprop.query import Procedure, ask, run
 
 T = TypeVar("T")
-QUESTIONS = ("noise", "noise kind", "linear", "settling", "history", "drift", "period", "response", "step", "coupling")
+SHIFTED = 64  # parameters that parameter shift could be worth its programmings for
+QUESTIONS = (
+    "coupling",
+    "linear",
+    "affine",
+    "noise",
+    "noise kind",
+    "resolution",
+    "dark level",
+    "settling",
+    "history",
+    "drift",
+    "period",
+    "harmonics",
+    "period in x",
+    "response",
+    "step",
+    "cost",
+)
 
 
 def characterise(
@@ -67,6 +91,7 @@ class _Inquiry:
         self.findings: dict[str, Finding] = {}
         self.diagnoses: list[str] = []
         self.curves: dict[str, Any] = {}
+        self.clock = Clock(stand.device)
         self.wiring: Wiring | None = None
         self.step: float | None = None
 
@@ -89,6 +114,7 @@ class _Inquiry:
 
     def _ask_all(self) -> None:
         stand = self.stand
+        self._take(input_limits(stand))
         heard = self._run(lambda: signal(stand))
         self._take(*heard.findings, faults=heard.faults, curves=heard.curves)
         if heard.hopeless:
@@ -102,12 +128,14 @@ class _Inquiry:
         self.diagnoses += faults
         if any(fault.startswith("stuck") for fault in faults):
             return
+        driven = self._run(lambda: drive(stand))
+        self._take(*driven.findings, faults=driven.faults)
         finding = self._run(lambda: period(stand))
         stand.period = finding.value if finding.known and isinstance(finding.value, float) else None
         self._take(finding)
-        finding, curve = self._run(lambda: linearity(stand))
+        finding, affine, curve = self._run(lambda: linearity(stand))
         stand.linear = finding.known and finding.value is True and _vectors(stand)
-        self._take(finding, curves={"linearity": curve})
+        self._take(finding, affine, curves={"linearity": curve})
         finding, curve = self._run(lambda: response(stand))
         self._take(finding, curves={"response": curve})
         radian = planning.step_size(self._declared(0.0).declaration) * 100
@@ -115,6 +143,15 @@ class _Inquiry:
         self._take(finding, curves={"step": curve})
         self.wiring = self._run(lambda: coupling(stand))
         self._take(self.wiring.finding, curves={"coupling": self.wiring.curves})
+        self._take(self._harmonics())
+
+    def _harmonics(self) -> Finding:
+        """Asked where a plan could use them: of few parameters that neither linearity nor coupling tells apart."""
+        size = self.stand.spec.theta.size
+        if self.stand.linear or coupling_of(self.findings["coupling"]) is not Coupling.NONE or size > SHIFTED:
+            text = f"not asked: a plan uses them of at most {SHIFTED} parameters, where it knows of no coupling"
+            return unknown("harmonics", text)
+        return self._run(lambda: harmonics(self.stand))
 
     def _take(self, *findings: Finding, faults: list[str] | None = None, curves: dict[str, Any] | None = None) -> None:
         self.findings.update((finding.name, finding) for finding in findings)
@@ -123,7 +160,7 @@ class _Inquiry:
 
     def _run(self, procedure: Callable[[], Procedure[T]]) -> T:
         with torch.no_grad():
-            return run(procedure(), metered(self.stand.device, self.ledger, self.budget))
+            return run(procedure(), metered(self.clock, self.ledger, self.budget))
 
     def _reserve_parking(self) -> None:
         if self.budget is not None:
@@ -134,12 +171,14 @@ class _Inquiry:
         """Back to where it stood, paid for in advance; what it answers there is no matter."""
         stand = self.stand
         with contextlib.suppress(ReadingError), torch.no_grad():
-            run(ask(stand.query(stand.rows[:1], stand.home)), metered(stand.device, self.ledger))
+            run(ask(stand.query(stand.rows[:1], stand.home)), metered(self.clock, self.ledger))
 
     def _declared(self, noise: float) -> Declared:
-        linear = self.findings.get("linear")
+        linear, one = self.findings.get("linear"), self.findings.get("harmonics")
         return Declared(
             self.stand.device,
+            harmonics=1 if one is not None and one.known and one.value == 1 else None,
+            cost=self._cost(),
             linear=linear is not None and linear.known and bool(linear.value),
             coupling=coupling_of(self.findings.get("coupling")),
             noise=noise,
@@ -147,11 +186,21 @@ class _Inquiry:
             order=self.wiring.order if self.wiring is not None else None,
         )
 
+    def _cost(self) -> Cost | None:
+        """As the clock has it, where the device declares none; the time of a `Simulator` is not a laboratory's."""
+        inner = self.stand.device
+        while isinstance(inner, Wrapper):
+            inner = inner.device
+        return None if self.stand.spec.cost != Cost() or isinstance(inner, Simulator) else self.clock.cost()
+
     def _result(self, why: str) -> Characterisation:
+        self.findings["cost"] = cost(self.clock)
         for name in QUESTIONS:
             self.findings.setdefault(name, unknown(name, why))
         noise = self.findings["noise"].value
-        device = self._declared(noise if isinstance(noise, float) else 0.0)
+        # Differences meet rounding as they meet noise: the declared noise, which sets their step, has both.
+        rounding = self.stand.rounding / self.stand.size if self.stand.rounding else 0.0
+        device = self._declared(float(f"{math.hypot(noise if isinstance(noise, float) else 0.0, rounding):.4g}"))
         return Characterisation(
             {name: self.findings[name] for name in QUESTIONS},
             tuple(self.diagnoses),

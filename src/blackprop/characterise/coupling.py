@@ -95,8 +95,9 @@ class Stays:
         return self.others.alike and self.others.allowed < UNSEEN * self.own
 
     def __str__(self) -> str:
-        moved = self.others.size / max(self.own, 1e-300)
-        allowed = self.others.allowed / max(self.own, 1e-300)
+        if self.own <= self.others.allowed:
+            return f"what should move does not, within noise, rounding and drift ({self.others.allowed:.2g})"
+        moved, allowed = self.others.size / self.own, self.others.allowed / self.own
         return f"what should stay moves by {moved:.2g} of what should move, where noise and drift explain {allowed:.2g}"
 
 
@@ -122,7 +123,8 @@ def _stays(stand: Stand, x: Tensor, owner: Tensor, *, by_output: bool) -> Proced
             changes, controls = _matrices(stand, changes, x), _matrices(stand, controls, x)
             moved = torch.stack([half.view(d_out, d_in) for half in halves])
         size = 3 * stand.size if by_output else float(changes.abs().max())
-        others = stand.compare(changes[~moved], controls, size) if cells > 1 else Comparison(0.0, 0.0, 0.0, 0.0)
+        part = 1.0 if by_output else 1 / (stand.scale * math.sqrt(d_in))  # of a reading's error that an element has
+        others = stand.compare(changes[~moved], controls, size, part) if cells > 1 else Comparison(0.0, 0.0, 0.0, 0.0)
         found = Stays(others, rms(changes[moved]), count * stand.checks)
         if not others.alike:
             break
@@ -253,7 +255,7 @@ def _sets(stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor) -> list[
     cells = readings.unflatten(1, (d_out, -1))
     strongest = cells.std(0).argmax(1)
     one = cells[:, torch.arange(d_out), strongest]
-    return few(one, codes, 1.5 * stand.noise * _probes(stand, _spanning(stand)).blur)
+    return few(one, codes, 1.5 * stand.blur * _probes(stand, _spanning(stand)).blur)
 
 
 def _spanning(stand: Stand) -> Tensor:

@@ -26,13 +26,15 @@ class Excess:
     limit: float  # the least that would have been seen
     worst: float
     worst_limit: float
+    lit: float  # the size, once the dark level is taken from every reading
+    lit_worst: float
 
     @property
     def seen(self) -> bool:
         return self.size > self.limit or self.worst > self.worst_limit
 
 
-def linearity(stand: Stand) -> Procedure[tuple[Finding, dict[str, Any]]]:
+def linearity(stand: Stand) -> Procedure[tuple[Finding, Finding, dict[str, Any]]]:
     """`f(a x + b z) − a f(x) − b f(z)` on normal rows, on single inputs and on rows of one sign, at three settings;
     then the same at three times the drive, or as far as the limits of the inputs let it, where a device may be linear
     no more.
@@ -49,16 +51,26 @@ def linearity(stand: Stand) -> Procedure[tuple[Finding, dict[str, Any]]]:
     seen = [e for e in near if e.seen]
     count = ROWS * stand.spec.d_out * len(settings)
     held = f"superposition holds within {max(e.limit for e in near):.1g} of the outputs"
+    if stand.rounding:
+        held += ", to which they are rounded,"
     if len(seen) > 0:
         size = max(e.size for e in near)
         worst = max(e.worst for e in near)
         text = f"superposition fails by {size:.2g} of the outputs, {worst:.2g} at most"
-        return Finding("linear", False, True, text, sure(count)), curve
+        return Finding("linear", False, True, text, sure(count)), _affine([*near, *far], count), curve
     if any(e.seen for e in far):
         text = f"{held} at the given drive, but at {strong:g} times it fails by {max(e.size for e in far):.2g}"
-        return unknown("linear", f"{text}; ask with a smaller `scale` to have less claimed", False), curve
+        finding = unknown("linear", f"{text}; ask with a smaller `scale` to have less claimed", False)
+        return finding, _affine([*near, *far], count), curve
     text = f"{held} up to {strong:.3g} times the drive, at {len(settings)} settings"
-    return Finding("linear", True, True, text, sure(count)), curve
+    return Finding("linear", True, True, text, sure(count)), _affine([*near, *far], count), curve
+
+
+def _affine(found: list[Excess], count: float) -> Finding:
+    """Whether superposition holds once the dark level is taken from every reading."""
+    holds = all(e.lit <= e.limit and e.lit_worst <= e.worst_limit for e in found)
+    text = f"less the dark level, superposition {'holds' if holds else f'fails by {max(e.lit for e in found):.2g}'}"
+    return Finding("affine", holds, True, text, sure(count))
 
 
 def _excess(stand: Stand, theta: Tensor, drive: float, repeats: int) -> Procedure[Excess]:
@@ -82,8 +94,15 @@ def _excess(stand: Stand, theta: Tensor, drive: float, repeats: int) -> Procedur
         noise = math.sqrt(float(var.mean()))
         limit += noise * math.sqrt(1 + 10 / math.sqrt(parts))
         most += 7 * max(noise, 0.7 * math.sqrt(float(var.max())))
-    size = max(size, 1e-300)
-    return Excess(rms(mean) / size, limit / size, float(mean.abs().max()) / size, most / size)
+    # Three roundings, each of up to half a step, the second and third weighed by a and b.
+    limit = math.hypot(limit, math.sqrt(1 + a**2 + b**2) * stand.rounding * (1 + 4 / math.sqrt(mean.numel())))
+    most += (1 + abs(a) + abs(b)) / 2 * math.sqrt(12) * stand.rounding
+    lit = mean - (1 - a - b) * stand.dark
+    if size == 0:  # nothing was read at this setting
+        size = max(stand.size, limit)
+    return Excess(
+        *(value / size for value in (rms(mean), limit, float(mean.abs().max()), most, rms(lit), float(lit.abs().max())))
+    )
 
 
 def _rows(stand: Stand) -> Tensor:

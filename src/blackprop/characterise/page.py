@@ -70,10 +70,16 @@ def page(document: Document, text: str) -> str:
     findings = sorted(document["findings"].items(), key=lambda each: _place(each[0]))
     name = html.escape(document["device"])
     wrong = "".join(f'<p class="wrong">{html.escape(each)}</p>' for each in document["diagnoses"])
+    conclusion = document["conclusion"]
+    first = "".join(f"<p>First: {html.escape(each)}</p>" for each in conclusion["first"])
+    conclusion = (
+        f'<section id="conclusion"><h2>Conclusion</h2>{first}<p>{html.escape(conclusion["plan"])}</p>'
+        f"<pre>{html.escape(conclusion['line'])}</pre></section>"
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}</title><style>{STYLE}</style></head>
-<body><h1>{name}</h1>{wrong}
+<body><h1>{name}</h1>{wrong}{conclusion}
 <div class="cards">{"".join(_card(finding) for _, finding in findings)}</div>
 <div class="cards plots">{"".join(plots)}</div>
 <h2>The report as text</h2><pre>{html.escape(text)}</pre>

@@ -159,23 +159,22 @@ def response(stand: Stand) -> Procedure[tuple[Finding, dict[str, Any]]]:
     y = (yield from stand.readings(stand.rows[:2], settings)).flatten(1)
     curve = {"theta": t.tolist(), "outputs": y[:, :6].mT.tolist()}
     bow = y[2:] - 2 * y[1:-1] + y[:-2]
-    straight = rms(bow) < max(1e-3 * rms(y - y.mean(0)), 4 * stand.noise)
+    straight = rms(bow) < max(1e-3 * rms(y - y.mean(0)), 4 * stand.blur)
     rising = y.diff(dim=0)
-    alone = ((rising > -4 * stand.noise).all(0) | (rising < 4 * stand.noise).all(0)).double().mean()
+    alone = ((rising > -4 * stand.blur).all(0) | (rising < 4 * stand.blur).all(0)).double().mean()
     kind = "straight" if straight else "monotonic" if float(alone) > 0.9 else "curved"
     moves = rms(y - y.mean(0)) / stand.size
     text = f"{POINTS} settings across {width:.4g}: the answers move by {moves:.2g} of the outputs"
     return Finding("response", kind, True, text, sure(y.numel())), curve
 
 
-def useful_step(stand: Stand, radian: float) -> Procedure[tuple[float, Finding, dict[str, Any]]]:
+def useful_step(stand: Stand, radian: float) -> Procedure[tuple[float | None, Finding, dict[str, Any]]]:
     """The step with the least expected error of a central difference `(f(θ + h u) − f(θ − h u)) / 2h`, u = ±1.
 
-    At h the noise makes an error `σ / (√2 h)` of the slope; curvature makes one of c h², where c is what the slopes at
-    two steps of h and 2h differ by, over 3h².
+    At h, noise and rounding of a reading, σ, make an error `σ / (√2 h)` of the slope; curvature makes one of c h²,
+    where c is what the slopes at two steps of h and 2h differ by, over 3h². None where no slope stands out of errors.
     """
-    relative = stand.noise / stand.size
-    guess = radian * max(0.01, 0.7 * math.sqrt(relative))
+    guess = radian * max(0.01, 0.7 * math.sqrt(stand.blur / stand.size))
     u = stand.half(stand.spec.theta.size).to(stand.home) * 2 - 1
     low, high = stand.spec.theta.bounds(stand.home)
     most = float((high - low).min()) / 2
@@ -184,14 +183,17 @@ def useful_step(stand: Stand, radian: float) -> Procedure[tuple[float, Finding, 
     settings = [stand.spec.theta.clamp(base + sign * h * u) for h in steps for sign in (1, -1)]
     y = (yield from stand.readings(stand.rows, settings)).unflatten(0, (-1, 2))
     slopes = [(pair[0] - pair[1]) / (2 * h) for pair, h in zip(y, steps, strict=True)]
-    size = max(rms(slope) for slope in slopes)
-    errors = []
-    curvature = 0.0
-    for h, slope, wider in zip(steps, slopes, [*slopes[1:], slopes[-1]], strict=True):
-        noise = stand.noise / (math.sqrt(2) * h)
-        off = max(0.0, rms(wider - slope) ** 2 - 1.25 * noise**2)
+    blurs = [stand.blur / (math.sqrt(2) * h) for h in steps]
+    # The slope itself, from the steps that show it: what is less than twice its error says nothing of its size.
+    shown = [rms(slope) for slope, blur in zip(slopes, blurs, strict=True) if rms(slope) > 2 * blur]
+    if not shown:
+        text = f"no difference stands out of noise and rounding up to a step of {steps[-1]:.3g}; try a larger one"
+        return None, unknown("step", text), {}
+    size, curvature, errors = max(shown), 0.0, []
+    for h, slope, wider, blur in zip(steps, slopes, [*slopes[1:], slopes[-1]], blurs, strict=True):
+        off = max(0.0, rms(wider - slope) ** 2 - 1.25 * blur**2)
         curvature = max(math.sqrt(off) / 3, curvature)  # a bend once seen is not unseen further out
-        errors.append(math.hypot(noise, curvature, 1e-6 * stand.size / h) / max(size, 1e-300))
+        errors.append(math.hypot(blur, curvature, 1e-6 * stand.size / h) / size)
     best = min(range(len(errors)), key=errors.__getitem__)
     curve = {"step": steps, "error": errors}
     text = f"a central difference with it is expected to err by {errors[best]:.1g} of the slope"

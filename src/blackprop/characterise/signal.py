@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from blackprop.characterise.findings import Finding, unknown
 from blackprop.characterise.noise import kind_of_noise
+from blackprop.characterise.resolution import resolution
 from blackprop.characterise.stand import ROWS, Stand, rms
 from blackprop.query import Procedure
 
@@ -55,6 +55,7 @@ def signal(stand: Stand) -> Procedure[Signal]:
         found.faults.append(f"noisier than its signal: a reading scatters by {noise / stand.size:.2g} of the signal")
     others = [stand.anywhere() for _ in range(2)]
     elsewhere = (yield from stand.readings(x, others)).unflatten(1, (repeats, -1))
+    found.findings.append(resolution(stand, torch.cat((y[:1], elsewhere[:, 0]))))
     found.findings += kind_of_noise(stand, [y, *elsewhere])
     some = slice(None, None, max(1, mean.numel() // POINTS))
     found.curves["noise"] = {"mean": mean.abs().flatten()[some].tolist(), "std": var.sqrt().flatten()[some].tolist()}
@@ -71,7 +72,7 @@ def _hopeless(power: float, blur: float) -> str:
 
 
 def influence(stand: Stand) -> Procedure[list[str]]:
-    """Faults: θ moves nothing, x moves nothing, the outputs clip."""
+    """Faults: θ moves nothing, x moves nothing."""
     faults = []
     alike = True
     for widening, repeats in (
@@ -88,21 +89,8 @@ def influence(stand: Stand) -> Procedure[list[str]]:
     if alike:
         text = f"stuck: four other settings change the output by {rms(changes) / stand.size:.1g}, within its noise"
         faults.append(f"{text}; θ moves nothing")
-    most = stand.factors(stand.rows, STRONG)[1]
-    strong = torch.cat((stand.rows, stand.rows.roll(1, 0), most * stand.rows, stand.rows)).clamp(*stand.spec.x_range)
-    y, again, loud, control = (yield from stand.read(strong, stand.base)).chunk(4)
+    strong = torch.cat((stand.rows, stand.rows.roll(1, 0), stand.rows))
+    y, again, control = (yield from stand.read(strong, stand.base)).chunk(3)
     if stand.compare(again - y, control - y).alike:
-        return [*faults, "stuck: it answers the same whatever is sent; x moves nothing"]
-    growth = rms(loud) / max(rms(y), 1e-300)
-    at_rails = _clipped(torch.cat((y, loud)))
-    if (growth < 1.5 and most >= STRONG) or at_rails > 0.2:  # within limits, less growth says nothing
-        text = f"{most:g} times the drive gives {growth:.2g} times the output"
-        faults.append(f"saturated: {text}" + (f", {at_rails:.0%} of the readings stand at one end" if at_rails else ""))
+        faults.append("stuck: it answers the same whatever is sent; x moves nothing")
     return faults
-
-
-def _clipped(y: Tensor) -> float:
-    """The part of the readings that stand at the highest or the lowest value, where more than two do."""
-    ends = [(y == y.max()).double().mean(), (y == y.min()).double().mean()]
-    part = float(max(end for end in ends))
-    return part if part * y.numel() > 4 and bool((y != y.flatten()[0]).any()) else 0.0

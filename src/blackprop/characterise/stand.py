@@ -49,6 +49,8 @@ class Stand:
         self.size = 0.0  # root mean square of the outputs at `base`
         self.noise = 0.0  # standard deviation of a reading there
         self.variance = 0.0, 0.0  # of a reading: a, and b times the squared output
+        self.quantum = 0.0  # what readings are rounded to multiples of, 0 where they are not
+        self.dark = torch.zeros(self.spec.d_out).to(self.home)  # (d_out,): what is read where nothing is sent
         self.drifts = False
         self.linear = False
         self.period: float | None = None
@@ -96,6 +98,16 @@ class Stand:
     @property
     def noisy(self) -> bool:
         return self.noise > NOISELESS * self.size
+
+    @property
+    def rounding(self) -> float:
+        """The standard deviation of the rounding of a reading, `q/√12`; 0 where noise dithers it away."""
+        return self.quantum / math.sqrt(12) if 2 * self.noise < self.quantum else 0.0
+
+    @property
+    def blur(self) -> float:
+        """The standard deviation of a reading by noise and rounding."""
+        return math.hypot(self.noise, self.rounding)
 
     @property
     def checks(self) -> float:
@@ -157,11 +169,13 @@ class Stand:
     def query(self, x: Tensor, theta: Tensor) -> Query:
         return Query(x.unflatten(1, self.spec.in_shape), theta, Purpose.CALIBRATE)
 
-    def compare(self, changes: Tensor, controls: Tensor, size: float | None = None) -> Comparison:
+    def compare(self, changes: Tensor, controls: Tensor, size: float | None = None, scale: float = 1.0) -> Comparison:
         """Whether changes are no larger than controls. Both carry the noise and the drift of the device, the controls
-        a little more of either; `size` is the largest output, a part of which is always allowed.
+        a little more of either; `size` is the largest output, a part of which is always allowed. So is what rounding
+        makes of a change, which controls need not show; `scale` times that of a reading.
         """
         little = TOLERANCE * (size if size is not None else 3 * self.size)
+        rounded = math.sqrt(2) * scale * self.rounding * (1 + 2 / math.sqrt(max(1, changes.numel())))
         usual, most = rms(controls), float(controls.abs().max())
         # How many parts are independent: fewer where some scatter more than others, and a drift has few ways to go.
         tails = float(controls.double().pow(4).mean()) / max(usual**4, 1e-300)
@@ -171,7 +185,10 @@ class Stand:
         # The noise of a change has 3/2 of the variance of a reading and that of a control 2; of drift it is 1/2 to 2.
         allowed = math.sqrt(3 / 4) * usual * (1 + 4 / math.sqrt(parts)) + little / 3
         worst = max(1.5 * most, 5.5 * usual) * (1 + 1 / math.sqrt(parts)) + little
-        return Comparison(rms(changes), allowed, float(changes.abs().max()), worst)
+        # A change of one step of the rounding where a reading stands at its edge.
+        return Comparison(
+            rms(changes), math.hypot(allowed, rounded), float(changes.abs().max()), worst + 3.5 * scale * self.rounding
+        )
 
 
 def rms(value: Tensor) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blackprop.declaration import Coupling, ThetaSpec, input_limits
+from blackprop.declaration import Cost, Coupling, ThetaSpec, input_limits
 from blackprop.devices.base import Device, Wrapper
 from blackprop.errors import ArgumentError
 
@@ -17,10 +17,10 @@ class Declared(Wrapper):
     """The same device, declared anew; measures exactly what the device does, and costs no more.
 
     **Arguments:** `linear`, `coupling`, `noise`, `period` and `harmonics` take the place of what the device declares;
-    so do `x_low` and `x_high`, limits of the inputs, where they are given. `order` (P,), a permutation, renumbers the
-    parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A device whose parameter p moves
-    the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order π⁻¹. Initial values and limits
-    are renumbered with it.
+    so do `cost`, and `x_low` and `x_high`, limits of the inputs, where they are given. `order` (P,), a permutation,
+    renumbers the parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A device whose
+    parameter p moves the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order π⁻¹. Initial
+    values and limits are renumbered with it.
 
     >>> import torch, blackprop as bp
     >>> device = bp.devices.Declared(bp.devices.LightModulator(2, 2), order=torch.tensor([3, 2, 1, 0]))
@@ -37,11 +37,13 @@ class Declared(Wrapper):
         noise: float = 0.0,
         period: float | None = None,
         harmonics: int | None = None,
+        cost: Cost | None = None,
         order: Tensor | None = None,
         x_low: float | None = None,
         x_high: float | None = None,
     ) -> None:
         super().__init__(device)
+        self.cost = cost if cost is not None else device.cost
         self.linear, self.coupling, self.noise = linear, coupling, noise
         given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))
         self.x_low, self.x_high = input_limits("Declared", *given)
