@@ -12,6 +12,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop import Budget, Coupling
+from blackprop.characterise import Characterisation
 from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy
 from test_characterise import PUBLISHED, wired
 from test_characterise_faults import D_IN, D_OUT, SIZE, device, matrix
@@ -41,7 +42,7 @@ def figures(text: str) -> list[float]:
     return [abs(float(number)) for number in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", text)]
 
 
-def assert_sound(found: bp.characterise.Characterisation) -> None:
+def assert_sound(found: Characterisation) -> None:
     assert found.diagnoses == ()
     assert "WRONG" not in str(found)
     assert max(figures(str(found).replace(",", ""))) < 1e6, found
