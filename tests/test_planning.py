@@ -56,8 +56,7 @@ COMBINATIONS = list(
         (None, {"period": 2 * math.pi}, {"period": 2 * math.pi, "harmonics": 1}),
         (None, {"low": 0.0, "high": 7.0}),
         (0.0, 0.02),  # noise
-        (False, True),  # images
-        ((6, 4), (2, 2), (12, 8)),  # sizes
+        ((False, (6, 4)), (True, (6, 4)), (False, (2, 2)), (False, (12, 8))),  # images, sizes
     )
 )
 
@@ -68,11 +67,12 @@ def credit(estimator: bp.estimators.Estimator) -> object:
 
 def test_every_reason_is_true_of_its_device_and_of_its_method():
     seen = set()
-    for linear, coupling, periodic, limits, noise, images, (d_in, d_out) in COMBINATIONS:
+    for linear, coupling, periodic, limits, noise, (images, (d_in, d_out)) in COMBINATIONS:
         theta = {**(periodic or {}), **(limits or {})}
         device = Bench(linear=linear, coupling=coupling, images=images, d_in=d_in, d_out=d_out, noise=noise, **theta)
         plan = bp.plan(device, batch_size=5)
         said, estimator = plan.reason, plan.estimator
+        seen.add(plan.name)
         matrix = linear and not images
         case = (linear, coupling, theta, noise, images, d_in, said)
         assert ("no coupling declared" in said) is (coupling is Coupling.NONE), case
@@ -100,9 +100,10 @@ def test_every_reason_is_true_of_its_device_and_of_its_method():
         )
         layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(0))
         assert layer.reason == said, case
+        if d_in != D_IN:
+            continue
         layer(draw(5, *device.in_shape).requires_grad_()).square().sum().backward()
         assert bool(layer.theta.grad.isfinite().all()), case
-        seen.add(plan.name)
     expected = {candidate.name for candidate in CANDIDATES if candidate.quality > Quality.SINGLE}
     assert seen == expected - {"calibrated-8", "calibrated-4", "remembered-4"}
 
@@ -330,6 +331,11 @@ def test_declared_harmonics_are_held_to_the_device():
     assert "harmonics 2" in str(bp.testing.check_device(device(2)))
     with pytest.raises(bp.errors.ContractError, match="harmonics 1"):
         bp.testing.check_device(device(1))
+
+
+def test_parameter_shift_refuses_a_device_that_declares_more_than_one_harmonic():
+    with pytest.raises(IncompatibleError, match="one harmonic"):
+        bp.PhysicalLayer(Bench(period=2 * math.pi, harmonics=2), ParameterShift())
 
 
 def test_declared_harmonics_travel_with_the_declaration(tmp_path):

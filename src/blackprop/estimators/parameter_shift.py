@@ -22,7 +22,8 @@ class ParameterShift(Estimator):
     (plus a constant) in each parameter, as a phase shifter's is that light passes once.
 
     The shift s is large, so read noise is divided by a large number. Light modulators and both meshes are such devices;
-    a microring, whose light goes round and round, is not, and nothing here would notice. **Costs** 2P programmings,
+    a microring, whose light goes round and round, is not; `ThetaSpec(harmonics=...)` declares that, and nothing here
+    would notice it undeclared. **Costs** 2P programmings,
     each with the rows of the batch or of its contraction.
 
     **Arguments:** `turns`, s in periods: a quarter gives the least noise; `contraction`, for linear devices. Source:
@@ -47,6 +48,11 @@ class ParameterShift(Estimator):
     def check(self, spec: Declaration) -> None:
         if spec.theta.period is None:
             raise IncompatibleError(f"`ParameterShift` needs a device that declares a period, and {spec.name} does not")
+        if spec.theta.harmonics not in {None, 1}:
+            raise IncompatibleError(
+                f"`ParameterShift` is exact for one harmonic a parameter and {spec.name} declares "
+                f"{spec.theta.harmonics}; use `RandomDirections` or `Coordinate`"
+            )
         self._differences(spec).check(spec)
 
     def _differences(self, spec: Declaration) -> Coordinate:
