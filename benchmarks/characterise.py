@@ -88,7 +88,8 @@ def wrong(inner: bp.Device, found: Characterisation, condition: Condition) -> li
     period, own = spec.theta.period, inner.theta.period
     if period is not None and (own is None or abs(period / own - 1) > 1e-3):
         said.append(f"period {period:.4g}")
-    if condition.sound and found.diagnoses:
+    # A signal that is lost in the steps of the rounding is told as that.
+    if condition.sound and found.diagnoses and not found.diagnoses[0].startswith("rounded more coarsely"):
         said.append(f"fault: {found.diagnoses[0]}")
     return said
 

@@ -126,7 +126,7 @@ class _Inquiry:
             return  # answers that depend on what was asked before tell nothing of θ
         faults = self._run(lambda: influence(stand))
         self.diagnoses += faults
-        if any(fault.startswith("stuck") for fault in faults):
+        if any(fault.startswith(("stuck", "rounded")) for fault in faults):
             return
         driven = self._run(lambda: drive(stand))
         self._take(*driven.findings, faults=driven.faults)

@@ -93,4 +93,7 @@ def influence(stand: Stand) -> Procedure[list[str]]:
     y, again, control = (yield from stand.read(strong, stand.base)).chunk(3)
     if stand.compare(again - y, control - y).alike:
         faults.append("stuck: it answers the same whatever is sent; x moves nothing")
+    if faults and 2 * stand.rounding > stand.size / 4:  # what moves may stay within a step
+        step, size = stand.quantum, stand.size
+        return [f"rounded more coarsely than its signal: in steps of {step:.3g}, where outputs are of {size:.3g}"]
     return faults
