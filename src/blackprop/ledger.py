@@ -17,7 +17,7 @@ from blackprop.query import Count, Measure, Procedure, Purpose, Query, count, ru
 
 T = TypeVar("T")
 
-ROUNDING = 1e-12  # of a limit: what sums of seconds may be off by
+ROUNDING = 1e-12  # of a limit: what sums of seconds may be off by, since 3 · 0.1 s is not 0.3 s in floating point
 
 
 class Measurable(Protocol):
@@ -69,10 +69,19 @@ class Ledger:
             total.measured_seconds += ledger.measured_seconds
         return total
 
+    def times(self, count: int) -> Ledger:
+        """The ledger of so many runs of what this one has counted."""
+        total = Ledger()
+        total.rows.update({purpose: count * n for purpose, n in self.rows.items()})
+        total.programmings.update({purpose: count * n for purpose, n in self.programmings.items()})
+        total.lab_seconds = count * self.lab_seconds
+        total.measured_seconds = count * self.measured_seconds
+        return total
+
     def state_dict(self) -> dict[str, Any]:
         return {
-            "rows": {purpose.value: n for purpose, n in self.rows.items()},
-            "programmings": {purpose.value: n for purpose, n in self.programmings.items()},
+            "rows": {purpose.value: n for purpose, n in self.rows.items() if n},
+            "programmings": {purpose.value: n for purpose, n in self.programmings.items() if n},
             "lab_seconds": self.lab_seconds,
         }
 

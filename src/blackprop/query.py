@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import enum
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
@@ -65,6 +66,37 @@ def read(query: Query) -> Procedure[Tensor]:
     """One query: its reading."""
     (reading,) = yield [query]
     return reading
+
+
+def in_rounds(queries: Iterable[Query], outputs: int) -> Procedure[list[Tensor]]:
+    """Read `queries` in order, in as few rounds as hold at most `ROUND_BYTES` of rows, settings and readings each.
+
+    `outputs` is the size of the reading of a row. The rows of a query that no round can hold are read in parts, at the
+    one programming.
+    """
+    found: list[list[Tensor]] = []
+    waiting: list[tuple[int, Query]] = []
+    held = 0
+    for number, query in enumerate(queries):
+        found.append([])
+        row = query.x.element_size() * (math.prod(query.x.shape[1:]) + outputs)
+        setting = query.theta.element_size() * query.theta.numel()
+        most = max(1, (ROUND_BYTES - setting) // row)
+        for x in [query.x] if len(query.x) <= most else query.x.split(most):
+            size = row * len(x) + setting
+            if waiting and held + size > ROUND_BYTES:
+                _deal(waiting, (yield [part for _, part in waiting]), found)
+                waiting, held = [], 0
+            waiting.append((number, query if x is query.x else Query(x, query.theta, query.purpose)))
+            held += size
+    if waiting:
+        _deal(waiting, (yield [part for _, part in waiting]), found)
+    return [some[0] if len(some) == 1 else torch.cat(some) for some in found]
+
+
+def _deal(asked: list[tuple[int, Query]], readings: list[Tensor], found: list[list[Tensor]]) -> None:
+    for (number, _), y in zip(asked, readings, strict=True):
+        found[number].append(y)
 
 
 def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tensor]:

@@ -140,7 +140,7 @@ class DirectionalMemory(nn.Module, Estimator):
         self.register_buffer("V", torch.zeros(spec.d_in, k))
         self.register_buffer("power", torch.zeros(k))  # of the data along V
         self.register_buffer("places", torch.zeros(K, min(SKETCH, n)))  # where each was measured
-        self.register_buffer("taken", torch.full((K,), -1))  # which direction each is, −1 for none
+        self.register_buffer("taken", torch.zeros(K, dtype=torch.int64))  # which direction each is, of the filled ones
         self.register_buffer("columns", torch.zeros(width, dtype=torch.int64))
         self.register_buffer("signs", torch.zeros(blocks, width, dtype=torch.int8))
         self.register_buffer("order", torch.zeros(n, dtype=torch.int64))
@@ -248,8 +248,8 @@ class DirectionalMemory(nn.Module, Estimator):
         for m in range(count):
             old = self._filled
             again = drawn < n and old > self.count and (steps * self.count + m) % self.refresh == self.refresh - 1
-            slot = int(torch.randint(old, (), generator=generator, device=generator.device)) if again else -1
-            if again and slot not in coming:
+            slot = int(torch.randint(old, (), generator=generator, device=generator.device)) if again else None
+            if slot is not None and slot not in coming:
                 coming.add(slot)
                 slots.append(slot)
                 indices.append(int(self.taken[slot]))
@@ -269,7 +269,7 @@ class DirectionalMemory(nn.Module, Estimator):
             self.power.copy_(power)
         known, distances = self.taken[slots].tolist(), self._distances(here)
         for slot, index, before, new in zip(slots, indices, known, found, strict=True):
-            if index == before:
+            if slot < self._filled and index == before:
                 self._compare(new.to(self.D), self.D[slot], distances[slot])
         self.D[slots] = found.to(self.D)
         self.places[slots] = here.to(self.places)

@@ -14,7 +14,7 @@ from blackprop.errors import IncompatibleError
 from blackprop.estimators.base import Estimator, positive_step
 from blackprop.estimators.differences import Central, Difference
 from blackprop.probes import spanning
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import Procedure, Purpose, Query, in_rounds
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class ElementShift(Estimator):
         centre = spec.theta.interior(theta, self.step)
         shifts = (*((0,) if self.difference.based else ()), *self.difference.signs)
         settings = [spec.theta.clamp(centre + shift * self.step) for shift in shifts]
-        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.PARAMETER) for t in settings]
+        queries = [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.PARAMETER) for t in settings]
+        readings = yield from in_rounds(queries, spec.d_out)
         base = readings.pop(0) if self.difference.based else None
         slope = self.difference.slope(torch.stack(readings)[None], base)[0].flatten(1) / self.step  # (rows, d_out)
         return ((grad_y.mT @ x) * probes.matrix(slope)).flatten()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 import time
@@ -108,7 +109,7 @@ class Authorised:
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
         self._clock = clock
-        self._looked_at = -1.0
+        self._looked_at = -math.inf
         self._files: dict[Path, bytes] = {}  # what they held when they were read last
         self._keys: frozenset[bytes] = frozenset()
         if not folder.is_dir():

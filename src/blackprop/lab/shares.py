@@ -91,12 +91,12 @@ def _names(queries: list[Query], parts: list[Part]) -> list[int]:
     return [known.setdefault(id(queries[part[0].index].theta), len(known)) for part in parts]
 
 
-def _name_of(theta: Tensor | None, queries: list[Query], parts: list[Part], names: list[int]) -> int:
-    """The number of a setting that is held; −1 where the round does not ask for it."""
+def _name_of(theta: Tensor | None, queries: list[Query], parts: list[Part], names: list[int]) -> int | None:
+    """The number of a setting that is held; None where the round does not ask for it."""
     for part, name in zip(parts, names, strict=True):
         if same_setting(theta, queries[part[0].index].theta):
             return name
-    return -1
+    return None
 
 
 def _divided(part: Part, ways: int) -> list[Part]:
@@ -119,10 +119,10 @@ def _divided(part: Part, ways: int) -> list[Part]:
 
 
 def _in_turn(
-    parts: list[Part], names: list[int], costs: Sequence[Cost], holds: list[int]
+    parts: list[Part], names: list[int], costs: Sequence[Cost], holds: Sequence[int | None]
 ) -> tuple[list[list[Piece]], float]:
     """The shares, and the seconds until the last device is done."""
-    holds, busy = list(holds), [0.0] * len(costs)
+    holds, busy = [*holds], [0.0] * len(costs)
     found: list[list[Piece]] = [[] for _ in costs]
     for part, name in zip(parts, names, strict=True):
         rows = sum(piece.stop - piece.start for piece in part)

@@ -61,7 +61,7 @@ class ServerSockets:
         except zmq.ZMQError as error:
             self.close()
             raise ArgumentError(f"{bind} cannot be served at: {error}; does another server run there?") from error
-        self._patience = -1
+        self._patience: int | None = None
         self.address: str = self.router.last_endpoint.decode().rstrip("\0")
 
     def receive(self, milliseconds: int) -> tuple[bytes, bytes, list[Any]] | None:
@@ -134,7 +134,7 @@ class ClientSocket:
         self.socket.ipv6 = all(family == sockets.AF_INET6 for family, *_ in found)
         if credentials is not None:
             self.socket.curve_publickey, self.socket.curve_secretkey, self.socket.curve_serverkey = credentials
-        self._patience = -1
+        self._patience: int | None = None
         self._address = address
         self.socket.connect(address)
 

@@ -56,7 +56,7 @@ class Price:
 
     def after(self, steps: int) -> Ledger:
         """The ledger of so many steps, the start included."""
-        return Ledger.sum([self.first, _times(self.step, steps - 1)]) if steps > 0 else Ledger()
+        return Ledger.sum([self.first, self.step.times(steps - 1)]) if steps > 0 else Ledger()
 
 
 def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
@@ -110,14 +110,6 @@ class Held:
 
     def repeated(self) -> Count:
         return Count()
-
-
-def _times(ledger: Ledger, factor: int) -> Ledger:
-    total = Ledger()
-    total.rows = Counter({purpose: factor * n for purpose, n in ledger.rows.items()})
-    total.programmings = Counter({purpose: factor * n for purpose, n in ledger.programmings.items()})
-    total.lab_seconds = factor * ledger.lab_seconds
-    return total
 
 
 def _difference(larger: Ledger, smaller: Ledger) -> Ledger:

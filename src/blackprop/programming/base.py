@@ -15,7 +15,7 @@ from torch import Tensor
 from blackprop.declaration import Declaration
 from blackprop.errors import BlackpropWarning, IncompatibleError
 from blackprop.probes import Probes, spanning
-from blackprop.query import Procedure, Purpose, Query, run, same_setting
+from blackprop.query import Procedure, Purpose, Query, in_rounds, run, same_setting
 from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def read_matrix(
 ) -> Procedure[Tensor]:  # (readings, d_out, d_in)
     """A linear device's matrix at theta, from so many readings of rows that span its inputs."""
     probes = spanning_probes(spec, theta)
-    answers = yield [Query(probes.rows, theta, purpose)] * readings
+    answers = yield from in_rounds([Query(probes.rows, theta, purpose)] * readings, spec.d_out)
     return torch.stack([probes.matrix(y) for y in answers])
 
 

@@ -179,6 +179,8 @@ def behind(model: nn.Module) -> list[nn.Parameter]:
         )
     modules = list(model)
     devices = [[m for m in module.modules() if isinstance(m, PhysicalLayer)] for module in modules]
-    last = max((i for i, found in enumerate(devices) if found), default=-1)
-    own = [p for layer in (devices[last] if last >= 0 else ()) for p in (layer.gain, layer.bias) if p is not None]
+    last = max((i for i, found in enumerate(devices) if found), default=None)
+    if last is None:
+        return [p for module in modules for p in module.parameters()]
+    own = [p for layer in devices[last] for p in (layer.gain, layer.bias) if p is not None]
     return [*own, *(p for module in modules[last + 1 :] for p in module.parameters())]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blackprop.declaration import Declaration
 from blackprop.errors import IncompatibleError
 from blackprop.probes import Probes, spanning
-from blackprop.query import Procedure, Purpose, Query
+from blackprop.query import Procedure, Purpose, Query, in_rounds
 
 
 class Surrogate(nn.Module, abc.ABC):
@@ -84,7 +84,8 @@ class Surrogate(nn.Module, abc.ABC):
         """
         unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device)
         probes = spanning(self.spec, unit, 1.0, self._amplitude) if self.spec.x_limited else Probes(unit)
-        (y,) = yield [Query(probes.rows.unflatten(1, self.spec.in_shape), theta, Purpose.SURROGATE)]
+        query = Query(probes.rows.unflatten(1, self.spec.in_shape), theta, Purpose.SURROGATE)
+        (y,) = yield from in_rounds([query], self.spec.d_out)
         return probes.matrix(y.flatten(1))
 
     @property

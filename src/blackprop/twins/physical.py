@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from blackprop.devices.imperfect import (
 )
 from blackprop.errors import ArgumentError
 
+DesignT = TypeVar("DesignT", bound=Simulator)
 SPLITS = 0.25  # rad a unit: splitters are built better than phases, and the fit moves all parameters at one rate
 
 
@@ -136,14 +139,14 @@ class LightModulatorTwin(PhysicalTwin):
 class DiffractionTwin(PhysicalTwin):
     """A diffraction device whose diffuser is `offset` (d_in,) rad off the one of `design`, pixel by pixel.
 
-    **Argument:** `design`, the device as it is believed to be: all of it is taken over, its diffuser too.
+    **Argument:** `design`, the device as it is believed to be: a copy of it is taken over, with its diffuser.
     """
 
     def __init__(self, design: Device) -> None:
         design = _unwrapped(design)
         if not isinstance(design, Diffraction):
             raise ArgumentError(f"`DiffractionTwin(design)` takes a Diffraction, got {design!r}")
-        super().__init__(design)
+        super().__init__(_drawing(design))
         self.offset = nn.Parameter(torch.zeros(math.prod(design.in_shape)))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
@@ -155,19 +158,30 @@ class OffsetTwin(PhysicalTwin):
     """Any simulator at settings that are an unknown `offset` (P,) off, with an unknown gain of each output channel,
     the last dimension: `y = gain ⊙ design(x; θ + offset)`. What is within limits stays within.
 
-    **Argument:** `design`, the device as it is believed to be; settings must stack in front (`stacks`).
+    **Argument:** `design`, the device as it is believed to be, of which a copy is taken; settings must stack in front
+    (`stacks`).
     """
 
     def __init__(self, design: Device) -> None:
         design = _unwrapped(design)
         if not (isinstance(design, Simulator) and design.stacks):
             raise ArgumentError(f"`OffsetTwin(design)` takes a Simulator whose settings stack, got {design!r}")
-        super().__init__(design)
+        super().__init__(_drawing(design))
         self.offset = nn.Parameter(torch.zeros(design.theta.size))
         self.gain = nn.Parameter(torch.ones(design.out_shape[-1]))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         return self.gain * self.design.transfer(x, self.design.theta.clamp(theta + self.offset))
+
+
+def _drawing(design: DesignT) -> DesignT:
+    """A copy of a design to differentiate. What happens to the device afterwards does not change it."""
+    drawing = copy.copy(design)
+    for name, value in vars(design).items():
+        if isinstance(value, Tensor):
+            setattr(drawing, name, value.clone())
+    drawing.forget()
+    return drawing
 
 
 def _unwrapped(device: Device) -> Device:
