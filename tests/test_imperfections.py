@@ -116,6 +116,23 @@ def test_drift_walks_with_time():
     assert float(moved.std()) == pytest.approx(1.0, rel=0.1)
 
 
+def test_the_time_before_a_state_was_loaded_is_not_drifted():
+    """A checkpoint stands on another machine's clock, or on none: the walk goes on from the moment of loading."""
+    now = [0.0]
+    device = Drifting(Matrix(30, 30), per_root_second=0.1, initial=0.5, clock=lambda: now[0])
+    theta, unit = torch.zeros(900), torch.eye(30)
+    (before,) = _ask(device, unit, theta)
+    state = device.state_dict()
+    other = Drifting(Matrix(30, 30), per_root_second=0.1, clock=lambda: now[0], seed=3)
+    now[0] = 1e6
+    other.load_state_dict(state)
+    (after,) = _ask(other, unit, theta)
+    assert torch.equal(after, before)
+    now[0] += 100.0
+    (later,) = _ask(other, unit, theta)
+    assert float((later - before).std()) == pytest.approx(1.0, rel=0.1)
+
+
 def test_wrapped_devices_are_still_served_in_batches():
     calls = []
 

@@ -155,7 +155,8 @@ def test_nothing_is_drawn_from_the_global_generator_but_a_seed_at_construction()
             drawn = (verb in DRAWS and owner(call) == "torch") or verb in DRAWN or verb == "dropout"
             if drawn and not any(keyword.arg == "generator" for keyword in call.keywords):
                 found.setdefault(name, []).append(ast.unparse(call))
-    assert found == {"layer.py": ["torch.randint(2 ** 62, ())"], "optim/base.py": ["torch.randint(2 ** 62, ())"]}
+    assert found.keys() == {"layer.py", "optim/base.py"}
+    assert all(len(calls) == 1 and calls[0].startswith("torch.randint(2 ** 62, ()") for calls in found.values())
 
 
 def test_no_other_library_draws():
