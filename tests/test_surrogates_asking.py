@@ -1,0 +1,335 @@
+"""What surrogates ask, keep and refuse, each by itself."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import blackprop as bp
+from blackprop.directions import Rademacher
+from blackprop.errors import ArgumentError, BlackpropWarning, IncompatibleError
+from blackprop.ledger import metered
+from blackprop.query import Purpose, Query, run
+from blackprop.surrogates import (
+    BasisUpdate,
+    Euler,
+    Frozen,
+    LowRankRecursive,
+    Oracle,
+    ProjectorSplitting,
+    RandomFeedback,
+    Reconstruction,
+    Recursive,
+    Streaming,
+)
+from blackprop.surrogates._watch import CALM, excess, has_moved, watched
+from blackprop.surrogates.monitor import AGAIN, FOUND, KEPT, Monitor
+from support import draw
+
+D_IN, D_OUT = 7, 5
+
+
+class Bench:
+    def __init__(self, surrogate, device=None) -> None:
+        self.device = device if device is not None else bp.devices.LightModulator(D_IN, D_OUT)
+        self.surrogate, self.rounds, self.ledger = surrogate, [], bp.Ledger()
+        surrogate.bind(self.device.declaration)
+        self.theta = self.device.theta.draw(torch.Generator().manual_seed(0))
+
+    def run(self, procedure) -> list[Query]:
+        self.rounds, measure = [], metered(self.device, self.ledger)
+
+        def kept(queries: list[Query]) -> list[Tensor]:
+            self.rounds.append(queries)
+            return measure(queries)
+
+        run(procedure, kept)
+        return [query for round_ in self.rounds for query in round_]
+
+    def start(self) -> list[Query]:
+        return self.run(self.surrogate.start(self.theta, torch.Generator().manual_seed(0)))
+
+    def move(self, seed: int = 1, size: float = 0.3) -> list[Query]:
+        old, self.theta = self.theta, self.theta + size * draw(len(self.theta), seed=seed)
+        return self.run(self.surrogate.track(old, self.theta, torch.Generator().manual_seed(seed)))
+
+    def matrix(self) -> Tensor:
+        return self.device.transfer(torch.eye(D_IN), self.theta).mT
+
+
+@pytest.mark.parametrize(
+    "make", [Frozen, Streaming, lambda: Reconstruction(3), lambda: ProjectorSplitting(3), lambda: BasisUpdate(3)]
+)
+def test_a_matrix_is_read_from_the_unit_rows_once(make):
+    bench = Bench(make())
+    (query,) = bench.start()
+    assert torch.equal(query.x, torch.eye(D_IN))
+    assert torch.equal(query.theta, bench.theta)
+    assert query.purpose is Purpose.SURROGATE
+
+
+def test_the_projector_asks_the_same_rows_at_the_old_and_the_new_setting():
+    bench = Bench(ProjectorSplitting(2, 3, probes=Rademacher()))
+    bench.start()
+    V, old_theta = bench.surrogate.V.clone(), bench.theta
+    old, new = bench.move()
+    assert len(bench.rounds) == 1
+    assert torch.equal(old.x, new.x)
+    torch.testing.assert_close(old.x[:2], V)
+    assert torch.equal(old.x[2:].abs(), torch.ones(3, D_IN))
+    assert torch.equal(old.theta, old_theta)
+    assert torch.equal(new.theta, bench.theta)
+
+
+def test_the_basis_update_reads_twice_the_rank_anew_at_the_new_setting():
+    bench = Bench(BasisUpdate(2, 3))
+    bench.start()
+    old, new, seen = bench.move()
+    assert (len(old.x), len(new.x), len(seen.x)) == (5, 5, 4)
+    assert torch.equal(seen.theta, bench.theta)
+    torch.testing.assert_close(seen.x @ seen.x.mT, torch.eye(4))
+
+
+@pytest.mark.parametrize("make", [lambda k: Reconstruction(5, k), lambda k: ProjectorSplitting(5, 2, rebuild_every=k)])
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_factors_are_rebuilt_at_every_kth_change_and_that_is_saved(make, every):
+    bench = Bench(make(every))
+    bench.start()
+    rebuilt = []
+    for step in range(1, 9):
+        asked = bench.move(seed=step)
+        rebuilt.append(len(asked) == 1 and len(asked[0].x) == D_IN)
+        if rebuilt[-1]:
+            torch.testing.assert_close(bench.surrogate.matrix(), bench.matrix(), rtol=1e-4, atol=1e-5)
+        if step == 3:
+            state = {name: value.clone() for name, value in bench.surrogate.state_dict().items()}
+            bench.surrogate.load_state_dict(state)
+            assert int(bench.surrogate.steps) == 3
+    assert rebuilt == [step % every == 0 for step in range(1, 9)]
+
+
+def test_a_bound_on_the_rank_is_the_smaller_side():
+    for make in (ProjectorSplitting, BasisUpdate, Reconstruction):
+        Bench(make(5)).start()
+        with pytest.raises(IncompatibleError, match=r"min\(d_in, d_out\) = 5"):
+            Bench(make(6))
+        with pytest.raises(ArgumentError, match="at least 1, got 0"):
+            make(0)
+    with pytest.raises(ArgumentError, match="rebuild_every"):
+        ProjectorSplitting(rebuild_every=0)
+    with pytest.raises(ArgumentError, match="samples"):
+        BasisUpdate(samples=0)
+
+
+def test_a_nonlinear_device_is_taken_for_linear_only_when_told():
+    device = bp.devices.Diffraction(9, 4)
+    for make in (ProjectorSplitting, BasisUpdate, Reconstruction):
+        with pytest.raises(IncompatibleError, match="treat_as_linear=True"):
+            make(2).bind(device.declaration)
+        make(2, treat_as_linear=True).bind(device.declaration)
+    for refused in (Frozen(), Streaming()):
+        with pytest.raises(IncompatibleError, match="needs a linear device"):
+            refused.bind(device.declaration)
+
+
+def test_gradients_are_those_of_the_factors_for_rows_of_any_shape():
+    device = bp.devices.from_callable(
+        lambda x, theta: (x.flatten(1) * theta).unflatten(1, (2, 3)),
+        in_shape=(3, 2),
+        out_shape=(2, 3),
+        theta_size=6,
+        linear=True,
+    )
+    theta = draw(6)
+    for make in (Frozen, Streaming, lambda: Reconstruction(6), lambda: ProjectorSplitting(6)):
+        surrogate = make()
+        surrogate.bind(device.declaration)
+        run(surrogate.start(theta, torch.Generator()), metered(device, bp.Ledger()))
+        g = draw(4, 2, 3)
+        found = surrogate.vjp(draw(4, 3, 2), g)
+        torch.testing.assert_close(found, (g.flatten(1) * theta).unflatten(1, (3, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_feedback_is_fixed_by_its_seed_uniform_and_asks_nothing():
+    benches = [Bench(RandomFeedback(seed), bp.devices.LightModulator(64, 50)) for seed in (0, 0, 1)]
+    first, same, other = (bench.surrogate.B for bench in benches)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert float(first.abs().max()) <= 1 / 8
+    assert float(first.std()) == pytest.approx(1 / 8 / math.sqrt(3), rel=0.05)
+    assert abs(float(first.mean())) < 0.01
+    assert benches[0].start() == benches[0].move() == []
+    assert torch.equal(benches[0].surrogate.B, same)
+    g = draw(3, 50)
+    torch.testing.assert_close(benches[0].surrogate.vjp(draw(3, 64), g), g @ same)
+    with pytest.raises(ArgumentError, match="whole number"):
+        RandomFeedback(1.5)
+
+
+def test_the_eulers_gradient_is_the_sum_over_the_steps():
+    device = bp.devices.from_callable(
+        lambda x, t: x[:, None].expand(-1, 4, -1), in_shape=3, out_shape=(4, 3), theta_size=1
+    )
+    surrogate = Euler()
+    surrogate.bind(device.declaration)
+    g = draw(2, 4, 3)
+    torch.testing.assert_close(surrogate.vjp(draw(2, 3), g), g.sum(1))
+    for wrong in ((3, 3), (3, (4, 2)), (3, (4, 3, 1)), ((2, 3), (4, 3))):
+        other = bp.devices.from_callable(lambda x, t: x, in_shape=wrong[0], out_shape=wrong[1], theta_size=1)
+        with pytest.raises(IncompatibleError, match="needs a rollout"):
+            Euler().bind(other.declaration)
+
+
+def test_the_oracle_stands_where_it_was_put():
+    bench = Bench(Oracle(), bp.devices.Diffraction(9, 4))
+    bench.start()
+    x, g = draw(3, 9), draw(3, 4, seed=1)
+    for _ in range(2):
+        leaf = x.clone().requires_grad_()
+        (truth,) = torch.autograd.grad(bench.device.transfer(leaf, bench.theta), leaf, g)
+        torch.testing.assert_close(bench.surrogate.vjp(x, g), truth)
+        assert bench.move() == []
+
+
+def test_one_surrogate_stands_for_one_device_and_knows_none_before():
+    surrogate = Frozen()
+    with pytest.raises(IncompatibleError, match="bound to no device"):
+        _ = surrogate.spec
+    Bench(surrogate)
+    with pytest.raises(IncompatibleError, match="already stands for"):
+        Bench(surrogate)
+    assert surrogate.diagnosis() == {}
+    theta = draw(35)
+    assert surrogate.counter(theta) is theta
+
+
+# Rules of a stream.
+
+
+@pytest.mark.parametrize("forgetting", [-0.1, 1.0, 1.5, math.nan])
+def test_a_part_that_is_forgotten_is_below_one(forgetting):
+    for make in (Recursive, lambda kept: LowRankRecursive(2, kept)):
+        with pytest.raises(ArgumentError, match="forgetting"):
+            make(forgetting)
+        make(0.0)
+    with pytest.raises(ArgumentError, match="rank"):
+        LowRankRecursive(0)
+    LowRankRecursive(D_IN).check(bp.devices.LightModulator(D_IN, D_OUT).declaration)
+    with pytest.raises(IncompatibleError, match=f"above d_in = {D_IN}"):
+        LowRankRecursive(D_IN + 1).check(bp.devices.LightModulator(D_IN, D_OUT).declaration)
+
+
+@pytest.mark.parametrize("rows", [3, D_IN, 40])
+@pytest.mark.parametrize("ridge", [1e-3, 0.5])
+def test_one_batch_corrects_by_the_ridge_relative_to_its_rows(rows, ridge):
+    """`Â += Eᵀ (X Xᵀ + ρ I)⁻¹ X`, ρ = ridge · mean squared norm: the same for rows of any size and number."""
+    x, y = draw(rows, D_IN), draw(rows, D_OUT, seed=1)
+    for scale in (1.0, 100.0):
+        bench = Bench(Streaming(ridge, exact_start=False))
+        bench.surrogate.observe(scale * x, y)
+        damping = ridge * x.square().sum() / rows
+        expected = torch.linalg.solve(x.mT @ x + damping * torch.eye(D_IN), x.mT @ y).mT / scale
+        torch.testing.assert_close(bench.surrogate.A, expected, rtol=1e-3, atol=1e-4 / scale)
+
+
+def test_an_offset_is_the_mean_of_what_the_matrix_leaves():
+    bench = Bench(Streaming(1e-6, exact_start=False, bias=True))
+    A, b = draw(D_OUT, D_IN), draw(D_OUT, seed=2)
+    for seed in range(3):
+        x = draw(60, D_IN, seed=seed) + 1
+        bench.surrogate.observe(x, x @ A.mT + b)
+    torch.testing.assert_close(bench.surrogate.A, A, rtol=1e-3, atol=1e-3)
+    x = draw(60, D_IN, seed=9) + 1
+    bench.surrogate.observe(x, x @ A.mT + b)
+    torch.testing.assert_close(bench.surrogate.b, b, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(bench.surrogate.predict(x), x @ A.mT + b, rtol=1e-2, atol=1e-2)
+
+
+# What may be spent on a device that has moved.
+
+
+def test_the_allowance_is_a_reserve_and_a_share_less_what_was_spent(caplog):
+    monitor = Monitor(0.25)
+    assert monitor.allowance == 0
+    monitor.reserve(100)
+    for _ in range(4):
+        monitor.saw(20)
+    assert monitor.allowance == 120
+    assert monitor.covers(120, "bench")
+    with caplog.at_level(logging.INFO, "blackprop"):
+        monitor.spend("bench", FOUND, 4.5, 50, 1)
+        monitor.spend("bench", AGAIN, 9.0, 70, 16)
+    assert monitor.allowance == 0
+    assert "bench after 4 batches: residual 4.5 times what is normal; displacement found for 50 rows" in caplog.text
+    events = [(e.batch, e.what, e.residual, e.rows, e.programmings) for e in monitor.events]
+    assert events == [(4, FOUND, 4.5, 50, 1), (4, AGAIN, 9.0, 70, 16)]
+    assert monitor.diagnosis() == {"moved": 2, "moved_rows": 120, "moved_programmings": 17, "moved_allowance": 0}
+    with pytest.warns(BlackpropWarning, match="the 1 rows to find out where to are more than the 0"):
+        assert not monitor.covers(1, "bench")
+    assert not monitor.covers(1, "bench")  # told once
+    assert monitor.covers(0, "bench")
+
+
+def test_the_log_keeps_the_latest_and_sums_reach_back():
+    monitor = Monitor(0.0)
+    for number in range(KEPT + 3):
+        monitor.saw(1)
+        monitor.spend("bench", FOUND, 1.0, number, 1)
+    assert [event.rows for event in monitor.events] == list(range(3, KEPT + 3))
+    assert monitor.diagnosis()["moved"] == KEPT + 3
+    other = Monitor(0.0)
+    other.load_state_dict(monitor.state_dict())
+    assert other.events == monitor.events
+
+
+# Whether a device has moved.
+
+
+def watch(errors: list[float], power: float = 1.0) -> Tensor:
+    """Statistics after batches with these root mean square residuals, of outputs of this mean square."""
+    statistics = torch.zeros(4)
+    for error in errors:
+        y = torch.full((8, 2), math.sqrt(power))
+        statistics = watched(statistics, y + error, y)
+    return statistics
+
+
+def test_what_is_normal_is_the_mean_of_the_first_batches():
+    statistics = watch([0.1, 0.3] * (CALM // 2) + [0.5])
+    now, calm, size, seen = statistics.tolist()
+    assert calm == pytest.approx((0.01 + 0.09) / 2)
+    assert size == pytest.approx(1.0)
+    assert seen == CALM + 1
+    assert now == pytest.approx(0.09 + (0.25 - 0.09) / 5)  # a fifth of what is new
+    assert excess(statistics) == pytest.approx(math.sqrt(now / calm))
+    assert excess(torch.zeros(4)) == 0
+
+
+@pytest.mark.parametrize(("error", "moved"), [(0.29, False), (0.31, True)])
+def test_a_device_has_moved_where_the_residual_is_so_many_times_the_normal_one(error, moved):
+    assert has_moved(watch([0.1] * (2 * CALM) + [error] * 60), 3.0) == moved
+    assert not has_moved(watch([0.1] * (2 * CALM) + [error] * 60), None)
+
+
+def test_so_early_nothing_has_moved():
+    calm = [0.1] * CALM
+    assert not has_moved(watch(calm + [5.0] * CALM), 3.0)
+    assert has_moved(watch(calm + [5.0] * (CALM + 1)), 3.0)
+
+
+@pytest.mark.parametrize(("error", "moved"), [(0.009, False), (0.011, True)])
+def test_one_per_cent_of_the_output_spoils_no_gradient(error, moved):
+    """However good the fit was."""
+    assert has_moved(watch([1e-6] * (2 * CALM) + [error] * 80), 3.0) == moved
+    assert has_moved(watch([1e-6] * (2 * CALM) + [10 * error] * 80, power=100.0), 3.0) == moved
+
+
+@pytest.mark.parametrize(("error", "moved"), [(0.59, False), (0.62, True)])
+def test_a_calibration_that_leaves_more_lets_more_pass(error, moved):
+    statistics = watch([0.01] * (2 * CALM) + [error] * 80)
+    assert has_moved(statistics, 3.0, left=0.2) == moved
+    assert excess(statistics, left=0.2) == pytest.approx(error / 0.2, rel=0.01)
