@@ -209,7 +209,8 @@ class PhysicalLayer(nn.Module):
         theta = spec.theta.clamp(self.theta.detach().clone())
         weight = self.gain * self._run(programming.read_matrix(spec, theta, Purpose.EVALUATE))[0]
         # Without weights of its own, which would be drawn from the global generator.
-        linear = nn.utils.skip_init(nn.Linear, spec.d_in, spec.d_out, self.bias is not None).to(weight)
+        linear = nn.Linear(spec.d_in, spec.d_out, self.bias is not None, device="meta", dtype=weight.dtype)
+        linear = linear.to_empty(device=weight.device)
         linear.weight.copy_(weight if self.digital is None else weight + self.digital.matrix())
         if self.bias is not None:
             linear.bias.copy_(self.bias)
