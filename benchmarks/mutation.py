@@ -45,7 +45,17 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.txt")
 COPIED = ("src", "tests", "examples", "benchmarks", "pyproject.toml")
 OFTEN = 30  # calls of a function in a test, after which it has been seen
-WARM = ("numpy", "torch", "torch.func", "hypothesis", "msgpack", "zmq", "multiprocessing.pool")
+WARM = (
+    "numpy",
+    "torch",
+    "torch.func",
+    "torch.utils.checkpoint",
+    "hypothesis",
+    "msgpack",
+    "zmq",
+    "multiprocessing.pool",
+)
+WARM += ("accelerate", "rich.console", "tyro", "sklearn.datasets")
 
 # The files that are damaged, and the test files that are about each; of two patterns the later holds.
 FILES = {
@@ -67,9 +77,9 @@ FILES = {
     "query.py": "query ledger* layer layer_order invariants",
     "layer*.py": "layer* diagnostics converting ledger* drift",
     "_autograd.py": "layer*",
-    "lab/rounds.py": "lab_wire lab_rounds lab_server",
-    "lab/journal.py": "lab_journal lab_server lab_faults",
-    "lab/entry.py": "lab_journal lab_server lab_faults",
+    "lab/rounds.py": "lab_rounds lab_wire lab_attacks lab_server",
+    "lab/journal.py": "lab_server lab_attacks lab_faults",
+    "lab/entry.py": "lab_server lab_attacks lab_faults",
     "recipes/run_folder.py": "run_folder recipes",
 }
 
@@ -256,8 +266,9 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=5, help="times the time of its tests (default 5)")
     parser.add_argument("--traces", type=Path, help="file in which to keep which test runs which line")
     parser.add_argument("--again", type=Path, nargs="*", default=[], help="only what survived in these results")
-    parser.add_argument("--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--output", type=Path, help="JSON file of the results; what stands there is not run again")
     asked = parser.parse_args()
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and they take time to load
     for name in WARM:
         with contextlib.suppress(ImportError):
             __import__(name)
@@ -282,12 +293,17 @@ def report(copy: Path, asked: argparse.Namespace) -> None:
     tests = sorted({test for some in sources.values() for test in some})
     traces, same = traced(copy, files, tests, asked.traces), equivalents()
     results: list[dict[str, Any]] = []
+    if asked.output is not None and asked.output.exists():
+        results = json.loads(asked.output.read_text())["mutants"]
+    done = {(one["file"], one["line"], one["diff"]) for one in results}
     before = [one for file in asked.again for one in json.loads(file.read_text())["mutants"]]
     alive = {label(one["file"], one["diff"]) for one in before if one["verdict"] == "survived"}
     chosen = [m for some in found.values() for m in some] if asked.again else drawn(found, asked.count, asked.seed)
     for mutant in chosen:
         difference = diff(contents[mutant.path], mutant)
         if asked.again and label(mutant.path, difference) not in alive:
+            continue
+        if (mutant.path, mutant.line, difference) in done:
             continue
         start, tests = time.monotonic(), covering(mutant, sources[mutant.path], traces, asked.seconds)
         reason = same.get(label(mutant.path, difference))
@@ -302,19 +318,25 @@ def report(copy: Path, asked: argparse.Namespace) -> None:
 
 
 def killer(copy: Path, mutant: Mutant, source: bytes, tests: list[str], traces: dict[str, Any], limit: float) -> str:
-    """The test that notices; empty where none does."""
-    if not tests:
-        return ""
-    target, chosen = copy / "src/blackprop" / mutant.path, Chosen(tests)
-    patience = limit * sum(traces[test]["seconds"] for test in tests) + 20
+    """The test that notices; empty where none does. The file with the most of the short tests comes first, alone."""
+    target = copy / "src/blackprop" / mutant.path
+    first = Counter(test.split("::")[0] for test in tests[:5]).most_common(1)
+    name = first[0][0] if first else ""
+    stages = [[test for test in tests if test.startswith(f"{name}::") == now] for now in (True, False)]
     target.write_bytes(mutant.applied(source))
     try:
+        for stage in filter(None, stages):
+            chosen = Chosen(stage)
+            patience = limit * sum(traces[test]["seconds"] for test in stage) + 20
 
-        def work() -> dict[str, Any]:
-            code = tested(sorted({test.split("::")[0] for test in tests}), chosen, "-x", "--tb=line")
-            return {"by": chosen.failed or ("" if code == 0 else f"pytest ended with {code}")}
+            def work(stage: list[str] = stage, chosen: Chosen = chosen) -> dict[str, Any]:
+                files = sorted({test.split("::")[0] for test in stage})
+                code = tested(files, chosen, "-x", "--tb=line")
+                return {"by": chosen.failed or ("" if code == 0 else f"pytest ended with {code}")}
 
-        return forked(copy, work, patience, 10 * patience)["by"]
+            if by := forked(copy, work, patience, 10 * patience)["by"]:
+                return by
+        return ""
     finally:
         target.write_bytes(source)
 

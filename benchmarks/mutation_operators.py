@@ -39,6 +39,7 @@ COMPARED = {
 NAMES = {"min": "max", "any": "all", "sum": "mean", "clamp_min": "clamp_max", "zeros": "ones", "floor": "ceil"}
 NAMES |= {other: name for name, other in NAMES.items()}
 BUILT_IN = ("min", "max", "any", "all")
+ALIKE = ("min", "max", "equal")  # whose arguments may be swapped
 LABELS = ("strict", "stacklevel")  # arguments that assert something, or say where a warning comes from
 TEXTS = ("__repr__", "extra_repr", "__str__")
 SAID = ("warn", "info", "cast", "TypeVar")  # calls whose arguments are texts and types
@@ -183,7 +184,7 @@ def _others(value: object) -> tuple[bool | float, ...]:
 def _call(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
     if _name(node) in SAID:
         return
-    if len(node.args) > 1 and not any(isinstance(a, ast.Starred) for a in node.args[:2]):
+    if len(node.args) > 1 and _name(node) not in ALIKE and not any(isinstance(a, ast.Starred) for a in node.args[:2]):
         yield "arguments swapped", ast.Call(node.func, [node.args[1], node.args[0], *node.args[2:]], node.keywords)
     for i, keyword in enumerate(node.keywords):
         if keyword.arg not in LABELS:
