@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 import blackprop as bp
-from blackprop.errors import ArgumentError, ProtocolError, ReadingError, ShapeError
+from blackprop.errors import ArgumentError, LimitError, ProtocolError, ReadingError, ShapeError
 from blackprop.lab import rounds, wire
 from blackprop.ledger import Ledger, metered
 from blackprop.query import Purpose, Query, ask, run
@@ -115,6 +117,27 @@ def test_the_whole_of_the_rows_is_one_tensor_and_parts_are_views():
     assert back[0].x is back[1].x
     assert back[0].x.data_ptr() == one.x.data_ptr()
     assert back[0].theta is back[1].theta
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [2, 5000])  # few numbers, and many
+@pytest.mark.parametrize("which", [0, 1])
+def test_rows_and_settings_that_are_not_finite_are_refused(which, rows, wrong):
+    given = {"arrays": [np.array(a) for a in rounds.pack([query(rows)])], "spec": SPEC}
+    given["queries"] = rounds.unpack(given["arrays"], SPEC)
+    names = inspect.signature(rounds.check).parameters
+    rounds.check(**{name: given[name] for name in names})
+    given["arrays"][which][-1, -1] = wrong
+    given["queries"] = rounds.unpack(given["arrays"], SPEC)
+    with pytest.raises(LimitError, match="finite"):
+        rounds.check(**{name: given[name] for name in names})
+
+
+def test_large_finite_rows_are_not_taken_for_infinite_ones():
+    given = {"arrays": [np.array(a) for a in rounds.pack([query(5000)])], "spec": SPEC}
+    given["arrays"][0][:] = 3e38
+    given["queries"] = rounds.unpack(given["arrays"], SPEC)
+    rounds.check(**{name: given[name] for name in inspect.signature(rounds.check).parameters})
 
 
 # Readings.
