@@ -62,7 +62,7 @@ FILES = {
     "estimators/*.py": "estimators* contractions layer_order invariants",
     "estimators/directional_memory.py": "directional_memory* estimators_asking",
     "estimators/hadamard.py": "directional_memory*",
-    "estimators/equilibrium.py": "equilibrium",
+    "estimators/equilibrium.py": "resistive estimators*",
     "estimators/euler.py": "euler",
     "surrogates/*.py": "surrogates* contracts_surrogates layer_order invariants",
     "surrogates/streaming.py": "streaming surrogates* invariants",

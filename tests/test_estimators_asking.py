@@ -21,6 +21,7 @@ from blackprop.estimators import (
     Coordinate,
     DirectionalMemory,
     ElementShift,
+    EquilibriumPropagation,
     Forward,
     GuidedDirections,
     Oracle,
@@ -208,6 +209,60 @@ def test_parameter_shift_is_exact_at_any_shift(turns):
 def test_shifts_at_which_the_difference_vanishes_are_refused(turns):
     with pytest.raises(ArgumentError, match="between 0 and 1/2"):
         ParameterShift(turns)
+
+
+class Springs:
+    """`E = ½ |s − x W|²/θ̄`-like: rows push the nodes, and each parameter sees the square of its node."""
+
+    row, nodes, count = 3, 3, 3
+
+    def nudged(self, x: Tensor, grad_y: Tensor, step: float) -> Tensor:
+        return x + step * grad_y
+
+    def contrast(self, x: Tensor, plus: Tensor, minus: Tensor, span: float) -> Tensor:
+        return (plus.square() - minus.square()).sum(0) / span
+
+    def contrast_rows(self, theta: Tensor, plus: Tensor, minus: Tensor, span: float) -> Tensor:
+        return theta * (plus - minus) / span
+
+
+@pytest.mark.parametrize(("centred", "order"), [(True, 2), (False, 1)])
+def test_equilibrium_propagation_nudges_the_rows_at_the_setting_of_the_forward_pass(centred, order):
+    device = bp.devices.from_callable(lambda x, theta: x.sinh() * theta, in_shape=3, out_shape=3, theta_size=3)
+    x, theta, grad_y = (draw(*shape, seed=s, dtype=torch.float64) for s, shape in enumerate([(4, 3), (3,), (4, 3)]))
+    y, asked = x.sinh() * theta, []
+
+    def measure(queries: list[Query]) -> list[Tensor]:
+        asked.extend(queries)
+        return device.measure(queries)
+
+    def found(step: float) -> tuple[Tensor, Tensor]:
+        estimator = EquilibriumPropagation(Springs(), step, centred)
+        estimator.check(device.declaration)
+        assert estimator.bias_order == order
+        both = run(estimator.gradients(x, theta, y, grad_y), measure)
+        alone = run(estimator.vjp(x, theta, y, grad_y, device.declaration, torch.Generator()), measure)
+        assert torch.equal(both[0], alone)
+        return both
+
+    exact = (2 * y * theta * x.cosh() * grad_y).sum(0), theta * theta * x.cosh() * grad_y  # slopes in the nudge
+    errors = [[float((a - b).norm()) for a, b in zip(found(step), exact, strict=True)] for step in (1e-2, 1e-3)]
+    for wide, narrow in zip(*errors, strict=True):
+        assert math.log10(wide / narrow) == pytest.approx(order, abs=0.1)
+    assert all(torch.equal(query.theta, theta) for query in asked)
+    assert len(asked) == 4 * order
+    torch.testing.assert_close(asked[0].x, x + 1e-2 * grad_y)
+    if centred:
+        torch.testing.assert_close(asked[1].x, x - 1e-2 * grad_y)
+
+
+def test_two_sides_are_nudged_unless_told():
+    assert EquilibriumPropagation(Springs()).centred
+    assert EquilibriumPropagation(Springs()).step == 1.0
+    with pytest.raises(IncompatibleError, match="nodes it can nudge"):
+        EquilibriumPropagation(Springs()).check(bp.devices.LightModulator(3, 3).declaration)
+    with pytest.raises(ArgumentError, match="takes the branches"):
+        EquilibriumPropagation(object())
 
 
 # Estimators with state.

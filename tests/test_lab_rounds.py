@@ -133,6 +133,21 @@ def test_rows_and_settings_that_are_not_finite_are_refused(which, rows, wrong):
         rounds.check(**{name: given[name] for name in names})
 
 
+def test_a_setting_outside_the_limits_is_refused_also_where_no_query_uses_it():
+    def fn(x, theta):
+        return x * theta
+
+    spec = bp.devices.from_callable(fn, in_shape=6, out_shape=6, theta_size=6, low=0.0, high=1.0).declaration
+    rows, settings, table = rounds.pack([Query(draw(2, 6), torch.full((6,), 0.5), Purpose.FORWARD)])
+    for more in (np.ones((1, 6), np.float32), np.full((1, 6), 1.5, np.float32)):
+        given = {"arrays": [rows, np.concatenate((settings, more)), table], "spec": spec}
+        given["queries"] = rounds.unpack(given["arrays"], spec)
+        names = inspect.signature(rounds.check).parameters
+        if float(more.max()) > 1:
+            with pytest.raises((LimitError, ProtocolError)):
+                rounds.check(**{name: given[name] for name in names})
+
+
 def test_large_finite_rows_are_not_taken_for_infinite_ones():
     given = {"arrays": [np.array(a) for a in rounds.pack([query(5000)])], "spec": SPEC}
     given["arrays"][0][:] = 3e38
