@@ -265,6 +265,19 @@ def test_two_sides_are_nudged_unless_told():
         EquilibriumPropagation(object())
 
 
+def test_estimators_that_draw_nothing_declare_no_variance_and_none_is_drawn():
+    problem = Asked()
+    exact = (Oracle(), Coordinate(1e-4), ElementShift(1e-4), ParameterShift(), EquilibriumPropagation(Springs()))
+    assert [estimator.relative_variance(P) for estimator in exact] == [0.0] * 5
+    for estimator in exact[:4]:
+        torch.testing.assert_close(problem.of(estimator, seed=0), problem.of(estimator, seed=1))
+
+
+def test_a_device_without_a_period_has_no_parameter_shift():
+    with pytest.raises(IncompatibleError, match=r"declares a period, and .* does not"):
+        ParameterShift().check(bp.devices.Matrix(3, 2).declaration)
+
+
 # Estimators with state.
 
 
@@ -292,6 +305,17 @@ def test_nothing_is_kept_in_eval_and_the_estimate_is_that_of_training(make):
     assert all(torch.equal(value, before[name]) for name, value in estimator.state_dict().items())
     assert torch.equal(problem.of(estimator.train(), seed=7), quiet)
     assert any(not torch.equal(value, before[name]) for name, value in estimator.state_dict().items())
+
+
+def test_a_narrow_guide_reaches_further_and_needs_more_room():
+    """Of one past estimate, `u` may be √(P/2) times as long along it as plain directions are."""
+    device = bp.devices.from_callable(
+        lambda x, theta: x * theta, in_shape=24, out_shape=24, theta_size=24, low=0.0, high=1.0
+    )
+    GuidedDirections(3, 0.03, memory=24).check(device.declaration)
+    GuidedDirections(3, 0.03, memory=1, alpha=1.0).check(device.declaration)
+    with pytest.raises(IncompatibleError, match="use a smaller step"):
+        GuidedDirections(3, 0.03, memory=1).check(device.declaration)
 
 
 def test_a_zero_gradient_guides_nowhere():

@@ -101,6 +101,28 @@ def test_arrays_that_are_no_round_of_this_device_are_refused(spoil, error):
         rounds.unpack([np.asarray(a) for a in spoil(packed())], SPEC)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        (-1, 1, 0, 0),
+        (0, -1, 0, 0),
+        (0, 1, -1, 0),
+        (0, 1, 2, 0),
+        (0, 1, 0, -1),
+        (0, 1, 0, 99),
+        (5, 1, 0, 0),
+        (4, 2, 0, 0),
+    ],
+)
+def test_a_query_one_beyond_an_end_is_refused(line):
+    rows, settings, table = packed()
+    table[1] = (5, 0, 1, 0)  # no rows at the very end
+    assert len(rounds.unpack([rows, settings, table], SPEC)[1].x) == 0
+    table[0] = line
+    with pytest.raises(ProtocolError, match="outside"):
+        rounds.unpack([rows, settings, table], SPEC)
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 def test_a_round_has_so_many_queries_and_no_more(extra, monkeypatch):
     monkeypatch.setattr(rounds, "QUERIES", 2 - extra)
