@@ -9,7 +9,7 @@ import torch
 
 import blackprop as bp
 from blackprop.devices import LightModulator, Noisy
-from blackprop.estimators import DirectionalMemory
+from blackprop.estimators import ByOutput, DirectionalMemory
 from blackprop.ledger import metered
 from blackprop.query import Purpose, Query, run
 from support import draw
@@ -155,7 +155,27 @@ def test_the_newest_directions_stay_where_there_is_room_for_fewer():
         assert memory.cosine == pytest.approx(math.sqrt(min(16, 8 * step) / (35 + 29 * min(16, 8 * step) / 64)))
 
 
-def test_before_it_serves_a_device_it_tells_nothing():
+def test_before_it_serves_a_device_it_tells_nothing_and_before_it_measured_that_it_knows_nothing():
     memory = DirectionalMemory()
     assert memory.cosine is None
     assert memory.diagnosis() == {}
+    assert Bench().of().cosine == 0
+    assert Bench().of().diagnosis()["remembered"] == 0
+
+
+def test_what_is_missing_of_the_variance_is_what_is_not_remembered():
+    assert [DirectionalMemory(size=size).relative_variance(120) for size in (30, 60, 120, 500)] == [3, 1, 0, 0]
+    assert DirectionalMemory(size=30, credit=ByOutput(4)).relative_variance(120) == 0
+
+
+def test_a_basis_that_sees_a_part_of_the_gradient_says_so():
+    """Of rows of rank 6 a memory of rank 2 sees the two leading directions."""
+    told, true = [], []
+    for seed in range(5):
+        bench = Bench(LightModulator(6, 4), seed=4 * seed)
+        memory = bench.of(rank=2, count=32, size=32)
+        found = bench.estimate(memory)
+        told.append(memory.cosine)
+        true.append(float(torch.cosine_similarity(found, bench.truth(), dim=0)))
+    assert max(true) < 0.95
+    assert sum(told) / 5 == pytest.approx(sum(true) / 5, abs=0.08)

@@ -315,7 +315,7 @@ def test_a_narrow_guide_reaches_further_and_needs_more_room():
     GuidedDirections(3, 0.03, memory=24).check(device.declaration)
     GuidedDirections(3, 0.03, memory=1, alpha=1.0).check(device.declaration)
     with pytest.raises(IncompatibleError, match="use a smaller step"):
-        GuidedDirections(3, 0.03, memory=1).check(device.declaration)
+        GuidedDirections(3, 0.03, memory=1).bind(device.declaration)
 
 
 def test_a_zero_gradient_guides_nowhere():

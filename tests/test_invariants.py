@@ -288,6 +288,16 @@ def test_a_question_in_rounds_has_the_answers_of_one(limit, monkeypatch):
         assert [a is b for a, b in zip(rounds[0], queries, strict=True)] == [True] * 4
 
 
+@pytest.mark.parametrize(("limit", "count"), [(2 * 76, 1), (2 * 76 - 1, 2)])
+def test_a_round_may_be_full(limit, count, monkeypatch):
+    """Two rows of 6 inputs and 2 outputs, and a setting of 3: 76 bytes."""
+    monkeypatch.setattr("blackprop.query.ROUND_BYTES", limit)
+    rounds = []
+    queries = [Query(draw(2, 6, seed=seed), draw(3, seed=seed), Purpose.FORWARD) for seed in range(2)]
+    run(in_rounds(queries, 2), lambda asked: rounds.append(asked) or [q.x[:, :2] for q in asked])
+    assert len(rounds) == count
+
+
 def test_nothing_is_asked_where_there_is_no_question():
     assert run(in_rounds([], 2), lambda queries: pytest.fail("asked")) == []
 

@@ -189,6 +189,16 @@ def test_only_whole_lines_with_a_step_are_metrics(path):
     assert folder.metrics() == []
 
 
+def test_a_file_is_whole_on_the_disk_before_it_takes_its_name(path, monkeypatch):
+    """What is made final is the content, and not what a buffer has passed on of it; the name comes after."""
+    folder, seen = begun(path), []
+    content = encoded({"step": 1})
+    monkeypatch.setattr(os, "fsync", lambda d: seen.append((os.fstat(d).st_size, (path / "checkpoint.bin").exists())))
+    folder.save_checkpoint(content)
+    assert seen == [(len(content), False)]
+    assert (path / "checkpoint.bin").read_bytes() == content
+
+
 # What is opened.
 
 
