@@ -197,6 +197,7 @@ def test_a_newer_version_and_damaged_bytes_are_refused():
 def test_packed_states_have_one_size_and_one_form():
     state = {"a": 1, "b": [1.5, None, "é"], "c": {"d": torch.arange(3)}}
     assert torch.equal(pack(state), pack(state))
+    assert torch.equal(pack(unpack(pack({**state, "d": ["a", "a"]}))), pack({**state, "d": ["a", "a"]}))
     assert pack(state).shape == pack({**state, "a": 10**15}).shape
     again = unpack(pack(state))
     assert torch.equal(again.pop("c")["d"], torch.arange(3))

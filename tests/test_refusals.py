@@ -79,3 +79,22 @@ def test_a_model_built_on_meta_has_a_layer_that_holds_numbers():
         model = nn.Sequential(nn.Linear(5, 6), bp.PhysicalLayer(bp.devices.LightModulator(6, 4)))
     assert model[0].weight.is_meta
     assert model[1](draw(3, 6)).shape == (3, 4)
+
+
+def test_a_device_that_forgot_to_build_itself_says_what_is_missing():
+    class Forgetful(bp.Device):
+        def __init__(self) -> None:
+            self.volts = None
+
+        def program(self, theta, /):
+            self.volts = theta
+
+        def read(self, x, /):
+            return x
+
+    for use in (bp.PhysicalLayer, bp.devices.Noisy, bp.testing.check_device, lambda d: d.in_shape):
+        with pytest.raises(AttributeError, match=r"Forgetful has no .* yet: its `__init__` must call `super"):
+            use(Forgetful())
+    with pytest.raises(AttributeError, match="has no attribute 'volt'"):
+        bp.devices.Matrix(3, 2).volt  # noqa: B018
+    assert not hasattr(bp.devices.Matrix(3, 2), "volt")

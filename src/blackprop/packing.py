@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ HEAD = 8  # bytes that hold the length of what follows
 
 
 def pack(state: dict[str, Any]) -> Tensor:
-    """Return `state` as a tensor of bytes `(n,)`, uint8, on the CPU.
+    """Return `state` as a tensor of bytes `(n,)`, uint8, on the CPU; equal states give equal bytes.
 
     **Argument:** `state`, a dictionary of numbers, strings, None, tensors, lists and dictionaries of these.
     """
     file = io.BytesIO()
-    torch.save(state, file)
+    torch.save(_canonical(state), file)
     content = file.getvalue()
     size = max(SMALLEST, 1 << (HEAD + len(content) - 1).bit_length())
     whole = bytearray(size)
@@ -52,3 +53,12 @@ def unpack(packed: object) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"a packed state is a dictionary, got {type(state).__name__}")
     return state
+
+
+def _canonical(value: Any) -> Any:
+    """The value with strings that are one object where they are equal, since pickle writes those as references."""
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_canonical(part) for part in value)
+    return sys.intern(value) if type(value) is str else value

@@ -77,20 +77,12 @@ class Characterisation:
         }
 
     def save(self, folder: str | Path) -> str:
-        """Write report.txt, report.json and report.html into `folder`; returns a sentence that says what was written.
-
-        The page needs Plotly, the extra `report`; without it the other two are written and the sentence says so.
-        """
+        """Write report.txt, report.json and report.html into `folder`; returns a sentence that says so."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.txt").write_text(f"{self}\n", encoding="utf-8")
         (folder / "report.json").write_text(self.to_json() + "\n", encoding="utf-8")
-        html = page(_finite(self.document()), str(self))
-        if html is None:
-            return (
-                f"report.txt and report.json are in {folder}; for the page with plots: pip install 'blackprop[report]'"
-            )
-        (folder / "report.html").write_text(html, encoding="utf-8")
+        (folder / "report.html").write_text(page(_finite(self.document()), str(self)), encoding="utf-8")
         return f"report.txt, report.json and report.html are in {folder}"
 
 

@@ -65,6 +65,16 @@ class Device(abc.ABC):
         self.x_low, self.x_high = input_limits(type(self).__name__, x_low, x_high)
         self._programmed: Tensor | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        """Only for what is missing: of a device that was never built, that says what was forgotten."""
+        built = "_programmed" in self.__dict__
+        raise AttributeError(
+            f"{type(self).__name__!r} has no attribute {name!r}"
+            if built or name.startswith("__")
+            else f"{type(self).__name__} has no `{name}` yet: its `__init__` must call `super().__init__(in_shape, "
+            "out_shape, theta, ...)` before the device is used"
+        )
+
     @abc.abstractmethod
     def program(self, theta: Tensor, /) -> None:
         """Write the setting `theta` (P,)."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError, BlackpropWarning
+from blackprop.packing import pack, unpack
 
 LOG = logging.getLogger("blackprop")
 KEPT = 100  # events that are remembered one by one; their sums reach back to the start
@@ -37,44 +37,33 @@ class Monitor(nn.Module):
     `BlackpropWarning`. Every event is logged (logger `blackprop`, level INFO), counted, and of the last 100 kept.
     """
 
-    account: Tensor
-    kept: Tensor
-
     def __init__(self, share: float) -> None:
         super().__init__()
         if not share >= 0:
             raise ArgumentError(f"`share` must not be negative, got {share}")
         self.share = share
-        # Rows allowed, batches, and of the events: rows, programmings, number; whether a want was warned of.
-        self.register_buffer("account", torch.zeros(6, dtype=torch.float64))
-        self.register_buffer("kept", torch.zeros(KEPT, 5, dtype=torch.float64))
-
-    @property
-    def allowance(self) -> float:
+        self.allowance = 0.0
         """The rows that may be asked now."""
-        return float(self.account[0])
-
-    @property
-    def events(self) -> list[Event]:
+        self.events: list[Event] = []
         """The last 100 of them, oldest first."""
-        used = min(int(self.account[4]), KEPT)
-        lines = self.kept[KEPT - used :].tolist()
-        return [Event(int(batch), KINDS[int(k)], r, int(rows), int(n)) for batch, k, r, rows, n in lines]
+        self.batches = 0
+        self.sums = {"events": 0, "rows": 0, "programmings": 0}
+        self.warned = False  # of a want that was not covered
 
     def reserve(self, rows: int) -> None:
-        self.account[0] = rows
+        self.allowance = float(rows)
 
     def saw(self, rows: int) -> None:
         """A batch of so many rows."""
-        self.account[0] += self.share * rows
-        self.account[1] += 1
+        self.allowance += self.share * rows
+        self.batches += 1
 
     def covers(self, rows: int, name: str) -> bool:
         """Whether so many rows may be asked; warns the first time that they may not."""
         if rows <= self.allowance:
             return True
-        if not self.account[5]:
-            self.account[5] = 1
+        if not self.warned:
+            self.warned = True
             warnings.warn(
                 f"{name}: the device has moved, and the {rows} rows to find out where to are more than the "
                 f"{self.allowance:.0f} that `share={self.share}` of the training's rows allows so far: training goes "
@@ -86,16 +75,27 @@ class Monitor(nn.Module):
 
     def spend(self, name: str, what: str, residual: float, rows: int, programmings: int) -> None:
         """Book an event, and log it."""
-        batch = int(self.account[1])
-        line = self.kept.new_tensor([batch, KINDS.index(what), residual, rows, programmings])
-        self.kept = torch.cat((self.kept[1:], line[None]))
-        self.account += self.account.new_tensor([-rows, 0, rows, programmings, 1, 0])
+        self.events = [*self.events[1 - KEPT :], Event(self.batches, what, residual, rows, programmings)]
+        self.allowance -= rows
+        for sum_, more in (("events", 1), ("rows", rows), ("programmings", programmings)):
+            self.sums[sum_] += more
         LOG.info(
             "%s after %d batches: residual %.2g times what is normal; %s for %d rows, %d programmings",
-            *(name, batch, residual, what, rows, programmings),
+            *(name, self.batches, residual, what, rows, programmings),
         )
 
     def diagnosis(self) -> dict[str, float]:
-        allowance, _, rows, programmings, events, _ = self.account.tolist()
-        sums = {"moved": events, "moved_rows": rows, "moved_programmings": programmings}
-        return {**sums, "moved_allowance": allowance}
+        sums = {"moved": self.sums["events"], "moved_rows": self.sums["rows"]}
+        return {**sums, "moved_programmings": self.sums["programmings"], "moved_allowance": self.allowance}
+
+    # Counters are kept on the host: as buffers they would be cast with the model, and stop counting at 2^24.
+
+    def get_extra_state(self) -> Tensor:
+        own = {"allowance": self.allowance, "batches": self.batches, "sums": self.sums, "warned": self.warned}
+        return pack({**own, "events": [asdict(event) for event in self.events]})
+
+    def set_extra_state(self, state: object) -> None:
+        saved = unpack(state)
+        self.allowance, self.batches = float(saved["allowance"]), int(saved["batches"])
+        self.sums, self.warned = dict(saved["sums"]), bool(saved["warned"])
+        self.events = [Event(**event) for event in saved["events"]]
