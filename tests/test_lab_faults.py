@@ -127,7 +127,7 @@ def test_training_over_a_faulty_link_ends_with_the_same_bits_and_an_exact_ledger
     assert min(link.injected[name] for name in ("timeout", "corrupted", "nan_rows", "restart", "duplicated")) >= 1
     assert device.found[Finding.NOT_FINITE] == link.injected["nan_rows"] > 5
     for (name, here), there in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
-        if isinstance(here, Tensor):
+        if not name.endswith("_extra_state"):  # which holds the ledger, and that has the repeats
             assert torch.equal(here, there), name
     # What the hardware did is what is booked, and the rows beyond those of the undisturbed run are the repeats.
     assert undisturbed.ledger.total_rows == still.rows

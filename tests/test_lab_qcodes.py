@@ -118,7 +118,7 @@ def test_a_layer_around_it_trains(bridge):
     x = torch.randn(64, 2)
     target = x @ torch.tensor([[-1.2], [-0.4]])
     optimizer = torch.optim.Adam([layer.theta], lr=0.05)
-    for _ in range(60):
+    for _ in range(150):
         optimizer.zero_grad()
         loss = (layer(x) - target).square().mean()
         loss.backward()

@@ -35,7 +35,7 @@ class Clock:
         return self.device.repeated()
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
-        spent = count(queries, self.programmed)
+        spent = count(queries, self.programmed, self.declaration.rows_each)
         begun = time.perf_counter()
         readings = self.device.measure(queries)
         seconds = time.perf_counter() - begun

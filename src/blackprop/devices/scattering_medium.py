@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from blackprop.declaration import Cost, ThetaSpec
 from blackprop.devices.base import Simulator
 from blackprop.devices.light_modulator import FRAME
-from blackprop.devices.matrix import normal
+from blackprop.devices.matrix import normal, uniform
 
 
 class ScatteringMedium(Simulator):
@@ -29,7 +30,7 @@ class ScatteringMedium(Simulator):
     stacks = True
 
     def __init__(self, d_in: int, d_out: int, *, linear: bool = False, seed: int = 0, cost: Cost | None = None) -> None:
-        theta = ThetaSpec(d_in, period=2 * math.pi)
+        theta = ThetaSpec(d_in, partial(uniform, d_in, 0.0, 0.0), period=2 * math.pi)  # a flat phase
         cost = cost if cost is not None else Cost(programming=FRAME, row=FRAME)
         super().__init__(d_in, d_out, theta, linear=linear, cost=cost)
         parts = normal(2 * d_in * d_out, 0.0, d_in**-0.5, torch.Generator().manual_seed(seed)).view(2, d_in, d_out)

@@ -13,6 +13,7 @@ from torch import nn
 from blackprop.devices import Device
 from blackprop.errors import IncompatibleError
 from blackprop.layer import PhysicalLayer
+from blackprop.planning.methods import perturbed
 from blackprop.recipes.methods import Method
 from blackprop.recipes.rule import Backward, Batch, Rule
 from blackprop.rules import DirectFeedback, random_feedback
@@ -21,14 +22,13 @@ from blackprop.surrogates import RandomFeedback
 
 @dataclass(frozen=True)
 class FeedbackAlignment(Method):
-    """The error passes each device by a fixed random matrix, which asks nothing; θ by the humblest of estimators that
-    suit the device, one random perturbation a step.
-    """
+    """The error passes each device by a fixed random matrix, at no query; θ by one random perturbation a step."""
 
     name: str = "random-feedback"
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
-        return PhysicalLayer(device, surrogate=RandomFeedback(), generator=generator)
+        estimator = perturbed(device.declaration, 1).estimator
+        return PhysicalLayer(device, estimator, RandomFeedback(), generator=generator)
 
 
 @dataclass(frozen=True)
