@@ -162,7 +162,7 @@ def test_schedulers_scalers_and_closures_work_through_it():
     scaler.step(optimizer)
     scaler.update()
     schedule.step()
-    assert [group["lr"] for group in optimizer.inner.param_groups] == [0.5, 1.0]
+    assert [group["lr"] for group in optimizer.inner.param_groups] == [0.5, 0.5, 1.0]  # weights, gains, θ
     theta = model[1].theta.detach().clone()
     scaler.scale(model(x).square().mean() * math.inf).backward()  # overflows: skipped
     scaler.step(optimizer)
