@@ -352,7 +352,7 @@ class _InterruptsAfterOne(Quiet):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("write", range(3, 8))
+@pytest.mark.parametrize("write", range(4, 9))  # after configuration, origin and metrics
 def test_a_disk_that_is_full_for_a_while_costs_a_warning_and_nothing_else(write, tmp_path, monkeypatch):
     grid = one(task=replace(QUICK, batch_size=718))
     carry_out(grid, tmp_path / "whole", Quiet())
@@ -380,7 +380,7 @@ def test_a_disk_that_stays_full_leaves_the_checkpoint_before_good_and_is_told_of
     def full(descriptor):
         nonlocal count
         count += 1
-        if count > 4:  # configuration, metrics, summary, a checkpoint
+        if count > 5:  # configuration, origin, metrics, summary, a checkpoint
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 

@@ -240,7 +240,7 @@ def test_a_run_that_is_begun_anew_keeps_nothing_of_the_old_one_and_all_that_is_n
     anew = RunFolder.open(path, other, Existing.OVERWRITE)
     assert (anew.checkpoint(), anew.summary(), anew.metrics()) == (None, None, [])
     left = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    assert left == {"config.json", "metrics.jsonl", "notes.txt", "portraits/mine.txt"}
+    assert left == {"config.json", "origin.json", "metrics.jsonl", "notes.txt", "portraits/mine.txt"}
     with pytest.raises(RunFolderError, match='task was "mnist" and is "digits"'):
         RunFolder.open(path, CONFIG, Existing.RESUME)
     RunFolder.open(path, other, Existing.RESUME)

@@ -203,7 +203,7 @@ def test_an_interrupted_or_killed_comparison_side_by_side_leaves_no_process_and_
     assert "Traceback" not in err
     assert process.returncode == (130 if how is signal.SIGINT else -how)
     assert not psutil.wait_procs(workers, timeout=30)[1]
-    assert subprocess.run([*command, "--resume"], check=False, capture_output=True).returncode == 0
+    assert subprocess.run([*command, "--jobs", "2", "--resume"], check=False, capture_output=True).returncode == 0
     assert_same_run(whole, tmp_path / "run")
 
 
