@@ -88,17 +88,26 @@ def test_the_basis_update_is_exact_for_rank_r_and_a_spanning_probe_set(generator
 
 
 def test_the_sketch_errs_as_one_over_root_samples(generator):
-    """Step 4: relative standard deviation √((d_in + 1)/M), fitted slope −1/2 within 20 %."""
+    """Step 4, the left basis from Gaussian probes, through the library's step: relative standard deviation
+    √((d_in + 1)/M), fitted slope −1/2 within 20 %.
+    """
     d_in, rank = 12, 3
-    change, U1 = draw(9, d_in), torch.linalg.qr(draw(9, rank, seed=1))[0]
-    truth = change.mT @ U1
+    change, V = draw(9, d_in), torch.linalg.qr(draw(d_in, rank, seed=1))[0].mT
+    U, S = torch.linalg.qr(draw(9, rank, seed=2))[0], torch.zeros(rank, rank)
+    every = math.sqrt(d_in) * torch.eye(d_in)
+
+    def stepped(Z):
+        """`U₁ᵀ change` as the step finds it: from a matrix of nothing, so that its product is that and no more."""
+        U1, S1, V1 = projector_splitting_step(U, S, V, change @ V.mT, Z, Z @ change.mT)
+        return U1 @ S1 @ V1, U1
+
+    exact, U1 = stepped(every)
+    torch.testing.assert_close(exact, U1 @ U1.mT @ change)
     counts, errors = [4, 16, 64, 256], []
     for count in counts:
-        squares = []
-        for _ in range(400):
-            Z = torch.randn(count, d_in, generator=generator)
-            squares.append(float((Z.mT @ ((Z @ change.mT) @ U1) / count - truth).square().sum()))
-        errors.append(math.sqrt(np.mean(squares)) / float(truth.norm()))
+        drawn = (torch.randn(count, d_in, generator=generator) for _ in range(400))
+        squares = [float((stepped(Z)[0] - exact).square().sum()) for Z in drawn]
+        errors.append(math.sqrt(np.mean(squares)) / float(exact.norm()))
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert -0.6 < slope < -0.4
     for count, error in zip(counts, errors, strict=True):

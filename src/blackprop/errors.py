@@ -23,6 +23,7 @@ BlackpropError
 └── ContractError        a shipped contract test that failed                (also an AssertionError)
 
 BlackpropWarning         (a UserWarning)
+├── CalibrationWarning   a calibration that does not explain the device
 ├── NoisyGradientWarning a device whose training does more harm than good
 └── DeviceChangedWarning a device that answers otherwise than when a checkpoint was written
 ```
@@ -116,6 +117,10 @@ class ContractError(BlackpropError, AssertionError):
 
 class BlackpropWarning(UserWarning):
     """The root of what the library warns of."""
+
+
+class CalibrationWarning(BlackpropWarning):
+    """A calibration does not explain settings and rows that it was not fitted to; what it is unsure of is withheld."""
 
 
 class NoisyGradientWarning(BlackpropWarning):

@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from blackprop.errors import BudgetExhausted
+
 T = TypeVar("T")
 
 # A round of queries holds its settings and readings in memory; long ones are split so that neither passes this.
@@ -47,12 +49,18 @@ def run(procedure: Procedure[T], measure: Measure) -> T:
     """Run `procedure`, serving each list of queries (a round) with `measure`, and return its result.
 
     Nothing else in the library measures. A round may be batched, split or shared out by whoever serves it; its outputs
-    come back in the order of its queries.
+    come back in the order of its queries. `BudgetExhausted` is raised inside the procedure, which may make do without
+    that round.
     """
     try:
         queries = next(procedure)
         while True:
-            queries = procedure.send(measure(queries))
+            try:
+                readings = measure(queries)
+            except BudgetExhausted as error:
+                queries = procedure.throw(error)  # nothing was asked; a procedure may go on with what it has
+            else:
+                queries = procedure.send(readings)
     except StopIteration as stop:
         return stop.value
 
@@ -106,19 +114,25 @@ def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tenso
     Returns the reading; the procedure's own result is dropped.
     """
     reading: Tensor | None = None
-    answers: list[Tensor] | None = None
+    answers: list[Tensor] | BudgetExhausted | None = None
     while True:
         try:
-            round_ = next(procedure) if answers is None else procedure.send(answers)
+            if isinstance(answers, BudgetExhausted):
+                round_ = procedure.throw(answers)
+            else:
+                round_ = next(procedure) if answers is None else procedure.send(answers)
         except StopIteration:
             break
         at = next((i for i, other in enumerate(round_) if same_setting(other.theta, query.theta)), None)
-        if reading is None and at is not None:
-            answers = yield [*round_[:at], query, *round_[at:]]
-            reading = answers[at]
-            answers = [*answers[:at], *answers[at + 1 :]]
-        else:
-            answers = yield round_
+        try:
+            if reading is None and at is not None:
+                answers = yield [*round_[:at], query, *round_[at:]]
+                reading = answers[at]
+                answers = [*answers[:at], *answers[at + 1 :]]
+            else:
+                answers = yield round_
+        except BudgetExhausted as error:
+            answers = error
     if reading is None:
         (reading,) = yield [query]
     return reading

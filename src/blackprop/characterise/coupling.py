@@ -15,7 +15,7 @@ from blackprop.characterise.stand import Comparison, Stand, rms
 from blackprop.declaration import Coupling
 from blackprop.probes import Probes, spanning
 from blackprop.query import Procedure
-from blackprop.surrogates.calibrated_response import _orthogonal
+from blackprop.surrogates._calibration import orthogonal
 
 SINGLES = 6  # parameters moved alone
 PATIENCE = 16  # repeats of a reading, on a noisy device, where what was found must hold
@@ -261,7 +261,7 @@ def _sets(stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor) -> list[
 def _spanning(stand: Stand) -> Tensor:
     """Orthogonal rows at the amplitude of the data, d_in of them; within limits, those of `probes.spanning`."""
     d_in = stand.spec.d_in
-    return _probes(stand, stand.scale * math.sqrt(d_in) * _orthogonal(d_in, stand.home, stand.generator)).rows
+    return _probes(stand, stand.scale * math.sqrt(d_in) * orthogonal(d_in, stand.home, stand.generator)).rows
 
 
 def _probes(stand: Stand, x: Tensor) -> Probes:

@@ -75,14 +75,15 @@ class Candidate:
         return made
 
 
-def _calibrated(settings: int, quality: Quality) -> Candidate:
+def _calibrated(settings: int, quality: Quality, *, more: bool = False) -> Candidate:
+    added = ", or up to 48 where these do not explain the device," if more else ""
     return Candidate(
         f"calibrated-{settings}",
         quality,
         lambda spec: methods.is_matrix(spec) and spec.coupling is Coupling.ELEMENT,
-        lambda spec: methods.calibrated(settings),
+        lambda spec: methods.calibrated(None if more else settings),
         lambda spec: (
-            f"element coupling: {settings} settings calibrate every response once, gradients then cost no query"
+            f"element coupling: {settings} settings{added} calibrate every response once, gradients then cost no query"
         ),
     )
 
@@ -145,7 +146,7 @@ def _rows(spec: Declaration) -> str:
 
 
 CANDIDATES: tuple[Candidate, ...] = (
-    _calibrated(16, Quality.EXACT),
+    _calibrated(16, Quality.EXACT, more=True),
     Candidate(
         "parameter-shift",
         Quality.EXACT,

@@ -39,8 +39,8 @@ def parameters_of_an_output(spec: Declaration) -> int:
     return spec.theta.size // spec.d_out if is_credited(spec) else spec.theta.size
 
 
-def calibrated(settings: int) -> Method:
-    """Both gradients from response curves, measured at `settings` settings."""
+def calibrated(settings: int | None) -> Method:
+    """Both gradients from response curves, measured at `settings` settings; None, at as many as explain the device."""
     surrogate = CalibratedResponse(settings)
     return Method(Modelled(surrogate), surrogate)
 

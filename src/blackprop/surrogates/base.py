@@ -98,15 +98,13 @@ class Surrogate(nn.Module, abc.ABC):
         del x, y
 
     def predict(self, x: Tensor) -> Tensor | None:
-        """The readings (B, *out_shape) it expects of rows x; None where it cannot say.
+        """The readings (B, *out_shape) it expects of rows x; None where it cannot say, as here."""
+        del x
+        return None
 
-        Here those of the matrix `A`, and offset `b`, where its buffers are called so.
-        """
-        kept = dict(self.named_buffers(recurse=False))
-        if "A" not in kept:
-            return None
-        y = x.flatten(1) @ kept["A"].mT
-        return (y + kept["b"] if "b" in kept else y).unflatten(1, self.spec.out_shape)
+    def _through(self, matrix: Tensor, x: Tensor, b: Tensor | float = 0.0) -> Tensor:
+        """What a device of this matrix (d_out, d_in) and offset b (d_out,) answers."""
+        return (x.flatten(1) @ matrix.mT + b).unflatten(1, self.spec.out_shape)
 
     def counter(self, theta: Tensor) -> Tensor:
         """θ (P,) less the displacement of the device that was found since this was last asked, so that it stands where

@@ -9,24 +9,23 @@ from torch import Tensor
 
 from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.probes import Probes, spanning, spanning_count
-from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.query import Procedure, Purpose, Query
+from blackprop.surrogates._calibration import CALLS, Calibration, Range, calibrate, periodic, spanning
+from blackprop.surrogates._trust import DOUBTED
 from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.curves import (
     TABLE,
-    common_curve,
+    common_table,
     nearest_offset,
     own_harmonics,
     read_harmonics,
     read_table,
-    resolved,
-    unresolved,
 )
-from blackprop.surrogates.monitor import AGAIN, FOUND, Monitor
+from blackprop.surrogates.monitor import AGAIN, FOUND, LEFT, Monitor, warn_of_doubt
+from blackprop.surrogates.rules import Projection, few_equations
 
-BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
-EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
+SETTINGS = 16  # of a call: where none are named, up to three calls
 APART = 1 / 32  # of the range: how far apart the two settings are that find an element on its curve
 FAR = 1 / 12  # of the range: displacements that are a matter for a new calibration
 
@@ -34,25 +33,35 @@ FAR = 1 / 12  # of the range: displacements that are a matter for a new calibrat
 class CalibratedResponse(Surrogate):
     """`A_ij = R_ij(θ_ij)` with response curves measured once: `∂L/∂X = G A` and `∂L/∂θ_ij = (GᵀX)_ij R'_ij(θ_ij)`.
 
-    The start writes `settings` K settings, each element a random K-th of its range further in each, and reads each on a
-    spanning set of rows, orthogonal and driven at the amplitude of the data. All elements together sample their range
-    at K·P points, and give a common curve as fine as `harmonics`; what single elements add to it is fitted to their
-    own K samples, harmonic by harmonic, as far as it stands out of the noise. So alike elements are known to far more
-    than K points, and unlike ones to K.
+    The start writes K settings, in which every element stands elsewhere in its range, and reads each on a spanning set
+    of rows, orthogonal and driven at the amplitude of the data. A curve is the sum of what is common to all elements,
+    which they sample together at many times K points, and of what each adds to it. Both are the posterior mean under
+    spectra of the greatest likelihood, so each order is shrunk by its own standard error. Elements may differ in phase,
+    gain, offset and shape. The range of θ is its period; or its limits; or else the initial values and as much again to
+    either side, with straight continuation.
 
-    The range of θ is its period; or its limits; or else the initial values and as much again to either side, with
-    straight continuation. **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K
-    programmings, once (booked as `CALIBRATE`), and nothing after.
+    **The check.** One of the K settings, off the grid of the others and on other rows, is held out of a first fit. How
+    well that predicts it, and how well each sample follows from the others of its element, says what to expect of the
+    slopes: their cosine to the true ones, and the share of right signs. With `settings=None` K is 16, and where that
+    does not explain the device, 16 more and another 16 are added. Where the last fit may not be trusted, a
+    `CalibrationWarning` says so: slopes within twice their standard error are withheld, so that their θ stays, and A is
+    corrected by the training batches. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
+    tells the figures. A slope within 1.5 standard errors of what read noise makes of none is withheld always.
+
+    **Costs** K·d_in rows and K programmings, once (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
+    and leaves out what the check may add.
 
     Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
-    times what is normal (the least of a batch since the calibration, and no less than what the calibration, the
-    declared noise and 1 % of the output let expect), the device has moved. The curves are then kept, and where each
-    element stands on its own is found from two settings at the next change of θ (2 d_in rows, 1 programming more).
-    Where that explains nothing, or elements moved by more than 1/12 of their range, all is calibrated again. What this
-    may cost is bounded: by the rows of one calibration, and `share` of the training's rows. `monitor` keeps the log of
-    it. `watch=None`: never.
+    times what is normal (the least of a batch since the calibration, at most three times what the check left to expect;
+    and no less than that, the declared noise and 1 % of the output), the device has moved. The curves are then kept,
+    and where each element stands on its own is found from two settings at the next change of θ (2 d_in rows, 1
+    programming more). Where that explains nothing, or elements moved by more than 1/12 of their range, all is
+    calibrated again. What this may cost is bounded: by the rows of one calibration, and `share` of the training's rows.
+    `monitor` keeps the log of it. `watch=None`: never.
 
     The displacement that is found is told by `counter`: θ less it puts the device back to where it stood.
+
+    **Arguments:** `settings`, exactly so many, at least 3, or None; `harmonics`, the orders of a curve, at least 1.
     """
 
     table: Tensor
@@ -67,20 +76,24 @@ class CalibratedResponse(Surrogate):
     spread: Tensor
     displaced: Tensor
     calm: Tensor
-    fresh: Tensor
     excess: Tensor
+    check_found: Tensor
+    least_slope: Tensor
+    trusted: Tensor
+    said: Tensor
 
     def __init__(
-        self, settings: int = 16, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
+        self, settings: int | None = None, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
     ) -> None:
         super().__init__()
-        if settings < 3:
+        if settings is not None and settings < 3:
             raise ArgumentError(f"`CalibratedResponse(settings=...)` must be at least 3, got {settings}")
         if harmonics < 1:
             raise ArgumentError(f"`CalibratedResponse(harmonics=...)` must be at least 1, got {harmonics}")
         if watch is not None and not watch > 1:
             raise ArgumentError(f"`CalibratedResponse(watch=...)` must be above 1, got {watch}")
-        self.settings = settings
+        self.settings = settings if settings is not None else SETTINGS
+        self.calls = 1 if settings is not None else CALLS
         self.harmonics = harmonics
         self.watch = watch
         self.monitor = Monitor(share)
@@ -95,8 +108,9 @@ class CalibratedResponse(Surrogate):
     def _allocate(self, spec: Declaration) -> None:
         elements = (spec.d_out, spec.d_in)
         per_element = any(isinstance(limit, Tensor) for limit in (spec.theta.low, spec.theta.high))
+        room = 1 + min(self.harmonics, self.settings * self.calls // 2)
         self.register_buffer("table", torch.zeros(TABLE, 2))
-        self.register_buffer("own", torch.zeros(resolved(self.settings), *elements, 2))
+        self.register_buffer("own", torch.zeros(room, *elements, 2))
         self.register_buffer("used", torch.tensor(0))  # how many of them there are
         self.register_buffer("span", torch.zeros(2, spec.theta.size if per_element else 1))  # lowest and highest θ
         self.register_buffer("A", torch.zeros(elements))
@@ -106,9 +120,13 @@ class CalibratedResponse(Surrogate):
         self.register_buffer("countered", torch.zeros(spec.theta.size))  # the part of it that θ was moved against
         self.register_buffer("spread", torch.zeros(()))  # variance of A that the calibration leaves
         self.register_buffer("displaced", torch.zeros(()))  # the shift of θ that this would come of
-        self.register_buffer("calm", torch.full((), math.inf))  # the least excess of a batch since the calibration
-        self.register_buffer("fresh", torch.tensor(1))  # whether the next batch is the one read on the way
+        self.register_buffer("calm", torch.full((), LEFT))  # the least excess of a batch since the calibration
         self.register_buffer("excess", torch.zeros(()))  # residual of the latest batch over what is normal
+        # What the check expects of the slopes: their cosine, the share of right signs; and the settings it took.
+        self.register_buffer("check_found", torch.zeros(3))
+        self.register_buffer("least_slope", torch.zeros(()))  # per turn; what is less is withheld
+        self.register_buffer("trusted", torch.tensor(1))
+        self.register_buffer("said", torch.tensor(0))  # whether it was warned of that it is not
 
     @property
     def moved(self) -> bool:
@@ -116,33 +134,48 @@ class CalibratedResponse(Surrogate):
         return self.watch is not None and float(self.excess) > self.watch * max(1.0, float(self.calm))
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        yield from self._calibrate(theta, generator)
-        self.monitor.reserve((self.settings + 2) * self._count)
+        yield from self._calibrate(theta, generator, self.calls)
+        self.monitor.reserve((self.calls * self.settings + 2) * self.spec.d_in)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
+        again = self.settings * self.spec.d_in
         if not self.moved:
             self._stand_at(theta_new)
-        elif self._far(float(self.displaced)) and self.monitor.allowance >= self.settings * self._count:
+        elif self._far(float(self.displaced)) and self.monitor.allowance >= again:
             yield from self._calibrate_again(theta_new, generator)
-        elif self.monitor.covers(2 * self._count, self.spec.name):
+        elif bool(self.trusted) and self.monitor.covers(2 * self.spec.d_in, self.spec.name):
             yield from self._find(theta_new, generator)
+        elif not bool(self.trusted) and self.monitor.covers(again, self.spec.name):
+            yield from self._calibrate_again(theta_new, generator)
         else:
             self._stand_at(theta_new)
 
     @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor) -> None:
         x, y = x.flatten(1), y.flatten(1)
-        length, wrong = float(x.square().sum()) / len(x), float((y - x @ self.A.mT).square().mean())
+        residual = y - x @ self.A.mT
+        length, wrong = float(x.square().sum()) / len(x), float(residual.square().mean())
         normal = max(float(self.spread) * length, max(NEGLIGIBLE, self.spec.noise**2) * float(y.square().mean()))
-        if normal:
+        if 0 < normal < math.inf and wrong < math.inf:
             self.excess.fill_(math.sqrt(wrong / normal))
-            if not bool(self.fresh):
-                self.calm.fill_(min(float(self.calm), float(self.excess)))
-            self.fresh.fill_(False)
+            self.calm.fill_(min(float(self.calm), float(self.excess)))
             each = max(length * float(self.slope.square().mean()), torch.finfo(y.dtype).tiny)
             self.displaced.fill_(math.sqrt(max(0.0, wrong - normal) / each))
+            if not bool(self.trusted):
+                self._correct(x, residual, length)
+        if not bool(self.trusted | self.said):
+            warn_of_doubt(self.spec.name, *self.check_found.tolist(), more=self.calls == 1)
+            self.said.fill_(True)
         self.monitor.saw(len(x))
+
+    def _correct(self, x: Tensor, residual: Tensor, length: float) -> None:
+        """Take A to the nearest matrix that explains a batch: the curves do not."""
+        change, _ = Projection().step({}, *few_equations(x, residual), 1e-2 * length)
+        self.A += change
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return self._through(self.A, x)
 
     def counter(self, theta: Tensor) -> Tensor:
         """θ (P,) less the displacement that was found since this was last asked."""
@@ -151,8 +184,10 @@ class CalibratedResponse(Surrogate):
         return theta
 
     def diagnosis(self) -> dict[str, float]:
+        cosine, signs, settings = self.check_found.tolist()
+        checked = {"check_cosine": cosine, "check_signs": signs, "check_settings": settings}
         moved = {"displacement": float(self.offset.square().mean().sqrt()), "excess": float(self.excess)}
-        return {**moved, **self.monitor.diagnosis()}
+        return {**checked, "trusted": float(self.trusted), **moved, **self.monitor.diagnosis()}
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
@@ -163,121 +198,113 @@ class CalibratedResponse(Surrogate):
 
     def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Find every element on its curve, from two settings; calibrate anew where that says little."""
-        spec, count, before = self.spec, self._count, float(self.excess)
-        probes = self._probes(theta, generator)
-        width = self.span[1] - self.span[0]
+        spec, d_in, before = self.spec, self.spec.d_in, float(self.excess)
+        rows, norm = spanning(spec, self.drive, theta, generator)
         low, high = spec.theta.bounds(theta)
         # The other setting is on the side where there is room; without limits that is above.
-        ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * width
+        ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * (self.span[1] - self.span[0])
         places = [theta, spec.theta.clamp(theta + ahead)]
-        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
-        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
-        noise = max(float(self.spread), (1e-2 * NEGLIGIBLE + spec.noise**2) * float(values.square().mean()))
-        value, slope = self._read(theta + self.offset)
-        moved = float((values[0] - value).square().mean()) - noise
-        prior = max(0.0, moved / max(float(slope.square().mean()), torch.finfo(slope.dtype).tiny))
-        offset, left = nearest_offset(
-            lambda o, k: self._read(places[k] + o)[0], values, self.offset, math.sqrt(prior), noise
-        )
-        unexplained = left > (self.watch or 0) ** 2 * max(noise, NEGLIGIBLE * float(values.square().mean()))
-        if unexplained and self.monitor.covers((self.settings + 2) * count, spec.name):
+        readings = yield [Query(rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
+        values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
+        offset, left = self._nearest(places, values, theta)
+        if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * d_in, spec.name):
             yield from self._calibrate_again(theta, generator)
         else:
             self.offset.copy_(offset)
-            self.fresh.fill_(True)
             self._stand_at(theta)
-        self.monitor.spend(spec.name, FOUND, before, 2 * count, 1)
+        self.monitor.spend(spec.name, FOUND, before, 2 * d_in, 1)
+
+    def _nearest(self, places: list[Tensor], values: Tensor, theta: Tensor, least: float = 0.0) -> tuple[Tensor, float]:
+        """The offsets with which the curves explain `values` (K, P) at `places` best, and the mean square left."""
+        noise = self._noise(values)
+        value, slope = self._read(theta + self.offset)
+        moved = float((values[0] - value).square().mean()) - noise
+        prior = max(0.0, moved / max(float(slope.square().mean()), torch.finfo(slope.dtype).tiny))
+        return nearest_offset(lambda o, k: self._read(places[k] + o)[0], values, self.offset, math.sqrt(prior), noise)
+
+    def _noise(self, values: Tensor) -> float:
+        return max(float(self.spread), (1e-2 * NEGLIGIBLE + self.spec.noise**2) * float(values.square().mean()))
+
+    def _surprised(self, left: float, values: Tensor) -> bool:
+        """Whether this mean square is more than the curves leave."""
+        usual = max(self._noise(values), NEGLIGIBLE * float(values.square().mean()))
+        return left > (self.watch or 0) ** 2 * usual
 
     def _calibrate_again(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        before = float(self.excess)
-        yield from self._calibrate(theta, generator)
-        self.monitor.spend(self.spec.name, AGAIN, before, self.settings * self._count, self.settings)
+        before, each = float(self.excess), self.settings * self.spec.d_in
+        calls = min(self.calls, max(1, int(self.monitor.allowance // each)))
+        asked = yield from self._calibrate(theta, generator, calls, again=bool(self.trusted))
+        self.monitor.spend(self.spec.name, AGAIN, before, asked * self.spec.d_in, asked)
 
     def _far(self, displacement: float) -> bool:
         """Whether elements moved so far, in θ's units, that they may be taken for others of their curve."""
         return displacement > FAR * float((self.span[1] - self.span[0]).mean())
 
-    @property
-    def _count(self) -> int:
-        """How many rows span the inputs."""
-        return spanning_count(self.spec)
+    def _calibrate(self, theta: Tensor, generator: torch.Generator, calls: int, again: bool = False) -> Procedure[int]:
+        """Measure, fit and check the curves; how many settings it took. `again`: where new curves may not be trusted,
+        the ones that were known are kept if all elements can be found on them.
+        """
+        reach = Range.of(self.spec, theta, self.span.shape[1] > 1)
+        how = {"settings": self.settings, "calls": calls, "harmonics": self.harmonics}
+        new = yield from calibrate(self.spec, reach, self.drive, theta, generator, **how)
+        if not (again and not new.trusted and self._found_on_old(new)):
+            self._take(new)
+        self._stand_at(theta)
+        return new.settings
 
-    def _probes(self, theta: Tensor, generator: torch.Generator) -> Probes:
-        """A spanning set of rows, each as long as the data's are, within the limits of the inputs."""
-        norm = self.drive or math.sqrt(self.spec.d_in)
-        rows = norm * _orthogonal(self.spec.d_in, theta, generator)
-        return spanning(self.spec, rows, norm**2, norm / math.sqrt(self.spec.d_in))
+    def _found_on_old(self, new: Calibration) -> bool:
+        """Find every element on the known curves from half of the new settings; whether that explains the others,
+        or at least better than the new curves are expected to.
+        """
+        half, others = (torch.arange(first, new.settings, 2).tolist() for first in (0, 1))
+        places, values = [new.setting(k) for k in half], new.values[half]
+        width = float((self.span[1] - self.span[0]).mean())
+        offset = self.offset
+        for reach in (FAR * width, FAR * width / 16):
+            # As much noise as the steps of the search make of a value.
+            noise = max(self._noise(values), (reach / 8) ** 2 * float(self._read(places[0])[1].square().mean()))
+            offset, _ = nearest_offset(lambda o, k: self._read(places[k] + o)[0], values, offset, reach, noise)
+        wrong = [(self._read(new.setting(k) + offset)[0] - new.values[k]).square().mean() for k in others]
+        left = float(torch.stack(wrong).mean())
+        if left > new.trust.left and self._surprised(left, new.values):
+            return False
+        self.offset.copy_(offset)
+        return True
 
-    def _calibrate(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        spec, K, P = self.spec, self.settings, theta.numel()
-        span = self._reach(theta)
-        probes = self._probes(theta, generator)
-        offsets = torch.rand(P, generator=generator, device=generator.device).to(theta) / K
-        turns = torch.arange(K, device=theta.device, dtype=theta.dtype)[:, None] / K + offsets
-        readings: list[Tensor] = []
-        for some in turns.split(max(1, ROUND_BYTES // (theta.element_size() * (2 * P + probes.rows.numel())))):
-            settings = spec.theta.clamp(self._setting(some, span))
-            queries = [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in settings]
-            readings += yield queries
-        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
-        table = common_curve(turns.flatten(), values.flatten(), self.harmonics)
-        rest = values - read_table(table, turns)[0]
-        own = own_harmonics(rest, offsets, 0.01 * NEGLIGIBLE * float(values.var()))
-        self.table.copy_(table)
+    def _take(self, new: Calibration) -> None:
+        trust, own = new.trust, own_harmonics(new.found, new.sweep.groups, new.values, len(self.own))
+        self.table.copy_(common_table(new.found))
         self.own.zero_()[: len(own)] = torch.view_as_real(own).view(len(own), *self.own.shape[1:])
         self.used.fill_(len(own))
-        self.span.copy_(span)
-        self.spread.fill_(unresolved(rest))
-        for each in (self.offset, self.countered, self.displaced, self.excess):
+        self.span.copy_(torch.stack((new.range.low, new.range.high)))
+        self.spread.fill_(new.found.noise + trust.left)
+        self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
+        self.least_slope.fill_(max(DOUBTED * trust.noise, 0.0 if new.trusted else 2 * trust.doubt))
+        self.trusted.fill_(new.trusted)
+        for each in (self.offset, self.countered, self.displaced, self.excess, self.said):
             each.zero_()
-        self.calm.fill_(math.inf)
-        self.fresh.fill_(True)
-        self._stand_at(theta)
+        self.calm.fill_(LEFT)
 
     def _stand_at(self, theta: Tensor) -> None:
-        self.theta.copy_(theta)
         value, slope = self._read(theta + self.offset)
-        self.A, self.slope = value.view_as(self.A), slope.view_as(self.A)
+        A = value.view_as(self.A)
+        if not bool(self.trusted) and bool(self.theta.any()):  # what batches have corrected stays so
+            A = self.A + A - self._read(self.theta + self.offset)[0].view_as(A)
+        self.theta.copy_(theta)
+        self.A, self.slope = A, slope.view_as(self.A)
 
     def _read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and slope (P,) of every curve at theta (P,)."""
-        low, high = self.span
-        if self._periodic:
-            turns, per_theta, beyond = (theta - low) / (high - low), 1 / (high - low), torch.zeros_like(theta)
-        else:
-            half = (high - low) / 2
-            inside = theta.clamp(low + half * (1 - math.cos(EDGE)), high - half * (1 - math.cos(EDGE)))
-            angle = ((inside - low - half) / half).clamp(-1, 1).acos()
-            turns, per_theta, beyond = angle / (2 * math.pi), -1 / (2 * math.pi * half * angle.sin()), theta - inside
+        """Value and slope (P,) of every curve at theta (P,); a slope that is not known is 0."""
+        span = Range(periodic(self.spec), *self.span)
+        turns, per_theta, beyond = span.turns(theta)
         used = torch.view_as_complex(self.own[: int(self.used)])
-        common, own = read_table(self.table, turns), read_harmonics(used, turns.view(self.A.shape))
-        slope = (common[1] + own[1].flatten()) * per_theta
-        return common[0] + own[0].flatten() + slope * beyond, slope
-
-    @property
-    def _periodic(self) -> bool:
-        return self.spec.theta.period is not None and not self.spec.theta.limited
-
-    def _reach(self, theta: Tensor) -> Tensor:
-        """The lowest and the highest θ to calibrate."""
-        spec = self.spec.theta
-        if self._periodic:
-            return theta.new_tensor([[0.0], [float(spec.period or 0)]])
-        return torch.stack([limit.expand(self.span.shape[1]) for limit in spec.range_around(theta)])
-
-    def _setting(self, turns: Tensor, span: Tensor) -> Tensor:
-        """θ at `turns`: linear over a period; over a range `middle + half · cos(2π turn)`, there and back."""
-        low, high = span
-        if self._periodic:
-            return low + (high - low) * turns
-        return (low + high) / 2 + (high - low) / 2 * (2 * math.pi * turns).cos()
+        common = read_table(self.table, turns)
+        own = read_harmonics(used, turns.view(self.A.shape), not span.periodic)
+        per_turn = common[1] + own[1].flatten()
+        slope = per_turn * per_theta
+        value = common[0] + own[0].flatten() + slope * beyond
+        return value, torch.where(per_turn.abs() > self.least_slope, slope, 0.0)
 
     def extra_repr(self) -> str:
-        return f"settings={self.settings}, harmonics={self.harmonics}, watch={self.watch}, share={self.monitor.share}"
-
-
-def _orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """An orthogonal matrix, uniformly random; of more than `BLOCK` inputs, block by block."""
-    sizes = [min(BLOCK, size - start) for start in range(0, size, BLOCK)]
-    drawn = [torch.randn(n, n, generator=generator, device=generator.device, dtype=like.dtype) for n in sizes]
-    return torch.block_diag(*(torch.linalg.qr(each.to(like.device))[0] for each in drawn))
+        settings = self.settings if self.calls == 1 else None
+        return f"settings={settings}, harmonics={self.harmonics}, watch={self.watch}, share={self.monitor.share}"

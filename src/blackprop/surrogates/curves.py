@@ -1,4 +1,4 @@
-"""Smooth response curves of many elements from few settings: one common shape, and what each element adds to it."""
+"""Smooth response curves of many elements: one common shape in a table, and what each element adds to it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,48 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from blackprop.surrogates._spectra import Spectra
+
 TABLE = 16384  # points of the common curve; each holds its value and its slope
+FAINT = 1e-5  # of all slopes' power: an order with less of it is left out
 
 
-def common_curve(turns: Tensor, values: Tensor, harmonics: int) -> Tensor:
-    """The periodic curve that fits the samples of all elements best: value and slope (`TABLE`, 2) round a turn.
+def common_table(found: Spectra) -> Tensor:
+    """The common curve: value and slope (`TABLE`, 2) round a turn."""
+    c, H = found.common, found.harmonics
+    wave = torch.zeros(TABLE // 2 + 1, dtype=c.dtype.to_complex(), device=c.device)
+    wave[0] = c[0]
+    wave[1 : H + 1] = (c[1:] if found.samples.even else torch.complex(c[1::2], -c[2::2])) / math.sqrt(2)
+    turn = 2j * math.pi * torch.arange(len(wave), device=c.device)
+    return torch.stack([torch.fft.irfft(each, TABLE, norm="forward") for each in (wave, turn * wave)], 1)
 
-    `turns` and `values` (n,). Least squares on `harmonics` Fourier terms of the samples' means in 8·harmonics bins (n
-    may be millions), with a little roughness penalty for bins that stay empty.
+
+def own_harmonics(found: Spectra, groups: list[Tensor], values: Tensor, room: int) -> Tensor:
+    """What each element adds to the common curve, from the samples `values` (K, P): complex Fourier coefficients
+    (H, P), H at most `room`; of curves that are even in the turn, two real ones in the place of each.
+
+    The first so many are returned that are not faint beside the whole.
     """
-    bins = 8 * harmonics
-    index = (turns * bins).floor().long() % bins
-    counts = torch.zeros(bins, dtype=torch.float64, device=turns.device)
-    counts.index_add_(0, index, torch.ones_like(turns, dtype=torch.float64))
-    sums = torch.zeros_like(counts).index_add_(0, index, values.double())
-    places = torch.zeros_like(counts).index_add_(0, index, (turns % 1).double())
-    full = counts > 0
-    weight = counts[full].sqrt()[:, None]
-    design = _fourier(places[full] / counts[full], harmonics)
-    normal = (design * weight).mT @ (design * weight)
-    order = 1 + torch.arange(2 * harmonics, device=turns.device) // 2
-    normal.diagonal()[1:] += 1e-6 * len(values) / bins * order**2
-    coefficients = torch.linalg.solve(normal, design.mT @ sums[full])
-    grid = torch.arange(TABLE, dtype=torch.float64, device=turns.device) / TABLE
-    value = _fourier(grid, harmonics) @ coefficients
-    slope = (value.roll(-1) - value.roll(1)) * (TABLE / 2)
-    return torch.stack((value, slope), 1).to(values.dtype)
+    gain, left, _ = found.gains()
+    even = found.samples.even
+    order = torch.arange(found.harmonics + 1, device=values.device)
+    order = order if even else order.repeat_interleave(2)[1:]
+    explained = (found.own - left.diagonal(dim1=1, dim2=2).mean(0)).clamp_min(0) * order.square().clamp_min(1)
+    whole = float((explained + found.common.square() * order.square()).sum())
+    columns = min(len(order), 2 * room if even else 2 * room - 1)
+    clear = (explained > FAINT * whole).nonzero()
+    used = 0 if not len(clear) else min(int(clear.max()) + 1, columns)
+    count = (used + 1) // 2 if even else used // 2 + 1 if used else 0
+    real = torch.zeros(2 * count, values.shape[1], dtype=values.dtype, device=values.device)
+    at = found.waves @ found.common  # (G, K)
+    scale = torch.where(order > 0, math.sqrt(2), 1.0)[:, None]
+    rows = torch.arange(used, device=values.device) + (0 if even else torch.arange(used, device=values.device) > 0)
+    for g, some in enumerate(groups):
+        matrix, base = (scale * gain[g])[:used].to(values), at[g].to(values)[:, None]
+        real[:, some] = real[:, some].index_copy(0, rows, matrix @ (values[:, some] - base))
+    if not even:
+        real[1::2] *= -1  # a cos + b sin = Re (a − ib) e^{i…}
+    return torch.complex(real[0::2], real[1::2])
 
 
 def read_table(table: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,48 +58,6 @@ def read_table(table: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
     nearest = place.round()
     value, slope = table[nearest.long().remainder_(TABLE)].unbind(-1)
     return torch.addcmul(value, slope, place - nearest, value=1 / TABLE), slope
-
-
-def resolved(settings: int) -> int:
-    """How many harmonics, the constant among them, `own_harmonics` may return for K = `settings` samples."""
-    highest = (settings - 1) // 2
-    return max(0, highest + 1 - max(1, highest // 3))
-
-
-def own_harmonics(residual: Tensor, offsets: Tensor, negligible: float) -> Tensor:
-    """What each element adds to the common curve: complex Fourier coefficients (H, *elements), shrunk towards none.
-
-    `residual` (K, *elements) at the turns `k/K + offsets`. Of the (K − 1)/2 harmonics that K samples resolve, the top
-    third is taken for noise, and sets the power under which the others are believed less: coefficient h keeps the
-    part `1 − noise/power_h` (the empirical Bayes, or Wiener, rule). The first so many are returned that are not
-    nothing.
-    """
-    K = len(residual)
-    highest = (K - 1) // 2
-    top = highest + 1 - resolved(K)
-    if resolved(K) < 1:
-        return torch.zeros(0, *offsets.shape, dtype=residual.dtype.to_complex(), device=residual.device)
-    order = torch.arange(highest + 1, device=residual.device).view(-1, *[1] * offsets.dim())
-    turned = torch.exp(-2j * math.pi * order * offsets)
-    found = torch.fft.rfft(residual, dim=0)[: highest + 1] / K * turned
-    power = found.abs().square().flatten(1).mean(1)
-    noise = power[-top:].mean()
-    kept = (1 - noise / power.clamp_min(torch.finfo(power.dtype).tiny)).clamp_min(0)
-    kept[-top:] = 0
-    kept[(kept < 0.1) | (power < negligible)] = 0  # chance alone leaves a few per cent
-    used = int(kept.nonzero().max()) + 1 if bool(kept.any()) else 0
-    twice = torch.where(order == 0, 1.0, 2.0)  # a real curve: h and −h
-    return (kept.view_as(order.to(kept)) * twice * found)[:used]
-
-
-def unresolved(residual: Tensor) -> float:
-    """The variance of a sample of `residual` (K, *elements) that no fit explains: what the top third of its harmonics
-    would be all over, were it white.
-    """
-    K = len(residual)
-    highest = (K - 1) // 2
-    top = highest + 1 - resolved(K)
-    return K * float((torch.fft.rfft(residual, dim=0)[highest + 1 - top : highest + 1] / K).abs().square().mean())
 
 
 def nearest_offset(
@@ -115,21 +89,18 @@ def nearest_offset(
     return best, float(left.mean())
 
 
-def read_harmonics(own: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:
     """The elements' own curves and their derivatives (per turn) at `turns` (*elements)."""
     value, slope = torch.zeros_like(turns), torch.zeros_like(turns)
     step = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
     wave = torch.ones_like(step)
-    for order, coefficient in enumerate(own):
-        term = coefficient * wave
+    for order in range(2 * len(own) if even else len(own)):
+        if even:
+            part = own[order // 2]
+            term = (part.imag if order % 2 else part.real) * wave
+        else:
+            term = own[order] * wave
         value += term.real
         slope -= 2 * math.pi * order * term.imag
         wave = wave * step
     return value, slope
-
-
-def _fourier(turns: Tensor, harmonics: int) -> Tensor:
-    """`1, cos 2πt, sin 2πt, cos 4πt, …` at t (n,): (n, 2H + 1)."""
-    angle = turns[:, None] * (2 * math.pi * torch.arange(1, harmonics + 1, device=turns.device, dtype=turns.dtype))
-    waves = torch.stack((angle.cos(), angle.sin()), -1).flatten(1)
-    return torch.cat((torch.ones_like(turns)[:, None], waves), 1)

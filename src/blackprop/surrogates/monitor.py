@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from blackprop.errors import ArgumentError, BlackpropWarning
+from blackprop.errors import ArgumentError, BlackpropWarning, CalibrationWarning
 from blackprop.packing import pack, unpack
 
 LOG = logging.getLogger("blackprop")
 KEPT = 100  # events that are remembered one by one; their sums reach back to the start
 FOUND, AGAIN = "displacement found", "calibrated again"
 KINDS = (FOUND, AGAIN)
+LEFT = 3.0  # over what a calibration's check expects, on average over the range: as much as is normal where θ stands
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,20 @@ class Monitor(nn.Module):
         self.allowance, self.batches = float(saved["allowance"]), int(saved["batches"])
         self.sums, self.warned = dict(saved["sums"]), bool(saved["warned"])
         self.events = [Event(**event) for event in saved["events"]]
+
+
+def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, more: bool) -> None:
+    """Say that a calibration does not explain the device, and what is done about it."""
+    advice = (
+        "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
+        if more
+        else "more settings, `CalibratedResponse(settings=...)`, or less noise may help; so may a wider budget"
+    )
+    warnings.warn(
+        f"{name}: {settings:.0f} settings do not explain the responses of its elements: slopes should agree "
+        f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. Parameters whose "
+        "slopes are not certain stay as they are, and training goes on with the others; "
+        f"{advice}, or take an estimator that asks, such as `DirectionalMemory`",
+        CalibrationWarning,
+        stacklevel=2,
+    )

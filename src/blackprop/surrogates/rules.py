@@ -136,8 +136,20 @@ def _corrected(told: Tensor, x: Tensor, residual: Tensor, noise: float) -> tuple
     return whitened @ factor.mT, factor
 
 
+def few_equations(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and residuals that say the same in as many equations as there are inputs, at most: a rotation of the batch
+    leaves white noise white.
+    """
+    if len(x) <= x.shape[1]:
+        return x, residual
+    rotation, x = torch.linalg.qr(x)
+    return x, rotation.mT @ residual
+
+
 def _root(gram: Tensor, noise: float) -> Tensor:
-    gram.diagonal().add_(noise)
+    """The Cholesky factor of `gram + noise`; the noise is at least what rounding leaves of a Gram matrix."""
+    rounding = 4 * len(gram) * torch.finfo(gram.dtype).eps * float(gram.diagonal().max())
+    gram.diagonal().add_(max(noise, rounding))
     return torch.linalg.cholesky(gram)
 
 

@@ -9,7 +9,7 @@ from blackprop.declaration import Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.query import Procedure
 from blackprop.surrogates.base import Surrogate
-from blackprop.surrogates.rules import Projection, Rule
+from blackprop.surrogates.rules import Projection, Rule, few_equations
 
 
 class Streaming(Surrogate):
@@ -75,20 +75,22 @@ class Streaming(Surrogate):
         residual = y - x @ self.A.mT - b
         if self.bias:
             x, residual = x - x.mean(0), residual - residual.mean(0)
-        damping = self.ridge * float(x.square().sum()) / len(x)
-        if damping:
-            self._correct(x, residual, damping)
+        unit = float(x.abs().max()) if len(x) else 0.0  # a step does not depend on it, and squares could overflow
+        if unit:
+            x, residual = x / unit, residual / unit
+            self._correct(x, residual, self.ridge * float(x.square().sum()) / len(x))
         self.b.copy_(b)
 
     def _correct(self, x: Tensor, residual: Tensor, damping: float) -> None:
-        if len(x) > x.shape[1]:  # as many equations as inputs say the same: a rotation leaves white noise white
-            rotation, x = torch.linalg.qr(x)
-            residual = rotation.mT @ residual
+        x, residual = few_equations(x, residual)
         memory = {name: value for name, value in self.named_buffers() if name not in ("A", "b")}
         change, memory = self.rule.step(memory, x, residual, damping)
         self.A += change
         for name, value in memory.items():
             setattr(self, name, value)
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return self._through(self.A, x, self.b)
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)

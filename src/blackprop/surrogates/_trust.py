@@ -1,0 +1,97 @@
+"""How far calibrated curves may be trusted: whether settings and rows that they were not fitted to agree with them, and
+what the errors that are left do to the slopes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackprop.surrogates._spectra import Spectra, slopes, waves
+
+LOOKED_AT = 512  # elements, at most
+DOUBTED = 1.5  # standard errors under which a slope is withheld: its sign is a guess
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is to be expected of the curves of all elements, anywhere in their range."""
+
+    cosine: float
+    """Of the slopes to the true ones."""
+    signs: float
+    """The share of the slopes that have the right sign, of those above `noise`."""
+    noise: float
+    """Of a slope per turn, what the noise of the samples may make of none."""
+    doubt: float
+    """The standard error of a slope per turn, from all sources."""
+    left: float
+    """The variance of a value."""
+
+
+def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor) -> tuple[float, float]:
+    """How wrong the curves are about readings `held` (J, P) at `turns` (J, G) that they were not fitted to: the mean
+    square, and that over what the curves themselves expect of it.
+    """
+    gain, left, _ = found.gains()
+    F = waves(turns.mT, found.harmonics, found.samples.even)  # (G, J, n)
+    expected = (F @ (left + _shared(found, gain)) * F).sum(2).mT + found.noise  # (J, G)
+    curves = found.common + _own(found, gain, group, values)
+    wrong = (held.double() - (F[group] @ curves[..., None])[..., 0].mT).square()
+    return float(wrong.mean()), float((wrong / expected[:, group]).mean())
+
+
+def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Trust:
+    """Of the curves through `values` (K, P), of elements of `group` (P,).
+
+    Halfway between neighbouring samples the slope is known to its posterior variance. That holds on average; where an
+    element is harder to explain than elsewhere, its own samples tell: by how far each is off when it is left out, which
+    scales the variance beside it. `inflation` scales it everywhere.
+    """
+    even, H = found.samples.even, found.harmonics
+    gain, left, precision = found.gains()
+    shared = _shared(found, gain)
+    place, rank = found.samples.turns.sort(1)
+    middle = torch.lerp(place, torch.cat((place[:, 1:], place[:, :1].new_full((len(place), 1), 0.5)), 1), 0.5)
+    if not even:
+        middle[:, -1] = (place[:, -1] + place[:, 0] + 1) / 2
+    F, D = waves(middle, H, even), slopes(middle, H, even)  # (G, K, n)
+    # Evenly over θ, and per θ: a range is gone through as a cosine of the turn.
+    weight = (2 * math.pi * middle).sin().abs().clamp_min(0.05) if even else torch.ones_like(middle)
+    D = D / weight[..., None]
+    noisy = ((D @ gain).square().sum(2) * found.noise + (D @ shared * D).sum(2)).clamp_min(1e-300)
+    vary, shares = (D @ left * D).sum(2), (D @ shared * D).sum(2)
+    curves = found.common + _own(found, gain, group, values)
+    at = (D[group] @ curves[..., None])[..., 0]  # (P, K)
+    rest = values.mT.double() - (found.waves @ found.common)[group]
+    off = (precision[group] @ rest[..., None])[..., 0].square() / precision.diagonal(dim1=1, dim2=2)[group]
+    off = off.gather(1, rank[group])
+    beside = (off.roll(1, 1) + off + off.roll(-1, 1) + off.roll(-2, 1)) / 4
+    variance = (inflation * vary[group] * beside + shares[group]).clamp_min(1e-300)
+    w = weight[group]
+    noise = math.sqrt(float((weight.square() * noisy).sum() / weight.square().sum()))
+    given = w * (at.abs() * w > DOUBTED * noise)
+    right = (1 + torch.erf(at.abs() / (2 * variance).sqrt())) / 2
+    signal, error = float((w * at.square()).sum()), float((w * variance).sum())
+    value = (F @ (left + shared) * F).sum(2)
+    return Trust(
+        cosine=math.sqrt(signal / (signal + error)) if signal else 0.0,
+        signs=float((given * right).sum() / given.sum()) if bool(given.any()) else 0.0,
+        noise=noise,
+        doubt=math.sqrt(float((w * w * variance).sum() / w.square().sum())),
+        left=float((weight * value).sum() / weight.sum()) * inflation,
+    )
+
+
+def _own(found: Spectra, gain: Tensor, group: Tensor, values: Tensor) -> Tensor:  # (P, n)
+    rest = values.mT.double() - (found.waves @ found.common)[group]
+    return (gain[group] @ rest[..., None])[..., 0]
+
+
+def _shared(found: Spectra, gain: Tensor) -> Tensor:  # (G, n, n)
+    """The covariance that the doubt of the common curve leaves, once what each element adds has made up for it."""
+    J = torch.eye(len(found.common)).to(gain) - gain @ found.waves
+    return J @ found.doubt @ J.mT
