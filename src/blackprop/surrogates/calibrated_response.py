@@ -108,7 +108,7 @@ class CalibratedResponse(Surrogate):
     def _allocate(self, spec: Declaration) -> None:
         elements = (spec.d_out, spec.d_in)
         per_element = any(isinstance(limit, Tensor) for limit in (spec.theta.low, spec.theta.high))
-        room = 1 + min(self.harmonics, self.settings * self.calls // 2)
+        room = 1 + self.harmonics  # what the check has judged is kept whole
         self.register_buffer("table", torch.zeros(TABLE, 2))
         self.register_buffer("own", torch.zeros(room, *elements, 2))
         self.register_buffer("used", torch.tensor(0))  # how many of them there are

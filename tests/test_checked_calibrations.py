@@ -1,0 +1,62 @@
+"""Calibrations of elements that differ, and what is said where one does not explain the device."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import blackprop as bp
+from blackprop.errors import CalibrationWarning
+from blackprop.ledger import metered
+from blackprop.query import run
+from blackprop.surrogates import CalibratedResponse
+from support import draw
+
+
+class Unlike(bp.Simulator):
+    """`A_ij = g_ij cos(orders · θ_ij + o_ij) / √d_in`, o anywhere."""
+
+    def __init__(self, d_in, d_out, orders=1):
+        size, self.orders = d_in * d_out, orders
+        theta = bp.ThetaSpec(size, lambda g: 2 * math.pi * torch.rand(size, generator=g), period=2 * math.pi)
+        super().__init__(d_in, d_out, theta, linear=True, coupling=bp.Coupling.ELEMENT)
+        self.gain, self.turn, self.moved = 1 + 0.2 * draw(size, seed=1), 10 * draw(size, seed=2), 0.0
+
+    def transfer(self, x, theta, /):
+        matrix = self.gain * (self.orders * (theta + self.moved) + self.turn).cos()
+        return x @ matrix.view(*self.out_shape, *self.in_shape).T / math.sqrt(self.in_shape[0])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 8)])
+def test_the_slopes_of_unlike_elements_are_right(size):
+    device, surrogate = Unlike(*size), CalibratedResponse()
+    surrogate.bind(device.declaration)
+    theta = device.theta.draw(torch.Generator().manual_seed(0))
+    run(surrogate.start(theta, torch.Generator().manual_seed(0)), metered(device, bp.Ledger()))
+    truth = -device.gain * (theta + device.turn).sin() / math.sqrt(size[0])
+    assert float(torch.cosine_similarity(surrogate.slope.flatten(), truth, 0)) > 0.99
+    assert surrogate.diagnosis()["check_settings"] == 16
+
+
+def test_what_is_not_explained_is_said():
+    """Forty periods in one, more than the harmonics of a curve."""
+    device, surrogate = Unlike(16, 8, orders=40), CalibratedResponse(8)
+    layer = bp.PhysicalLayer(device, bp.estimators.Modelled(surrogate), surrogate)
+    with pytest.warns(CalibrationWarning, match="8 settings do not explain"):
+        layer(draw(32, 16))
+
+
+def test_a_displaced_device_is_found_at_the_first_batch_after_loading():
+    device = Unlike(16, 8)
+    layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(0))
+    layer(draw(32, 16)).sum().backward()
+    assert not layer.surrogate.moved
+    other = CalibratedResponse()
+    other.bind(device.declaration)
+    other.load_state_dict(layer.surrogate.state_dict())
+    device.moved = 1.5
+    x = draw(32, 16, seed=1)
+    other.observe(x, device.transfer(x, layer.theta.detach()))
+    assert other.moved
