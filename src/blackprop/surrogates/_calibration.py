@@ -106,7 +106,7 @@ def calibrate(
     budget forbids more.
     """
     sweep = Sweep.draw(theta.numel(), settings, not range_.periodic, theta, generator)
-    some = torch.arange(0, theta.numel(), -(-theta.numel() // LOOKED_AT), device=theta.device)
+    some = _chosen(theta, generator)
     group, groups, best = sweep.group[some], sweep.groups, None
     turns, values = torch.zeros(0, len(sweep.shift)).to(sweep.shift), theta.new_zeros(0, theta.numel())
 
@@ -154,6 +154,12 @@ def _settled(calibration: Calibration) -> bool:
     found = calibration.found
     explained = calibration.wrong - found.noise < max(NEGLIGIBLE * found.samples.power, 0.5 * found.noise)
     return found.samples.variance < 2 * found.noise or (explained and calibration.trusted)
+
+
+def _chosen(theta: Tensor, generator: torch.Generator) -> Tensor:
+    """At most `LOOKED_AT` elements, at random: every other column may be of another kind."""
+    order = torch.randperm(theta.numel(), generator=generator, device=generator.device)
+    return order[:LOOKED_AT].sort().values.to(theta.device)
 
 
 def spanning(spec: Declaration, drive: float | None, theta: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:

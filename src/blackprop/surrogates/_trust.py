@@ -13,7 +13,6 @@ from torch import Tensor
 from blackprop.surrogates._spectra import Spectra, slopes, waves
 
 LOOKED_AT = 512  # elements, at most
-DOUBTED = 1.5  # standard errors under which a slope is withheld: its sign is a guess
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,7 @@ class Trust:
     cosine: float
     """Of the slopes to the true ones."""
     signs: float
-    """The share of the slopes that have the right sign, of those above `noise`."""
-    noise: float
-    """Of a slope per turn, what the noise of the samples may make of none."""
-    doubt: float
-    """The standard error of a slope per turn, from all sources."""
+    """The share of the slopes that have the right sign."""
     left: float
     """The variance of a value."""
 
@@ -62,7 +57,6 @@ def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Tr
     # Evenly over θ, and per θ: a range is gone through as a cosine of the turn.
     weight = (2 * math.pi * middle).sin().abs().clamp_min(0.05) if even else torch.ones_like(middle)
     D = D / weight[..., None]
-    noisy = ((D @ gain).square().sum(2) * found.noise + (D @ shared * D).sum(2)).clamp_min(1e-300)
     vary, shares = (D @ left * D).sum(2), (D @ shared * D).sum(2)
     curves = found.common + _own(found, gain, group, values)
     at = (D[group] @ curves[..., None])[..., 0]  # (P, K)
@@ -72,16 +66,12 @@ def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Tr
     beside = (off.roll(1, 1) + off + off.roll(-1, 1) + off.roll(-2, 1)) / 4
     variance = (inflation * vary[group] * beside + shares[group]).clamp_min(1e-300)
     w = weight[group]
-    noise = math.sqrt(float((weight.square() * noisy).sum() / weight.square().sum()))
-    given = w * (at.abs() * w > DOUBTED * noise)
     right = (1 + torch.erf(at.abs() / (2 * variance).sqrt())) / 2
     signal, error = float((w * at.square()).sum()), float((w * variance).sum())
     value = (F @ (left + shared) * F).sum(2)
     return Trust(
         cosine=math.sqrt(signal / (signal + error)) if signal else 0.0,
-        signs=float((given * right).sum() / given.sum()) if bool(given.any()) else 0.0,
-        noise=noise,
-        doubt=math.sqrt(float((w * w * variance).sum() / w.square().sum())),
+        signs=float((w * right).sum() / w.sum()),
         left=float((weight * value).sum() / weight.sum()) * inflation,
     )
 

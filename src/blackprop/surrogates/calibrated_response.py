@@ -11,7 +11,6 @@ from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.query import Procedure, Purpose, Query
 from blackprop.surrogates._calibration import CALLS, Calibration, Range, calibrate, periodic, spanning
-from blackprop.surrogates._trust import DOUBTED
 from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.curves import (
@@ -27,6 +26,7 @@ from blackprop.surrogates.rules import Projection, few_equations
 
 SETTINGS = 16  # of a call: where none are named, up to three calls
 APART = 1 / 32  # of the range: how far apart the two settings are that find an element on its curve
+GUESSED = 0.5  # the expected cosine of slopes below which they are guesses, and withheld
 FAR = 1 / 12  # of the range: displacements that are a matter for a new calibration
 
 
@@ -44,9 +44,9 @@ class CalibratedResponse(Surrogate):
     well that predicts it, and how well each sample follows from the others of its element, says what to expect of the
     slopes: their cosine to the true ones, and the share of right signs. With `settings=None` K is 16, and where that
     does not explain the device, 16 more and another 16 are added. Where the last fit may not be trusted, a
-    `CalibrationWarning` says so: slopes within twice their standard error are withheld, so that their θ stays, and A is
-    corrected by the training batches. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
-    tells the figures. A slope within 1.5 standard errors of what read noise makes of none is withheld always.
+    `CalibrationWarning` says so: A is then corrected by the training batches, and slopes of an expected cosine under
+    0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
+    tells the figures.
 
     **Costs** K·d_in rows and K programmings, once (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
     and leaves out what the check may add.
@@ -78,7 +78,6 @@ class CalibratedResponse(Surrogate):
     calm: Tensor
     excess: Tensor
     check_found: Tensor
-    least_slope: Tensor
     trusted: Tensor
     said: Tensor
 
@@ -124,7 +123,6 @@ class CalibratedResponse(Surrogate):
         self.register_buffer("excess", torch.zeros(()))  # residual of the latest batch over what is normal
         # What the check expects of the slopes: their cosine, the share of right signs; and the settings it took.
         self.register_buffer("check_found", torch.zeros(3))
-        self.register_buffer("least_slope", torch.zeros(()))  # per turn; what is less is withheld
         self.register_buffer("trusted", torch.tensor(1))
         self.register_buffer("said", torch.tensor(0))  # whether it was warned of that it is not
 
@@ -279,7 +277,6 @@ class CalibratedResponse(Surrogate):
         self.span.copy_(torch.stack((new.range.low, new.range.high)))
         self.spread.fill_(new.found.noise + trust.left)
         self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
-        self.least_slope.fill_(max(DOUBTED * trust.noise, 0.0 if new.trusted else 2 * trust.doubt))
         self.trusted.fill_(new.trusted)
         for each in (self.offset, self.countered, self.displaced, self.excess, self.said):
             each.zero_()
@@ -291,7 +288,8 @@ class CalibratedResponse(Surrogate):
         if not bool(self.trusted) and bool(self.theta.any()):  # what batches have corrected stays so
             A = self.A + A - self._read(self.theta + self.offset)[0].view_as(A)
         self.theta.copy_(theta)
-        self.A, self.slope = A, slope.view_as(self.A)
+        known = bool(self.trusted) or float(self.check_found[0]) > GUESSED
+        self.A, self.slope = A, slope.view_as(self.A) if known else torch.zeros_like(A)
 
     def _read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Value and slope (P,) of every curve at theta (P,); a slope that is not known is 0."""
@@ -300,10 +298,9 @@ class CalibratedResponse(Surrogate):
         used = torch.view_as_complex(self.own[: int(self.used)])
         common = read_table(self.table, turns)
         own = read_harmonics(used, turns.view(self.A.shape), not span.periodic)
-        per_turn = common[1] + own[1].flatten()
-        slope = per_turn * per_theta
+        slope = (common[1] + own[1].flatten()) * per_theta
         value = common[0] + own[0].flatten() + slope * beyond
-        return value, torch.where(per_turn.abs() > self.least_slope, slope, 0.0)
+        return value, slope
 
     def extra_repr(self) -> str:
         settings = self.settings if self.calls == 1 else None
