@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blackprop.declaration import Declaration
 from blackprop.errors import BudgetExhausted
+from blackprop.probes import Probes, spanning
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._spectra import Samples, Spectra, estimate
 from blackprop.surrogates._sweep import PLACES, Sweep
@@ -115,8 +116,7 @@ def calibrate(
         return estimate(samples, harmonics, spec.noise**2 * samples.power)
 
     def read(turns: Tensor) -> Procedure[Tensor]:
-        rows, norm = spanning(spec, drive, theta, generator)
-        return _values(spec, range_, theta, turns[:, sweep.group], rows, norm)
+        return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, drive, theta, generator))
 
     for number in range(calls):
         grid, apart = sweep.call(number)
@@ -162,10 +162,10 @@ def _chosen(theta: Tensor, generator: torch.Generator) -> Tensor:
     return order[:LOOKED_AT].sort().values.to(theta.device)
 
 
-def spanning(spec: Declaration, drive: float | None, theta: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-    """A random spanning set of rows (d_in, d_in), orthogonal, and the length of each, that of the data."""
+def spanning_probes(spec: Declaration, drive: float | None, theta: Tensor, generator: torch.Generator) -> Probes:
+    """Rows that span the inputs: a random orthogonal set, each as long as the data's are; within limits, others."""
     norm = drive or math.sqrt(spec.d_in)
-    return norm * orthogonal(spec.d_in, theta, generator), norm
+    return spanning(spec, norm * orthogonal(spec.d_in, theta, generator), norm**2, norm / math.sqrt(spec.d_in))
 
 
 def orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -175,13 +175,12 @@ def orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.block_diag(*(torch.linalg.qr(each.to(like.device))[0] for each in drawn))
 
 
-def _values(
-    spec: Declaration, range_: Range, theta: Tensor, turns: Tensor, rows: Tensor, norm: float
-) -> Procedure[Tensor]:
-    """Every element (n, P) at `turns` (n, P), read on `rows`."""
-    x, readings = rows.unflatten(1, spec.in_shape), []
-    for some in turns.split(max(1, ROUND_BYTES // (theta.element_size() * (2 * theta.numel() + rows.numel())))):
+def _values(spec: Declaration, range_: Range, theta: Tensor, turns: Tensor, probes: Probes) -> Procedure[Tensor]:
+    """Every element (n, P) at `turns` (n, P)."""
+    x, readings = probes.rows.unflatten(1, spec.in_shape), []
+    size = theta.element_size() * (2 * theta.numel() + probes.rows.numel())
+    for some in turns.split(max(1, ROUND_BYTES // size)):
         settings = spec.theta.clamp(range_.setting(some.to(theta)))
         answers = yield [Query(x, t, Purpose.CALIBRATE) for t in settings]
-        readings += [(y.flatten(1).mT @ rows).flatten() / norm**2 for y in answers]
+        readings += [probes.matrix(y.flatten(1)).flatten() for y in answers]
     return torch.stack(readings)

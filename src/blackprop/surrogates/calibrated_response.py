@@ -9,8 +9,9 @@ from torch import Tensor
 
 from blackprop.declaration import Coupling, Declaration
 from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.probes import spanning_count
 from blackprop.query import Procedure, Purpose, Query
-from blackprop.surrogates._calibration import CALLS, Calibration, Range, calibrate, periodic, spanning
+from blackprop.surrogates._calibration import CALLS, Calibration, Range, calibrate, periodic, spanning_probes
 from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.curves import (
@@ -48,7 +49,8 @@ class CalibratedResponse(Surrogate):
     0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
     tells the figures.
 
-    **Costs** K·d_in rows and K programmings, once (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
+    **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K programmings, once
+    (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
     and leaves out what the check may add.
 
     Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
@@ -133,16 +135,16 @@ class CalibratedResponse(Surrogate):
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self._calibrate(theta, generator, self.calls)
-        self.monitor.reserve((self.calls * self.settings + 2) * self.spec.d_in)
+        self.monitor.reserve((self.calls * self.settings + 2) * self._count)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
-        again = self.settings * self.spec.d_in
+        again = self.settings * self._count
         if not self.moved:
             self._stand_at(theta_new)
         elif self._far(float(self.displaced)) and self.monitor.allowance >= again:
             yield from self._calibrate_again(theta_new, generator)
-        elif bool(self.trusted) and self.monitor.covers(2 * self.spec.d_in, self.spec.name):
+        elif bool(self.trusted) and self.monitor.covers(2 * self._count, self.spec.name):
             yield from self._find(theta_new, generator)
         elif not bool(self.trusted) and self.monitor.covers(again, self.spec.name):
             yield from self._calibrate_again(theta_new, generator)
@@ -196,21 +198,21 @@ class CalibratedResponse(Surrogate):
 
     def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Find every element on its curve, from two settings; calibrate anew where that says little."""
-        spec, d_in, before = self.spec, self.spec.d_in, float(self.excess)
-        rows, norm = spanning(spec, self.drive, theta, generator)
+        spec, count, before = self.spec, self._count, float(self.excess)
+        probes = spanning_probes(spec, self.drive, theta, generator)
         low, high = spec.theta.bounds(theta)
         # The other setting is on the side where there is room; without limits that is above.
         ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * (self.span[1] - self.span[0])
         places = [theta, spec.theta.clamp(theta + ahead)]
-        readings = yield [Query(rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
-        values = torch.stack([(y.flatten(1).mT @ rows).flatten() for y in readings]) / norm**2
+        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
+        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
         offset, left = self._nearest(places, values, theta)
-        if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * d_in, spec.name):
+        if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, spec.name):
             yield from self._calibrate_again(theta, generator)
         else:
             self.offset.copy_(offset)
             self._stand_at(theta)
-        self.monitor.spend(spec.name, FOUND, before, 2 * d_in, 1)
+        self.monitor.spend(spec.name, FOUND, before, 2 * count, 1)
 
     def _nearest(self, places: list[Tensor], values: Tensor, theta: Tensor, least: float = 0.0) -> tuple[Tensor, float]:
         """The offsets with which the curves explain `values` (K, P) at `places` best, and the mean square left."""
@@ -229,10 +231,15 @@ class CalibratedResponse(Surrogate):
         return left > (self.watch or 0) ** 2 * usual
 
     def _calibrate_again(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        before, each = float(self.excess), self.settings * self.spec.d_in
+        before, each = float(self.excess), self.settings * self._count
         calls = min(self.calls, max(1, int(self.monitor.allowance // each)))
         asked = yield from self._calibrate(theta, generator, calls, again=bool(self.trusted))
-        self.monitor.spend(self.spec.name, AGAIN, before, asked * self.spec.d_in, asked)
+        self.monitor.spend(self.spec.name, AGAIN, before, asked * self._count, asked)
+
+    @property
+    def _count(self) -> int:
+        """How many rows span the inputs."""
+        return spanning_count(self.spec)
 
     def _far(self, displacement: float) -> bool:
         """Whether elements moved so far, in θ's units, that they may be taken for others of their curve."""
