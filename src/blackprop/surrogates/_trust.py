@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from blackprop.surrogates._spectra import Spectra, slopes, waves
+from blackprop.surrogates._spectra import Spectra, orders, slopes, waves
+from blackprop.surrogates.curves import smoothing
 
 LOOKED_AT = 512  # elements, at most
 
@@ -25,6 +26,8 @@ class Trust:
     """The share of the slopes that have the right sign."""
     left: float
     """The variance of a value."""
+    doubts: Tensor
+    """The standard errors (S,) of a slope per turn, over each of `WIDTHS`."""
 
 
 def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor) -> tuple[float, float]:
@@ -54,6 +57,8 @@ def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Tr
     if not even:
         middle[:, -1] = (place[:, -1] + place[:, 0] + 1) / 2
     F, D = waves(middle, H, even), slopes(middle, H, even)  # (G, K, n)
+    smooth = D * smoothing(orders(H, even, D))[:, None, None]  # (S, G, K, n)
+    doubts = ((smooth @ (inflation * left + shared)) * smooth).sum(3).mean((1, 2)).sqrt()
     # Evenly over θ, and per θ: a range is gone through as a cosine of the turn.
     weight = (2 * math.pi * middle).sin().abs().clamp_min(0.05) if even else torch.ones_like(middle)
     D = D / weight[..., None]
@@ -73,6 +78,7 @@ def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Tr
         cosine=math.sqrt(signal / (signal + error)) if signal else 0.0,
         signs=float((w * right).sum() / w.sum()),
         left=float((weight * value).sum() / weight.sum()) * inflation,
+        doubts=doubts,
     )
 
 

@@ -16,6 +16,8 @@ from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.base import Surrogate
 from blackprop.surrogates.curves import (
     TABLE,
+    WIDTHS,
+    clearest,
     common_table,
     nearest_offset,
     own_harmonics,
@@ -80,6 +82,7 @@ class CalibratedResponse(Surrogate):
     calm: Tensor
     excess: Tensor
     check_found: Tensor
+    doubts: Tensor
     trusted: Tensor
     said: Tensor
 
@@ -110,7 +113,8 @@ class CalibratedResponse(Surrogate):
         elements = (spec.d_out, spec.d_in)
         per_element = any(isinstance(limit, Tensor) for limit in (spec.theta.low, spec.theta.high))
         room = 1 + self.harmonics  # what the check has judged is kept whole
-        self.register_buffer("table", torch.zeros(TABLE, 2))
+        self.register_buffer("table", torch.zeros(TABLE, 1 + len(WIDTHS)))
+        self.register_buffer("doubts", torch.zeros(len(WIDTHS)))  # of slopes over each of WIDTHS
         self.register_buffer("own", torch.zeros(room, *elements, 2))
         self.register_buffer("used", torch.tensor(0))  # how many of them there are
         self.register_buffer("span", torch.zeros(2, spec.theta.size if per_element else 1))  # lowest and highest θ
@@ -284,6 +288,7 @@ class CalibratedResponse(Surrogate):
         self.span.copy_(torch.stack((new.range.low, new.range.high)))
         self.spread.fill_(new.found.noise + trust.left)
         self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
+        self.doubts.copy_(trust.doubts)
         self.trusted.fill_(new.trusted)
         for each in (self.offset, self.countered, self.displaced, self.excess, self.said):
             each.zero_()
@@ -305,7 +310,7 @@ class CalibratedResponse(Surrogate):
         used = torch.view_as_complex(self.own[: int(self.used)])
         common = read_table(self.table, turns)
         own = read_harmonics(used, turns.view(self.A.shape), not span.periodic)
-        slope = (common[1] + own[1].flatten()) * per_theta
+        slope = clearest(common[1] + own[1].flatten(1), self.doubts) * per_theta
         value = common[0] + own[0].flatten() + slope * beyond
         return value, slope
 

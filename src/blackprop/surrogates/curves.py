@@ -11,17 +11,25 @@ from torch import Tensor
 from blackprop.surrogates._spectra import Spectra
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
+WIDTHS = (0.0, 1 / 48, 1 / 24, 1 / 12, 1 / 6)  # of a turn: what slopes are averaged over where they are not clear
+CLEAR = 2.0  # standard errors
 FAINT = 1e-5  # of all slopes' power: an order with less of it is left out
 
 
+def smoothing(order: Tensor) -> Tensor:
+    """By what an order is scaled (S, *order) in the mean slope over each of `WIDTHS` around a place."""
+    return torch.sinc(order * torch.tensor(WIDTHS, device=order.device).view(-1, *[1] * order.dim()))
+
+
 def common_table(found: Spectra) -> Tensor:
-    """The common curve: value and slope (`TABLE`, 2) round a turn."""
+    """The common curve round a turn: its value, and its slope over each of `WIDTHS` (`TABLE`, 1 + S)."""
     c, H = found.common, found.harmonics
     wave = torch.zeros(TABLE // 2 + 1, dtype=c.dtype.to_complex(), device=c.device)
     wave[0] = c[0]
     wave[1 : H + 1] = (c[1:] if found.samples.even else torch.complex(c[1::2], -c[2::2])) / math.sqrt(2)
-    turn = 2j * math.pi * torch.arange(len(wave), device=c.device)
-    return torch.stack([torch.fft.irfft(each, TABLE, norm="forward") for each in (wave, turn * wave)], 1)
+    order = torch.arange(len(wave), device=c.device)
+    each = torch.cat((wave[None], 2j * math.pi * order * wave * smoothing(order)))
+    return torch.fft.irfft(each, TABLE, norm="forward").mT
 
 
 def own_harmonics(found: Spectra, groups: list[Tensor], values: Tensor, room: int) -> Tensor:
@@ -53,11 +61,11 @@ def own_harmonics(found: Spectra, groups: list[Tensor], values: Tensor, room: in
 
 
 def read_table(table: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-    """The common curve and its derivative (per turn) at `turns`, any shape: the nearest point and its tangent."""
+    """The common curve at `turns` (*n), the nearest point and its tangent; and its slopes (S, *n), per turn."""
     place = turns * TABLE
     nearest = place.round()
-    value, slope = table[nearest.long().remainder_(TABLE)].unbind(-1)
-    return torch.addcmul(value, slope, place - nearest, value=1 / TABLE), slope
+    value, *slopes = table[nearest.long().remainder_(TABLE)].unbind(-1)
+    return torch.addcmul(value, slopes[0], place - nearest, value=1 / TABLE), torch.stack(slopes)
 
 
 def nearest_offset(
@@ -90,17 +98,30 @@ def nearest_offset(
 
 
 def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:
-    """The elements' own curves and their derivatives (per turn) at `turns` (*elements)."""
-    value, slope = torch.zeros_like(turns), torch.zeros_like(turns)
+    """The elements' own curves at `turns` (*elements), and their slopes over each of `WIDTHS` (S, *elements)."""
+    value, slopes = torch.zeros_like(turns), turns.new_zeros(len(WIDTHS), *turns.shape)
+    orders = 2 * len(own) if even else len(own)
+    scales = (2 * math.pi * torch.arange(orders) * smoothing(torch.arange(orders))).mT.tolist()
     step = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
     wave = torch.ones_like(step)
-    for order in range(2 * len(own) if even else len(own)):
+    for order in range(orders):
         if even:
             part = own[order // 2]
             term = (part.imag if order % 2 else part.real) * wave
         else:
             term = own[order] * wave
         value += term.real
-        slope -= 2 * math.pi * order * term.imag
+        for slope, scale in zip(slopes, scales[order], strict=True):
+            slope.sub_(term.imag, alpha=scale)
         wave = wave * step
-    return value, slope
+    return value, slopes
+
+
+def clearest(slopes: Tensor, doubts: Tensor) -> Tensor:
+    """Of slopes (S, *n) over wider and wider parts, with standard errors (S,), the first that is clear of them; the
+    widest where none is.
+    """
+    found = slopes[-1]
+    for slope, doubt in zip(slopes[:-1].flip(0), doubts[:-1].flip(0), strict=True):
+        found = torch.where(slope.abs() > CLEAR * doubt, slope, found)
+    return found
