@@ -21,7 +21,7 @@ from blackprop.surrogates._watch import NEGLIGIBLE
 
 BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
 EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
-COSINE, SIGNS = 0.93, 0.93  # of slopes to train by
+COSINE, SIGNS = 0.94, 0.85  # that are expected of slopes to train by; the share of signs is told with caution
 CALLS = len(PLACES)
 
 
@@ -141,10 +141,10 @@ def calibrate(
 
 
 def trustworthy(trust: Trust, elements: float) -> bool:
-    """Whether slopes are good enough to train by: a cosine above 0.93, and a margin where elements are few, since less
-    is then known of their spectra; and 93 signs of 100 right.
+    """Whether slopes are good enough to train by: a cosine above 0.94, and a margin where elements are few, since less
+    is then known of their spectra; and 85 signs of 100 right.
     """
-    return trust.cosine > min(COSINE + 0.2 / math.sqrt(elements), 0.99) and trust.signs > SIGNS
+    return trust.cosine > min(COSINE + 0.1 / math.sqrt(elements), 0.99) and trust.signs > SIGNS
 
 
 def _settled(calibration: Calibration) -> bool:

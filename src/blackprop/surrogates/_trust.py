@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop.surrogates._spectra import Spectra, orders, slopes, waves
-from blackprop.surrogates.curves import smoothing
+from blackprop.surrogates.curves import clearest, smoothing
 
 LOOKED_AT = 512  # elements, at most
 
@@ -45,7 +45,7 @@ def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held:
 def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Trust:
     """Of the curves through `values` (K, P), of elements of `group` (P,).
 
-    Halfway between neighbouring samples the slope is known to its posterior variance. That holds on average; where an
+    Halfway between neighbouring samples a slope is known to its posterior variance. That holds on average; where an
     element is harder to explain than elsewhere, its own samples tell: by how far each is off when it is left out, which
     scales the variance beside it. `inflation` scales it everywhere.
     """
@@ -57,25 +57,26 @@ def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Tr
     if not even:
         middle[:, -1] = (place[:, -1] + place[:, 0] + 1) / 2
     F, D = waves(middle, H, even), slopes(middle, H, even)  # (G, K, n)
-    smooth = D * smoothing(orders(H, even, D))[:, None, None]  # (S, G, K, n)
+    smooth = D * smoothing(orders(H, even, D), even)[:, None, None]  # (S, G, K, n)
     doubts = ((smooth @ (inflation * left + shared)) * smooth).sum(3).mean((1, 2)).sqrt()
     # Evenly over θ, and per θ: a range is gone through as a cosine of the turn.
     weight = (2 * math.pi * middle).sin().abs().clamp_min(0.05) if even else torch.ones_like(middle)
-    D = D / weight[..., None]
-    vary, shares = (D @ left * D).sum(2), (D @ shared * D).sum(2)
+    vary, shares = ((smooth @ each * smooth).sum(3) for each in (left, shared))  # (S, G, K)
     curves = found.common + _own(found, gain, group, values)
-    at = (D[group] @ curves[..., None])[..., 0]  # (P, K)
+    at = (smooth[:, group] @ curves[..., None])[..., 0]  # (S, P, K)
     rest = values.mT.double() - (found.waves @ found.common)[group]
     off = (precision[group] @ rest[..., None])[..., 0].square() / precision.diagonal(dim1=1, dim2=2)[group]
     off = off.gather(1, rank[group])
     beside = (off.roll(1, 1) + off + off.roll(-1, 1) + off.roll(-2, 1)) / 4
-    variance = (inflation * vary[group] * beside + shares[group]).clamp_min(1e-300)
-    w = weight[group]
-    right = (1 + torch.erf(at.abs() / (2 * variance).sqrt())) / 2
-    signal, error = float((w * at.square()).sum()), float((w * variance).sum())
+    variance = (inflation * vary[:, group] * beside + shares[:, group]).clamp_min(1e-300)
+    w, best = weight[group], at[0]
+    given, sure = clearest(at, doubts), clearest(at, doubts, at / variance.sqrt())
+    # That the mean slope has this sign, and that the slope itself has it: where curves are flat the former is nearer.
+    right = (2 + torch.erf(sure.abs() / math.sqrt(2)) + torch.erf(given.sign() * best / (2 * variance[0]).sqrt())) / 4
+    told, true = (given * best / w).sum(), ((best.square() + variance[0]) / w).sum()
     value = (F @ (left + shared) * F).sum(2)
     return Trust(
-        cosine=math.sqrt(signal / (signal + error)) if signal else 0.0,
+        cosine=float(told / (true * (given.square() / w).sum()).sqrt().clamp_min(1e-300)),
         signs=float((w * right).sum() / w.sum()),
         left=float((weight * value).sum() / weight.sum()) * inflation,
         doubts=doubts,

@@ -169,7 +169,7 @@ class CalibratedResponse(Surrogate):
             if not bool(self.trusted):
                 self._correct(x, residual, length)
         if not bool(self.trusted | self.said):
-            warn_of_doubt(self.spec.name, *self.check_found.tolist(), more=self.calls == 1)
+            warn_of_doubt(self.spec.name, *self.check_found.tolist(), more=self.calls == 1, kept=self._known)
             self.said.fill_(True)
         self.monitor.saw(len(x))
 
@@ -294,14 +294,18 @@ class CalibratedResponse(Surrogate):
             each.zero_()
         self.calm.fill_(LEFT)
 
+    @property
+    def _known(self) -> bool:
+        """Whether the slopes are more than guesses."""
+        return bool(self.trusted) or float(self.check_found[0]) > GUESSED
+
     def _stand_at(self, theta: Tensor) -> None:
         value, slope = self._read(theta + self.offset)
         A = value.view_as(self.A)
         if not bool(self.trusted) and bool(self.theta.any()):  # what batches have corrected stays so
             A = self.A + A - self._read(self.theta + self.offset)[0].view_as(A)
         self.theta.copy_(theta)
-        known = bool(self.trusted) or float(self.check_found[0]) > GUESSED
-        self.A, self.slope = A, slope.view_as(self.A) if known else torch.zeros_like(A)
+        self.A, self.slope = A, slope.view_as(self.A) if self._known else torch.zeros_like(A)
 
     def _read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Value and slope (P,) of every curve at theta (P,); a slope that is not known is 0."""

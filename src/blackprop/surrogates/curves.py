@@ -11,14 +11,15 @@ from torch import Tensor
 from blackprop.surrogates._spectra import Spectra
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
-WIDTHS = (0.0, 1 / 48, 1 / 24, 1 / 12, 1 / 6)  # of a turn: what slopes are averaged over where they are not clear
-CLEAR = 2.0  # standard errors
+WIDTHS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the range, that slopes are averaged over
+CLEAR = 3.0  # standard errors
 FAINT = 1e-5  # of all slopes' power: an order with less of it is left out
 
 
-def smoothing(order: Tensor) -> Tensor:
+def smoothing(order: Tensor, even: bool) -> Tensor:
     """By what an order is scaled (S, *order) in the mean slope over each of `WIDTHS` around a place."""
-    return torch.sinc(order * torch.tensor(WIDTHS, device=order.device).view(-1, *[1] * order.dim()))
+    widths = torch.tensor(WIDTHS, device=order.device) / (2 if even else 1)  # there and back is twice the range
+    return torch.sinc(order * widths.view(-1, *[1] * order.dim()))
 
 
 def common_table(found: Spectra) -> Tensor:
@@ -28,7 +29,7 @@ def common_table(found: Spectra) -> Tensor:
     wave[0] = c[0]
     wave[1 : H + 1] = (c[1:] if found.samples.even else torch.complex(c[1::2], -c[2::2])) / math.sqrt(2)
     order = torch.arange(len(wave), device=c.device)
-    each = torch.cat((wave[None], 2j * math.pi * order * wave * smoothing(order)))
+    each = torch.cat((wave[None], 2j * math.pi * order * wave * smoothing(order, found.samples.even)))
     return torch.fft.irfft(each, TABLE, norm="forward").mT
 
 
@@ -101,7 +102,7 @@ def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tens
     """The elements' own curves at `turns` (*elements), and their slopes over each of `WIDTHS` (S, *elements)."""
     value, slopes = torch.zeros_like(turns), turns.new_zeros(len(WIDTHS), *turns.shape)
     orders = 2 * len(own) if even else len(own)
-    scales = (2 * math.pi * torch.arange(orders) * smoothing(torch.arange(orders))).mT.tolist()
+    scales = (2 * math.pi * torch.arange(orders) * smoothing(torch.arange(orders), even)).mT.tolist()
     step = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
     wave = torch.ones_like(step)
     for order in range(orders):
@@ -117,11 +118,12 @@ def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tens
     return value, slopes
 
 
-def clearest(slopes: Tensor, doubts: Tensor) -> Tensor:
-    """Of slopes (S, *n) over wider and wider parts, with standard errors (S,), the first that is clear of them; the
-    widest where none is.
+def clearest(slopes: Tensor, doubts: Tensor, of: Tensor | None = None) -> Tensor:
+    """Of slopes (S, *n) over wider and wider parts, with standard errors (S,), the first that is clear of its own, or
+    the widest; of `of` (S, *n), what belongs to it.
     """
-    found = slopes[-1]
-    for slope, doubt in zip(slopes[:-1].flip(0), doubts[:-1].flip(0), strict=True):
-        found = torch.where(slope.abs() > CLEAR * doubt, slope, found)
+    of = slopes if of is None else of
+    found = of[-1]
+    for slope, doubt, each in reversed(list(zip(slopes[:-1], doubts, of, strict=False))):
+        found = torch.where(slope.abs() > CLEAR * doubt, each, found)
     return found

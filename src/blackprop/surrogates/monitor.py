@@ -102,7 +102,7 @@ class Monitor(nn.Module):
         self.events = [Event(**event) for event in saved["events"]]
 
 
-def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, more: bool) -> None:
+def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, more: bool, kept: bool) -> None:
     """Say that a calibration does not explain the device, and what is done about it."""
     advice = (
         "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
@@ -111,8 +111,9 @@ def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, mo
     )
     warnings.warn(
         f"{name}: {settings:.0f} settings do not explain the responses of its elements: slopes should agree "
-        f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. Parameters whose "
-        "slopes are not certain stay as they are, and training goes on with the others; "
+        f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. "
+        + ("Training goes on by them" if kept else "Training goes on without them, so that θ stays")
+        + ", and the matrix is corrected by the training rows; "
         f"{advice}, or take an estimator that asks, such as `DirectionalMemory`",
         CalibrationWarning,
         stacklevel=2,
