@@ -50,7 +50,8 @@ class Elements(bp.Simulator):
 
     stacks = True
 
-    def __init__(self, d_in: int, d_out: int, kind: str, seed: int) -> None:
+    def __init__(self, shape: tuple[int, int], kind: str, seed: int) -> None:
+        d_in, d_out = shape
         size, generator = d_in * d_out, torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -160,7 +161,7 @@ def slopes(kinds: tuple[str, ...], settings: int | None, options: argparse.Names
     for kind in kinds:
         for size in options.sizes:
             for noise in options.noise:
-                runs = [Slopes(Elements(*size, kind, seed), noise, settings, seed) for seed in options.seeds]
+                runs = [Slopes(Elements(size, kind, seed), noise, settings, seed) for seed in options.seeds]
                 worst = min(runs, key=lambda each: each.cosine)
                 print(f"{kind:12s} {size[0]:4d}x{size[1]:<4d} noise {noise:.2f}  {worst}", flush=True)
 
@@ -177,7 +178,7 @@ def draws(options: argparse.Namespace) -> None:
 
         kind, size = pick(KINDS), pick(((2, 2), (4, 4), (8, 8), (16, 8), (30, 20), (32, 32)))
         noise, settings = pick((0.0, 0.0, 0.01, 0.05)), pick((8, 16, 24, None, None, None))
-        each = Slopes(Elements(*size, kind, seed), noise, settings, seed)
+        each = Slopes(Elements(size, kind, seed), noise, settings, seed)
         wrong += each.passed and not each.good
         false += not each.passed and each.good
         alarms += not each.passed
@@ -230,7 +231,7 @@ def train(
             for noise in options.noise:
                 steps, ours, best, still, warned, measured = options.steps, [], [], [], [], []
                 for seed in options.seeds:
-                    device = Elements(*size, kind, seed)
+                    device = Elements(size, kind, seed)
                     curves = CalibratedResponse(settings)
                     method = (bp.estimators.Modelled(curves), curves) if settings else None
                     budget = bp.Budget(rows=rows(size[0]) + 64) if rows else None
