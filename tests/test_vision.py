@@ -206,12 +206,12 @@ def test_the_published_cnn_halves_its_rates_on_a_plateau_of_the_score():
     model = nn.Sequential(nn.Linear(4, 4), bp.PhysicalLayer(bp.devices.LightModulator(4, 4), generator=generator))
     ((adam, schedule),) = task.optimizers(model, 100)
     assert isinstance(schedule, ReduceLROnPlateau)
-    assert [group["lr"] for group in adam.param_groups] == [1e-3, 1e-2]
+    assert [group["lr"] for group in adam.param_groups] == [1e-3, 1e-3, 1e-2]  # weights, gains, θ
     for score in (0.1, 0.2, *[0.2] * 5):  # rising, then 5 evaluations without a rise
         schedule.step(score)
     assert adam.param_groups[0]["lr"] == 1e-3
     schedule.step(0.2)
-    assert [group["lr"] for group in adam.param_groups] == [5e-4, 5e-3]
+    assert [group["lr"] for group in adam.param_groups] == [5e-4, 5e-4, 5e-3]
 
 
 # Augmentation.
