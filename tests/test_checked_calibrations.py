@@ -60,3 +60,55 @@ def test_a_displaced_device_is_found_at_the_first_batch_after_loading():
     x = draw(32, 16, seed=1)
     other.observe(x, device.transfer(x, layer.theta.detach()))
     assert other.moved
+
+
+def calibrated(device, surrogate, budget=None, seed=0):
+    surrogate.bind(device.declaration)
+    theta = device.theta.draw(torch.Generator().manual_seed(seed))
+    run(surrogate.start(theta, torch.Generator().manual_seed(seed)), metered(device, bp.Ledger(), budget))
+    return theta
+
+
+def test_a_budget_that_refuses_the_second_call_keeps_the_first_fit():
+    """Eleven periods in one: 16 settings leave doubt, and the budget forbids more."""
+    device, surrogate, budget = Unlike(16, 8, orders=11), CalibratedResponse(), bp.Budget(rows=20 * 16)
+    theta = calibrated(device, surrogate, budget)
+    told = surrogate.diagnosis()
+    assert (told["check_settings"], told["trusted"]) == (16, 0)
+    x = draw(32, 16)
+    with pytest.warns(CalibrationWarning, match="a wider budget"):
+        surrogate.observe(x, device.transfer(x, theta))
+    rich = CalibratedResponse()
+    calibrated(device, rich)
+    assert rich.diagnosis()["check_settings"] > 16
+    assert rich.diagnosis()["trusted"] == 1
+
+
+def test_an_order_beyond_the_settings_is_fitted_or_said():
+    device, surrogate = Unlike(16, 8, orders=11), CalibratedResponse(8)
+    theta = calibrated(device, surrogate)
+    truth = -11 * device.gain * (11 * theta + device.turn).sin() / 4
+    cosine = float(torch.cosine_similarity(surrogate.slope.flatten(), truth, 0))
+    assert cosine > 0.9 or not surrogate.diagnosis()["trusted"]
+
+
+def test_slopes_that_are_guesses_are_withheld():
+    device, surrogate = Unlike(16, 8, orders=40), CalibratedResponse(8)
+    calibrated(device, surrogate)
+    assert surrogate.diagnosis()["check_cosine"] < 0.5
+    assert not surrogate.slope.any()
+
+
+class HalfRings(Unlike):
+    """Every other element is a sharp resonance: a check that looks at every other one alone passes it."""
+
+    def transfer(self, x, theta, /):
+        phase = theta + self.turn
+        sharp = torch.where(torch.arange(len(theta)) % 2 == 1, 1 / (1.1 - phase.cos()), phase.cos())
+        return x @ sharp.view(*self.out_shape, *self.in_shape).T / math.sqrt(self.in_shape[0])
+
+
+def test_the_check_looks_at_elements_of_every_kind():
+    device, surrogate = HalfRings(40, 20), CalibratedResponse(8)
+    calibrated(device, surrogate)
+    assert surrogate.diagnosis()["trusted"] == 0

@@ -13,7 +13,7 @@ import blackprop as bp
 from blackprop import twins
 from blackprop.devices import Drifting, Noisy
 from blackprop.devices.imperfect import ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh
-from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
+from blackprop.errors import ArgumentError, BudgetExhausted, CalibrationWarning, IncompatibleError
 from blackprop.estimators.modelled import Modelled
 from blackprop.ledger import metered
 from blackprop.query import Purpose, run
@@ -395,3 +395,29 @@ def test_a_twin_moves_to_double():
 def test_the_contract(model, options):
     imperfect = ImperfectMZIMesh(8, 6, seed=1) if options["fit_steps"] else bp.devices.MZIMesh(8, 6)
     bp.testing.check_surrogate(lambda: Twin(model(imperfect), **options), device=imperfect, tolerance=1e-2)
+
+
+def test_a_twin_that_fits_its_readings_alone_is_said_to(generator):
+    """More weights than readings: the fit is near where it was made, and wrong elsewhere."""
+    device = bp.devices.LightModulator(6, 4)
+    model = twins.Perceptron(6, 4, 24, hidden=(128,))
+    twin, theta, _ = started(device, model, generator, settings=16, rows=4, fit_steps=400)
+    x = draw(8, 6)
+    with pytest.warns(CalibrationWarning, match="at settings that it was not fitted to"):
+        twin.observe(x, device.transfer(x, theta))
+    twin.observe(x, device.transfer(x, theta))  # once
+    assert twin.diagnosis()["check_residual"] > 3 * float(twin.residual)
+
+
+def test_a_right_twin_passes_and_tells_a_displaced_device_at_the_first_batch(generator):
+    device = ImperfectMZIMesh(6, 4)
+    twin, theta, _ = started(device, twins.MeshTwin(device), generator)
+    assert twin.diagnosis()["check_residual"] < 0.05
+    other = Twin(twins.MeshTwin(device))
+    other.bind(device.declaration)
+    other.load_state_dict(twin.state_dict())
+    x = draw(8, 6)
+    twin.observe(x, device.transfer(x, theta))
+    other.observe(x, device.transfer(x, theta + 1.0 * draw(theta.numel(), seed=1)))
+    assert not twin.moved
+    assert other.moved

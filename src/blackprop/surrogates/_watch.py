@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CALM = 10  # batches after a calibration that say what residual is normal
+EARLY = 3.0  # of what a calibration leaves to expect on average: as much is normal where θ stands
 NEGLIGIBLE = 1e-4  # a relative squared residual that spoils no gradient: 1 % of the output
 
 
@@ -27,12 +28,14 @@ def watched(statistics: Tensor, found: Tensor, y: Tensor) -> Tensor:
 def has_moved(statistics: Tensor, factor: float | None, left: float = 0.0) -> bool:
     """Whether the residual has grown to `factor` times what is normal, which is the residual when calm, or `left`, the
     relative residual that the calibration leaves to expect of any setting: θ may walk to where the fit is no better
-    than that, on a device that never changed. None: never.
+    than that, on a device that never changed. In the first batches by `left` alone. None: never.
     """
     now, calm, size, seen = statistics.tolist()
-    return (
-        factor is not None and seen > 2 * CALM and now > max(factor**2 * max(calm, left**2 * size), NEGLIGIBLE * size)
-    )
+    if factor is None:
+        return False
+    if seen <= 2 * CALM:  # nothing is calm yet: by what the calibration left, with a margin
+        return 0 < left < math.inf and now > max((EARLY * factor * left) ** 2, NEGLIGIBLE) * size
+    return now > max(factor**2 * max(calm, left**2 * size), NEGLIGIBLE * size)
 
 
 def excess(statistics: Tensor, left: float = 0.0) -> float:

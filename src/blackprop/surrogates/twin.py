@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from blackprop.declaration import Declaration
-from blackprop.errors import ArgumentError, SurrogateError
+from blackprop.errors import ArgumentError, CalibrationWarning, SurrogateError
 from blackprop.probes import within
 from blackprop.query import ROUND_BYTES, Procedure, Purpose, Query
 from blackprop.surrogates._model import FittedModel
@@ -19,6 +20,8 @@ from blackprop.surrogates.monitor import AGAIN, Monitor
 TOGETHER = 4  # settings in a step of the fit: many small steps fit better in the same time
 ONLINE = 0.1  # of the calibration's rate, at most: a batch says little, and its noise must not stay
 GAIN = 3.0  # of that rate for the relative residual, up to there
+HELD_OUT = 16  # one setting of so many is not fitted: it checks the fit
+FAR_ABOVE, LITTLE = 3.0, 0.7  # the fit's residual or the noise; and all of the readings: what a check must not leave
 DECAY = (0.9, 0.99)  # of Adam's moments: the fit has one or two thousand steps
 
 
@@ -29,7 +32,8 @@ class Twin(Surrogate):
     way towards the present θ, it reads `rows` random rows each, driven at the amplitude of the data. It fits w in
     `fit_steps` steps of Adam to `Σ|model − y|² / Σ|y|²`, at the rate `lr`, which falls to zero along a cosine: 0.015
     suits a mesh of 64 modes (in rad a step), 0.05 a device whose parameters act one by one. The relative residual that
-    is left is `residual`. After that every training batch gives `online_steps` more steps, at 3 `lr` times its relative
+    is left is `residual`. One setting of 16 is not fitted: the residual there is the check of the fit. Where it is far
+    above the fit's and the noise, or near 1, a `CalibrationWarning` says so at the first batch. After that every training batch gives `online_steps` more steps, at 3 `lr` times its relative
     residual, `lr / 10` at most: w follows a device that drifts, and stays where it explains the device. (A step of Adam
     is as large for a residual of nothing, and would move what the batch says nothing of.)
 
@@ -52,6 +56,8 @@ class Twin(Surrogate):
     moments: Tensor
     updates: Tensor
     residual: Tensor
+    held_out: Tensor
+    said: Tensor
     statistics: Tensor
 
     def __init__(
@@ -97,6 +103,8 @@ class Twin(Surrogate):
         self.register_buffer("moments", torch.zeros(2, self._fitted.weights().numel()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("residual", torch.full((), math.inf))
+        self.register_buffer("held_out", torch.full((), math.inf))  # infinite where nothing is
+        self.register_buffer("said", torch.tensor(0))  # whether it was warned of that the fit explains too little
         self.register_buffer("statistics", torch.zeros(4))
 
     @property
@@ -107,10 +115,11 @@ class Twin(Surrogate):
     @property
     def _expected(self) -> float:
         """The relative residual to expect of other settings than the calibration's: `residual / (1 − n / N)` for n
-        weights and N numbers read, as generalised cross-validation has it.
+        weights and N numbers read, as generalised cross-validation has it; or what the check found, if that is more.
         """
         numbers = self.settings * self.rows * self.spec.d_out
-        return float(self.residual) / max(1 - len(self._fitted.weights()) / numbers, 0.1)
+        expected = float(self.residual) / max(1 - len(self._fitted.weights()) / numbers, 0.1)
+        return max(expected, float(self.held_out)) if self.held_out.isfinite() else expected
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         if self._calibrates:
@@ -133,6 +142,7 @@ class Twin(Surrogate):
         with torch.no_grad():
             found = self.model(x, self.theta)
         self.statistics = watched(self.statistics, found, y)
+        self._warn_of_doubt()
         self.monitor.saw(len(x))
         power = float(y.square().sum())
         if not self.online_steps or not self._fitted.names or not power:
@@ -147,7 +157,23 @@ class Twin(Surrogate):
         self.updates += self.online_steps
 
     def diagnosis(self) -> dict[str, float]:
-        return {"excess": self._excess, **self.monitor.diagnosis()}
+        checked = {"check_residual": float(self.held_out)} if self.held_out.isfinite() else {}
+        return {"excess": self._excess, **checked, **self.monitor.diagnosis()}
+
+    def _warn_of_doubt(self) -> None:
+        """Say once where settings that were not fitted are explained badly."""
+        held, usual = float(self.held_out), max(float(self.residual), self.spec.noise, 0.02)
+        if self.said or held == math.inf or not held > min(FAR_ABOVE * usual, LITTLE):
+            return
+        self.said.fill_(1)
+        warnings.warn(
+            f"{self.spec.name}: this twin leaves {held:.0%} of the readings unexplained at settings that it was not "
+            f"fitted to, and {float(self.residual):.0%} at those that it was: its gradients may be wrong. Give "
+            f"`Twin(settings=...)` more than {self.settings}, more `fit_steps`, a model nearer to the device, or take "
+            "an estimator that asks, such as `DirectionalMemory`",
+            CalibrationWarning,
+            stacklevel=2,
+        )
 
     @property
     def _excess(self) -> float:
@@ -186,13 +212,16 @@ class Twin(Surrogate):
         for first in range(0, K, per_round):
             readings += yield queries[first : first + per_round]
         y = torch.stack(readings).detach()
-        w = self._fit(x, y, thetas, generator)
+        fitted = K - K // HELD_OUT
+        w = self._fit(x[:fitted], y[:fitted], thetas[:fitted], generator)
         if not bool(w.isfinite().all()):
             raise SurrogateError(f"the fit of this twin diverged; use a smaller rate than `lr={self.lr}`")
         with torch.no_grad():
             found = torch.cat([self._fitted.answer(w, *some) for some in zip(x.split(1), thetas.split(1), strict=True)])
         self._fitted.write(w)
-        self.residual = (found - y).norm() / y.norm().clamp_min(torch.finfo(y.dtype).tiny)
+        self.residual = _relative(found[:fitted], y[:fitted])
+        self.held_out = _relative(found[fitted:], y[fitted:]) if fitted < K else torch.full_like(self.residual, math.inf)
+        self.said.zero_()
         self.moments.zero_()
         self.updates.zero_()
         self.statistics.zero_()
@@ -231,6 +260,10 @@ def _adam(w: Tensor, grad: Tensor, moments: Tensor, step: int, rate: float) -> t
     )
     mean, power = first / (1 - DECAY[0] ** step), second / (1 - DECAY[1] ** step)
     return w - rate * mean / (power.sqrt() + 1e-8), torch.stack((first, second))
+
+
+def _relative(found: Tensor, y: Tensor) -> Tensor:
+    return (found - y).norm() / y.norm().clamp_min(torch.finfo(y.dtype).tiny)
 
 
 def _reach(spec: Declaration, theta: Tensor) -> tuple[Tensor, Tensor]:
