@@ -30,16 +30,22 @@ class Trust:
     """The standard errors (S,) of a slope per turn, over each of `WIDTHS`."""
 
 
-def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor) -> tuple[float, float]:
+def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor) -> tuple[float, float, float]:
     """How wrong the curves are about readings `held` (J, P) at `turns` (J, G) that they were not fitted to: the mean
-    square, and that over what the curves themselves expect of it.
+    square; that over what the curves themselves expect of it; and over what readings differ by from the nearest sample.
+    The latter tells an order that was taken for another; it is 0 where noise hides it.
     """
     gain, left, _ = found.gains()
     F = waves(turns.mT, found.harmonics, found.samples.even)  # (G, J, n)
     expected = (F @ (left + _shared(found, gain)) * F).sum(2).mT + found.noise  # (J, G)
     curves = found.common + _own(found, gain, group, values)
     wrong = (held.double() - (F[group] @ curves[..., None])[..., 0].mT).square()
-    return float(wrong.mean()), float((wrong / expected[:, group]).mean())
+    apart = found.samples.turns[:, None] - turns.mT[..., None]  # (G, J, K)
+    apart = apart if found.samples.even else (apart + 0.5) % 1 - 0.5
+    nearest = apart.abs().argmin(2).mT[:, group]  # (J, P)
+    change, noise = float((held - values.gather(0, nearest)).double().square().mean()), found.noise
+    missed = max(0.0, float(wrong.mean()) - noise) / (change - 2 * noise) if change > 4 * noise else 0.0
+    return float(wrong.mean()), float((wrong / expected[:, group]).mean()), missed
 
 
 def trust(found: Spectra, group: Tensor, values: Tensor, inflation: float) -> Trust:

@@ -220,7 +220,9 @@ class Twin(Surrogate):
             found = torch.cat([self._fitted.answer(w, *some) for some in zip(x.split(1), thetas.split(1), strict=True)])
         self._fitted.write(w)
         self.residual = _relative(found[:fitted], y[:fitted])
-        self.held_out = _relative(found[fitted:], y[fitted:]) if fitted < K else torch.full_like(self.residual, math.inf)
+        self.held_out = (
+            _relative(found[fitted:], y[fitted:]) if fitted < K else torch.full_like(self.residual, math.inf)
+        )
         self.said.zero_()
         self.moments.zero_()
         self.updates.zero_()
