@@ -112,3 +112,32 @@ def test_the_check_looks_at_elements_of_every_kind():
     device, surrogate = HalfRings(40, 20), CalibratedResponse(8)
     calibrated(device, surrogate)
     assert surrogate.diagnosis()["trusted"] == 0
+
+
+@pytest.mark.parametrize("end", [0.0, 3.0])
+def test_a_displacement_is_found_from_the_side_where_there_is_room(end):
+    """Elements that stand at a limit: the second setting is away from it, and not clamped onto the first."""
+
+    class Heaters(Unlike):
+        def __init__(self):
+            super().__init__(16, 8)
+            self.theta = bp.ThetaSpec(128, lambda g: 3 * torch.rand(128, generator=g), low=0.0, high=3.0)
+
+    device, surrogate, asked = Heaters(), CalibratedResponse(), []
+    theta = calibrated(device, surrogate)
+    theta = torch.full_like(theta, end)
+    measure = metered(device, bp.Ledger())
+    run(surrogate.track(theta, theta, torch.Generator().manual_seed(1)), measure)
+
+    def watched(queries):
+        asked.extend(query.theta for query in queries)
+        return measure(queries)
+
+    device.moved = 0.15 if end == 0.0 else -0.15
+    x = draw(64, 16)
+    surrogate.observe(x, device.transfer(x, theta))
+    assert surrogate.moved
+    run(surrogate.track(theta, theta, torch.Generator().manual_seed(2)), watched)
+    assert len(asked) == 2
+    assert float((asked[1] - asked[0]).abs().min()) > 0.05
+    assert float((surrogate.offset - device.moved).abs().median()) < 0.03

@@ -272,3 +272,18 @@ def test_wrong_arguments_are_refused():
         Streaming(rule=Recursive)
     with pytest.raises(IncompatibleError, match=r"LowRankRecursive\(rank=25\)` is above d_in = 24"):
         _bound(LowRankRecursive(25))
+
+
+def test_an_offset_is_predicted_with_the_matrix():
+    surrogate, x, A = _bound(Projection(), bias=True, ridge=1e-6), draw(200, D_IN), draw(D_OUT, D_IN, seed=1)
+    for _ in range(2):
+        surrogate.observe(x, x @ A.mT + 5.0)
+    torch.testing.assert_close(surrogate.predict(x), x @ A.mT + 5.0, rtol=1e-2, atol=1e-2)
+
+
+def test_a_ridge_below_what_is_rounded_off_and_rows_as_large_as_numbers_go():
+    surrogate, A = _bound(Projection(), ridge=1e-8).float(), draw(D_OUT, D_IN, seed=1).float()
+    x = 1e19 * draw(5 * D_IN, D_IN).float()
+    for _ in range(3):
+        surrogate.observe(x, x @ A.mT)
+    assert _error(surrogate, A) < 1e-3
