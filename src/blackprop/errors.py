@@ -120,7 +120,7 @@ class BlackpropWarning(UserWarning):
 
 
 class CalibrationWarning(BlackpropWarning):
-    """A calibration does not explain settings and rows that it was not fitted to; what it is unsure of is withheld."""
+    """A calibration does not explain settings and rows that it was not fitted to."""
 
 
 class NoisyGradientWarning(BlackpropWarning):

@@ -51,6 +51,9 @@ class CalibratedResponse(Surrogate):
     0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
     tells the figures.
 
+    A slope within 3 standard errors of zero is replaced by the mean slope over a wider part of the curve, up to half of
+    the range, the first that is clear of its own: which way to go, where the curve is flat or rippled by noise.
+
     **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K programmings, once
     (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
     and leaves out what the check may add.
@@ -70,21 +73,21 @@ class CalibratedResponse(Surrogate):
 
     table: Tensor
     own: Tensor
-    used: Tensor
-    span: Tensor
+    used: Tensor  # how many of them there are
+    span: Tensor  # lowest and highest θ
     A: Tensor
-    slope: Tensor
-    theta: Tensor
-    offset: Tensor
-    countered: Tensor
-    spread: Tensor
-    displaced: Tensor
-    calm: Tensor
-    excess: Tensor
-    check_found: Tensor
-    doubts: Tensor
+    slope: Tensor  # R'(θ), or over a wider part
+    theta: Tensor  # where A and the slopes were read
+    offset: Tensor  # the displacement since the calibration
+    countered: Tensor  # the part of it that θ was moved against
+    spread: Tensor  # variance of A that the calibration leaves
+    displaced: Tensor  # the shift of θ that this would come of
+    calm: Tensor  # the least excess of a batch since the calibration
+    excess: Tensor  # residual of the latest batch over what is normal
+    check_found: Tensor  # expected cosine and share of right signs, settings taken
+    doubts: Tensor  # of slopes over each of WIDTHS
     trusted: Tensor
-    said: Tensor
+    said: Tensor  # whether it was warned of that it is not
 
     def __init__(
         self, settings: int | None = None, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
@@ -112,25 +115,23 @@ class CalibratedResponse(Surrogate):
     def _allocate(self, spec: Declaration) -> None:
         elements = (spec.d_out, spec.d_in)
         per_element = any(isinstance(limit, Tensor) for limit in (spec.theta.low, spec.theta.high))
-        room = 1 + self.harmonics  # what the check has judged is kept whole
-        self.register_buffer("table", torch.zeros(TABLE, 1 + len(WIDTHS)))
-        self.register_buffer("doubts", torch.zeros(len(WIDTHS)))  # of slopes over each of WIDTHS
-        self.register_buffer("own", torch.zeros(room, *elements, 2))
-        self.register_buffer("used", torch.tensor(0))  # how many of them there are
-        self.register_buffer("span", torch.zeros(2, spec.theta.size if per_element else 1))  # lowest and highest θ
-        self.register_buffer("A", torch.zeros(elements))
-        self.register_buffer("slope", torch.zeros(elements))  # R'(θ)
-        self.register_buffer("theta", torch.zeros(spec.theta.size))  # where A and the slopes were read
-        self.register_buffer("offset", torch.zeros(spec.theta.size))  # the displacement since the calibration
-        self.register_buffer("countered", torch.zeros(spec.theta.size))  # the part of it that θ was moved against
-        self.register_buffer("spread", torch.zeros(()))  # variance of A that the calibration leaves
-        self.register_buffer("displaced", torch.zeros(()))  # the shift of θ that this would come of
-        self.register_buffer("calm", torch.full((), LEFT))  # the least excess of a batch since the calibration
-        self.register_buffer("excess", torch.zeros(()))  # residual of the latest batch over what is normal
-        # What the check expects of the slopes: their cosine, the share of right signs; and the settings it took.
-        self.register_buffer("check_found", torch.zeros(3))
-        self.register_buffer("trusted", torch.tensor(1))
-        self.register_buffer("said", torch.tensor(0))  # whether it was warned of that it is not
+        size = spec.theta.size
+        buffers = {
+            "table": torch.zeros(TABLE, 1 + len(WIDTHS)),
+            "doubts": torch.zeros(len(WIDTHS)),
+            "own": torch.zeros(1 + self.harmonics, *elements, 2),  # what the check has judged is kept whole
+            "used": torch.tensor(0),
+            "span": torch.zeros(2, size if per_element else 1),
+            **{name: torch.zeros(elements) for name in ("A", "slope")},
+            **{name: torch.zeros(size) for name in ("theta", "offset", "countered")},
+            **{name: torch.zeros(()) for name in ("spread", "displaced", "excess")},
+            "calm": torch.full((), LEFT),
+            "check_found": torch.zeros(3),
+            "trusted": torch.tensor(1),
+            "said": torch.tensor(0),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
 
     @property
     def moved(self) -> bool:

@@ -32,10 +32,11 @@ class Twin(Surrogate):
     way towards the present θ, it reads `rows` random rows each, driven at the amplitude of the data. It fits w in
     `fit_steps` steps of Adam to `Σ|model − y|² / Σ|y|²`, at the rate `lr`, which falls to zero along a cosine: 0.015
     suits a mesh of 64 modes (in rad a step), 0.05 a device whose parameters act one by one. The relative residual that
-    is left is `residual`. One setting of 16 is not fitted: the residual there is the check of the fit. Where it is far
-    above the fit's and the noise, or near 1, a `CalibrationWarning` says so at the first batch. After that every training batch gives `online_steps` more steps, at 3 `lr` times its relative
-    residual, `lr / 10` at most: w follows a device that drifts, and stays where it explains the device. (A step of Adam
-    is as large for a residual of nothing, and would move what the batch says nothing of.)
+    is left is `residual`. One setting of 16 is not fitted: the residual there is the check of the fit. Where it is
+    far above the fit's and the noise, or near 1, a `CalibrationWarning` says so at the first batch. After that
+    every training batch gives `online_steps` more steps, at 3 `lr` times its relative residual, `lr / 10` at most:
+    w follows a device that drifts, and stays where it explains the device. (A step of Adam is as large for a
+    residual of nothing, and would move what the batch says nothing of.)
 
     The range of θ is a period around it; its limits; or else the present values and as much again to either side.
     **Costs** settings·rows rows and `settings` programmings, once (booked as `CALIBRATE`), and nothing after. With
