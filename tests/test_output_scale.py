@@ -69,6 +69,7 @@ def test_nothing_is_set_in_eval_nor_where_the_user_has_set_it():
     assert (float(mine.gain.detach()), float(fixed.gain.detach())) == (3, 1)
 
 
+@pytest.mark.filterwarnings("ignore::blackprop.errors.CalibrationWarning")  # said of 16 levels
 def test_what_rounding_leaves_of_a_dark_device_is_no_scale():
     it = bp.PhysicalLayer(bp.devices.Quantised(bp.devices.LightModulator(6, 4), theta_bits=4))  # all at cos(π/2)
     y = it(torch.randn(3, 6))

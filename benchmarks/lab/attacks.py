@@ -21,6 +21,7 @@ wait, or one in a hundred of work, was longer than twice the own round; with `--
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import random
@@ -297,6 +298,15 @@ def measured(notes: Path) -> np.ndarray:
     return np.array(list(NOTE.iter_unpack(notes.read_bytes()))).reshape(-1, 5).T
 
 
+def at_rest(pid: int) -> float:
+    """The memory (MiB) that stays once the last messages are gone: the least of ten seconds, in which a leak stays."""
+    least = math.inf
+    for _ in range(10):
+        time.sleep(1)
+        least = min(least, memory(pid))
+    return least
+
+
 def told(name: str, found: Honest, waits: list[float], own: float, grown: str = "") -> None:
     p99 = float(np.quantile(waits, 0.99))
     late = sum(wait > 2 * own for wait in waits)
@@ -372,8 +382,7 @@ def run(
             if name != "peace":
                 attacker.join()
             peak = highest(pid)
-            time.sleep(1)
-            grown = memory(pid) - before
+            grown = at_rest(pid) - before
             waits = found.waits(notes, gap)
             *_, busy_from, busy_to = measured(notes)[:, so_far:]
             work = busy_from[1:] - busy_to[:-1]
