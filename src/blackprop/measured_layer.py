@@ -102,13 +102,11 @@ class MeasuredLayer(nn.Module):
         the optimizer has moved θ, when it costs no programming.
         """
         limits, wanted = self.device.theta, theta.detach()
-        if self.training:
-            if theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
-                wanted = self.surrogate.counter(wanted)
-            wanted = limits.clamp(wanted)
-            if not (wanted is theta or torch.equal(wanted, theta)):
-                theta.copy_(wanted)
+        if self.training and theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
+            wanted = self.surrogate.counter(wanted)
         wanted = limits.clamp(wanted)
+        if self.training and not torch.equal(wanted, theta):
+            theta.copy_(wanted)
         if self._sent is None or not same_setting(self._sent, wanted):
             self._sent = wanted.clone()
         return self._sent
