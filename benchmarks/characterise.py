@@ -18,7 +18,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop import Coupling
-from blackprop.characterise import Characterisation
+from blackprop.characterisation import Characterisation
 from blackprop.devices import Declared, Drifting, Noisy
 
 DEVICES = (

@@ -21,11 +21,22 @@ import torch
 from torch import Tensor
 
 from blackprop import devices
-from blackprop.layer import PhysicalLayer
-from blackprop.query import Purpose, Query
-from blackprop.recipes import Cifar10, Default, FineWeb, Hardware, Method, Oracle, Paper, Size, UrbanSound8K, Vision
-from blackprop.recipes.loop import scaled
-from blackprop.recipes.task import Task
+from blackprop.core import Purpose, Query
+from blackprop.experiments import (
+    Cifar10,
+    Default,
+    FineWeb,
+    Hardware,
+    Method,
+    Oracle,
+    Paper,
+    Size,
+    Task,
+    UrbanSound8K,
+    Vision,
+)
+from blackprop.experiments.engine._loop import scaled
+from blackprop.nn import PhysicalLayer
 
 EXPERIMENTS = ("cnn", "airbench", "ecapa", "gpt")
 GRADIENT = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)

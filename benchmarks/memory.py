@@ -24,11 +24,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import metered, run
 from blackprop.devices import LightModulator, ThreeSplitterMesh
 from blackprop.estimators import ByOutput, DirectionalMemory, Estimator, Oracle
-from blackprop.estimators.hadamard import family_size
-from blackprop.ledger import metered
-from blackprop.query import run
+from blackprop.estimators._hadamard import family_size
 from chart import INK, LOOK, PAPER
 
 SEEDS = range(5)

@@ -28,7 +28,7 @@ def run(options: tuple[str, ...], data: Path, processes: int, folder: Path) -> d
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", port]
-    start = [*(launch if processes > 1 else []), "-m", "blackprop.cli"]
+    start = [*(launch if processes > 1 else []), "-m", "blackprop.cli._main"]
     command = ["train", *options, "--data-dir", str(data), "--run-dir", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, *start, *command], check=True, stdout=subprocess.DEVNULL, env=environment)

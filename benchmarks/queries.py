@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from blackprop.recipes import (
+from blackprop.experiments import (
     FLAWLESS,
     Characterised,
     Default,

@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import metered, run
 from blackprop.errors import CalibrationWarning
-from blackprop.ledger import metered
-from blackprop.query import run
 from blackprop.surrogates import CalibratedResponse
 
 TURN = 2 * math.pi

@@ -35,7 +35,7 @@ DEFAULT = (
 
 
 def started(options: Sequence[str], folder: Path, resume: bool) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "blackprop.cli", "train", *options, "--run-dir", str(folder)]
+    command = [sys.executable, "-m", "blackprop.cli._main", "train", *options, "--run-dir", str(folder)]
     return subprocess.Popen([*command, *(["--resume"] if resume else [])], stdout=subprocess.DEVNULL)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.query import Purpose, Query
+from blackprop.core import Purpose, Query
 from blackprop.surrogates import LowRankRecursive, Projection, Recursive, Rule
 
 Work = Callable[[], object]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from blackprop.recipes import (
+from blackprop.experiments import (
     Cell,
     Cifar10,
     Data,

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from blackprop.estimators import DirectionalMemory
-from blackprop.layer import PhysicalLayer
-from blackprop.recipes import (
+from blackprop.experiments import (
     Digits,
     Existing,
     Grid,
@@ -21,6 +20,7 @@ from blackprop.recipes import (
     Workers,
     carry_out,
 )
+from blackprop.nn import PhysicalLayer
 
 TASK = Digits(network=Network.HYBRID, epochs=3, batch_size=128)
 GRID = Grid(TASK, (Memory(count=2),), (Hardware.MICRORING,), imperfections=Imperfections(read_noise=0.02, drift=1e-3))

@@ -18,8 +18,8 @@ from rich.console import Console
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.lab.server import Server
-from blackprop.lab_commands import Serve
+from blackprop.cli._lab_commands import Serve
+from blackprop.lab import Server
 
 
 def free_port() -> int:
@@ -92,7 +92,9 @@ class ServerProcess:
         self.address = f"tcp://127.0.0.1:{free_port()}"
         self._arguments = (self.address, keys, record, seconds)
         self._context = multiprocessing.get_context("forkserver")  # a fork of a small process that has imported all
-        self._context.set_forkserver_preload(["blackprop.lab_commands", "blackprop.lab.server", "tyro", "zmq.auth"])
+        self._context.set_forkserver_preload(
+            ["blackprop.cli._lab_commands", "blackprop.lab.remote.server._server", "tyro", "zmq.auth"]
+        )
         self.start()
 
     def start(self) -> None:

@@ -15,11 +15,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from blackprop import errors
-from blackprop.layer import PhysicalLayer
-from blackprop.recipes.audio import augmentation as ways
-from blackprop.recipes.audio import clips
-from blackprop.recipes.audio.angular_margin import AngularMargin
-from blackprop.recipes.audio.ecapa import (
+from blackprop.experiments import (
+    Classification,
+    Esc10,
+    Esc50,
+    Frozen,
+    Hardware,
+    Oracle,
+    Size,
+    SpeechDigits,
+    UrbanSound8K,
+)
+from blackprop.experiments.tasks.audio import _augmentation as ways
+from blackprop.experiments.tasks.audio import _clips as clips
+from blackprop.experiments.tasks.audio._angular_margin import AngularMargin
+from blackprop.experiments.tasks.audio._ecapa import (
     AttentiveStatistics,
     CosineClassifier,
     Ecapa,
@@ -27,12 +37,8 @@ from blackprop.recipes.audio.ecapa import (
     SERes2Block,
     Widths,
 )
-from blackprop.recipes.audio.log_mel import LogMel
-from blackprop.recipes.audio.tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
-from blackprop.recipes.hardware import Hardware
-from blackprop.recipes.methods import Frozen, Oracle
-from blackprop.recipes.objectives import Classification
-from blackprop.recipes.task import Size
+from blackprop.experiments.tasks.audio._log_mel import LogMel
+from blackprop.nn import PhysicalLayer
 from support import DATA, draw
 
 soundfile = pytest.importorskip("soundfile")

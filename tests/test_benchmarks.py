@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import blackprop as bp
-import blackprop.recipes
-from blackprop.query import Purpose
+import blackprop.experiments
+from blackprop.core import Purpose
 
 pytest.importorskip("matplotlib")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from blackprop import errors
-from blackprop.recipes import (
+from blackprop.experiments import (
     Batch,
     Cell,
     Digits,
@@ -15,12 +15,12 @@ from blackprop.recipes import (
     FeedbackAlignment,
     Frozen,
     Hardware,
+    Method,
+    Network,
     Training,
     Watches,
     price,
 )
-from blackprop.recipes.methods import Method
-from blackprop.recipes.networks import Network
 
 TASK = Digits(epochs=2, batch_size=256)
 

@@ -6,8 +6,9 @@ import pytest
 from torch import nn
 
 import blackprop as bp
-from blackprop import cli, errors
-from blackprop.recipes import (
+from blackprop import errors
+from blackprop.cli import _main as cli
+from blackprop.experiments import (
     Cell,
     Digits,
     Existing,
@@ -16,6 +17,7 @@ from blackprop.recipes import (
     Homodyne,
     Mixed,
     Multiplexed,
+    Network,
     Perturbative,
     Spsa,
     Training,
@@ -24,8 +26,7 @@ from blackprop.recipes import (
     carry_out,
     price,
 )
-from blackprop.recipes.by_loss import behind
-from blackprop.recipes.networks import Network
+from blackprop.experiments.methods._by_loss import behind
 
 TASK = Digits(network=Network.HYBRID, epochs=2, batch_size=256, lr=1e-2)
 METHODS = (Perturbative(), Mixed(), Multiplexed(), Spsa())

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, metered, run
 from blackprop.devices import LightModulator, Matrix, Microring, Noisy, Quantised
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.ledger import metered
-from blackprop.query import Purpose, run
 from blackprop.surrogates import CalibratedResponse
 from support import draw
 
@@ -207,7 +206,7 @@ def test_the_common_curve_is_finer_than_its_settings():
     beat = -2 * 0.9 * 0.8 * phi.cos()
     curve = 2 * ((beat + 0.8**2 + 0.9**2) / (beat + 1 + 0.72**2)).sqrt() - 1
     (slope,) = torch.autograd.grad(curve.sum(), phi)
-    from blackprop.surrogates.curves import read_table
+    from blackprop.surrogates.calibration._curves import read_table
 
     value, per_turn = read_table(surrogate.table, (phi.detach() / (2 * math.pi)).float())
     assert float((value - curve.detach()).norm() / curve.detach().norm()) < 0.01

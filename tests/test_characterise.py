@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 import blackprop as bp
-from blackprop import Budget, Coupling, Purpose, cli
-from blackprop.characterise.codes import decode, draw_codes, few, settings_needed
+from blackprop import Budget, Coupling, Purpose
+from blackprop.characterisation._codes import decode, draw_codes, few, settings_needed
+from blackprop.cli import _main as cli
 from blackprop.devices import Declared, Drifting, Noisy
 from blackprop.errors import ArgumentError, LimitError
 from blackprop.testing import check_device
@@ -323,7 +324,7 @@ def test_the_command_characterises_what_a_factory_makes(tmp_path, monkeypatch: p
 
 
 def test_the_recipe_counts_what_the_characterisation_costs(generator: torch.Generator):
-    from blackprop.recipes.methods import Characterised
+    from blackprop.experiments import Characterised
 
     device = bp.devices.Microring(6, 4)
     start = device.theta.draw(torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop import Budget, Coupling
-from blackprop.characterise import Characterisation
+from blackprop.characterisation import Characterisation
 from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy
 from test_characterise import PUBLISHED, wired
 from test_characterise_faults import D_IN, D_OUT, SIZE, device, matrix

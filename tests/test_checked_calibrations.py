@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import metered, run
 from blackprop.errors import CalibrationWarning
-from blackprop.ledger import metered
-from blackprop.query import run
 from blackprop.surrogates import CalibratedResponse
 from support import draw
 

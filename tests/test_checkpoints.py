@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose
+from blackprop.core._packing import pack, unpack
 from blackprop.errors import CheckpointError, DeviceChangedWarning
-from blackprop.packing import pack, unpack
-from blackprop.query import Purpose
 from support import behind_a_linear, draw, make_layer
 
 METHODS = {

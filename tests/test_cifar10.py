@@ -18,10 +18,9 @@ import pytest
 import torch
 
 from blackprop import errors
-from blackprop.recipes import data
-from blackprop.recipes.task import Size
-from blackprop.recipes.vision import cifar10
-from blackprop.recipes.vision.cifar10 import Cifar10, Vision
+from blackprop.experiments import Cifar10, Size, Vision
+from blackprop.experiments.tasks import _data as data
+from blackprop.experiments.tasks.vision import _cifar10 as cifar10
 from cifar10_files import CLASSES, FEW, TRAINS, images, write
 
 
@@ -94,7 +93,7 @@ def test_a_pickle_cannot_make_memory_of_its_bytes(code, folder):
     (folder / "test_batch").write_bytes(pointers(code))
     program = (
         "import sys; from pathlib import Path; from blackprop.errors import DataError\n"
-        "from blackprop.recipes.vision.batches import read_batch\n"
+        "from blackprop.experiments.tasks.vision._batches import read_batch\n"
         "try: read_batch(Path(sys.argv[1]), 10)\n"
         "except DataError as error: print('refused:', error)"
     )

@@ -12,8 +12,8 @@ import time
 import pytest
 
 import blackprop as bp
-from blackprop import cli
-from blackprop.extras import install
+from blackprop._extras import install
+from blackprop.cli import _main as cli
 from blackprop_cli import COMMANDS
 
 QUICK = ("--epochs", "1", "--batch-size", "718", "--samples", "2")
@@ -290,7 +290,10 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(tmp_path):
     method = ["--method", "paper", "--samples", "100", "--epochs", "12"]
     options = ["train", "digits", *method, "--overwrite", f"--run-dir={tmp_path / 'a run'}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "blackprop.cli", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "blackprop.cli._main", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     metrics, deadline = tmp_path / "a run" / "metrics.jsonl", time.monotonic() + 60
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2) and time.monotonic() < deadline:

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, metered, run
 from blackprop.devices import LightModulator, Microring, MZIMesh, Noisy
 from blackprop.directions import Antithetic, Coordinates, Gaussian, Orthogonal, Rademacher, Sphere
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, Central, ElementShift, ParameterShift, ProbeContraction, RandomDirections
-from blackprop.ledger import metered
-from blackprop.query import Purpose, run
 from blackprop.surrogates import CalibratedResponse, Streaming
 from blackprop.testing import check_estimator, check_surrogate
 from support import draw

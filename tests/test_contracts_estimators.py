@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, Query
 from blackprop.devices import Diffraction
 from blackprop.directions import Gaussian, LowRankFactored, Orthogonal, Rademacher, Sphere
 from blackprop.errors import ArgumentError, ContractError, IncompatibleError
@@ -24,7 +25,6 @@ from blackprop.estimators import (
     Oracle,
     RandomDirections,
 )
-from blackprop.query import Purpose, Query
 from blackprop.testing import check_estimator
 from simulators import SIMULATORS, tag
 from support import Opaque

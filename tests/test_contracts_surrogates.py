@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Purpose, Query, run
 from blackprop.devices import Diffraction, LightModulator
 from blackprop.directions import Orthogonal, Rademacher
 from blackprop.errors import ContractError
 from blackprop.estimators import RandomDirections
-from blackprop.query import Purpose, Query, run
 from blackprop.surrogates import Frozen, LowRankRecursive, ProjectorSplitting, Reconstruction, Recursive, Streaming
 from blackprop.testing import check_device, check_estimator, check_surrogate
-from blackprop.testing.bench import together
+from blackprop.testing._bench import together
 from simulators import LINEAR
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.devices.crossbar import Crossbar
+from blackprop.core import Purpose
+from blackprop.devices import Crossbar
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
-from blackprop.query import Purpose
-from blackprop.rules.contrastive_plasticity import ContrastivePlasticity, Spiking, modulator, synapses
+from blackprop.learning_rules import ContrastivePlasticity, Spiking, modulator, synapses
 from support import draw
 
 
@@ -88,7 +88,7 @@ def test_a_crossbar_learns_by_its_estimator_and_is_asked_two_rows_a_step():
 @functools.cache
 def trained(shuffled: bool) -> tuple[ContrastivePlasticity, Tensor, Tensor]:
     pytest.importorskip("sklearn")
-    from blackprop.recipes.digits import Digits
+    from blackprop.experiments import Digits
 
     data, generator = Digits().data(), torch.Generator().manual_seed(0)
     x, y = data.x_train[:1000], data.y_train[:1000]

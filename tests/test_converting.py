@@ -11,8 +11,12 @@ from torch import nn
 
 import blackprop as bp
 from blackprop import twins
+from blackprop.conversion import ByModel, ByQueries, ByResponse, choose
+from blackprop.conversion import _decomposition as taking
+from blackprop.core import Purpose
 from blackprop.devices import (
     Declared,
+    ImperfectMZIMesh,
     LightModulator,
     Matrix,
     Microring,
@@ -22,13 +26,9 @@ from blackprop.devices import (
     Quantised,
     ThreeSplitterMesh,
 )
-from blackprop.devices.imperfect import ImperfectMZIMesh
 from blackprop.errors import ArgumentError, BlackpropWarning, BudgetExhausted, IncompatibleError, ShapeError
-from blackprop.estimators.modelled import Modelled
-from blackprop.programming import ByModel, ByQueries, ByResponse, choose
-from blackprop.programming import decomposition as taking
-from blackprop.query import Purpose
-from blackprop.sparse_weights import SparseWeights
+from blackprop.estimators import Modelled
+from blackprop.nn._sparse_weights import SparseWeights
 from blackprop.surrogates import CalibratedResponse, Streaming, Twin
 from support import Opaque, draw
 

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.declaration import Coupling
-from blackprop.devices.crossbar import PCM, RERAM, ConductanceArray, Crossbar, Memristor
-from blackprop.devices.memristive import Memristive
+from blackprop.core import Coupling, Purpose, Query, metered, run
+from blackprop.devices import PCM, RERAM, ConductanceArray, Crossbar, Memristive, Memristor
 from blackprop.errors import ArgumentError, LimitError
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, run
-from blackprop.surrogates.twin import Twin
+from blackprop.surrogates import Twin
 from blackprop.testing import check_device
-from blackprop.twins.crossbar import CrossbarTwin
+from blackprop.twins import CrossbarTwin
 from support import draw
 
 
@@ -211,7 +208,7 @@ def test_a_twin_finds_the_cells(line):
 
 def test_the_planned_method_trains_real_cells():
     pytest.importorskip("sklearn")
-    from blackprop.recipes.digits import Digits
+    from blackprop.experiments import Digits
 
     data, generator = Digits().data(), torch.Generator().manual_seed(0)
     device = Memristive(Crossbar(64, 10, memristor=RERAM, stuck=(0.05, 0.02)))

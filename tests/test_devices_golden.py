@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackprop import devices
-from blackprop.query import Purpose, Query
+from blackprop.core import Purpose, Query
 from support import DATA
 
 OURS = Path(__file__).parent / "data" / "golden.npz"

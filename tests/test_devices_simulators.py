@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from blackprop import devices
-from blackprop.devices import base, mzi
+from blackprop.core import Purpose, Query
+from blackprop.devices import _base as base
+from blackprop.devices.photonic import _mzi as mzi
 from blackprop.errors import ArgumentError, LimitError
-from blackprop.query import Purpose, Query
 
 Encoding = devices.Diffraction.Encoding
 LINEAR = {

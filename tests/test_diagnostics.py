@@ -12,10 +12,23 @@ from torch import nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.diagnostics import MEMORY, SignalMeter, advise
 from blackprop.errors import NoisyGradientWarning
-from blackprop.recipes import Cell, Default, Digits, Frozen, Grid, Hardware, Network, Oracle, Paper, Training, carry_out
-from blackprop.recipes.against_oracle import seen
+from blackprop.experiments import (
+    Cell,
+    Default,
+    Digits,
+    Frozen,
+    Grid,
+    Hardware,
+    Network,
+    Oracle,
+    Paper,
+    Training,
+    carry_out,
+)
+from blackprop.experiments.engine._against_oracle import seen
+from blackprop.nn import SignalMeter, advise
+from blackprop.nn._diagnostics import MEMORY
 from support import draw
 
 SIZE = 20_000
@@ -240,7 +253,7 @@ def test_the_lines_of_metrics_tell_how_the_training_stands(tmp_path):
 
 
 def test_the_progress_line_tells_it_in_short():
-    from blackprop.report.progress import step_line
+    from blackprop.experiments.report._progress import step_line
 
     told = []
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.devices.scattering_medium import ScatteringMedium
+from blackprop.core import Purpose
+from blackprop.devices import ScatteringMedium
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError, ShapeError
-from blackprop.query import Purpose
-from blackprop.recipes.digits import Digits
-from blackprop.rules.direct_feedback import DirectFeedback, random_feedback
-from blackprop.surrogates.random_feedback import RandomFeedback
+from blackprop.experiments import Digits
+from blackprop.learning_rules import DirectFeedback, random_feedback
+from blackprop.surrogates import RandomFeedback
 from support import Opaque, draw
 
 

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Purpose, metered, price, run
 from blackprop.devices import LightModulator, Microring
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
 from blackprop.estimators import ByOutput, DirectionalMemory, Oracle, ProbeContraction, RandomDirections
-from blackprop.estimators.hadamard import HadamardFamily, family_size, shuffled_columns
-from blackprop.ledger import metered, price
-from blackprop.query import Purpose, run
+from blackprop.estimators._hadamard import HadamardFamily, family_size, shuffled_columns
 from support import Opaque, backward, behind_a_linear, draw, make_layer
 
 D_IN, D_OUT, P = 16, 8, 128
@@ -291,7 +290,7 @@ def test_an_exhausted_budget_leaves_what_is_known():
 @pytest.mark.parametrize("calls", [0, 1, 3, 20])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_procedure_closed_half_way_leaves_the_state(calls, rounds, monkeypatch):
-    monkeypatch.setattr("blackprop.estimators.directional_memory.ROUND_BYTES", 4 * 8 * (3 * P + 2 * D_IN**2))
+    monkeypatch.setattr("blackprop.estimators._directional_memory.ROUND_BYTES", 4 * 8 * (3 * P + 2 * D_IN**2))
     bench = Bench()
     memory = bench.of(refresh=4)
     for _ in range(calls):
@@ -307,7 +306,7 @@ def test_a_procedure_closed_half_way_leaves_the_state(calls, rounds, monkeypatch
 def test_rounds_are_split_to_bound_memory_and_agree(monkeypatch):
     found = []
     for size in (64 * 2**20, 20_000):
-        monkeypatch.setattr("blackprop.estimators.directional_memory.ROUND_BYTES", size)
+        monkeypatch.setattr("blackprop.estimators._directional_memory.ROUND_BYTES", size)
         bench = Bench()
         found.append(bench.estimate(bench.of(start=40)))
     torch.testing.assert_close(*found)
@@ -379,7 +378,7 @@ def test_what_it_cannot_serve_is_refused(monkeypatch):
     for name, value in (("count", 0), ("size", 0), ("rank", 0), ("start", -1), ("refresh", 1), ("step", 0.0)):
         with pytest.raises(ArgumentError, match=rf"DirectionalMemory\({name}=...\)"):
             DirectionalMemory(**{name: value})
-    monkeypatch.setattr("blackprop.estimators.directional_memory._memory", lambda: 2 * 4 * D_OUT * D_IN * 50)
+    monkeypatch.setattr("blackprop.estimators._directional_memory._memory", lambda: 2 * 4 * D_OUT * D_IN * 50)
     with pytest.raises(IncompatibleError, match=r"DirectionalMemory\(size=50\)` would fit"):
         Bench().of()
     assert len(Bench().of(size=50).taken) == 50

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, Query, metered, run
 from blackprop.devices import LightModulator, Noisy
 from blackprop.estimators import ByOutput, DirectionalMemory
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, run
 from support import draw
 
 

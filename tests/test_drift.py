@@ -10,11 +10,11 @@ import torch
 
 import blackprop as bp
 from blackprop import twins
+from blackprop.core import Purpose
 from blackprop.devices import LightModulator, Microring, Noisy, Quantised
 from blackprop.errors import ArgumentError, BlackpropWarning
-from blackprop.query import Purpose
 from blackprop.surrogates import CalibratedResponse, Twin
-from blackprop.surrogates.monitor import AGAIN, FOUND, KEPT, Monitor
+from blackprop.surrogates._monitor import AGAIN, FOUND, KEPT, Monitor
 from support import draw
 
 

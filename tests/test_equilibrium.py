@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError, ReadingError
-from blackprop.rules.equilibrium_propagation import (
+from blackprop.learning_rules import (
     Energy,
     EquilibriumPropagation,
     Layered,
     Relaxation,
-    States,
     cross_entropy,
     hard_sigmoid,
     squared_error,
     steep_sigmoid,
 )
+from blackprop.learning_rules._equilibrium_propagation import States
 from support import draw
 
 LABELS = torch.tensor([0, 2, 1, 2, 0])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, metered, run
 from blackprop.directions import Orthogonal
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import (
@@ -20,8 +21,6 @@ from blackprop.estimators import (
     Oracle,
     RandomDirections,
 )
-from blackprop.ledger import metered
-from blackprop.query import Purpose, run
 from support import Opaque, backward, behind_a_linear, draw, make_layer
 
 
@@ -123,7 +122,7 @@ def test_rounds_are_split_to_bound_memory_and_agree(estimator, monkeypatch):
     x, theta, grad_y = _problem(device)
     whole = _gradient(estimator, device, x, theta, grad_y)
     for module in ("random_directions", "coordinate"):
-        monkeypatch.setattr(f"blackprop.estimators.{module}.ROUND_BYTES", 10_000)
+        monkeypatch.setattr(f"blackprop.estimators._{module}.ROUND_BYTES", 10_000)
     ledger = bp.Ledger()
     parts = _gradient(estimator, device, x, theta, grad_y, ledger=ledger)
     if isinstance(estimator, Coordinate):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Purpose, Query, metered, run
 from blackprop.directions import Orthogonal, Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import (
@@ -29,8 +30,6 @@ from blackprop.estimators import (
     ProbeContraction,
     RandomDirections,
 )
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, run
 from support import draw
 
 P, D_IN, D_OUT = 96, 12, 8
@@ -88,7 +87,7 @@ EVERY = [
 @pytest.mark.parametrize("limit", [1, 20_000, 100_000])
 def test_rounds_hold_what_they_may_and_no_less_than_a_quarter_of_it(estimator, limit, monkeypatch):
     for module in ("random_directions", "coordinate"):
-        monkeypatch.setattr(f"blackprop.estimators.{module}.ROUND_BYTES", limit)
+        monkeypatch.setattr(f"blackprop.estimators._{module}.ROUND_BYTES", limit)
     problem = Asked()
     problem.of(estimator)
     sizes = [problem.bytes(round_) for round_ in problem.rounds]
@@ -109,7 +108,7 @@ def test_a_gradient_is_the_same_however_its_rounds_are_cut(limit, monkeypatch):
     ):
         whole = Asked().of(estimator)
         for module in ("random_directions", "coordinate"):
-            monkeypatch.setattr(f"blackprop.estimators.{module}.ROUND_BYTES", limit)
+            monkeypatch.setattr(f"blackprop.estimators._{module}.ROUND_BYTES", limit)
         torch.testing.assert_close(Asked().of(estimator), whole)
         monkeypatch.undo()
 
@@ -337,7 +336,7 @@ def test_the_newest_estimate_comes_first_and_the_oldest_goes():
 
 def test_guided_directions_are_as_long_as_plain_ones_on_average():
     """`E|u|² = P` for every alpha, which is what the step is chosen for."""
-    from blackprop.estimators.guided import Guided
+    from blackprop.estimators._guided import Guided
 
     basis = torch.linalg.qr(draw(60, 3, dtype=torch.float64)).Q
     for alpha in (0.1, 0.5, 1.0):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
-from blackprop.devices.rollout import Rollout, Tendency
+from blackprop.core import Purpose
+from blackprop.core._flattened import Flattened
+from blackprop.devices import Rollout
+from blackprop.devices._rollout import Tendency
 from blackprop.errors import ArgumentError, IncompatibleError, ReadingError
-from blackprop.estimators.euler import EulerGradient
-from blackprop.flattened import Flattened
-from blackprop.query import Purpose
-from blackprop.surrogates.euler import Euler
+from blackprop.estimators import EulerGradient
+from blackprop.surrogates import Euler
 from support import draw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "field"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blackprop import errors
-from blackprop.recipes import (
+from blackprop.experiments import (
     Cell,
     Default,
     Digits,

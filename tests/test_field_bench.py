@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from blackprop.recipes import Digits, Hardware
+from blackprop.experiments import Digits, Hardware
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "field"
 TASK = Digits(epochs=1)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import blackprop as bp
+from blackprop.core import Purpose
 from blackprop.errors import ArgumentError
 from blackprop.optim import SPSA, FrequencyPlan, HomodyneGradient, MultiplexedGradientDescent, PerturbativeGradient
-from blackprop.query import Purpose
 from blackprop.testing import check_optimizer
 from support import draw
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, ask, run
+from blackprop.core import Purpose, Query, ask, metered, run
 
 
 class Picky(bp.Device):

@@ -14,9 +14,9 @@ import pytest
 
 import blackprop as bp
 from blackprop.errors import RunFolderError
-from blackprop.recipes import portrait
-from blackprop.report import write_report
-from blackprop.report.charts import POINTS
+from blackprop.experiments.records import _portrait as portrait
+from blackprop.experiments.report import write_report
+from blackprop.experiments.report._charts import POINTS
 
 METHODS = {"oracle": "Oracle", "frozen": "Frozen", "paper": "Paper", "default": "Default"}
 SCORES = {"oracle": 0.95, "frozen": 0.35, "paper": 0.9, "default": 0.94}

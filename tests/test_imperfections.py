@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, Query
 from blackprop.devices import Drifting, LightModulator, Matrix, Noisy, Quantised
 from blackprop.errors import ArgumentError
 from blackprop.planning import step_size
-from blackprop.query import Purpose, Query
 from support import draw
 
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 import blackprop as bp
-from blackprop.devices.in_memory import InMemoryODE
+from blackprop.core import metered, run
+from blackprop.devices import InMemoryODE
 from blackprop.errors import ArgumentError
-from blackprop.ledger import metered
-from blackprop.query import run
-from blackprop.surrogates.twin import Twin
+from blackprop.surrogates import Twin
 from blackprop.testing import check_device
-from blackprop.twins.in_memory import InMemoryTwin
+from blackprop.twins import InMemoryTwin
 from support import draw
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import blackprop as bp
-from blackprop import probes
-from blackprop.declaration import Declaration
+from blackprop.core import Declaration
+from blackprop.core import _probes as probes
 
 LIMITS = [(0.0, 1.0), (-1.0, 1.0), (0.2, 1.0), (-1.0, 0.97), (0.0, None), (None, 0.0), (-5.0, 5.0), (-1.0, -0.5)]
 

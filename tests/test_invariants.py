@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, in_rounds, run
+from blackprop.core import Purpose, Query, in_rounds, metered, run
 from support import draw
 
 PACKAGE = Path(bp.__file__).parent
@@ -51,8 +50,8 @@ def test_no_code_measures_but_the_driver_and_what_stands_for_a_device():
         for verb, call in called(tree)
         if verb in ("measure", "program", "read") and owner(call).split(".")[-1] in ("device", "_device", "inner")
     }
-    timed = ("characterise/clock.py", "self.device.measure")  # a device around a device, whose rounds are timed
-    assert found == {("ledger.py", "device.measure"), timed}
+    timed = ("characterisation/_clock.py", "self.device.measure")  # a device around a device, whose rounds are timed
+    assert found == {("core/_ledger.py", "device.measure"), timed}
 
 
 def test_the_laboratory_asks_a_device_for_itself_only_to_park_it():
@@ -67,7 +66,7 @@ def test_the_laboratory_asks_a_device_for_itself_only_to_park_it():
         if verb in ("program", "read") and owner(call) == "self.device"
         if function.name not in (verb, "_verb")
     }
-    assert found <= {("lab/parking.py", "write"), ("lab/parking.py", "_park"), ("lab/server.py", "_ask_device")}
+    assert found <= {("lab/wrappers/_parking.py", "write"), ("lab/wrappers/_parking.py", "_park"), ("lab/remote/server/_server.py", "_ask_device")}
 
 
 # Derivatives.
@@ -75,7 +74,7 @@ def test_the_laboratory_asks_a_device_for_itself_only_to_park_it():
 
 def test_no_derivative_of_a_device_is_taken_but_by_the_oracles():
     """The differentiable transfer is asked for by the two `Oracle`s; devices around devices hand it on."""
-    allowed = ("devices/", "estimators/oracle.py", "surrogates/oracle.py", "testing/")
+    allowed = ("devices/", "estimators/_oracle.py", "surrogates/_oracle.py", "testing/")
     found = {
         name
         for name, tree in sources(*allowed)
@@ -156,7 +155,7 @@ def test_nothing_is_drawn_from_the_global_generator_but_a_seed_at_construction()
             drawn = (verb in DRAWS and owner(call) == "torch") or verb in DRAWN or verb == "dropout"
             if drawn and not any(keyword.arg == "generator" for keyword in call.keywords):
                 found.setdefault(name, []).append(ast.unparse(call))
-    assert found.keys() == {"layer.py", "optim/base.py"}
+    assert found.keys() == {"nn/_layer.py", "optim/_base.py"}
     assert all(len(calls) == 1 and calls[0].startswith("torch.randint(2 ** 62, ()") for calls in found.values())
 
 
@@ -186,7 +185,7 @@ def test_reading_a_layer_back_leaves_the_global_stream():
 @pytest.fixture
 def small_rounds(monkeypatch) -> int:
     """The bytes of a round, here so few that the tests are quick."""
-    monkeypatch.setattr("blackprop.query.ROUND_BYTES", 4000)
+    monkeypatch.setattr("blackprop.core._query.ROUND_BYTES", 4000)
     return 4000
 
 
@@ -261,7 +260,7 @@ def test_all_elements_at_once_are_read_in_rounds_that_are_bounded(small_rounds):
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**6])
 def test_a_question_in_rounds_has_the_answers_of_one(limit, monkeypatch):
     """In order, at the settings that were given, as few rounds as the limit allows."""
-    monkeypatch.setattr("blackprop.query.ROUND_BYTES", limit)
+    monkeypatch.setattr("blackprop.core._query.ROUND_BYTES", limit)
     shared = draw(5, 6)
     queries = [
         Query(shared, draw(3, seed=1), Purpose.FORWARD),
@@ -292,7 +291,7 @@ def test_a_question_in_rounds_has_the_answers_of_one(limit, monkeypatch):
 @pytest.mark.parametrize(("limit", "count"), [(2 * 76, 1), (2 * 76 - 1, 2)])
 def test_a_round_may_be_full(limit, count, monkeypatch):
     """Two rows of 6 inputs and 2 outputs, and a setting of 3: 76 bytes."""
-    monkeypatch.setattr("blackprop.query.ROUND_BYTES", limit)
+    monkeypatch.setattr("blackprop.core._query.ROUND_BYTES", limit)
     rounds = []
     queries = [Query(draw(2, 6, seed=seed), draw(3, seed=seed), Purpose.FORWARD) for seed in range(2)]
     run(in_rounds(queries, 2), lambda asked: rounds.append(asked) or [q.x[:, :2] for q in asked])

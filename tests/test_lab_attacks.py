@@ -11,18 +11,17 @@ import torch
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.lab import messages as say
-from blackprop.lab import rounds, wire
-from blackprop.lab import server as server_module
-from blackprop.lab.guarded import Guarded
-from blackprop.lab.keys import make_keys
-from blackprop.lab.link import Link
-from blackprop.lab.printable import error_text, printable
-from blackprop.lab.quota import FairQuota
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.server import Server
-from blackprop.lab.status import render
-from blackprop.ledger import metered
+from blackprop.core import metered
+from blackprop.lab import Guarded, RemoteDevice, Server
+from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._status import render
+from blackprop.lab.remote.server import _server as server_module
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import make_keys
+from blackprop.lab.remote.shared._quota import FairQuota
+from blackprop.lab.wrappers._printable import error_text, printable
 from serving import Recorder, eventually, lines, query, served
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202emoc.live \ud800"
@@ -238,13 +237,13 @@ def test_a_hostile_status_writes_nothing_on_the_terminal_and_a_broken_one_is_sai
 def test_the_command_prints_no_control_codes_of_the_device(keys, record, capsys, monkeypatch):
     from rich.console import Console
 
-    from blackprop.lab_commands import Serve
+    from blackprop.cli._lab_commands import Serve
 
     class Named(Recorder):
         def __repr__(self):
             return HOSTILE + "[/red]"
 
-    monkeypatch.setattr("blackprop.lab_commands.device_factory", lambda name: lambda: Named(record))
+    monkeypatch.setattr("blackprop.cli._lab_commands.device_factory", lambda name: lambda: Named(record))
     serve = Server.serve
     monkeypatch.setattr(Server, "serve", lambda self: (self.stop(), serve(self)))
     Serve("x:y", "tcp://127.0.0.1:0", keys)(Console(width=200))
@@ -406,7 +405,7 @@ def test_many_honest_clients_meet_no_false_doubt(keys, record, clients):
 
 def test_a_client_that_finds_no_place_waits_for_one(keys, record, monkeypatch):
     with served(lambda: Recorder(record), keys, lease_seconds=0.3) as server:
-        monkeypatch.setattr("blackprop.lab.journal.LIVE", 2)
+        monkeypatch.setattr("blackprop.lab.remote.server._journal.LIVE", 2)
         with RemoteDevice(server.address, keys=keys) as first:
             first.measure([query()])
             with pytest.raises(errors.BusyError, match="at most 2 sessions"):
@@ -416,7 +415,7 @@ def test_a_client_that_finds_no_place_waits_for_one(keys, record, monkeypatch):
 
 
 def test_rounds_that_wait_are_bounded_and_their_clients_try_again(keys, record, monkeypatch):
-    monkeypatch.setattr("blackprop.lab.waiting.WAITING_BYTES", 2**10)
+    monkeypatch.setattr("blackprop.lab.remote.server._waiting.WAITING_BYTES", 2**10)
     with (
         served(lambda: Recorder(record, 0.3), keys, turn_seconds=0.01) as server,
         RemoteDevice(server.address, keys=keys) as holder,

@@ -10,8 +10,7 @@ import torch
 
 import blackprop as bp
 from blackprop.errors import ArgumentError, DeviceError, InDoubtError, LimitError, ReadingError, UnreachableError
-from blackprop.lab.camera import CameraModulator
-from blackprop.lab.pixels import Gamma, Region
+from blackprop.lab import CameraModulator, Gamma, Region
 
 SHAPE = (16, 24)
 GREYS = np.linspace(0, 255, 18)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from blackprop.core import Count
 from blackprop.lab import RemoteDevice
-from blackprop.lab.keys import make_keys
-from blackprop.query import Count
+from blackprop.lab.remote.shared._keys import make_keys
 from serving import Recorder, lines, query, served
 
 pytest.importorskip("sklearn")

@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.declaration import Cost
-from blackprop.devices.base import Wrapper
-from blackprop.lab.farm import Farm
-from blackprop.lab.shares import Piece, cut, joined, shares
-from blackprop.ledger import Budget, Ledger, metered
-from blackprop.packing import unpack
-from blackprop.query import Purpose, Query, ask, run
+from blackprop.core import Budget, Cost, Ledger, Purpose, Query, ask, metered, run
+from blackprop.core._packing import unpack
+from blackprop.devices import Wrapper
+from blackprop.lab import Farm
+from blackprop.lab.farm._shares import Piece, cut, joined, shares
 from support import Opaque, backward, behind_a_linear, draw, make_layer
 
 SLOW = Cost(programming=5e-3, row=1e-6)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Count, Ledger, Purpose, Query, metered
+from blackprop.core._query import count
 from blackprop.devices import Device, LightModulator, Noisy, Quantised
 from blackprop.errors import (
     ArgumentError,
@@ -17,14 +19,7 @@ from blackprop.errors import (
     ReadingError,
     UnreachableError,
 )
-from blackprop.lab.checked import Checked, Refuse, Remeasure
-from blackprop.lab.detectors import Finding
-from blackprop.lab.faulty import Faulty
-from blackprop.lab.guarded import Guarded
-from blackprop.lab.recorded import Recorded
-from blackprop.lab.retrying import Retrying
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Count, Purpose, Query, count
+from blackprop.lab import Checked, Faulty, Finding, Guarded, Recorded, Refuse, Remeasure, Retrying
 from blackprop.testing import check_device
 from support import draw
 

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.devices import Device, LightModulator, Matrix, Noisy
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError, InterlockError, LimitError, ShapeError
-from blackprop.lab.guarded import Guarded
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query
+from blackprop.lab import Guarded
 from blackprop.testing import check_device
 from support import draw
 
@@ -351,8 +350,8 @@ def test_a_dropped_guard_parks_unless_it_was_never_used():
 
 SCRIPT = """
 import sys, torch, blackprop as bp
-from blackprop.lab.guarded import Guarded
-from blackprop.query import Purpose, Query
+from blackprop.lab.wrappers._guarded import Guarded
+from blackprop.core._query import Purpose, Query
 
 class Bench(bp.Device):
     def program(self, theta, /):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blackprop.errors import ArgumentError
-from blackprop.lab.leases import Leases
+from blackprop.lab.remote.server._leases import Leases
 
 
 def test_the_first_keeps_the_device_while_nobody_waits():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackprop.lab.keys import make_keys
+from blackprop.lab.remote.shared._keys import make_keys
 from serving import Recorder, lines, served
 
 zmq = pytest.importorskip("zmq")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop._extras import install
 from blackprop.errors import ArgumentError, DeviceError, InDoubtError, LimitError, ReadingError
-from blackprop.extras import install
-from blackprop.lab.qcodes import QcodesDevice
+from blackprop.lab import QcodesDevice
 
 pytest.importorskip("qcodes")
 

@@ -14,12 +14,10 @@ import torch
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.declaration import Cost
-from blackprop.extras import install
-from blackprop.lab.farm import Farm
-from blackprop.lab.ray_farm import RayDevice, _Host, ray_members
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Count, Purpose, Query, ask, run
+from blackprop._extras import install
+from blackprop.core import Cost, Count, Ledger, Purpose, Query, ask, metered, run
+from blackprop.lab import Farm, RayDevice, ray_members
+from blackprop.lab.farm._ray_farm import _Host
 from support import draw
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")

@@ -13,15 +13,10 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.devices import LightModulator, Noisy
 from blackprop.errors import ArgumentError, BlackpropWarning, CheckpointError, DeviceError
-from blackprop.lab.checked import Checked
-from blackprop.lab.faulty import Faulty
-from blackprop.lab.guarded import Guarded
-from blackprop.lab.recorded import Recorded, Replayed
-from blackprop.lab.retrying import Retrying
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query
+from blackprop.lab import Checked, Faulty, Guarded, Recorded, Replayed, Retrying
 from blackprop.testing import check_device
 from support import draw
 
@@ -205,8 +200,8 @@ def test_damage_is_refused_wherever_it_is(tmp_path):
 
 KILLED = """
 import os, signal, sys, torch, blackprop as bp
-from blackprop.lab.recorded import Recorded
-from blackprop.query import Purpose, Query
+from blackprop.lab.wrappers._recorded import Recorded
+from blackprop.core._query import Purpose, Query
 device = Recorded(bp.devices.LightModulator(6, 4), sys.argv[1])
 for i in range(50):
     device.measure([Query(torch.ones(5, 6), torch.full((24,), float(i)), Purpose.FORWARD)])

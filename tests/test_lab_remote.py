@@ -12,14 +12,14 @@ import torch
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.lab import messages as say
-from blackprop.lab import rounds, wire
-from blackprop.lab.keys import make_keys
-from blackprop.lab.link import Link
-from blackprop.lab.patience import Patience
-from blackprop.lab.remote import RemoteDevice
-from blackprop.ledger import metered
-from blackprop.query import Count
+from blackprop.core import Count, metered
+from blackprop.lab import RemoteDevice
+from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._timeouts import Patience
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import make_keys
 from serving import Recorder, ServerProcess, eventually, free_port, lines, query, served
 from support import draw, make_layer
 

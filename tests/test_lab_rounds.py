@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Ledger, Purpose, Query, ask, metered, run
 from blackprop.errors import ArgumentError, LimitError, ProtocolError, ReadingError, ShapeError
-from blackprop.lab import rounds, wire
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query, ask, run
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
 from support import draw
 
 SPEC = bp.devices.LightModulator(6, 4).declaration

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.errors import (
     ArgumentError,
     BusyError,
@@ -19,11 +20,7 @@ from blackprop.errors import (
     ReadingError,
     UnreachableError,
 )
-from blackprop.lab.retrying import Retrying
-from blackprop.lab.scpi import Channels, Readings
-from blackprop.lab.visa import VisaDevice
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query
+from blackprop.lab import Channels, Readings, Retrying, VisaDevice
 
 pyvisa = pytest.importorskip("pyvisa")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "lab"

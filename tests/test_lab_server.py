@@ -19,17 +19,16 @@ import torch
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.lab import messages as say
-from blackprop.lab import rounds, wire
-from blackprop.lab.entry import HEAD
-from blackprop.lab.guarded import Guarded
-from blackprop.lab.journal import LIVE, SILENT, Journal
-from blackprop.lab.keys import Authorised, client_pair, fingerprint, make_keys
-from blackprop.lab.link import Link
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.server import Server
-from blackprop.lab_commands import Serve
-from blackprop.ledger import metered
+from blackprop.cli._lab_commands import Serve
+from blackprop.core import metered
+from blackprop.lab import Guarded, RemoteDevice, Server
+from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.server._entry import HEAD
+from blackprop.lab.remote.server._journal import LIVE, SILENT, Journal
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import Authorised, client_pair, fingerprint, make_keys
 from serving import Recorder, eventually, lines, query, served
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop._extras import install
+from blackprop.core import Purpose, Query
 from blackprop.errors import (
     ArgumentError,
     DeviceError,
@@ -21,10 +23,8 @@ from blackprop.errors import (
     ShapeError,
     UnreachableError,
 )
-from blackprop.extras import install
-from blackprop.lab.scpi import Channels, Readings, no_error
-from blackprop.lab.visa import VisaDevice
-from blackprop.query import Purpose, Query
+from blackprop.lab import Channels, Readings, VisaDevice
+from blackprop.lab.instruments._scpi import no_error
 
 pyvisa = pytest.importorskip("pyvisa")
 pytest.importorskip("pyvisa_sim")

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.lab import messages as say
-from blackprop.lab import rounds, wire
-from blackprop.lab.describing import describe, understand
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._spec_codec import describe, understand
 from support import draw
 
 DTYPES = st.sampled_from(["<f4", "<f8", "<i8"])

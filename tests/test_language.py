@@ -16,15 +16,13 @@ from torch.nn import functional as F
 
 import blackprop as bp
 from blackprop import errors
+from blackprop.experiments import FineWeb, Frozen, Hardware, Oracle, Size, Text
+from blackprop.experiments.tasks.language import _gpt as gpt
+from blackprop.experiments.tasks.language import _tasks as language
+from blackprop.experiments.tasks.language import _tokens as tokens
+from blackprop.experiments.tasks.language._gpt import GPT, Place
+from blackprop.experiments.tasks.language._tokens import Tokens
 from blackprop.optim import SignalScaled
-from blackprop.recipes.hardware import Hardware
-from blackprop.recipes.language import gpt, tokens
-from blackprop.recipes.language import tasks as language
-from blackprop.recipes.language.gpt import GPT, Place
-from blackprop.recipes.language.tasks import FineWeb, Text
-from blackprop.recipes.language.tokens import Tokens
-from blackprop.recipes.methods import Frozen, Oracle
-from blackprop.recipes.task import Size
 from support import DATA, draw
 
 SMALL = Text(iterations=20, batch_size=4, replaced=1)

@@ -7,6 +7,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import blackprop as bp
+from blackprop.core import Purpose
+from blackprop.core._packing import unpack
 from blackprop.errors import (
     ArgumentError,
     BlackpropError,
@@ -16,8 +18,6 @@ from blackprop.errors import (
     ShapeError,
     SurrogateError,
 )
-from blackprop.packing import unpack
-from blackprop.query import Purpose
 from support import backward, behind_a_linear, draw, make_layer, oracle_layer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]

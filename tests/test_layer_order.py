@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Purpose, Query
 from blackprop.devices import LightModulator, Microring
 from blackprop.estimators import Modelled
-from blackprop.query import Purpose, Query
 from blackprop.surrogates import CalibratedResponse, ProjectorSplitting, Reconstruction, Twin
 from support import draw
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose
 from blackprop.errors import (
     CheckpointError,
 )
-from blackprop.query import Purpose
 from support import Opaque, backward, behind_a_linear, draw, make_layer, oracle_layer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose
 from blackprop.errors import ArgumentError, BudgetExhausted
-from blackprop.query import Purpose
 from support import draw
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Count, Ledger, Purpose, Query, ask, metered, run
 from blackprop.errors import ArgumentError, BudgetExhausted
-from blackprop.ledger import Ledger, metered
 from blackprop.planning import Price
-from blackprop.query import Count, Purpose, Query, ask, run
 from support import Opaque, draw
 
 COST = bp.Cost(programming=2.0, row=0.5)

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import metered, run
 from blackprop.directions import Directions
-from blackprop.ledger import metered
-from blackprop.query import run
 from blackprop.surrogates import ProjectorSplitting
 from support import DATA
 

@@ -21,8 +21,11 @@ import pytest
 import torch
 from torch import nn
 
-from blackprop import cli, errors
-from blackprop.recipes import Cell, Frozen, Hardware, Mnist, Network, Oracle, Training, Watches, data, mnist
+from blackprop import errors
+from blackprop.cli import _main as cli
+from blackprop.experiments import Cell, Frozen, Hardware, Mnist, Network, Oracle, Training, Watches
+from blackprop.experiments.tasks import _data as data
+from blackprop.experiments.tasks import _mnist as mnist
 from support import DATA
 
 SMALL = Mnist(train_images=48, epochs=1, batch_size=16)

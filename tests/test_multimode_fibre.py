@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.devices import Drifting
-from blackprop.devices.graded_index import GradedIndexFibre, hermite
-from blackprop.devices.multimode_fibre import LARGEST, MultimodeFibre, unitary
+from blackprop.core import Purpose, metered, run
+from blackprop.devices import Drifting, GradedIndexFibre, MultimodeFibre
+from blackprop.devices.photonic._graded_index import hermite
+from blackprop.devices.photonic._multimode_fibre import LARGEST, unitary
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.ledger import metered
-from blackprop.query import Purpose, run
-from blackprop.recipes.digits import Digits
+from blackprop.experiments import Digits
 from blackprop.surrogates import Oracle, Surrogate, Twin
-from blackprop.twins.fibre import MultimodeFibreTwin
+from blackprop.twins import MultimodeFibreTwin
 from support import draw
 
 COMPLEX = torch.complex128

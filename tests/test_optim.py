@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 import blackprop as bp
 from blackprop.errors import ArgumentError, CheckpointError
-from blackprop.optim import SignalScaled
-from blackprop.recipes import (
+from blackprop.experiments import (
     Cell,
     Default,
     Digits,
@@ -32,6 +31,7 @@ from blackprop.recipes import (
     Training,
     carry_out,
 )
+from blackprop.optim import SignalScaled
 from support import draw
 
 NOISE = bp.estimators.RandomDirections(1, 1e-2)  # of thousands of parameters

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
-from blackprop.devices import Drifting, ImperfectMicroring, ImperfectThreeSplitterMesh, Noisy
-from blackprop.devices.chain import Chain
+from blackprop.core import Purpose
+from blackprop.devices import Chain, Drifting, ImperfectMicroring, ImperfectThreeSplitterMesh, Noisy
 from blackprop.errors import ArgumentError, CheckpointError, IncompatibleError, ShapeError
-from blackprop.query import Purpose
-from blackprop.twins.chain import ChainTwin
+from blackprop.twins import ChainTwin
 from support import Opaque, draw
 
 MODULATORS = bp.devices.LightModulator(6, 5), bp.devices.LightModulator(5, 4), bp.devices.LightModulator(4, 3)

@@ -124,7 +124,7 @@ def test_training_does_not_depend_on_the_scale():
 
 
 def test_several_processes_are_told_and_keep_one_gain(monkeypatch):
-    from blackprop import output_scale
+    from blackprop.nn import _output_scale as output_scale
 
     for name, value in (("is_available", True), ("is_initialized", True), ("get_world_size", 2)):
         monkeypatch.setattr(output_scale, name, lambda value=value: value)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import blackprop as bp
+from blackprop.core import Purpose
 from blackprop.errors import (
     ArgumentError,
     BlackpropError,
@@ -22,8 +23,7 @@ from blackprop.errors import (
     ShapeError,
 )
 from blackprop.optim import PerturbativeGradient
-from blackprop.optim.displacement import Place
-from blackprop.query import Purpose
+from blackprop.optim._displacement import Place
 from blackprop.testing import check_optimizer
 from support import Opaque, draw
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
+from blackprop.core import Purpose
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
-from blackprop.query import Purpose
-from blackprop.rules.physical_local_learning import PhysicalLocalLearning
+from blackprop.learning_rules import PhysicalLocalLearning
 from support import Opaque, draw
 
 
@@ -103,7 +103,7 @@ def test_inner_steps_descend_on_one_reading():
 @functools.cache
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     pytest.importorskip("sklearn")
-    from blackprop.recipes.digits import Digits
+    from blackprop.experiments import Digits
 
     data = Digits().data()
     return F.pad(data.x_train, (10, 0)), data.y_train, F.pad(data.x_test, (10, 0)), data.y_test

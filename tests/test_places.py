@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, Query
 from blackprop.devices import Drifting, Noisy, Quantised
-from blackprop.query import Purpose, Query
 from support import draw
 
 PLACES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]

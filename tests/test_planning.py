@@ -339,7 +339,7 @@ def test_parameter_shift_refuses_a_device_that_declares_more_than_one_harmonic()
 
 
 def test_declared_harmonics_travel_with_the_declaration(tmp_path):
-    from blackprop.lab.describing import describe, understand
+    from blackprop.lab.remote.shared._spec_codec import describe, understand
 
     device = Bench(period=2 * math.pi, harmonics=1)
     fields, arrays = describe(device.declaration)

@@ -8,7 +8,7 @@ import torch
 
 import blackprop as bp
 from blackprop.errors import RunFolderError
-from blackprop.recipes import portrait
+from blackprop.experiments.records import _portrait as portrait
 from support import Opaque, behind_a_linear, draw, make_layer
 
 

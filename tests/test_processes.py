@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blackprop.recipes import Existing, RunFolder
+from blackprop.experiments import Existing, RunFolder
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch lacks gloo")

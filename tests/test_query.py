@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, Query, ask, metered, run
+from blackprop.core._query import count, reading_first
 from blackprop.errors import LimitError, ReadingError, ShapeError
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, ask, count, reading_first, run
 from support import Opaque, draw
 
 

@@ -14,9 +14,10 @@ import torch
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.recipes import (
+from blackprop.experiments import (
     FLAWLESS,
     ORDINARY,
+    Bill,
     Cell,
     Digits,
     Execution,
@@ -36,8 +37,7 @@ from blackprop.recipes import (
     price,
     with_references,
 )
-from blackprop.recipes.bill import Bill
-from blackprop.recipes.run_folder import decoded, encoded
+from blackprop.experiments.records._run_folder import decoded, encoded
 
 QUICK = Digits(epochs=3, batch_size=128)
 SMALL = Paper(rank=4, samples=3)

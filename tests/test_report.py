@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from blackprop.errors import NoisyGradientWarning
-from blackprop.recipes import Cell, Digits, Hardware, Paper, price
-from blackprop.report import Board, Progress, price_table, results_table
-from blackprop.report.progress import step_line
-from blackprop.report.table import duration
-from blackprop.report.time_left import TimeLeft
+from blackprop.experiments import Cell, Digits, Hardware, Paper, price
+from blackprop.experiments.report import Board, Progress, price_table, results_table
+from blackprop.experiments.report._progress import step_line
+from blackprop.experiments.report._table import duration
+from blackprop.experiments.report._time_left import TimeLeft
 
 
 def result(method, device, seed, accuracy, gap=None, lab=90.0):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import blackprop as bp
-from blackprop import cli, errors
-from blackprop.recipes import Batch, Frozen, Homodyne, Mixed, Oracle, Perturbative
-from blackprop.recipes.reservoir import (
+from blackprop import errors
+from blackprop.cli import _main as cli
+from blackprop.experiments import Batch, Frozen, Homodyne, Mixed, Oracle, Perturbative
+from blackprop.experiments.reservoirs import (
     Architecture,
     DesignTwin,
     Narma10,

@@ -15,9 +15,8 @@ from torch import nn
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.recipes import Allowance, Frozen, Homodyne, Multiplexed, Oracle, Perturbative
-from blackprop.recipes.audio.log_mel import LogMel
-from blackprop.recipes.reservoir import (
+from blackprop.experiments import Allowance, Frozen, Homodyne, Multiplexed, Oracle, Perturbative, Size
+from blackprop.experiments.reservoirs import (
     Architecture,
     Capacity,
     ChannelEqualisation,
@@ -33,19 +32,19 @@ from blackprop.recipes.reservoir import (
     Sizes,
     SpokenDigits,
     Symbols,
-    archive,
-    capacity,
-    classification,
     memory_capacity,
-    networks,
     pad,
     parity_capacity,
-    ridge,
     run,
-    series,
     suite,
 )
-from blackprop.recipes.task import Size
+from blackprop.experiments.tasks.audio._log_mel import LogMel
+from blackprop.experiments.tasks.sequences import _archive as archive
+from blackprop.experiments.tasks.sequences import _capacity as capacity
+from blackprop.experiments.tasks.sequences import _classification as classification
+from blackprop.experiments.tasks.sequences import _networks as networks
+from blackprop.experiments.tasks.sequences import _ridge as ridge
+from blackprop.experiments.tasks.sequences import _series as series
 from support import DATA, draw
 
 

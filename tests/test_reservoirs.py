@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, Query
 from blackprop.devices import ActiveRing, Carried, EchoState, Ikeda, SpinWaveScatterer
 from blackprop.errors import ArgumentError, LimitError, ReadingError, ShapeError
-from blackprop.query import Purpose, Query
 from support import draw
 
 MEGA = 2 * math.pi * 1e6  # rad/s

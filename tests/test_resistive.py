@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.devices.diodes import ExponentialDiodes, IdealDiodes
-from blackprop.devices.resistive import Branches, ResistiveNetwork, doubled, paired
+from blackprop.core import Ledger, Purpose, Query, ask, metered, run
+from blackprop.devices import Branches, ExponentialDiodes, IdealDiodes, ResistiveNetwork, doubled, paired
 from blackprop.errors import ArgumentError, IncompatibleError, LimitError, ReadingError, ShapeError
-from blackprop.estimators.equilibrium import EquilibriumPropagation
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query, ask, run
+from blackprop.estimators import EquilibriumPropagation
 from support import draw, make_layer
 
 EXACT = IdealDiodes(tolerance=1e-13, sweeps=2000)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
-from blackprop.recipes import Existing, RunFolder
-from blackprop.recipes.run_folder import decoded, encoded
+from blackprop.experiments import Existing, RunFolder
+from blackprop.experiments.records._run_folder import decoded, encoded
 
 CONFIG = {"task": "digits", "settings": {"epochs": 3, "rates": [1, 2]}, "methods": {"paper": {"samples": 3}}}
 

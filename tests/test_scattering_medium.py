@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import blackprop as bp
-from blackprop.devices.scattering_medium import ScatteringMedium
+from blackprop.core import Purpose, Query
+from blackprop.devices import ScatteringMedium
 from blackprop.errors import ArgumentError
-from blackprop.query import Purpose, Query
 from support import Opaque, draw
 
 both = pytest.mark.parametrize("linear", [False, True])

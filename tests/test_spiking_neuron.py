@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blackprop.devices.spiking_neuron import Biases, SpikingNeurons, time_constant
+from blackprop.devices import Biases, SpikingNeurons
+from blackprop.devices.electronic._spiking_neuron import time_constant
 from blackprop.errors import ArgumentError
 from blackprop.testing import check_device
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.core import Purpose, metered, run
 from blackprop.directions import Orthogonal
-from blackprop.ledger import metered
-from blackprop.query import Purpose, run
 from blackprop.surrogates import BasisUpdate, ProjectorSplitting, Reconstruction, projector_splitting_step
 from support import draw
 

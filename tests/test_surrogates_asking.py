@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
+from blackprop.core import Purpose, Query, metered, run
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, BlackpropWarning, IncompatibleError
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, run
 from blackprop.surrogates import (
     BasisUpdate,
     Euler,
@@ -26,8 +25,8 @@ from blackprop.surrogates import (
     Recursive,
     Streaming,
 )
+from blackprop.surrogates._monitor import AGAIN, FOUND, KEPT, Monitor
 from blackprop.surrogates._watch import CALM, excess, has_moved, watched
-from blackprop.surrogates.monitor import AGAIN, FOUND, KEPT, Monitor
 from support import draw
 
 D_IN, D_OUT = 7, 5

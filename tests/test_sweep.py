@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from blackprop import errors
-from blackprop.extras import install
-from blackprop.recipes import (
+from blackprop._extras import install
+from blackprop.experiments import (
     Digits,
     Existing,
     Grid,
@@ -27,9 +27,9 @@ from blackprop.recipes import (
     carry_out_side_by_side,
     with_references,
 )
-from blackprop.recipes.spread import CELLS, carry_out_apart, carry_out_one
-from blackprop.report import write_report
-from blackprop.sweep import carry_out_by_ray
+from blackprop.experiments.engine._spread import CELLS, carry_out_apart, carry_out_one
+from blackprop.experiments.engine._sweep import carry_out_by_ray
+from blackprop.experiments.report import write_report
 
 TASK = Digits(epochs=2, batch_size=479)
 ROUGH = Imperfections(read_noise=0.02, drift=1e-3)

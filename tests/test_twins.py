@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 import blackprop as bp
 from blackprop import twins
-from blackprop.devices import Drifting, Noisy
-from blackprop.devices.imperfect import ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh
+from blackprop.core import Purpose, metered, run
+from blackprop.devices import Drifting, ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh, Noisy
 from blackprop.errors import ArgumentError, BudgetExhausted, CalibrationWarning, IncompatibleError
-from blackprop.estimators.modelled import Modelled
-from blackprop.ledger import metered
-from blackprop.query import Purpose, run
-from blackprop.surrogates.twin import Twin
+from blackprop.estimators import Modelled
+from blackprop.surrogates import Twin
 from support import draw
 
 MESHES = [

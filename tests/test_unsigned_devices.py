@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import blackprop as bp
 from blackprop import surrogates
-from blackprop.devices.base import apply_matrix
-from blackprop.ledger import metered
+from blackprop.core import metered
+from blackprop.devices._base import apply_matrix
 
 
 class Unsigned(bp.devices.Simulator):
@@ -181,7 +181,7 @@ def test_it_is_programmed_and_read_as_weights():
     assert layer.conversion.error < 0.02
     x = torch.rand(5, 6)
     torch.testing.assert_close(layer.to_linear()(x), layer(x), rtol=1e-3, atol=1e-3)
-    searched = bp.programming.ByQueries(steps=60)
+    searched = bp.conversion.ByQueries(steps=60)
     layer = bp.PhysicalLayer.from_linear(nn.Linear(6, 4), modulator(), programmer=searched)
     assert layer.conversion.error < 0.9
 

@@ -11,13 +11,12 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import blackprop as bp
-from blackprop.recipes.task import Size
-from blackprop.recipes.vision import cifar10
-from blackprop.recipes.vision.airbench import nesterov, triangle
-from blackprop.recipes.vision.augmentation import cutout, flip, translate
-from blackprop.recipes.vision.cifar10 import Cifar10, Vision
-from blackprop.recipes.vision.pixels import Normalise
-from blackprop.recipes.vision.whitening import Whitening, whitening_filters
+from blackprop.experiments import Cifar10, Size, Vision
+from blackprop.experiments.tasks.vision import _cifar10 as cifar10
+from blackprop.experiments.tasks.vision._airbench import nesterov, triangle
+from blackprop.experiments.tasks.vision._augmentation import cutout, flip, translate
+from blackprop.experiments.tasks.vision._pixels import Normalise
+from blackprop.experiments.tasks.vision._whitening import Whitening, whitening_filters
 from cifar10_files import FEW, write
 from support import DATA, draw
 

@@ -17,12 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from blackprop.devices.base import Simulator
-from blackprop.devices.crossbar import PCM, Crossbar
-from blackprop.devices.in_memory import InMemoryODE
-from blackprop.devices.memristive import Memristive
-from blackprop.devices.spiking_neuron import DARK, SpikingNeurons, time_constant
-from blackprop.query import Purpose, Query
+from blackprop.core import Purpose, Query
+from blackprop.devices import PCM, Crossbar, InMemoryODE, Memristive, Simulator, SpikingNeurons
+from blackprop.devices.electronic._spiking_neuron import DARK, time_constant
 
 PlainForm = Callable[[Tensor, Tensor], Tensor]
 

@@ -32,12 +32,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.recipes import Cell, Data, Digits, Frozen, Hardware, Method, Mnist, Oracle, SpeechDigits
-from blackprop.recipes.allowance import EVALUATED, Allowance, asked, evaluate, physical_layers, train_within
-from blackprop.recipes.by_feedback import DirectFeedbackAlignment, FeedbackAlignment
-from blackprop.recipes.by_loss import Mixed, Multiplexed, Perturbative, Spsa
-from blackprop.recipes.methods import Default, Memory, Paper, Row, Twin
-from blackprop.rules.physical_local_learning import PhysicalLocalLearning
+from blackprop.experiments import (
+    Allowance,
+    Cell,
+    Data,
+    Default,
+    Digits,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    Frozen,
+    Hardware,
+    Memory,
+    Method,
+    Mixed,
+    Mnist,
+    Multiplexed,
+    Oracle,
+    Paper,
+    Perturbative,
+    Row,
+    SpeechDigits,
+    Spsa,
+    Twin,
+    asked,
+    evaluate,
+    train_within,
+)
+from blackprop.experiments.engine._allowance import EVALUATED, physical_layers
+from blackprop.learning_rules import PhysicalLocalLearning
 
 CLASSES = 10
 KEY = ("task", "device", "method", "factor", "rate", "seed", "allowed")

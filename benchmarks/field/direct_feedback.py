@@ -21,10 +21,9 @@ from ratios import told
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blackprop.devices.scattering_medium import ScatteringMedium
-from blackprop.recipes.mnist import Mnist
-from blackprop.recipes.task import Data
-from blackprop.rules.direct_feedback import DirectFeedback, random_feedback
+from blackprop.devices import ScatteringMedium
+from blackprop.experiments import Data, Mnist
+from blackprop.learning_rules import DirectFeedback, random_feedback
 
 METHODS = ("backpropagation", "top layer alone", "direct feedback", "optical direct feedback")
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from blackprop.recipes.mnist import TRAIN, Mnist
-from blackprop.rules.equilibrium_propagation import (
+from blackprop.experiments import Mnist
+from blackprop.experiments.tasks._mnist import TRAIN
+from blackprop.learning_rules import (
     EquilibriumPropagation,
     Layered,
     Relaxation,

@@ -22,13 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.devices import Device, Drifting
-from blackprop.devices.graded_index import GradedIndexFibre
-from blackprop.devices.multimode_fibre import MultimodeFibre, unitary
-from blackprop.recipes.digits import Digits
+from blackprop.devices import Device, Drifting, GradedIndexFibre, MultimodeFibre
+from blackprop.devices.photonic._multimode_fibre import unitary
+from blackprop.experiments import Digits
 from blackprop.surrogates import Oracle, Surrogate, Twin
-from blackprop.twins import Perceptron
-from blackprop.twins.fibre import MultimodeFibreTwin
+from blackprop.twins import MultimodeFibreTwin, Perceptron
 
 BATCH, PIXELS = 64, 16
 

@@ -20,13 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import blackprop as bp
-from blackprop.devices.crossbar import PCM, Crossbar
-from blackprop.devices.in_memory import InMemoryODE
-from blackprop.devices.memristive import Memristive
-from blackprop.devices.spiking_neuron import SpikingNeurons
-from blackprop.recipes.digits import Digits
-from blackprop.rules.contrastive_plasticity import ContrastivePlasticity, synapses
-from blackprop.rules.physical_local_learning import PhysicalLocalLearning
+from blackprop.devices import PCM, Crossbar, InMemoryODE, Memristive, SpikingNeurons
+from blackprop.experiments import Digits
+from blackprop.learning_rules import ContrastivePlasticity, PhysicalLocalLearning, synapses
 
 CLASSES, BATCH = 10, 64
 MakeDevice = Callable[[int, int], bp.Device]

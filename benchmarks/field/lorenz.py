@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
-from blackprop.devices.rollout import Rollout, Tendency
-from blackprop.estimators.euler import EulerGradient
-from blackprop.surrogates.euler import Euler
+from blackprop.devices import Rollout
+from blackprop.devices._rollout import Tendency
+from blackprop.estimators import EulerGradient
+from blackprop.surrogates import Euler
 
 SIGMA, RHO, BETA, H = 10.0, 28.0, 8 / 3, 0.01
 SETTLE = 2000  # steps until a state is on the attractor

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
-from blackprop.devices import ImperfectThreeSplitterMesh
-from blackprop.devices.chain import Chain
-from blackprop.recipes.digits import Digits
-from blackprop.twins.chain import ChainTwin
+from blackprop.devices import Chain, ImperfectThreeSplitterMesh
+from blackprop.experiments import Digits
+from blackprop.twins import ChainTwin
 
 WIDTHS = (16, 16, 16, 10)
 METHODS = ("oracle", "frozen", "output-only", "fitted", "physics-aware")

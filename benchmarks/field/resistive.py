@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blackprop.devices.diodes import IdealDiodes
-from blackprop.devices.resistive import ResistiveNetwork, doubled
-from blackprop.estimators.equilibrium import EquilibriumPropagation
-from blackprop.query import Purpose, Query, run
-from blackprop.recipes.mnist import TRAIN, Mnist
+from blackprop.core import Purpose, Query, run
+from blackprop.devices import IdealDiodes, ResistiveNetwork, doubled
+from blackprop.estimators import EquilibriumPropagation
+from blackprop.experiments import Mnist
+from blackprop.experiments.tasks._mnist import TRAIN
 
 CLASSES = 10
 Step = Callable[[Tensor, Tensor, Tensor], tuple[float, Tensor]]  # rows, one-hot labels, θ: the loss and its gradient

@@ -14,8 +14,7 @@ import torch
 from lorenz import Missing, step
 
 import blackprop as bp
-from blackprop.devices.chain import Chain
-from blackprop.devices.rollout import Rollout
+from blackprop.devices import Chain, Rollout
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:

@@ -44,12 +44,13 @@ from fuzz import memory, wrong
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.lab import messages as say
-from blackprop.lab import own_process, rounds, wire
-from blackprop.lab.keys import make_keys
-from blackprop.lab.link import Link
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.server import Server
+from blackprop.lab import RemoteDevice, Server
+from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _own_process as own_process
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import make_keys
 
 ROUND = 0.01  # s
 LEASE, TURN = 5.0, 0.001  # s
@@ -348,7 +349,9 @@ def run(
     (other / "server.key").write_bytes((keys / "server.key").read_bytes())
     (keys / "authorised" / "other.key").write_bytes((other / "client.key").read_bytes())
     context = multiprocessing.get_context("forkserver")  # a fork of a small process that has imported all
-    context.set_forkserver_preload(["torch", "blackprop.lab.server", "blackprop.lab.remote", "zmq.auth"])
+    context.set_forkserver_preload(
+        ["torch", "blackprop.lab.remote.server._server", "blackprop.lab.remote.client._remote", "zmq.auth"]
+    )
     ready, theirs = multiprocessing.Pipe(duplex=False)
     server = context.Process(target=serve, args=(keys, notes, theirs), daemon=True)
     server.start()

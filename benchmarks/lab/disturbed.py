@@ -37,17 +37,12 @@ from relay import Relay
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.lab import Checked, RemoteDevice
-from blackprop.lab.keys import make_keys
-from blackprop.lab.server import Server
-from blackprop.lab.transparent import Transparent
-from blackprop.query import Query
-from blackprop.recipes import Digits, Remote, Watches
-from blackprop.recipes.cell import Cell
-from blackprop.recipes.hardware import _connected
-from blackprop.recipes.loop import Training
-from blackprop.recipes.methods import Default, Row
-from blackprop.recipes.networks import Network
+from blackprop.core import Query
+from blackprop.experiments import Cell, Default, Digits, Network, Remote, Row, Training, Watches
+from blackprop.experiments.engine._hardware import _connected
+from blackprop.lab import Checked, RemoteDevice, Server
+from blackprop.lab.remote.shared._keys import make_keys
+from blackprop.lab.wrappers._pass_through import Transparent
 
 WIDTH = 128
 METHODS = {"default": Default(), "row": Row()}
@@ -180,7 +175,9 @@ class Served:
             self.port: int = free.getsockname()[1]
         self._arguments = (f"tcp://127.0.0.1:{self.port}", keys, log, nan_rows, insecure)
         self._context = multiprocessing.get_context("forkserver")  # a fork of a small process that has imported all
-        self._context.set_forkserver_preload(["blackprop.lab.server", "blackprop.recipes", "zmq.auth"])
+        self._context.set_forkserver_preload(
+            ["blackprop.lab.remote.server._server", "blackprop.experiments", "zmq.auth"]
+        )
         self.start()
 
     def start(self) -> None:

@@ -22,15 +22,22 @@ import torch
 from blackprop import PhysicalLayer, devices, estimators, twins
 from blackprop.devices import Device
 from blackprop.errors import BlackpropWarning
-from blackprop.recipes.bill import Bill
-from blackprop.recipes.cell import Cell
-from blackprop.recipes.digits import Digits
-from blackprop.recipes.hardware import Hardware, Imperfections
-from blackprop.recipes.loop import Training
-from blackprop.recipes.methods import Frozen, Method, Oracle, Paper, Row
-from blackprop.recipes.networks import Network
-from blackprop.recipes.task import Data
-from blackprop.recipes.watch import Watches
+from blackprop.experiments import (
+    Bill,
+    Cell,
+    Data,
+    Digits,
+    Frozen,
+    Hardware,
+    Imperfections,
+    Method,
+    Network,
+    Oracle,
+    Paper,
+    Row,
+    Training,
+    Watches,
+)
 from blackprop.surrogates import CalibratedResponse, Twin
 
 HARDWARE = ("light-modulator", "microring", "mzi-mesh", "three-splitter-mesh")

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.declaration import Cost
-from blackprop.lab.farm import Farm
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query, ask, run
+from blackprop.core import Cost, Ledger, Purpose, Query, ask, metered, run
+from blackprop.lab import Farm
 
 
 class Bench(bp.Device):

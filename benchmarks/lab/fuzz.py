@@ -28,14 +28,15 @@ import msgpack
 import torch
 
 import blackprop as bp
+from blackprop.core import Count
 from blackprop.errors import BlackpropError, ProtocolError
-from blackprop.lab import describing, rounds, wire
-from blackprop.lab import messages as say
-from blackprop.lab.keys import make_keys
-from blackprop.lab.link import Link
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.server import Server
-from blackprop.query import Count
+from blackprop.lab import RemoteDevice, Server
+from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _spec_codec as describing
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import make_keys
 
 ODD: tuple[Any, ...] = (None, True, -1, 2**63, 2**64 - 1, 1e308, "", "x" * 5000, [], [[]], {}, {"": 0}, [2**40, 2**40])
 

@@ -21,11 +21,9 @@ import pyvisa
 import torch
 from scpi_server import Faults, RawSocket, Scpi, Sockets
 
+from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.errors import InDoubtError, ReadingError, UnreachableError
-from blackprop.lab.scpi import Channels, Readings
-from blackprop.lab.visa import VisaDevice
-from blackprop.ledger import Ledger, metered
-from blackprop.query import Purpose, Query
+from blackprop.lab import Channels, Readings, VisaDevice
 
 LINKS = ("address", "function", "object", "acknowledging", "binary")
 RATES = {"late": 0.005, "twice": 0.02, "echo": 0.02, "pieces": 0.02, "silent": 0.005, "dies": 0.005}

@@ -23,10 +23,10 @@ import zmq
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.lab import rounds, wire
-from blackprop.lab.keys import client_pair, make_keys, server_pair
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.server import Server
+from blackprop.lab import RemoteDevice, Server
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import client_pair, make_keys, server_pair
 
 WIDTH = 256
 

@@ -37,13 +37,12 @@ from fuzz import drain, memory, wrong
 
 import blackprop as bp
 from blackprop.errors import BlackpropError, BusyError, UnreachableError
-from blackprop.lab import messages as say
-from blackprop.lab import wire
-from blackprop.lab.keys import make_keys
-from blackprop.lab.link import Link
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.server import Server
-from blackprop.lab.status import ask_status
+from blackprop.lab import RemoteDevice, Server
+from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._status import ask_status
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import make_keys
 
 LEASE, TURN = 0.5, 0.2  # s
 WIDTHS = (64, 32)

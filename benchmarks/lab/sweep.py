@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from blackprop.recipes import (
+from blackprop.experiments import (
     Digits,
     Existing,
     Grid,
@@ -30,7 +30,7 @@ from blackprop.recipes import (
     carry_out,
     with_references,
 )
-from blackprop.sweep import carry_out_by_ray
+from blackprop.experiments.engine._sweep import carry_out_by_ray
 
 GRID = Grid(
     Digits(epochs=12),

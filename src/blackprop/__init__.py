@@ -1,30 +1,46 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
 from blackprop import (
+    conversion,
     devices,
-    diagnostics,
     directions,
     errors,
     estimators,
     lab,
+    learning_rules,
     optim,
+    planning,
     presets,
-    programming,
-    rules,
     surrogates,
     testing,
     twins,
 )
-from blackprop.characterise import Characterisation, characterise
-from blackprop.declaration import Cost, Coupling, Declaration, ThetaSpec
+from blackprop.characterisation import Characterisation, characterise
+from blackprop.core import (
+    Budget,
+    Cost,
+    Coupling,
+    Declaration,
+    Ledger,
+    Procedure,
+    Purpose,
+    Query,
+    ThetaSpec,
+    price,
+    run,
+)
 from blackprop.devices import Device, Simulator
-from blackprop.diagnostics import Diagnosis, diagnose
-from blackprop.layer import PhysicalLayer
-from blackprop.layer_state import for_another_device
-from blackprop.ledger import Budget, Ledger, price
+from blackprop.nn import (
+    Diagnosis,
+    PhysicalLayer,
+    advise,
+    diagnose,
+    for_another_device,
+    ledger,
+    param_groups,
+    substitute,
+)
 from blackprop.planning import Plan, plan
-from blackprop.query import Procedure, Purpose, Query, run
-from blackprop.substitute import ledger, param_groups, substitute
 
 __all__ = [
     "Budget",
@@ -42,23 +58,24 @@ __all__ = [
     "Query",
     "Simulator",
     "ThetaSpec",
+    "advise",
     "characterise",
+    "conversion",
     "devices",
     "diagnose",
-    "diagnostics",
     "directions",
     "errors",
     "estimators",
     "for_another_device",
     "lab",
+    "learning_rules",
     "ledger",
     "optim",
     "param_groups",
     "plan",
+    "planning",
     "presets",
     "price",
-    "programming",
-    "rules",
     "run",
     "substitute",
     "surrogates",

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = answered(arguments)
     if code is not None:
         return code
-    from blackprop.cli import main as run  # noqa: PLC0415  # imports PyTorch
+    from blackprop.cli._main import main as run  # noqa: PLC0415  # imports PyTorch
 
     return run(arguments)
 

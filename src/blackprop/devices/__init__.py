@@ -1,34 +1,39 @@
 """Devices: the simulators of the published method, wrappers for imperfections, and a way to bring your own."""
 
-from blackprop.devices.active_ring import ActiveRing
-from blackprop.devices.base import Device, Simulator, Wrapper
-from blackprop.devices.chain import Chain
-from blackprop.devices.crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
-from blackprop.devices.declared import Declared
-from blackprop.devices.differential import Differential
-from blackprop.devices.diffraction import Diffraction
-from blackprop.devices.diodes import Diodes, ExponentialDiodes, IdealDiodes
-from blackprop.devices.echo_state import EchoState
-from blackprop.devices.from_callable import from_callable
-from blackprop.devices.graded_index import GradedIndexFibre
-from blackprop.devices.ikeda import Ikeda
-from blackprop.devices.imperfect import ImperfectMesh, ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh
-from blackprop.devices.imperfections import Drifting, Noisy, Quantised
-from blackprop.devices.in_memory import InMemoryODE
-from blackprop.devices.light_modulator import LightModulator
-from blackprop.devices.matrix import LowRank, Matrix
-from blackprop.devices.memristive import Memristive
-from blackprop.devices.microring import Microring
-from blackprop.devices.monarch import Monarch
-from blackprop.devices.multimode_fibre import MultimodeFibre
-from blackprop.devices.mzi import MZIMesh, ThreeSplitterMesh
-from blackprop.devices.resampling import Resampling
-from blackprop.devices.reservoir import Carried, Reservoir
-from blackprop.devices.resistive import Branches, ResistiveNetwork, doubled, paired
-from blackprop.devices.rollout import Rollout
-from blackprop.devices.scattering_medium import ScatteringMedium
-from blackprop.devices.scattering_waveguide import SpinWaveScatterer
-from blackprop.devices.spiking_neuron import Biases, SpikingNeurons
+from blackprop.devices._base import Device, Simulator, Wrapper
+from blackprop.devices._chain import Chain
+from blackprop.devices._declared import Declared
+from blackprop.devices._differential import Differential
+from blackprop.devices._from_callable import from_callable
+from blackprop.devices._imperfections import Drifting, Noisy, Quantised
+from blackprop.devices._matrix import LowRank, Matrix
+from blackprop.devices._monarch import Monarch
+from blackprop.devices._resampling import Resampling
+from blackprop.devices._rollout import Rollout
+from blackprop.devices.electronic._crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
+from blackprop.devices.electronic._diodes import Diodes, ExponentialDiodes, IdealDiodes
+from blackprop.devices.electronic._in_memory import InMemoryODE
+from blackprop.devices.electronic._memristive import Memristive
+from blackprop.devices.electronic._resistive import Branches, ResistiveNetwork, doubled, paired
+from blackprop.devices.electronic._spiking_neuron import Biases, SpikingNeurons
+from blackprop.devices.photonic._diffraction import Diffraction
+from blackprop.devices.photonic._graded_index import GradedIndexFibre
+from blackprop.devices.photonic._imperfect import (
+    ImperfectMesh,
+    ImperfectMicroring,
+    ImperfectMZIMesh,
+    ImperfectThreeSplitterMesh,
+)
+from blackprop.devices.photonic._light_modulator import LightModulator
+from blackprop.devices.photonic._microring import Microring
+from blackprop.devices.photonic._multimode_fibre import MultimodeFibre
+from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
+from blackprop.devices.photonic._scattering_medium import ScatteringMedium
+from blackprop.devices.photonic._scattering_waveguide import SpinWaveScatterer
+from blackprop.devices.reservoirs._active_ring import ActiveRing
+from blackprop.devices.reservoirs._echo_state import EchoState
+from blackprop.devices.reservoirs._ikeda import Ikeda
+from blackprop.devices.reservoirs._reservoir import Carried, Reservoir
 
 __all__ = [
     "IDEAL",

@@ -1,10 +1,10 @@
 """Estimators: the gradient for a device's parameters, from queries."""
 
-from blackprop.estimators.averaged import Averaged
-from blackprop.estimators.base import Estimator
-from blackprop.estimators.coordinate import Coordinate
-from blackprop.estimators.credit import ByOutput, Credit, Whole
-from blackprop.estimators.differences import (
+from blackprop.estimators._averaged import Averaged
+from blackprop.estimators._base import Estimator
+from blackprop.estimators._coordinate import Coordinate
+from blackprop.estimators._credit import ByOutput, Credit, Whole
+from blackprop.estimators._differences import (
     BatchContraction,
     Central,
     Contraction,
@@ -12,15 +12,15 @@ from blackprop.estimators.differences import (
     Forward,
     ProbeContraction,
 )
-from blackprop.estimators.directional_memory import DirectionalMemory
-from blackprop.estimators.element_shift import ElementShift
-from blackprop.estimators.equilibrium import EquilibriumPropagation, Nudgeable
-from blackprop.estimators.euler import EulerGradient
-from blackprop.estimators.guided import GuidedDirections
-from blackprop.estimators.modelled import Modelled
-from blackprop.estimators.oracle import Oracle
-from blackprop.estimators.parameter_shift import ParameterShift
-from blackprop.estimators.random_directions import RandomDirections
+from blackprop.estimators._directional_memory import DirectionalMemory
+from blackprop.estimators._element_shift import ElementShift
+from blackprop.estimators._equilibrium import EquilibriumPropagation, Nudgeable
+from blackprop.estimators._euler import EulerGradient
+from blackprop.estimators._guided import GuidedDirections
+from blackprop.estimators._modelled import Modelled
+from blackprop.estimators._oracle import Oracle
+from blackprop.estimators._parameter_shift import ParameterShift
+from blackprop.estimators._random_directions import RandomDirections
 
 __all__ = [
     "Averaged",

@@ -1,21 +1,21 @@
 """Real devices: instruments on a bench, the way to them over a network, what guards and checks them, farms of them."""
 
-from blackprop.lab.camera import Camera, CameraModulator, Modulator
-from blackprop.lab.checked import Checked, Refuse, Remeasure
-from blackprop.lab.detectors import Finding
-from blackprop.lab.farm import Farm
-from blackprop.lab.faulty import Faulty
-from blackprop.lab.guarded import Guarded
-from blackprop.lab.instrument import Instrument
-from blackprop.lab.pixels import Gamma, Region
-from blackprop.lab.qcodes import QcodesDevice
-from blackprop.lab.ray_farm import RayDevice, ray_members
-from blackprop.lab.recorded import Recorded, Replayed
-from blackprop.lab.remote import RemoteDevice
-from blackprop.lab.retrying import Retrying
-from blackprop.lab.scpi import Channels, Readings
-from blackprop.lab.server import Server
-from blackprop.lab.visa import VisaDevice
+from blackprop.lab.farm._farm import Farm
+from blackprop.lab.farm._ray_farm import RayDevice, ray_members
+from blackprop.lab.instruments._camera import Camera, CameraModulator, Modulator
+from blackprop.lab.instruments._instrument import Instrument
+from blackprop.lab.instruments._pixels import Gamma, Region
+from blackprop.lab.instruments._qcodes import QcodesDevice
+from blackprop.lab.instruments._scpi import Channels, Readings
+from blackprop.lab.instruments._visa import VisaDevice
+from blackprop.lab.remote.client._remote import RemoteDevice
+from blackprop.lab.remote.server._server import Server
+from blackprop.lab.wrappers._checked import Checked, Refuse, Remeasure
+from blackprop.lab.wrappers._detectors import Finding
+from blackprop.lab.wrappers._faulty import Faulty
+from blackprop.lab.wrappers._guarded import Guarded
+from blackprop.lab.wrappers._recorded import Recorded, Replayed
+from blackprop.lab.wrappers._retrying import Retrying
 
 __all__ = [
     "Camera",

@@ -1,18 +1,18 @@
 """Surrogates: the gradient for a device's input, from what is known of the device."""
 
-from blackprop.surrogates.base import Surrogate
-from blackprop.surrogates.basis_update import BasisUpdate
-from blackprop.surrogates.calibrated_response import CalibratedResponse
-from blackprop.surrogates.euler import Euler
-from blackprop.surrogates.frozen import Frozen
-from blackprop.surrogates.low_rank import LowRankSurrogate
-from blackprop.surrogates.oracle import Oracle
-from blackprop.surrogates.projector_splitting import ProjectorSplitting, projector_splitting_step
-from blackprop.surrogates.random_feedback import RandomFeedback
-from blackprop.surrogates.reconstruction import Reconstruction
-from blackprop.surrogates.rules import LowRankRecursive, Projection, Recursive, Rule
-from blackprop.surrogates.streaming import Streaming
-from blackprop.surrogates.twin import Twin
+from blackprop.surrogates._base import Surrogate
+from blackprop.surrogates._euler import Euler
+from blackprop.surrogates._frozen import Frozen
+from blackprop.surrogates._oracle import Oracle
+from blackprop.surrogates._random_feedback import RandomFeedback
+from blackprop.surrogates._twin import Twin
+from blackprop.surrogates.calibration._calibrated_response import CalibratedResponse
+from blackprop.surrogates.least_squares._rules import LowRankRecursive, Projection, Recursive, Rule
+from blackprop.surrogates.least_squares._streaming import Streaming
+from blackprop.surrogates.low_rank._base import LowRankSurrogate
+from blackprop.surrogates.low_rank._basis_update import BasisUpdate
+from blackprop.surrogates.low_rank._projector_splitting import ProjectorSplitting, projector_splitting_step
+from blackprop.surrogates.low_rank._reconstruction import Reconstruction
 
 __all__ = [
     "BasisUpdate",

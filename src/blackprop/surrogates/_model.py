@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from blackprop.declaration import Declaration
+from blackprop.core._declaration import Declaration
 from blackprop.errors import IncompatibleError
 
 

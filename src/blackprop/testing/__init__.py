@@ -5,10 +5,10 @@ a `Report` of what was measured, or raises `ContractError` with the claim that f
 declared. All random numbers come from the generator that is passed, by default one seeded with 0.
 """
 
-from blackprop.testing.bench import Report
-from blackprop.testing.device import check_device
-from blackprop.testing.estimator import check_estimator
-from blackprop.testing.optimizer import check_optimizer
-from blackprop.testing.surrogate import check_surrogate
+from blackprop.testing._bench import Report
+from blackprop.testing._device import check_device
+from blackprop.testing._estimator import check_estimator
+from blackprop.testing._optimizer import check_optimizer
+from blackprop.testing._surrogate import check_surrogate
 
 __all__ = ["Report", "check_device", "check_estimator", "check_optimizer", "check_surrogate"]

@@ -1,11 +1,11 @@
 """Twins: differentiable models of devices, whose unknown errors `surrogates.Twin` fits to what the device answers."""
 
-from blackprop.twins.chain import ChainTwin
-from blackprop.twins.crossbar import CrossbarTwin
-from blackprop.twins.fibre import MultimodeFibreTwin
-from blackprop.twins.in_memory import InMemoryTwin
-from blackprop.twins.perceptron import Perceptron
-from blackprop.twins.physical import (
+from blackprop.twins._chain import ChainTwin
+from blackprop.twins._crossbar import CrossbarTwin
+from blackprop.twins._fibre import MultimodeFibreTwin
+from blackprop.twins._in_memory import InMemoryTwin
+from blackprop.twins._mlp import Perceptron
+from blackprop.twins._physical import (
     DiffractionTwin,
     LightModulatorTwin,
     MeshTwin,

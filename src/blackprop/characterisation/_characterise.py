@@ -1,0 +1,215 @@
+"""Find out what a device is, by asking it alone."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from blackprop import planning
+from blackprop.characterisation._characterisation import Characterisation
+from blackprop.characterisation._clock import Clock, cost
+from blackprop.characterisation._coupling import Wiring, coupling
+from blackprop.characterisation._device_under_test import Stand
+from blackprop.characterisation._drive import drive, input_limits
+from blackprop.characterisation._findings import Finding, coupling_of, unknown
+from blackprop.characterisation._harmonics import harmonics
+from blackprop.characterisation._linearity import linearity
+from blackprop.characterisation._response import period, response, useful_step
+from blackprop.characterisation._signal import influence, signal
+from blackprop.characterisation._stability import stability
+from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._ledger import Budget, Ledger, metered
+from blackprop.core._query import Procedure, ask, run
+from blackprop.devices import Declared, Device, Simulator, Wrapper
+from blackprop.errors import ArgumentError, BudgetExhausted, ReadingError
+
+T = TypeVar("T")
+SHIFTED = 64  # parameters that parameter shift could be worth its programmings for
+QUESTIONS = (
+    "coupling",
+    "linear",
+    "affine",
+    "noise",
+    "noise kind",
+    "resolution",
+    "dark level",
+    "settling",
+    "history",
+    "drift",
+    "period",
+    "harmonics",
+    "period in x",
+    "response",
+    "step",
+    "cost",
+)
+
+
+def characterise(
+    device: Device,
+    budget: Budget | None = None,
+    *,
+    scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Characterisation:
+    """Measure what `device` is: signal and noise, settling, history and drift, linearity, the period of θ, response
+    curves, a useful step, and its coupling, a hidden wiring of the parameters included.
+
+    What it declares of all that is not believed; its shapes, its limits and its initial values are. Everything is asked
+    as `CALIBRATE`, within the limits of θ and within `budget`, the cheapest question first: where the budget ends, the
+    rest stays unknown. At the end θ is what it was before, or what it starts from, also where an error is raised. A
+    device that is at fault is diagnosed, not refused.
+
+    **Arguments:** `scale`, the root mean square of the entries of the rows that it will be used with; rows of up to
+    three times that are sent. `generator` draws the rows and settings (by default seeded with 0). **Costs** some 200
+    programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` where the wiring is
+    hidden.
+
+    >>> import blackprop as bp
+    >>> found = bp.characterise(bp.devices.Declared(bp.devices.LightModulator(4, 3)))
+    >>> found.declaration.linear, found.declaration.coupling.value, round(found.declaration.theta.period, 4)
+    (True, 'element', 6.2832)
+    """
+    if not isinstance(device, Device):
+        raise ArgumentError(f"`characterise(device)` takes a Device, got {device!r}")
+    if not 0 < scale < float("inf"):
+        raise ArgumentError(f"`characterise(scale=...)` must be positive and finite, got {scale}")
+    stand = Stand(device, scale, generator if generator is not None else torch.Generator().manual_seed(0))
+    return _Inquiry(stand, budget).carry_out()
+
+
+class _Inquiry:
+    """The questions in their order, what was answered, and what stopped them."""
+
+    def __init__(self, stand: Stand, budget: Budget | None) -> None:
+        self.stand, self.budget = stand, budget
+        self.ledger = Ledger()
+        self.findings: dict[str, Finding] = {}
+        self.diagnoses: list[str] = []
+        self.curves: dict[str, Any] = {}
+        self.clock = Clock(stand.device)
+        self.wiring: Wiring | None = None
+        self.step: float | None = None
+
+    def carry_out(self) -> Characterisation:
+        stopped = ""
+        try:
+            self._reserve_parking()
+        except BudgetExhausted as error:
+            return self._result(f"the budget ended before the first question: {error}")
+        try:
+            self._ask_all()
+        except BudgetExhausted as error:
+            stopped = f"the budget ended here: {error}"
+        except ReadingError as error:
+            stopped = f"its answers cannot be used: {error}"
+            self.diagnoses.append(stopped)
+        finally:
+            self._park()
+        return self._result(stopped or "not asked, since there is no answer to learn from")
+
+    def _ask_all(self) -> None:
+        stand = self.stand
+        self._take(input_limits(stand))
+        heard = self._run(lambda: signal(stand))
+        self._take(*heard.findings, faults=heard.faults, curves=heard.curves)
+        if heard.hopeless:
+            return
+        stable = self._run(lambda: stability(stand))
+        self._take(*stable.findings, faults=stable.faults, curves=stable.curves)
+        stand.drifts = self.findings["drift"].value != 0
+        if stable.faults:
+            return  # answers that depend on what was asked before tell nothing of θ
+        faults = self._run(lambda: influence(stand))
+        self.diagnoses += faults
+        if any(fault.startswith(("stuck", "rounded")) for fault in faults):
+            return
+        driven = self._run(lambda: drive(stand))
+        self._take(*driven.findings, faults=driven.faults)
+        finding = self._run(lambda: period(stand))
+        stand.period = finding.value if finding.known and isinstance(finding.value, float) else None
+        self._take(finding)
+        finding, affine, curve = self._run(lambda: linearity(stand))
+        stand.linear = finding.known and finding.value is True and _vectors(stand)
+        self._take(finding, affine, curves={"linearity": curve})
+        finding, curve = self._run(lambda: response(stand))
+        self._take(finding, curves={"response": curve})
+        radian = planning.step_size(self._declared(0.0).declaration) * 100
+        self.step, finding, curve = self._run(lambda: useful_step(stand, radian))
+        self._take(finding, curves={"step": curve})
+        self.wiring = self._run(lambda: coupling(stand))
+        self._take(self.wiring.finding, curves={"coupling": self.wiring.curves})
+        self._take(self._harmonics())
+
+    def _harmonics(self) -> Finding:
+        """Asked where a plan could use them: of few parameters that neither linearity nor coupling tells apart."""
+        size = self.stand.spec.theta.size
+        if self.stand.linear or coupling_of(self.findings["coupling"]) is not Coupling.NONE or size > SHIFTED:
+            text = f"not asked: a plan uses them of at most {SHIFTED} parameters, where it knows of no coupling"
+            return unknown("harmonics", text)
+        return self._run(lambda: harmonics(self.stand))
+
+    def _take(self, *findings: Finding, faults: list[str] | None = None, curves: dict[str, Any] | None = None) -> None:
+        self.findings.update((finding.name, finding) for finding in findings)
+        self.diagnoses += faults or []
+        self.curves.update(curves or {})
+
+    def _run(self, procedure: Callable[[], Procedure[T]]) -> T:
+        with torch.no_grad():
+            return run(procedure(), metered(self.clock, self.ledger, self.budget))
+
+    def _reserve_parking(self) -> None:
+        if self.budget is not None:
+            cost = self.stand.spec.cost
+            self.budget.reserve(1, 1, cost.row + cost.programming)
+
+    def _park(self) -> None:
+        """Back to where it stood, paid for in advance; what it answers there is no matter."""
+        stand = self.stand
+        with contextlib.suppress(ReadingError), torch.no_grad():
+            run(ask(stand.query(stand.rows[:1], stand.home)), metered(self.clock, self.ledger))
+
+    def _declared(self, noise: float) -> Declared:
+        linear, one = self.findings.get("linear"), self.findings.get("harmonics")
+        return Declared(
+            self.stand.device,
+            harmonics=1 if one is not None and one.known and one.value == 1 else None,
+            cost=self._cost(),
+            linear=linear is not None and linear.known and bool(linear.value),
+            coupling=coupling_of(self.findings.get("coupling")),
+            noise=noise,
+            period=self.stand.period,
+            order=self.wiring.order if self.wiring is not None else None,
+        )
+
+    def _cost(self) -> Cost | None:
+        """As the clock has it, where the device declares none; the time of a `Simulator` is not a laboratory's."""
+        inner = self.stand.device
+        while isinstance(inner, Wrapper):
+            inner = inner.device
+        return None if self.stand.spec.cost != Cost() or isinstance(inner, Simulator) else self.clock.cost()
+
+    def _result(self, why: str) -> Characterisation:
+        self.findings["cost"] = cost(self.clock)
+        for name in QUESTIONS:
+            self.findings.setdefault(name, unknown(name, why))
+        noise = self.findings["noise"].value
+        # Differences meet rounding as they meet noise: the declared noise, which sets their step, has both.
+        rounding = self.stand.rounding / self.stand.size if self.stand.rounding else 0.0
+        device = self._declared(float(f"{math.hypot(noise if isinstance(noise, float) else 0.0, rounding):.4g}"))
+        return Characterisation(
+            {name: self.findings[name] for name in QUESTIONS},
+            tuple(self.diagnoses),
+            device,
+            self.step if self.step is not None else planning.step_size(device.declaration),
+            self.ledger,
+            self.curves,
+        )
+
+
+def _vectors(stand: Stand) -> bool:
+    return len(stand.spec.in_shape) == len(stand.spec.out_shape) == 1

@@ -1,0 +1,78 @@
+"""What a programming and a row take, by the clock, while everything else is asked."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from blackprop.characterisation._findings import Finding, sure, unknown
+from blackprop.core._declaration import Cost, Declaration
+from blackprop.core._query import Count, Query, count
+from blackprop.devices import Device
+
+ENOUGH = 12  # rounds
+TOLD = 2e-6  # s: less than this is the time of our own arithmetic
+
+
+class Clock:
+    """A device whose rounds are timed."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.rounds: list[tuple[float, float, float]] = []  # programmings, rows, seconds
+
+    @property
+    def declaration(self) -> Declaration:
+        return self.device.declaration
+
+    @property
+    def programmed(self) -> Tensor | None:
+        return self.device.programmed
+
+    def repeated(self) -> Count:
+        return self.device.repeated()
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        spent = count(queries, self.programmed, self.declaration.rows_each)
+        begun = time.perf_counter()
+        readings = self.device.measure(queries)
+        seconds = time.perf_counter() - begun
+        self.rounds.append((sum(spent.programmings.values()), sum(spent.rows.values()), seconds))
+        return readings
+
+    def cost(self) -> Cost | None:
+        """Seconds a programming and a row, by least squares relative to each round's own time; None where not known."""
+        timed = torch.tensor(self.rounds[1:], dtype=torch.float64)  # the first may hold what is done once
+        if len(timed) < ENOUGH:
+            return None
+        design = timed[:, :2] / timed[:, 2:]
+        both = torch.linalg.lstsq(design, torch.ones(len(timed), 1, dtype=torch.float64)).solution[:, 0]
+        if bool((both < 0).any()):  # one alone
+            alone = design.sum(0) / design.square().sum(0)
+            which = int(((1 - design * alone).square().sum(0)).argmin())
+            both = torch.zeros(2, dtype=torch.float64)
+            both[which] = alone[which]
+        return Cost(*(_rounded(value) for value in both.tolist()))
+
+
+def cost(clock: Clock) -> Finding:
+    """The seconds that were measured, beside those that are declared."""
+    measured, said = clock.cost(), clock.declaration.cost
+    if measured is None:
+        return unknown("cost", f"{len(clock.rounds)} rounds are too few to time")
+    text = f"by the clock, over {len(clock.rounds)} rounds; "
+    text += f"declared are {_plain(said)}" if said != Cost() else "none is declared"
+    return Finding("cost", _plain(measured), True, text, sure(len(clock.rounds)))
+
+
+def _plain(cost: Cost) -> str:
+    return f"{cost.programming:.3g} s a programming, {cost.row:.3g} s a row"
+
+
+def _rounded(seconds: float) -> float:
+    """To one digit, as exact as a clock beside other work is; 0 where too little to tell."""
+    if seconds < TOLD:
+        return 0.0
+    return float(f"{seconds:.0e}")

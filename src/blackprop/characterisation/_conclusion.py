@@ -1,0 +1,79 @@
+"""What follows from the findings: what to declare, what a layer then does, and the line to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from blackprop import planning
+from blackprop.characterisation._findings import Finding
+from blackprop.core._declaration import Cost
+from blackprop.devices import Declared
+
+INLINE = 64  # parameters whose order is written out; a longer one is read from report.json
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What to do first, in sentences; what a layer will do; and the lines to paste."""
+
+    advice: tuple[str, ...]
+    plan: str
+    line: str
+
+    def __str__(self) -> str:
+        indented = self.line.replace("\n", f"\n{'':12}")
+        return "\n".join(
+            [
+                *(f"{'first':<12}{each}" for each in self.advice),
+                f"{'declare':<12}{indented}",
+                f"{'plan':<12}{self.plan}",
+            ]
+        )
+
+
+def conclude(findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device: Declared) -> Conclusion:
+    """The declaration of `device` as a line of code, the plan for it, and what to mend before."""
+    advice = [f"mend this: {diagnosis}" for diagnosis in diagnoses]
+    dark = findings["dark level"].value
+    if findings["affine"].value is True and isinstance(dark, float) and dark > 0:
+        advice.append(
+            f"subtract from the readings, in `read`, what is read where nothing is sent ({dark:.4g} on the mean), and "
+            "characterise again: the device is then linear"
+        )
+    period = findings["period in x"]
+    if isinstance(period.value, float) and period.known:
+        advice.append(
+            f"keep the inputs within one period, {period.value:.5g}: beyond, rows that differ are answered alike"
+        )
+    chosen = planning.choose(device.declaration)
+    return Conclusion(tuple(advice), f"{chosen.name}: {chosen.reason(device.declaration)}", _line(device))
+
+
+def _line(device: Declared) -> str:
+    """Code that makes of `device` the device that was found; `bp` and `torch` are imported."""
+    spec = device.declaration
+    parts = [f"linear={spec.linear}", f"coupling=bp.Coupling.{spec.coupling.name}", f"noise={spec.noise!r}"]
+    parts.append(f"period={spec.theta.period!r}")
+    if spec.theta.harmonics is not None:
+        parts.append(f"harmonics={spec.theta.harmonics}")
+    if spec.cost != device.device.cost:
+        parts.append(_cost(spec.cost))
+    before = ""
+    if device.order is not None:
+        before, order = _order(device.order)
+        parts.append(f"order={order}")
+    return f"{before}device = bp.devices.Declared(device, {', '.join(parts)})"
+
+
+def _cost(cost: Cost) -> str:
+    return f"cost=bp.Cost(programming={cost.programming!r}, row={cost.row!r})"
+
+
+def _order(order: Tensor) -> tuple[str, str]:
+    if len(order) <= INLINE:
+        return "", f"torch.tensor({order.tolist()})"
+    saved = 'json.loads(pathlib.Path("report.json").read_text())["declaration"]["order"]'
+    return f"import json, pathlib\norder = torch.tensor({saved})\n", "order"

@@ -1,0 +1,273 @@
+"""Which outputs, or which elements of the matrix, does each parameter move?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackprop.characterisation._codes import decode, draw_codes, few, settings_needed
+from blackprop.characterisation._device_under_test import Comparison, Stand, rms
+from blackprop.characterisation._findings import Finding, sure, unknown
+from blackprop.core._declaration import Coupling
+from blackprop.core._probes import Probes, spanning
+from blackprop.core._query import Procedure
+from blackprop.surrogates.calibration._calibration import orthogonal
+
+SINGLES = 6  # parameters moved alone
+PATIENCE = 16  # repeats of a reading, on a noisy device, where what was found must hold
+UNSEEN = 0.2  # of what a parameter does to its own cell: more must not have stayed unseen in others
+MOST_ROWS = 512  # of a setting, by those repeats
+LEVELS = 3  # pairs of levels that are tried for what shows nothing between the first
+NAMED = 0.999  # of the elements; what is left must not move at all
+
+
+@dataclass
+class Wiring:
+    """The coupling that was found, and the order (P,) of the parameters that makes it the declared one."""
+
+    finding: Finding
+    order: Tensor | None = None
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+def coupling(stand: Stand) -> Procedure[Wiring]:
+    """From the cheapest guess to the dearest: parameters in order, a block an output; in order, an element each; single
+    parameters, which tell at once where one moves two outputs; and codes, which find a hidden wiring.
+
+    Whatever is found is held to settings that it was not found by: random halves of the elements (or outputs) are
+    given random settings, and the others must stay.
+    """
+    spec = stand.spec
+    elements = spec.d_out * spec.d_in
+    size = spec.theta.size
+    in_blocks = size % spec.d_out == 0 and spec.d_out > 1
+    if in_blocks:
+        owner = torch.arange(size, device=stand.home.device) // (size // spec.d_out)
+        stays = yield from _stays(stand, stand.rows, owner, by_output=True)
+        if stays.hold:
+            if stand.linear and size == elements:
+                plain = torch.arange(size, device=stand.home.device)
+                return (yield from _element(stand, plain, "in row-major order", hidden=True))
+            return Wiring(_claim(Coupling.ROW, "each output has a block of parameters, in order", stays))
+    if shared := (yield from _shared(stand)):
+        return Wiring(Finding("coupling", Coupling.NONE.value, True, shared, sure(SINGLES * 3)))
+    if not stand.linear:
+        text = "no parameter was seen to move two outputs, nor do they come in blocks, in order"
+        return Wiring(unknown("coupling", f"{text}; codes are for what is linear", Coupling.NONE.value))
+    return (yield from _decoded(stand))
+
+
+def _element(
+    stand: Stand, order: Tensor, how: str, *, hidden: bool, curves: dict[str, Any] | None = None
+) -> Procedure[Wiring]:
+    """Hold element coupling in this order to fresh settings; where it fails and more may be found, look for it."""
+    place = order.argsort()  # the element that each parameter moves
+    stays = yield from _stays(stand, _spanning(stand), place, by_output=False)
+    if stays.hold:
+        finding = _claim(Coupling.ELEMENT, f"each parameter moves one element of the matrix, {how}", stays)
+        plain = torch.equal(order, torch.arange(len(order), device=order.device))
+        return Wiring(finding, None if plain else order, curves or {})
+    if hidden:
+        return (yield from _decoded(stand))
+    text = f"codes suggest a parameter an element, {how}, but fresh settings move what should stay: {stays}"
+    return Wiring(unknown("coupling", text, Coupling.NONE.value), None, curves or {})
+
+
+def _claim(kind: Coupling, what: str, stays: Stays) -> Finding:
+    return Finding("coupling", kind.value, True, f"{what}; {stays}", sure(stays.checks))
+
+
+@dataclass(frozen=True)
+class Stays:
+    """How far the cells move whose parameters do not, beside those whose parameters do."""
+
+    others: Comparison
+    own: float  # root mean square
+    checks: float
+
+    @property
+    def hold(self) -> bool:
+        """The others stay, and were seen to: what they could have done unseen is small beside what the own ones do."""
+        return self.others.alike and self.others.allowed < UNSEEN * self.own
+
+    def __str__(self) -> str:
+        if self.own <= self.others.allowed:
+            return f"what should move does not, within noise, rounding and drift ({self.others.allowed:.2g})"
+        moved, allowed = self.others.size / self.own, self.others.allowed / self.own
+        return f"what should stay moves by {moved:.2g} of what should move, where noise and drift explain {allowed:.2g}"
+
+
+def _stays(stand: Stand, x: Tensor, owner: Tensor, *, by_output: bool) -> Procedure[Stays]:
+    """Give the parameters of random halves of the cells random settings: how far do the other cells move?
+
+    `owner` (P,) is the cell of each parameter: an output, or an element. A stray coupling of a single parameter shows
+    in a quarter of the halves. Of outputs two halves first: most wrong guesses end there.
+    """
+    d_out, d_in = stand.spec.d_out, stand.spec.d_in
+    cells = d_out if by_output else d_out * d_in
+    subsets = 16 if len(x) <= 64 else 8 if len(x) <= 256 else 4
+    patience = max(1, min(PATIENCE, MOST_ROWS // len(x))) if stand.noisy else 1
+    found = None
+    first = [(2, 1)] if by_output else []
+    for count, repeats in (*first, (subsets, patience)):
+        halves = [stand.half(cells) for _ in range(count)]
+        settings = [torch.where(half[owner], stand.anywhere(), stand.base) for half in halves]
+        changes, controls = yield from stand.interleaved(x, stand.base, settings, repeats)
+        if by_output:
+            moved = torch.stack(halves)[:, None, :].expand_as(changes)
+        else:
+            changes, controls = _matrices(stand, changes, x), _matrices(stand, controls, x)
+            moved = torch.stack([half.view(d_out, d_in) for half in halves])
+        size = 3 * stand.size if by_output else float(changes.abs().max())
+        part = 1.0 if by_output else 1 / (stand.scale * math.sqrt(d_in))  # of a reading's error that an element has
+        others = stand.compare(changes[~moved], controls, size, part) if cells > 1 else Comparison(0.0, 0.0, 0.0, 0.0)
+        found = Stays(others, rms(changes[moved]), count * stand.checks)
+        if not others.alike:
+            break
+    assert found is not None
+    return found
+
+
+def _shared(stand: Stand) -> Procedure[str]:
+    """Move single parameters: a sentence about one that moves two outputs, or nothing."""
+    indices = stand.chosen(SINGLES)
+    settings = []
+    for index in indices:
+        there = stand.shifted(stand.base, stand.reach)
+        settings.append(torch.where(torch.arange(len(there), device=there.device) == index, there, stand.base))
+    changes, controls = yield from stand.interleaved(stand.rows, stand.base, settings)
+    bound = stand.compare(changes, controls).worst_allowed
+    for index, change in zip(indices, changes, strict=True):
+        moved = (change.abs().amax(0) > bound).nonzero().flatten().tolist()
+        if len(moved) > 1:
+            return f"parameter {index} alone moves {len(moved)} outputs, {moved[0]} and {moved[1]} among them"
+    return ""
+
+
+def _decoded(stand: Stand) -> Procedure[Wiring]:
+    """Find the wiring by codes, and hold it to fresh settings."""
+    spec, size = stand.spec, stand.spec.theta.size
+    elements = spec.d_out * spec.d_in
+    x = _spanning(stand)
+    readings, codes = yield from _blink(stand, x, torch.arange(size, device=stand.home.device), stand.base)
+    names = torch.arange(size, device=stand.home.device)
+    found = decode(readings, codes, names)
+    owner, explained = found.owner, found.explained
+    curves = {"explained": torch.histc(explained.float(), 40, 0.0, 1.0).tolist()}
+    settings = len(readings)
+    if size == elements:
+        owner, more = yield from _again(stand, x, owner, explained)
+        settings += more
+        named = owner >= 0
+        distinct = bool(owner[named].bincount(minlength=size).le(1).all())
+        part = float(named.double().mean())
+        if distinct and part >= NAMED:
+            rest = torch.ones(size, dtype=torch.bool, device=owner.device)
+            rest[owner[named]] = False
+            owner[~named] = rest.nonzero().flatten()
+            how = f"by a hidden wiring that {settings} settings named {part:.2%} of"
+            return (yield from _element(stand, owner, how, hidden=False, curves=curves))
+    return (yield from _by_output(stand, readings, codes, owner.view(spec.d_out, -1), curves))
+
+
+def _blink(stand: Stand, x: Tensor, names: Tensor, low: Tensor) -> Procedure[tuple[Tensor, Tensor]]:
+    """Readings (1 + S, cells) of all at `low`, then of the parameters `names` at two levels as their codes say."""
+    codes = draw_codes(len(names), settings_needed(len(names)), stand.generator).to(low.device)
+    high = stand.shifted(low, stand.reach)
+    settings = [low]
+    for code in codes:
+        setting = low.clone()
+        setting[names[code]] = high[names[code]]
+        settings.append(setting)
+    y = yield from stand.readings(x, settings)
+    return _matrices(stand, y, x).flatten(1), codes
+
+
+def _again(stand: Stand, x: Tensor, owner: Tensor, explained: Tensor) -> Procedure[tuple[Tensor, int]]:
+    """Other levels for what the first two did not tell apart, as long as that helps; the named ones stay put."""
+    size, spent = stand.spec.theta.size, 0
+    for _ in range(LEVELS - 1):
+        owner = _settled(owner, explained, size)
+        left = (owner < 0).nonzero().flatten()
+        if not len(left) or len(left) > 0.2 * len(owner):
+            break
+        rest = torch.ones(size, dtype=torch.bool, device=owner.device)
+        rest[owner[owner >= 0]] = False
+        names = rest.nonzero().flatten()
+        readings, codes = yield from _blink(stand, x, names, torch.where(rest, stand.anywhere(), stand.base))
+        spent += len(readings)
+        found = decode(readings[:, left], codes, names)
+        owner[left], explained[left] = found.owner, found.explained
+    return _settled(owner, explained, size), spent
+
+
+def _settled(owner: Tensor, explained: Tensor, size: int) -> Tensor:
+    """Where two elements name one parameter, the one that it explains better keeps it."""
+    by_trust = explained.argsort(descending=True)
+    by_trust = by_trust[owner[by_trust] >= 0]
+    ranked = owner[by_trust]
+    order = ranked.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = ranked[order][1:] != ranked[order][:-1]
+    kept = torch.full_like(owner, -1)
+    winners = by_trust[order[first]]
+    kept[winners] = owner[winners]
+    return kept
+
+
+def _by_output(
+    stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor, curves: dict[str, Any]
+) -> Procedure[Wiring]:
+    """Blocks of parameters, one an output, from what moves the cells (d_out, cells) of each."""
+    size, d_out = stand.spec.theta.size, stand.spec.d_out
+    sets = _sets(stand, readings, codes, owner)
+    if sets is None:
+        text = "no parameter was seen to move two outputs, and no code names what moves each"
+        return Wiring(unknown("coupling", text, Coupling.NONE.value), None, curves)
+    counted = torch.zeros(size, dtype=torch.long)
+    for members in sets:
+        counted[list(members)] += 1
+    if bool((counted > 1).any()):
+        text = f"by their codes {int((counted > 1).sum())} of {size} parameters move more than one output"
+        return Wiring(Finding("coupling", Coupling.NONE.value, True, text, sure(len(codes))), None, curves)
+    if bool((counted == 0).any()) or len({len(members) for members in sets}) > 1:
+        text = "the outputs have different numbers of parameters, or some parameters move none"
+        return Wiring(unknown("coupling", text, Coupling.NONE.value), None, curves)
+    order = torch.tensor([p for members in sets for p in sorted(members)], device=stand.home.device)
+    block = torch.arange(size, device=order.device) // (size // d_out)
+    stays = yield from _stays(stand, stand.rows, block[order.argsort()], by_output=True)
+    if not stays.hold:
+        text = f"codes suggest a block an output, but fresh settings move what should stay: {stays}"
+        return Wiring(unknown("coupling", text, Coupling.NONE.value), None, curves)
+    what = f"each output has {size // d_out} of the parameters, by a hidden wiring"
+    return Wiring(_claim(Coupling.ROW, what, stays), order, curves)
+
+
+def _sets(stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor) -> list[set[int]] | None:
+    """The parameters of each output: of cells with one parameter as named, of others by sparse regression."""
+    d_out = stand.spec.d_out
+    if bool((owner >= 0).all()):
+        return [set(row.unique().tolist()) for row in owner]
+    cells = readings.unflatten(1, (d_out, -1))
+    strongest = cells.std(0).argmax(1)
+    one = cells[:, torch.arange(d_out), strongest]
+    return few(one, codes, 1.5 * stand.blur * _probes(stand, _spanning(stand)).blur)
+
+
+def _spanning(stand: Stand) -> Tensor:
+    """Orthogonal rows at the amplitude of the data, d_in of them; within limits, those of `probes.spanning`."""
+    d_in = stand.spec.d_in
+    return _probes(stand, stand.scale * math.sqrt(d_in) * orthogonal(d_in, stand.home, stand.generator)).rows
+
+
+def _probes(stand: Stand, x: Tensor) -> Probes:
+    return spanning(stand.spec, x, stand.scale**2 * stand.spec.d_in, stand.scale)
+
+
+def _matrices(stand: Stand, y: Tensor, x: Tensor) -> Tensor:
+    """The matrices (..., d_out, d_in) that answer y (..., rows, d_out) to the spanning rows x."""
+    return _probes(stand, x).matrix(y)

@@ -1,0 +1,142 @@
+"""How the device answers rows: in the dark, at growing drive, and whether its answers return as an input grows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from blackprop.characterisation._device_under_test import ROWS, Stand, rms
+from blackprop.characterisation._findings import Finding, sure, unknown
+from blackprop.characterisation._signal import STRONG
+from blackprop.core._declaration import limits_text
+from blackprop.core._query import Procedure
+
+SWEEP = 13  # drives from nothing to STRONG
+REPEATS = 4  # of every reading, on a noisy device
+PERIODS = (2 * math.pi, math.pi, 1.0, 2.0, 4 * math.pi)  # of an input: rad, half turns, volts
+GROWS = 1.5  # three times the drive gives at least this times the signal of a device that does not saturate
+TURNS = 0.2  # of the curves turn back where answers go up and down rather than to an end
+RAILS = 0.2  # of the readings stand at one end where a converter clips
+
+
+@dataclass
+class Drive:
+    """What growing rows say."""
+
+    findings: list[Finding]
+    faults: list[str] = field(default_factory=list)
+
+
+def input_limits(stand: Stand) -> Finding:
+    """The declared limits of the inputs. They are believed and not looked for: beyond them a device may be harmed."""
+    spec = stand.spec
+    if spec.x_limited:
+        text = "as the device declares; every row of this inquiry lies within them"
+        return Finding("inputs", limits_text(spec.x_low, spec.x_high), True, text, 1.0)
+    return unknown("inputs", f"the device declares no limits; rows of up to {STRONG:g} times the scale are sent")
+
+
+def drive(stand: Stand) -> Procedure[Drive]:
+    """Rows at drives from nothing to three times the data's: the dark level, and whether the outputs saturate.
+
+    What clips stands at one end; what saturates rises ever less towards one. Answers that turn back as the drive grows
+    do neither: they are tried for a period in the inputs. `stand` is told the dark level.
+    """
+    repeats = REPEATS if stand.noisy else 1
+    most = stand.factors(stand.rows, STRONG)[1]
+    drives = torch.linspace(0, most, SWEEP).to(stand.rows)
+    sent = (drives[:, None, None] * stand.rows).flatten(0, 1).clamp(*stand.spec.x_range)
+    y = (yield from stand.read(sent.repeat(repeats, 1), stand.base)).unflatten(0, (repeats, SWEEP, ROWS))
+    blur = math.hypot(stand.noise / math.sqrt(repeats), stand.rounding)
+    curves = y.mean(0)  # (drives, rows, d_out)
+    stand.dark = curves[0].mean(0)
+    found = Drive([_offset(stand, curves[0])])
+    curves = curves - stand.dark
+    full = int((drives - 1).abs().argmin())
+    growth = rms(curves[-1]) / max(rms(curves[full]), blur)
+    turned = _turned(curves, blur)
+    rails = _at_rails(stand, y)
+    if rails > RAILS:
+        found.faults.append(f"saturated: {rails:.0%} of the readings stand at one end of the range")
+    elif growth < GROWS and turned < TURNS and most >= STRONG:  # within limits of inputs, less growth says nothing
+        found.faults.append(f"saturated: {STRONG:g} times the drive gives {growth:.2g} times the output")
+    if turned < TURNS:
+        text = f"{turned:.0%} of the outputs turn back; {most:.3g} times the drive gives {growth:.2g} times the signal"
+        found.findings.append(Finding("period in x", None, True, text, sure(ROWS * stand.spec.d_out)))
+        return found
+    found.findings.append((yield from _period(stand, turned)))
+    return found
+
+
+def _offset(stand: Stand, dark: Tensor) -> Finding:
+    """What is read where nothing is sent (rows, d_out)."""
+    level = dark.mean(0)
+    size = rms(level)
+    allowed = 4 * stand.noise / math.sqrt(len(dark)) + 2 * stand.rounding + 1e-4 * stand.size
+    if size <= allowed:
+        text = f"where nothing is sent it reads nothing, within {allowed / stand.size:.1g} of the outputs"
+        return Finding("dark level", 0.0, True, text, sure(dark.numel()))
+    text = (
+        f"where nothing is sent it reads {float(level.min()):.4g} to {float(level.max()):.4g}, {size / stand.size:.2g} "
+        "of the outputs: an offset, as a dark level is"
+    )
+    return Finding("dark level", size, True, text, sure(dark.numel()), stand.noise / math.sqrt(dark.numel()))
+
+
+def _turned(curves: Tensor, blur: float) -> float:
+    """The part of the curves (drives, ...) that turn back by more than errors explain: by a tenth of what they span."""
+    back = 4 * blur
+    span = curves.amax(0) - curves.amin(0)
+    falls = (curves.cummax(0).values - curves).amax(0)  # from the highest point before
+    rises = (curves - curves.cummin(0).values).amax(0)
+    turns = torch.minimum(falls, rises) > (0.1 * span).clamp_min(back)
+    return float(turns.double().mean())
+
+
+def _at_rails(stand: Stand, y: Tensor) -> float:
+    """The part of the lit readings (repeats, drives, rows, d_out) that stand at one end, where that is not the dark."""
+    lit = y[:, 1:]
+    parts = []
+    for end in (lit.max(), lit.min()):
+        dark = float((end - stand.dark).abs().min()) <= 4 * stand.blur + stand.quantum
+        parts.append(0.0 if dark else float((lit == end).double().mean()))
+    return max(parts) if bool((lit != lit.flatten()[0]).any()) else 0.0
+
+
+def _period(stand: Stand, turned: float) -> Procedure[Finding]:
+    """The smallest T with `f(x + T r) = f(x)` for random halves r of the inputs and for single ones."""
+    d_in = stand.spec.d_in
+    near = []
+    for T in sorted(T for T in PERIODS if 3 * STRONG * stand.scale >= 0.625 * T):
+        low, high = (max(stand.spec.x_range[0], -T / 2), min(stand.spec.x_range[1], 0.625 * T))
+        if high - low < T:  # no two inputs within their limits are a period apart
+            continue
+        x = low + (high - low - T) * stand.some(ROWS, d_in)
+        which = torch.stack([stand.half(d_in) for _ in range(ROWS)])
+        which[:2] = False
+        which[torch.arange(2), stand.some(2).mul(d_in).long()] = True  # single inputs
+        moved, part = x + T * which, x + (0.3 + 0.4 * float(stand.some(1))) * T * which
+        repeats = REPEATS if stand.noisy else 1
+        sent = torch.cat((x, moved, x, part)).repeat(repeats, 1)
+        y = (yield from stand.read(sent, stand.base)).unflatten(0, (repeats, -1)).mean(0)
+        first, there, back, away = y.chunk(4)
+        there, back, away = there - first, back - first, away - first
+        whole, parts = stand.compare(there, back), stand.compare(away, back)
+        if parts.size < 3 * parts.allowed:
+            continue
+        if whole.alike:
+            limit = whole.allowed / stand.size
+            text = (
+                f"inputs moved by {T:.5g}, singly and half of them, change nothing, within {limit:.1g} of the outputs; "
+                f"{turned:.0%} of the outputs turn back as the drive grows, and none saturates"
+            )
+            return Finding("period in x", T, True, text, sure(ROWS * min(10.0, d_in / 2)))
+        near.append(T)
+    return unknown(
+        "period in x",
+        f"{turned:.0%} of the outputs turn back as the drive grows, so they do not saturate; no period of "
+        f"{', '.join(f'{T:.4g}' for T in near) or 'those tried'} is one of every input",
+    )

@@ -1,0 +1,99 @@
+"""Is there a signal; and the faults that make further questions idle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from blackprop.characterisation._device_under_test import ROWS, Stand, rms
+from blackprop.characterisation._findings import Finding, unknown
+from blackprop.characterisation._noise import kind_of_noise
+from blackprop.characterisation._resolution import resolution
+from blackprop.core._query import Procedure
+
+PATIENCE = 16  # repeats of a reading before a device is called stuck
+SAMPLES = 800  # repeated readings of single outputs: their spread is then known to 3 %
+WEAK = (0.5, 0.25, 0.1)  # drives at which noise of the detector is told from noise of the signal
+POINTS = 400  # of the plot
+STRONG = 3.0  # how many times the drive of the data is tried
+
+
+@dataclass
+class Signal:
+    """What the repeated readings say."""
+
+    findings: list[Finding]
+    faults: list[str] = field(default_factory=list)
+    hopeless: bool = False  # there is nothing to learn from further questions
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+def signal(stand: Stand) -> Procedure[Signal]:
+    """Repeated readings of the same rows at full, half, quarter and tenth drive, at one setting and two others."""
+    repeats = max(6, math.ceil(SAMPLES / (ROWS * stand.spec.d_out)))
+    drives = torch.tensor(WEAK).to(stand.rows)[:, None]
+    sent = torch.cat((stand.rows, drives * stand.rows[: len(WEAK)])).clamp(*stand.spec.x_range)
+    full = torch.arange(len(sent), device=sent.device) < ROWS
+    first = yield from stand.read(stand.rows, stand.base)  # instruments set their range by what comes first
+    if not bool(first.any()):
+        stand.base = stand.anywhere()  # it may be dark where it starts
+    x = sent.repeat(repeats, 1)
+    y = (yield from stand.read(x, stand.base)).unflatten(0, (repeats, -1))
+    mean, var = y.mean(0), y.var(0)
+    noise = math.sqrt(float(var[full].mean()))
+    power = float(mean[full].square().mean()) - noise**2 / repeats
+    stand.size, stand.noise = math.sqrt(max(power, 0.0)), noise
+    found = Signal([])
+    if fault := _hopeless(power, noise**2 / repeats * math.sqrt(2 / mean[full].numel())):
+        found.faults, found.hopeless = [fault], True
+        found.findings.append(unknown("noise", fault))
+        return found
+    if noise > stand.size:
+        found.faults.append(f"noisier than its signal: a reading scatters by {noise / stand.size:.2g} of the signal")
+    others = [stand.anywhere() for _ in range(2)]
+    elsewhere = (yield from stand.readings(x, others)).unflatten(1, (repeats, -1))
+    found.findings.append(resolution(stand, torch.cat((y[:1], elsewhere[:, 0]))))
+    found.findings += kind_of_noise(stand, [y, *elsewhere])
+    some = slice(None, None, max(1, mean.numel() // POINTS))
+    found.curves["noise"] = {"mean": mean.abs().flatten()[some].tolist(), "std": var.sqrt().flatten()[some].tolist()}
+    return found
+
+
+def _hopeless(power: float, blur: float) -> str:
+    """Of the signal's power and the standard error that the noise leaves it."""
+    if blur == 0 and power <= 0:
+        return "dark: every output is zero, whatever is sent"
+    if power < 5 * blur:
+        return "random: it answers the same question differently each time, and nothing stays in the mean"
+    return ""
+
+
+def influence(stand: Stand) -> Procedure[list[str]]:
+    """Faults: θ moves nothing, x moves nothing."""
+    faults = []
+    alike = True
+    for widening, repeats in (
+        (0.0, 1),
+        (8.0, 1),
+        (100.0, PATIENCE),
+    ):  # where it starts may say little of how far θ goes
+        wide = [widening * (stand.some(stand.spec.theta.size) - 0.5) for _ in range(4)]
+        others = [stand.spec.theta.clamp(stand.anywhere() + more) for more in wide]
+        changes, controls = yield from stand.interleaved(stand.rows, stand.base, others, repeats)
+        alike = stand.compare(changes, controls).alike
+        if not alike:
+            break
+    if alike:
+        text = f"stuck: four other settings change the output by {rms(changes) / stand.size:.1g}, within its noise"
+        faults.append(f"{text}; θ moves nothing")
+    strong = torch.cat((stand.rows, stand.rows.roll(1, 0), stand.rows))
+    y, again, control = (yield from stand.read(strong, stand.base)).chunk(3)
+    if stand.compare(again - y, control - y).alike:
+        faults.append("stuck: it answers the same whatever is sent; x moves nothing")
+    if faults and 2 * stand.rounding > stand.size / 4:  # what moves may stay within a step
+        step, size = stand.quantum, stand.size
+        return [f"rounded more coarsely than its signal: in steps of {step:.3g}, where outputs are of {size:.3g}"]
+    return faults

@@ -1,0 +1,1 @@
+"""The command `blackprop`: its subcommands, the names that they accept, and errors in one line."""

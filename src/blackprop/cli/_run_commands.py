@@ -1,0 +1,272 @@
+"""The commands `blackprop train`, `compare`, `sweep` and `price`, and `report`, of what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import torch
+import tyro
+from rich.console import Console
+
+from blackprop.errors import ArgumentError, BlackpropError
+from blackprop.experiments import (
+    FLAWLESS,
+    NOWHERE,
+    ORDINARY,
+    REMOTE,
+    Characterised,
+    Cifar10,
+    Default,
+    Digits,
+    DirectFeedbackAlignment,
+    Esc10,
+    Esc50,
+    Execution,
+    Existing,
+    FeedbackAlignment,
+    FineWeb,
+    Frozen,
+    Grid,
+    Hardware,
+    Homodyne,
+    Imperfections,
+    Kind,
+    Memory,
+    Method,
+    Mixed,
+    Mnist,
+    Multiplexed,
+    Oracle,
+    Paper,
+    Perturbative,
+    Remote,
+    Row,
+    RunFolder,
+    SpeechDigits,
+    Spsa,
+    Task,
+    Text,
+    Twin,
+    UrbanSound8K,
+    Watches,
+    carry_out,
+    carry_out_side_by_side,
+    first_process,
+    price,
+    with_references,
+)
+from blackprop.experiments.engine._sweep import carry_out_by_ray
+from blackprop.experiments.report import Board, Progress, price_table, results_table, write_report
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Settings of the methods that are named; others pass them by."""
+
+    rank: int = 10
+    """paper: rank of its surrogate; cut to what a device allows."""
+    samples: int = 100
+    """paper: directions a step, M."""
+    count: int | None = None
+    """memory, memory-row: new directions a step, in place of what suits the device."""
+
+
+METHODS: dict[str, Callable[[MethodOptions], Method]] = {
+    "oracle": lambda _: Oracle(),
+    "frozen": lambda _: Frozen(),
+    "paper": lambda options: Paper(rank=options.rank, samples=options.samples),
+    "default": lambda _: Default(),
+    "row": lambda _: Row(),
+    "twin": lambda _: Twin(),
+    "memory": lambda options: Memory(count=options.count),
+    "memory-row": lambda options: Memory(count=options.count, row=True, name="memory-row"),
+    "characterised": lambda _: Characterised(),
+    "perturbative": lambda _: Perturbative(),
+    "mixed": lambda _: Mixed(),
+    "multiplexed": lambda _: Multiplexed(),
+    "spsa": lambda _: Spsa(),
+    "homodyne": lambda _: Homodyne(),
+    "random-feedback": lambda _: FeedbackAlignment(),
+    "direct-feedback": lambda _: DirectFeedbackAlignment(),
+}
+TASKS: tuple[type[Any], ...] = (Digits, Mnist, Cifar10, Esc10, Esc50, UrbanSound8K, SpeechDigits, Text, FineWeb)
+DEVICES: dict[str, Callable[[Remote], Kind]] = {
+    **{kind.value: lambda _, kind=kind: kind for kind in Hardware},
+    REMOTE: lambda served: served,
+}
+if TYPE_CHECKING:
+    MethodName = DeviceName = str
+else:
+    MethodName = tyro.extras.literal_type_from_choices(METHODS)
+    DeviceName = tyro.extras.literal_type_from_choices(DEVICES)
+SIMULATED = ("light-modulator", "microring")
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the run is kept, and how it is carried out."""
+
+    run_dir: Path | None = None
+    """The run folder; by default runs/<task>-<time>."""
+    resume: bool = False
+    """Go on with the run in --run-dir, given the same options again."""
+    overwrite: bool = False
+    """Begin the run in --run-dir anew."""
+    threads: int = 1
+    """Threads of one operation; the small networks gain nothing from more."""
+    tensorboard: bool = False
+    """Keep TensorBoard's files in the run folder too."""
+
+    def existing(self) -> Existing:
+        if self.resume and self.overwrite:
+            raise ArgumentError("`--resume` and `--overwrite` contradict each other; give one")
+        if (self.resume or self.overwrite) and self.run_dir is None:
+            raise ArgumentError("`--resume` and `--overwrite` need a `--run-dir`")
+        return Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
+
+    def carry_out(self, grid: Grid, console: Console, how: Callable[..., dict[str, Any]] = carry_out) -> None:
+        """Run the grid, and show its table and where its files are."""
+        existing, threads = self.existing(), torch.get_num_threads()
+        path = self.run_dir or Path("runs") / f"{grid.task.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        if self.threads < 1:
+            raise ArgumentError(f"`--threads` must be at least 1, got {self.threads}")
+        torch.set_num_threads(self.threads)
+        try:
+            with Progress(console, *self._cells(grid, path)) as progress:
+                board = (Board(path / "tensorboard"),) if self.tensorboard else ()
+                summary = how(grid, path, Watches((progress, *board)), existing)
+        except KeyboardInterrupt as interrupt:
+            raise (Interrupted(path) if path.exists() else interrupt) from None
+        finally:
+            torch.set_num_threads(threads)
+        if first_process():
+            console.print(results_table(summary))
+            console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
+
+    def _cells(self, grid: Grid, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The cells of the run, and those that are finished already."""
+        cells = [cell.key for cell in grid.cells()]
+        if not self.resume:
+            return cells, []
+        try:
+            return cells, (RunFolder(path).summary() or {"results": []})["results"]
+        except BlackpropError:  # it is told where the run is carried out
+            return cells, []
+
+
+class Interrupted(Exception):  # no error: the run stands, and can be resumed
+    """Ctrl-C, once the run folder was there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Train(Generic[TaskT]):
+    """Train one network by one method on one device."""
+
+    task: TaskT
+    method: MethodName = "default"
+    """How the devices are trained; default is what a layer does when nothing is said."""
+    device: DeviceName = "light-modulator"
+    """The kind of device, simulated; remote is one that `blackprop serve` serves."""
+    remote: Remote = NOWHERE
+    seed: int = 0
+    """Of weights, settings, the order of the rows, noise and hidden errors."""
+    options: Annotated[MethodOptions, tyro.conf.arg(name="method")] = MethodOptions()
+    imperfections: Imperfections = FLAWLESS
+    execution: Execution = ORDINARY
+    run: RunOptions = RunOptions()
+
+    def __call__(self, console: Console) -> None:
+        method = METHODS[self.method](self.options)
+        grid = Grid(
+            self.task, (method,), (DEVICES[self.device](self.remote),), (self.seed,), self.imperfections, self.execution
+        )
+        self.run.carry_out(grid, console)
+
+
+@dataclass(frozen=True)
+class Compare(Generic[TaskT]):
+    """Train by several methods over devices and seeds; oracle and frozen are always among them."""
+
+    task: TaskT
+    methods: tuple[MethodName, ...] = ("oracle", "frozen", "paper", "default")
+    """How the devices are trained; default is what a layer does when nothing is said."""
+    devices: tuple[DeviceName, ...] = SIMULATED
+    """The kinds of device, simulated; remote is one that `blackprop serve` serves."""
+    remote: Remote = NOWHERE
+    seeds: int = 3
+    """How many seeds: 0, 1, ..."""
+    jobs: int = 1
+    """Runs at a time, each in a process of its own; the figures are the same."""
+    options: Annotated[MethodOptions, tyro.conf.arg(name="method")] = MethodOptions()
+    imperfections: Imperfections = FLAWLESS
+    execution: Execution = ORDINARY
+    run: RunOptions = RunOptions()
+
+    def __call__(self, console: Console) -> None:
+        if self.jobs < 1:
+            raise ArgumentError(f"`--jobs` must be at least 1, got {self.jobs}")
+        how = carry_out if self.jobs == 1 else partial(carry_out_side_by_side, jobs=self.jobs)
+        self.run.carry_out(self.grid(), console, how)
+
+    def grid(self) -> Grid:
+        methods = with_references(METHODS[name](self.options) for name in self.methods)
+        devices, seeds = tuple(DEVICES[name](self.remote) for name in self.devices), tuple(range(self.seeds))
+        return Grid(self.task, methods, devices, seeds, self.imperfections, self.execution)
+
+
+@dataclass(frozen=True)
+class Sweep(Compare[TaskT]):
+    """What compare does, its cells side by side in the workers of a Ray cluster; the same files, the same figures."""
+
+    workers: int | None = None
+    """CPUs of the cluster that is started on this machine, by default all; RAY_ADDRESS names one that is there."""
+    gpus: float = 0.0
+    """Of each cell; with 0 it is trained on the CPU."""
+
+    def __call__(self, console: Console) -> None:
+        self.run.carry_out(self.grid(), console, partial(carry_out_by_ray, workers=self.workers, gpus=self.gpus))
+
+
+@dataclass(frozen=True)
+class Price(Generic[TaskT]):
+    """What one run of each method on each device would cost, without asking any device anything."""
+
+    task: TaskT
+    methods: tuple[MethodName, ...] = ("paper", "default")
+    """How the devices would be trained."""
+    devices: tuple[DeviceName, ...] = SIMULATED
+    """The kinds of device."""
+    remote: Remote = NOWHERE
+    options: Annotated[MethodOptions, tyro.conf.arg(name="method")] = MethodOptions()
+    imperfections: Imperfections = FLAWLESS
+
+    def __call__(self, console: Console) -> None:
+        methods = tuple(METHODS[name](self.options) for name in self.methods)
+        devices = tuple(DEVICES[name](self.remote) for name in self.devices)
+        grid = Grid(self.task, methods, devices, imperfections=self.imperfections)
+        data = grid.task.data()
+        bills = {(cell.hardware.value, cell.method.name): price(cell, data).plain() for cell in grid.cells()}
+        console.print(price_table(f"{grid.task.name}, one run of {grid.task.steps(len(data.x_train)):,} steps", bills))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one self-contained page of what runs found: tables and charts that open offline."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The run folders, side by side on the page."""
+    output: Path = Path("report.html")
+    """The file to write."""
+
+    def __call__(self, console: Console) -> None:
+        console.print(f"report: {write_report(self.runs, self.output)}", highlight=False, soft_wrap=True)

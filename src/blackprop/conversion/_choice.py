@@ -1,0 +1,73 @@
+"""Which way of programming suits a layer, and what it refuses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from blackprop.conversion._base import Programmer
+from blackprop.conversion._by_model import ByModel, mesh_model
+from blackprop.conversion._by_queries import ByQueries
+from blackprop.conversion._by_response import ByResponse
+from blackprop.core._declaration import Coupling, Declaration
+from blackprop.devices import Device
+from blackprop.devices._base import Wrapper
+from blackprop.devices._declared import Declared
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators import Estimator
+from blackprop.surrogates import CalibratedResponse, Surrogate, Twin
+
+
+def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Programmer:
+    """What the layer knows of its device, or what the device declares: its twin; its response curves, where it is a
+    matrix of independent elements; the design of an ideal mesh; or else queries alone.
+    """
+    if isinstance(surrogate, Twin):
+        return ByModel(surrogate)
+    if isinstance(surrogate, CalibratedResponse):
+        return ByResponse(surrogate)
+    if device.coupling is Coupling.ELEMENT:
+        return ByResponse()
+    inner = device
+    while isinstance(inner, Wrapper) and not isinstance(inner, Declared):  # that may have renumbered the parameters
+        inner = inner.device
+    if (model := mesh_model(inner)) is not None:
+        return ByModel(model)
+    return ByQueries(estimator if estimator.reads is None else None)
+
+
+def check_wanted(weight: Tensor, spec: Declaration) -> None:
+    """Refuse weights that this device cannot be programmed to."""
+    require_matrix(spec, "a weight matrix can be programmed")
+    expected = (spec.d_out, spec.d_in)
+    if tuple(weight.shape) != expected:
+        raise ArgumentError(
+            f"the weights have shape {tuple(weight.shape)}, and {spec.name} is a matrix of shape {expected}"
+        )
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(
+            f"a device works in float32 or float64 and the weights are {weight.dtype}; convert them first"
+        )
+    if not bool(weight.isfinite().all()):
+        index = tuple((~weight.isfinite()).nonzero()[0].tolist())
+        raise ArgumentError(f"the weights are not finite: weight{list(index)} is {float(weight.detach()[index])}")
+    if not bool(weight.any()):
+        raise ArgumentError("the weights are all zero: there is nothing to program; use `PhysicalLayer(device)`")
+
+
+def check_linear(linear: object) -> None:
+    """Refuse what is no linear layer with weights."""
+    if not isinstance(linear, nn.Linear):
+        hint = "; give an object and not its class" if isinstance(linear, type) else ""
+        raise ArgumentError(f"`from_linear(linear, ...)` takes a torch.nn.Linear, got {linear!r}{hint}")
+    if is_lazy(linear.weight):
+        raise ArgumentError("`from_linear(linear, ...)`: this layer is lazy and has no weights yet; run it once")
+
+
+def require_matrix(spec: Declaration, what: str) -> None:
+    """Refuse a device that is not declared a matrix."""
+    if not spec.linear or len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+        raise IncompatibleError(
+            f"{spec.name} does not declare to be linear, from vectors to vectors: only there {what}"
+        )

@@ -1,0 +1,182 @@
+"""Devices in series, of which only the last is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.core._query import Count, Query
+from blackprop.devices._base import Device
+from blackprop.errors import ArgumentError, LimitError, ShapeError
+
+Map = Callable[[Tensor], Tensor]
+
+
+@final
+class Chain(Device):
+    """`y = f_n(… σ(f_2(σ(f_1(x; θ_1)); θ_2)) …; θ_n)`, θ = (θ_1, …, θ_n): devices in series, fixed maps σ between them.
+
+    To all who ask it is one device: what goes from part to part is theirs alone, a row is counted once whatever the
+    depth, and writing θ is one programming. So it is trained from its output alone, by any estimator; with a model of
+    each part (`twins.ChainTwin`) by the output's error pulled back through these (`surrogates.Twin`).
+
+    The limits of its inputs are those of the first part. What reaches a part inside and is outside its limits raises
+    `LimitError`: let a map that keeps to them, as `torch.sigmoid`, stand before it.
+
+    It declares itself linear where all of it is, the period that all parts share, and the relative noise of the parts
+    in quadrature, which is what parts that are linear add up to. Rows stream and parts are written side by side: `cost`
+    is by default that of the slowest. A derivative is offered, to the `Oracle` classes, where every part offers one.
+
+    **Arguments:** `parts`, devices, and functions of a tensor that keep its shape and act on each number alone, such
+    as `torch.tanh`; at least one device.
+    """
+
+    def __init__(self, *parts: Device | Map, cost: Cost | None = None) -> None:
+        for part in parts:
+            if isinstance(part, type) or not (isinstance(part, Device) or callable(part)):
+                raise ArgumentError(f"`Chain(*parts)` takes devices and functions of a tensor, got {part!r}")
+        self.parts = parts
+        self.devices = tuple(part for part in parts if isinstance(part, Device))
+        if not self.devices:
+            raise ArgumentError("`Chain(*parts)` takes at least one device, got none")
+        for before, after in pairwise(self.devices):
+            if before.out_shape != after.in_shape:
+                raise ShapeError(f"`Chain(*parts)`: {before} gives rows {before.out_shape}, and {after} takes others")
+        self._sizes = [device.theta.size for device in self.devices]
+        self._check_maps()
+        super().__init__(
+            self.devices[0].in_shape,
+            self.devices[-1].out_shape,
+            _theta(self.devices),
+            linear=len(self.devices) == len(parts) and all(device.linear for device in self.devices),
+            cost=cost if cost is not None else _slowest(self.devices),
+            noise=math.sqrt(sum(device.noise**2 for device in self.devices)),
+        )
+        if isinstance(first := parts[0], Device):  # where a map stands before it, the inputs are the map's
+            self.x_low, self.x_high = first.x_low, first.x_high
+
+    def program(self, theta: Tensor, /) -> None:
+        self.forget()
+        for device, setting in zip(self.devices, self.settings(theta), strict=True):
+            device.program(setting)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        for part in self.parts:
+            if isinstance(part, Device):
+                self._check_rows(part, x)
+                x = part.read(x)
+            else:
+                x = part(x)
+        return x
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        # Part after part and not query after query: each then serves the whole round as it serves one best.
+        held, self._programmed = self._programmed, None
+        rows, number = [query.x for query in queries], 0
+        settings = [self.settings(query.theta) for query in queries]
+        for part in self.parts:
+            if isinstance(part, Device):
+                for x in rows:
+                    self._check_rows(part, x)
+                asked = zip(queries, rows, settings, strict=True)
+                rows = part.measure([replace(q, x=x, theta=theta[number]) for q, x, theta in asked])
+                number += 1
+            else:
+                with torch.no_grad():
+                    rows = [part(x) for x in rows]
+        self._programmed = queries[-1].theta.detach().clone() if queries else held
+        return rows
+
+    def settings(self, theta: Tensor) -> tuple[Tensor, ...]:
+        """Those of the devices, in order, of θ (..., P)."""
+        return theta.split(self._sizes, -1)
+
+    def forget(self) -> None:
+        super().forget()
+        for device in self.devices:
+            device.forget()
+
+    def repeated(self) -> Count:
+        total = Count()
+        for device in self.devices:
+            total.add(device.repeated())
+        return total
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        transfers = [each for device in self.devices if (each := device.oracle()) is not None]
+        if len(transfers) < len(self.devices):
+            return None
+
+        def transfer(x: Tensor, theta: Tensor) -> Tensor:
+            pairs = zip(transfers, self.settings(theta), strict=True)
+            for part in self.parts:
+                if isinstance(part, Device):
+                    of_part, setting = next(pairs)
+                    x = of_part(x, setting)
+                else:
+                    x = part(x)
+            return x
+
+        return transfer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [device.state_dict() for device in self.devices]}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        before = self.state_dict()["parts"]
+        try:
+            self._load(state["parts"])
+        except Exception:
+            self._load(before)
+            raise
+
+    def _load(self, states: list[Mapping[str, Any]]) -> None:
+        for device, state in zip(self.devices, states, strict=True):
+            device.load_state_dict(state)
+
+    def _check_rows(self, part: Device, x: Tensor) -> None:
+        try:
+            part.declaration.check_rows(x)
+        except LimitError as error:
+            raise LimitError(f"within {self}: {error}") from None
+
+    def _check_maps(self) -> None:
+        shape = self.devices[0].in_shape
+        for part in self.parts:
+            if isinstance(part, Device):
+                shape = part.out_shape
+                continue
+            with torch.no_grad():
+                found = part(torch.zeros(2, *shape))
+            if not isinstance(found, Tensor) or tuple(found.shape) != (2, *shape):
+                raise ArgumentError(f"`Chain(*parts)`: {part!r} does not keep rows of {shape}: a map is elementwise")
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(str(p) if isinstance(p, Device) else _name(p) for p in self.parts)})"
+
+
+def _theta(devices: tuple[Device, ...]) -> ThetaSpec:
+    """All settings in one row."""
+    specs = [device.theta for device in devices]
+    period = specs[0].period if len({spec.period for spec in specs}) == 1 else None
+    low = high = None
+    if any(spec.limited for spec in specs):
+        bounds = [[b.expand(spec.size) for b in spec.bounds(torch.zeros(()))] for spec in specs]
+        low, high = (torch.cat(parts) for parts in zip(*bounds, strict=True))
+    size = sum(spec.size for spec in specs)
+    return ThetaSpec(size, lambda generator: torch.cat([s.draw(generator) for s in specs]), low, high, period)
+
+
+def _slowest(devices: tuple[Device, ...]) -> Cost:
+    return Cost(max(d.cost.programming for d in devices), max(d.cost.row * d.rows_each for d in devices))
+
+
+def _name(part: Map) -> str:
+    return getattr(part, "__name__", type(part).__name__)

@@ -1,0 +1,80 @@
+"""A device with another declaration than its own: what was found out about it, its wiring too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost, Coupling, ThetaSpec, input_limits
+from blackprop.devices._base import Device, Wrapper
+from blackprop.errors import ArgumentError
+
+
+class Declared(Wrapper):
+    """The same device, declared anew; measures exactly what the device does, and costs no more.
+
+    **Arguments:** `linear`, `coupling`, `noise`, `period` and `harmonics` take the place of what the device declares;
+    so do `cost`, and `x_low` and `x_high`, limits of the inputs, where they are given. `order` (P,), a permutation,
+    renumbers the parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A device whose
+    parameter p moves the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order π⁻¹. Initial
+    values and limits are renumbered with it.
+
+    >>> import torch, blackprop as bp
+    >>> device = bp.devices.Declared(bp.devices.LightModulator(2, 2), order=torch.tensor([3, 2, 1, 0]))
+    >>> device.device is not None and device.coupling
+    <Coupling.NONE: 'none'>
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        linear: bool = False,
+        coupling: Coupling = Coupling.NONE,
+        noise: float = 0.0,
+        period: float | None = None,
+        harmonics: int | None = None,
+        cost: Cost | None = None,
+        order: Tensor | None = None,
+        x_low: float | None = None,
+        x_high: float | None = None,
+    ) -> None:
+        super().__init__(device)
+        self.cost = cost if cost is not None else device.cost
+        self.linear, self.coupling, self.noise = linear, coupling, noise
+        given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))
+        self.x_low, self.x_high = input_limits("Declared", *given)
+        self.order = order
+        self._place: Tensor | None = None  # where the device's parameter p stands in θ
+        spec = replace(device.theta, period=period, harmonics=harmonics)
+        if order is not None:
+            size = device.theta.size
+            if order.shape != (size,) or not torch.equal(order.sort().values.cpu(), torch.arange(size)):
+                raise ArgumentError(f"`Declared(order=...)` must be a permutation of 0 to {size - 1}")
+            self._place = order.argsort()
+            spec = replace(spec, low=_permuted(spec.low, order), high=_permuted(spec.high, order))
+            spec = replace(spec, initial=_initial(device.theta, order))
+        self.theta = spec
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        del fresh
+        return theta if self._place is None else theta[..., self._place.to(theta.device)]
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        inner = super().oracle()
+        return None if inner is None else lambda x, theta: inner(x, self._setting(theta, fresh=False))
+
+
+def _permuted(limit: float | Tensor | None, order: Tensor) -> float | Tensor | None:
+    return limit[order.to(limit.device)] if isinstance(limit, Tensor) else limit
+
+
+def _initial(spec: ThetaSpec, order: Tensor) -> Callable[[torch.Generator], Tensor]:
+    def draw(generator: torch.Generator) -> Tensor:
+        theta = spec.draw(generator)
+        return theta[order.to(theta.device)]
+
+    return draw

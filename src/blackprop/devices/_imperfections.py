@@ -1,0 +1,267 @@
+"""What a real device does to every query: noise, coarse converters, drift."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackprop.core._query import Purpose
+from blackprop.devices._base import Device, Wrapper
+from blackprop.errors import ArgumentError
+
+Range = tuple[float, float]
+
+
+def _usable(size: Tensor) -> float | None:
+    """The size of a signal as a scale, None where there was no signal to speak of."""
+    value = float(size) if size.numel() else 0.0
+    return value if 0 < value < math.inf else None
+
+
+def _restored(state: Tensor) -> torch.Generator:
+    generator = torch.Generator()
+    generator.set_state(state.cpu())
+    return generator
+
+
+def _normal(y: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
+
+
+class Noisy(Wrapper):
+    """Reads `y + read·s·n₁ + proportional·y·n₂` with n₁, n₂ ~ N(0, 1), new at every reading.
+
+    `read` is relative to the output scale s (device units), a property of the detector and not of the query: weak
+    probes drown in it. Where `scale` is None, s is the root mean square of the first outputs that are not all zero,
+    and stays. `proportional` is the multiplicative noise of arXiv 2509.15113, there on the training forward pass
+    alone and here on every query.
+
+    Rows that evaluate draw from a stream of their own, which starts anew after every other reading. How often a model
+    is evaluated then changes nothing of its training.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        read: float = 0.0,
+        proportional: float = 0.0,
+        scale: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(device)
+        for name, value in (("read", read), ("proportional", proportional), ("scale", scale)):
+            if value is not None and not 0 <= value < math.inf:
+                raise ArgumentError(f"`Noisy({name}=...)` must be finite and not negative, got {value}")
+        self.noise = math.hypot(device.noise, read, proportional)
+        self._read_noise = read
+        self.proportional = proportional
+        self.scale = scale
+        self._generator = torch.Generator().manual_seed(seed)
+        self._evaluating: torch.Generator | None = None
+
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+        if self.scale is None:
+            self.scale = _usable(y.square().mean().sqrt())
+        stream = self._stream(purpose)
+        if self.proportional:
+            y = y + self.proportional * y * _normal(y, stream)
+        if self._read_noise and self.scale is not None:
+            y = y + self._read_noise * self.scale * _normal(y, stream)
+        return y
+
+    def _stream(self, purpose: Purpose) -> torch.Generator:
+        if purpose is not Purpose.EVALUATE:
+            self._evaluating = None
+            return self._generator
+        if self._evaluating is None:
+            seed = hashlib.sha256(self._generator.get_state().numpy().tobytes()).digest()
+            self._evaluating = torch.Generator().manual_seed(int.from_bytes(seed[:7]))
+        return self._evaluating
+
+    def state_dict(self) -> dict[str, Any]:
+        evaluating = None if self._evaluating is None else self._evaluating.get_state()
+        state = {"generator": self._generator.get_state(), "evaluating": evaluating, "scale": self.scale}
+        return {**super().state_dict(), **state}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        generator, scale, evaluating = _restored(state["generator"]), state["scale"], state.get("evaluating")
+        evaluating = None if evaluating is None else _restored(evaluating)
+        super().load_state_dict(state)
+        self._generator, self._evaluating, self.scale = generator, evaluating, scale
+
+
+class Quantised(Wrapper):
+    """Converters of finite resolution: inputs, settings and outputs are clipped to a range and rounded to 2^bits
+    levels.
+
+    Signed converters, those of a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer
+    (but for 1 bit). Settings and inputs never leave the device's limits. A range not given is the device's own for θ
+    (its limits, or one period, in which case levels wrap around) and for inputs that have two limits; for other inputs
+    and for outputs it is `±max|·|` of all that was sent and read so far, as an auto-ranging instrument widens it. The
+    oracle of a quantised simulator passes gradients straight through the rounding.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        input_bits: int | None = None,
+        theta_bits: int | None = None,
+        output_bits: int | None = None,
+        input_range: Range | None = None,
+        theta_range: Range | None = None,
+        output_range: Range | None = None,
+    ) -> None:
+        super().__init__(device)
+        self._bits = {"input": input_bits, "theta": theta_bits, "output": output_bits}
+        self._ranges = {"input": input_range, "theta": theta_range, "output": output_range}
+        for name, bits in self._bits.items():
+            if bits is not None and not (isinstance(bits, int) and 1 <= bits <= 24):
+                raise ArgumentError(f"`Quantised({name}_bits=...)` must be a whole number from 1 to 24, got {bits}")
+        for name, span in self._ranges.items():
+            if span is not None and not -math.inf < span[0] < span[1] < math.inf:
+                raise ArgumentError(f"`Quantised({name}_range=...)` must be (low, high) with low < high, got {span}")
+        if theta_bits is not None and theta_range is None:
+            self._ranges["theta"] = self._theta_range()
+        if input_bits is not None and input_range is None and device.x_low is not None and device.x_high is not None:
+            self._ranges["input"] = device.x_low, device.x_high
+        self._auto = {name for name in ("input", "output") if self._ranges[name] is None}
+
+    def _theta_range(self) -> Range | None:
+        spec = self.theta
+        if spec.period is not None:
+            return None
+        if isinstance(spec.low, (int, float)) and isinstance(spec.high, (int, float)):
+            return float(spec.low), float(spec.high)
+        raise ArgumentError(
+            f"`Quantised(theta_bits=...)` needs `theta_range=(low, high)`: {self.device} declares neither a period nor "
+            "one pair of limits for all its parameters"
+        )
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        del fresh
+        bits = self._bits["theta"]
+        if bits is None:
+            return theta
+        if self._ranges["theta"] is None and self.theta.period is not None:
+            quantum = self.theta.period / 2**bits
+            rounded = (theta / quantum).round() * quantum
+        else:
+            rounded = self._round("theta", theta)
+        return self.theta.clamp(rounded)  # the highest level may lie beyond a limit, if only by rounding
+
+    def _drive(self, x: Tensor) -> Tensor:
+        rounded = self._round("input", x)
+        limited = self.x_low is not None or self.x_high is not None
+        return rounded.clamp(self.x_low, self.x_high) if limited else rounded
+
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+        del purpose
+        return self._round("output", y)
+
+    def _round(self, name: str, value: Tensor) -> Tensor:
+        bits = self._bits[name]
+        if bits is None or not value.numel():
+            return value
+        if name in self._auto:
+            seen = self._ranges[name]
+            peak = max(_usable(value.abs().max()) or 0.0, seen[1] if seen is not None else 0.0)
+            if not peak:
+                return value
+            self._ranges[name] = (-peak, peak)
+        span = self._ranges[name]
+        assert span is not None
+        low, high = span
+        if low == -high and bits > 1:
+            quantum = high / (2 ** (bits - 1) - 1)
+            return (value.clamp(low, high) / quantum).round() * quantum
+        quantum = (high - low) / (2**bits - 1)
+        return ((value.clamp(low, high) - low) / quantum).round() * quantum + low
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        inner = super().oracle()
+        return None if inner is None else partial(self._straight_through, inner)
+
+    def _straight_through(self, inner: Callable[[Tensor, Tensor], Tensor], x: Tensor, theta: Tensor) -> Tensor:
+        x = x + (self._drive(x.detach()) - x.detach())
+        theta = theta + (self._setting(theta.detach(), fresh=False) - theta.detach())
+        return inner(x, theta)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "ranges": dict(self._ranges)}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        ranges = dict(state["ranges"])
+        super().load_state_dict(state)
+        self._ranges = ranges
+
+
+class Drifting(Wrapper):
+    """Writes `θ + o` where the offset o walks: `o += σ_p n` at every programming, `o += σ_t √Δt n` as seconds pass.
+
+    **Arguments:** `per_programming`, σ_p in θ's units; `per_root_second`, σ_t in θ's units / √s, looked up on `clock`
+    once a round; `initial`, the standard deviation of the offset at the start (a device that was never aligned).
+    Within limits the written setting stays within them.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        per_programming: float = 0.0,
+        per_root_second: float = 0.0,
+        initial: float = 0.0,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(device)
+        rates = {"per_programming": per_programming, "per_root_second": per_root_second, "initial": initial}
+        for name, value in rates.items():
+            if not value >= 0:
+                raise ArgumentError(f"`Drifting({name}=...)` must not be negative, got {value}")
+        self._rates = rates
+        self._clock = clock
+        self._generator = torch.Generator().manual_seed(seed)
+        self._last = clock()
+        self.offset = torch.zeros(self.theta.size)
+        self._walk(initial)
+
+    def _walk(self, std: float) -> None:
+        if std:
+            self.offset = self.offset + std * torch.randn(self.theta.size, generator=self._generator)
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        if fresh:
+            self._walk(self._rates["per_programming"])
+        if self._rates["per_root_second"]:
+            now = self._clock()
+            self._walk(self._rates["per_root_second"] * math.sqrt(max(0.0, now - self._last)))
+            self._last = now
+        return self.theta.clamp(theta + self.offset.to(theta))
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        inner = super().oracle()
+        return None if inner is None else partial(self._displaced, inner)
+
+    def _displaced(self, inner: Callable[[Tensor, Tensor], Tensor], x: Tensor, theta: Tensor) -> Tensor:
+        return inner(x, self.theta.clamp(theta + self.offset.to(theta)))
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"offset": self.offset, "generator": self._generator.get_state()}
+        return {**super().state_dict(), **state}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        generator, offset = _restored(state["generator"]), state["offset"]
+        if offset.shape != self.offset.shape:
+            raise ValueError(f"an offset of {tuple(offset.shape)} for {self.theta.size} parameters")
+        super().load_state_dict(state)
+        self._generator, self.offset = generator, offset.clone()
+        self._last = self._clock()

@@ -1,0 +1,211 @@
+"""Memristive crossbars: a matrix held in conductances, between stuck cells and wires that resist."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost, Coupling, ThetaSpec
+from blackprop.devices._base import Simulator, apply_matrix
+from blackprop.devices._matrix import uniform
+from blackprop.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Memristor:
+    """One kind of cell. Its spreads are parts of the largest conductance `g_max`, G/g_max is between `g_min` and 1.
+
+    **Arguments:** `g_max`, in S; `g_min`, a part of it; `programming`, (c₀, c₁, …) of the standard deviation
+    `Σ c_k (G/g_max)^k` that a written conductance comes out with; `read`, that of a reading relative to G; `drift`, the
+    mean exponent ν of `G(t) = G₀ (t/t₀)^−ν`, and `drift_spread`, its standard deviation from cell to cell;
+    `settled`, t₀ in s after the programming, before which G stands.
+    """
+
+    g_max: float = 25e-6
+    g_min: float = 0.0
+    programming: tuple[float, ...] = ()
+    read: float = 0.0
+    drift: float = 0.0
+    drift_spread: float = 0.0
+    settled: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("g_max", "settled"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ArgumentError(f"`Memristor({name}=...)` must be positive and finite, got {getattr(self, name)}")
+        if not 0 <= self.g_min < 1:
+            raise ArgumentError(f"`Memristor(g_min=...)` must be at least 0 and below 1 (g_max), got {self.g_min}")
+        for name in ("read", "drift", "drift_spread"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ArgumentError(f"`Memristor({name}=...)` must be finite and not negative, got {self}")
+        if not all(math.isfinite(c) for c in self.programming):
+            raise ArgumentError(f"`Memristor(programming=...)` must be finite numbers, got {self.programming}")
+
+    def spread(self, g: Tensor) -> Tensor:
+        """The standard deviation of a written conductance g, both relative to g_max."""
+        total = torch.zeros_like(g)
+        for c in reversed(self.programming):
+            total = total * g + c
+        return total.clamp_min(0)
+
+
+IDEAL = Memristor()
+# Phase-change memory, one million cells of IBM's (Nandakumar, ICECS 2019; Joshi, Nat. Commun. 11, 2473): the read noise
+# is that of half the range 20 s after programming, ν what holds above a fifth of the range.
+PCM = Memristor(25e-6, 0.0, (0.2635 / 25, 1.9650 / 25, -1.1731 / 25), 0.058, 0.049, 0.008, 20.0)
+# Resistive memory one second after programming (Wan, Nature 608, 504 (2022)); no drift law is published with it.
+RERAM = Memristor(40e-6, 0.0, tuple(c / 40 for c in (0.348, 16.030, -43.853, 45.393, -16.815)), 0.01)
+
+
+@final
+class ConductanceArray(Simulator):
+    """The conductances themselves: `y_i = s · Σ_j (G⁺_ij − G⁻_ij) x_j`, θ = G/g_max ≥ 0, bit line by bit line.
+
+    Output i has the bit lines 2i (+) and 2i + 1 (−), or, with a `reference`, one of its own less one that all share,
+    the last. Each bit line has a cell on every word line, so that P = bit lines · d_in.
+
+    With `line` = ρ = r·g_max, the wire resistance between neighbouring cells in units of 1/g_max, the network of all
+    wires is solved *exactly*, whatever its size: word lines driven at the first bit line, bit lines read as virtual
+    ground behind the last word line. Bit line k loads the word lines with `S_k = G_k − ρ G_k (L + ρ G_k)⁻¹ G_k`, L the
+    Laplacian of a line that ends in ground; from the far end `Y_k = S_k + Y_{k+1} T_{k+1}`, `T_k = (1 + ρ Y_k)⁻¹`; and
+    `A_k = 1ᵀ S_k T_k … T_0`. By reciprocity the shorter side is eliminated: max·min³ operations a setting.
+
+    **Arguments:** `scale`, s; `initial` conductances are U(g_min, 1). Coupling ROW for pairs without line resistance.
+    """
+
+    stacks = True
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        reference: bool = False,
+        line: float = 0.0,
+        scale: float = 1.0,
+        g_min: float = 0.0,
+        cost: Cost | None = None,
+    ) -> None:
+        _check_finite(self, line=line, scale=scale)
+        self.reference, self.line, self.scale = reference, line, scale
+        self.bit_lines = d_out + 1 if reference else 2 * d_out
+        size = self.bit_lines * d_in
+        theta = ThetaSpec(size, partial(uniform, size, g_min, 1.0), low=0.0)
+        coupling = Coupling.NONE if reference or line else Coupling.ROW
+        super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost)
+
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        g = theta.unflatten(-1, (self.bit_lines, *self.in_shape))
+        if self.line:
+            g = _through_wires(g.double(), self.line).to(theta)
+        return apply_matrix(self.scale * self._paired(g, -1), x)
+
+    def variance(self, squares: Tensor) -> Tensor:
+        """Of the matrix elements (d_out, d_in), from those of the conductances (P,); wires do not count."""
+        return self.scale**2 * self._paired(squares.unflatten(-1, (self.bit_lines, *self.in_shape)), 1)
+
+    def _paired(self, g: Tensor, sign: int) -> Tensor:
+        if self.reference:
+            return g[..., :-1, :] + sign * g[..., -1:, :]
+        return g[..., ::2, :] + sign * g[..., 1::2, :]
+
+    def setting_bytes(self, rows: int) -> int:
+        side = min(self.bit_lines, *self.in_shape)
+        solving = 8 * (6 * side**2 + 4 * self.theta.size) if self.line else 0
+        return super().setting_bytes(rows) + solving
+
+
+@final
+class Crossbar(Simulator):
+    """A matrix `A = W/√d_in` of wanted weights θ = W in [−1, 1], row-major, held in pairs of conductances:
+
+    `G⁺ = g_min + (1 − g_min) max(W, 0)`, `G⁻ = g_min + (1 − g_min) max(−W, 0)`, `A ∝ G⁺ − G⁻`, in units of g_max; with
+    a `reference` in one cell a weight, `G = g_min + (1 − g_min)(1 + W)/2`, less a bit line of cells at the middle.
+    The cells are written as wanted, but for those that are stuck: what changes from one programming or reading to the
+    next is added by `Memristive`, the converters by `Quantised`.
+
+    **Arguments:** `memristor`, the kind of cell; `line`, the resistance in Ω of a wire from one cell to the next, for
+    which the network is solved exactly (see `ConductanceArray`); `stuck`, the parts of the cells that stay at g_min and
+    at g_max whatever is written, drawn from `seed` and told no one. Coupling ELEMENT without line resistance. Starts
+    from U(−½, ½). Source of the cells' figures: beside the presets `PCM` and `RERAM`.
+    """
+
+    stacks = True
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        memristor: Memristor = IDEAL,
+        reference: bool = False,
+        line: float = 0.0,
+        stuck: tuple[float, float] = (0.0, 0.0),
+        seed: int = 0,
+        cost: Cost | None = None,
+    ) -> None:
+        _check_finite(self, line=line)
+        if min(stuck) < 0 or not sum(stuck) < 1:
+            raise ArgumentError(f"`Crossbar(stuck=...)` takes two parts of the cells below 1 together, got {stuck}")
+        coupling = Coupling.NONE if line else Coupling.ELEMENT
+        theta = ThetaSpec(d_in * d_out, partial(uniform, d_in * d_out, -0.5, 0.5), low=-1.0, high=1.0)
+        super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost)
+        self.memristor = memristor
+        span = 1 - memristor.g_min
+        scale = (2 if reference else 1) / (span * math.sqrt(d_in))
+        self.array = ConductanceArray(d_in, d_out, reference=reference, line=line * memristor.g_max, scale=scale)
+        drawn = torch.rand(self.array.theta.size, generator=torch.Generator().manual_seed(seed))
+        low, high = drawn < stuck[0], drawn >= 1 - stuck[1]
+        self.stuck = low | high  # (cells,)
+        self._stuck_at = torch.where(high, 1.0, memristor.g_min)
+
+    def wanted(self, theta: Tensor) -> Tensor:
+        """The conductances (..., cells) / g_max to write for the weights theta (..., P)."""
+        low, span = self.memristor.g_min, 1 - self.memristor.g_min
+        w = theta.unflatten(-1, (*self.out_shape, *self.in_shape))
+        if self.array.reference:
+            middle = torch.zeros_like(w[..., :1, :])
+            return (low + span * (1 + torch.cat((w, middle), -2)) / 2).flatten(-2)
+        plus = w.relu()
+        return (low + span * torch.stack((plus, plus - w), -2)).flatten(-3)
+
+    def conductances(self, theta: Tensor) -> Tensor:
+        """What is there once they are written: (..., cells) / g_max."""
+        return torch.where(self.stuck.to(theta.device), self._stuck_at.to(theta), self.wanted(theta))
+
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        return self.array.transfer(x, self.conductances(theta))
+
+    def setting_bytes(self, rows: int) -> int:
+        return self.array.setting_bytes(rows)
+
+
+def _through_wires(g: Tensor, rho: float) -> Tensor:
+    """The transfer conductances (..., bit lines, word lines) that are left of g behind wires of resistance ρ."""
+    if g.shape[-2] < g.shape[-1]:  # reciprocity: drive and read exchanged, both ends with them
+        return _through_wires(g.flip(-2, -1).mT, rho).mT.flip(-2, -1)
+    side = g.shape[-1]
+    eye = torch.eye(side, dtype=g.dtype, device=g.device)
+    line = 2 * eye - eye.roll(1, 0).tril() - eye.roll(-1, 0).triu()
+    line[0, 0] = 1.0
+    beyond, rows = torch.zeros_like(eye), g[..., :0, :]
+    for k in reversed(range(g.shape[-2])):
+        cells = g[..., k, :]
+        inner = torch.linalg.solve(line + rho * torch.diag_embed(cells), torch.diag_embed(cells))
+        load = torch.diag_embed(cells) - rho * cells.unsqueeze(-1) * inner
+        total = load + beyond
+        entering = torch.linalg.inv(eye + rho * total)
+        rows = torch.cat((load.sum(-2, keepdim=True), rows), -2) @ entering
+        beyond = total @ entering
+    return rows
+
+
+def _check_finite(device: object, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ArgumentError(f"`{type(device).__name__}({name}=...)` must be finite and not negative, got {value}")

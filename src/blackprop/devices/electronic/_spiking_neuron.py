@@ -1,0 +1,191 @@
+"""A layer of mixed-signal spiking neurons: currents below threshold in differential-pair integrators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TypeVar, final
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost, Coupling, ThetaSpec
+from blackprop.devices._base import Simulator, apply_matrix
+from blackprop.devices._matrix import uniform
+from blackprop.errors import ArgumentError
+
+T = TypeVar("T", float, Tensor)
+
+THERMAL = 25.0  # U_t in mV
+SLOPE = 0.705  # κ of a transistor below threshold
+DARK = 0.05  # I₀ in pA: what flows when a transistor is off
+
+
+def time_constant(current: T, capacitance: float) -> T:
+    """τ = (U_t/κ) C / I_τ in ms, for I_τ in pA and C in pF."""
+    return THERMAL / SLOPE * capacitance / current
+
+
+@dataclass(frozen=True)
+class Biases:
+    """The currents (pA), capacitances (pF) and times (ms) that a neuron is set up with.
+
+    **Arguments:** of the synapse and of the membrane the leak I_τ, which sets their time constants, and the `gain` I_g;
+    `weight`, the current I_w of a synapse of weight 1, of a layer of one input; `feedback`, I_a at its height, around
+    `onset`, over `width`; `threshold`, at which it spikes; `refractory`.
+    """
+
+    synapse_leak: float = 10.0
+    synapse_gain: float = 40.0
+    synapse_capacitance: float = 2.0
+    membrane_leak: float = 5.0
+    membrane_gain: float = 20.0
+    membrane_capacitance: float = 3.0
+    weight: float = 100.0
+    feedback: float = 2.0
+    onset: float = 200.0
+    width: float = 40.0
+    threshold: float = 400.0
+    refractory: float = 2.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), field.name in {"feedback", "refractory"}
+            if not (0 < value < math.inf or (least and value == 0)):
+                what = "finite and not negative" if least else "positive and finite"
+                raise ArgumentError(f"`Biases({field.name}=...)` must be {what}, got {value}")
+        if self.threshold <= DARK:
+            raise ArgumentError(f"`Biases(threshold=...)` must be above the dark current {DARK}, got {self.threshold}")
+
+
+@final
+class SpikingNeurons(Simulator):
+    """d_out neurons, each with d_in synapses of weights θ = w in [−1, 1] (row-major), that answer in spikes.
+
+    Synapse, excitatory for w > 0 and inhibitory for w < 0: `dI/dt = −I/τ_s`, and a spike adds `(I_g/I_τ) I_w |w| n`, n
+    the count of spikes; solved exactly from step to step. Membrane, I_in = I_exc − I_inh, at least I₀:
+
+    `τ (1 + I_g/I) dI/dt = (I_g/I_τ)(I_in − I_τ) + (I_a/I_τ)(I + I_g) − I`, with the positive feedback
+    `I_a = feedback / (1 + e^{(onset − I)/width})`,
+
+    by Euler's method in steps of `step`. At the threshold it spikes, falls to I₀ and rests for the refractory time.
+    All τ = (U_t/κ) C / I_τ, U_t = 25 mV, κ = 0.705; I_w is `weight / √d_in`. What comes out is the count of spikes.
+
+    Rows are rates x ≥ 0 in units of `peak` Hz, sent as regular trains whose phases the seed draws, so that equal rows
+    get equal answers; or, with `trains`, counts of spikes step by step, (steps, d_in), rounded, those below 0 as none.
+
+    **Arguments:** `duration` and `step` in ms; `mismatch`, the relative standard deviation of every neuron's leaks,
+    gains and threshold and of every synapse's I_w, log-normal of mean 1 and drawn from `seed`, told no one. Counts have
+    no derivative, and there is no oracle. Starts from U(−½, 1). Source: ARCANA, arXiv 2409.14918 (the equations).
+    """
+
+    stacks = True
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        biases: Biases | None = None,
+        duration: float = 100.0,
+        step: float = 0.5,
+        peak: float = 100.0,
+        trains: bool = False,
+        mismatch: float = 0.2,
+        seed: int = 0,
+        cost: Cost | None = None,
+    ) -> None:
+        for name, value in (("duration", duration), ("step", step), ("peak", peak)):
+            if not 0 < value < math.inf:
+                raise ArgumentError(f"`SpikingNeurons({name}=...)` must be positive and finite, got {value}")
+        if not 0 <= mismatch < math.inf:
+            raise ArgumentError(f"`SpikingNeurons(mismatch=...)` must be finite and not negative, got {mismatch}")
+        self.biases = biases if biases is not None else Biases()
+        self.steps = round(duration / step)
+        fastest = min(
+            time_constant(self.biases.synapse_leak, self.biases.synapse_capacitance),
+            time_constant(self.biases.membrane_leak, self.biases.membrane_capacitance),
+        )
+        if self.steps < 1 or step > fastest / 4:
+            limit = min(duration, fastest / 4)
+            raise ArgumentError(
+                f"`SpikingNeurons(step=...)` must be at most {limit:.3g} ms at these biases, got {step}"
+            )
+        self.step, self.peak, self.trains = step, peak, trains
+        size = d_in * d_out
+        theta = ThetaSpec(size, partial(uniform, size, -0.5, 1.0), low=-1.0, high=1.0)
+        in_shape = (self.steps, d_in) if trains else d_in
+        super().__init__(in_shape, d_out, theta, coupling=Coupling.ROW, cost=cost)
+        self._build(d_in, d_out, mismatch, torch.Generator().manual_seed(seed))
+
+    def _build(self, d_in: int, d_out: int, mismatch: float, generator: torch.Generator) -> None:
+        sigma = math.sqrt(math.log1p(mismatch**2))
+
+        def made(nominal: float, *shape: int) -> Tensor:
+            normal = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return nominal * (sigma * normal - sigma**2 / 2).exp()
+
+        b = self.biases
+        self.synapse_leak, self.synapse_gain = (made(each, 2, d_out) for each in (b.synapse_leak, b.synapse_gain))
+        self.membrane_leak, self.membrane_gain = (made(each, d_out) for each in (b.membrane_leak, b.membrane_gain))
+        self.threshold = made(b.threshold, d_out)
+        self.synapse_weight = made(b.weight / math.sqrt(d_in), d_out, d_in)
+        self._phases = torch.rand(d_in, generator=generator, dtype=torch.float64)
+
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        with torch.no_grad():
+            counts = self._arriving(x.detach().double())
+            return self.fire(*self.synaptic(counts, theta.detach().double())).to(x.dtype)
+
+    def synaptic(self, counts: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The excitatory and the inhibitory currents (..., rows, steps, d_out) in pA, after each step, of the spikes
+        `counts` (..., rows, steps, d_in).
+        """
+        w = theta.unflatten(-1, (*self.out_shape, -1))
+        currents = []
+        for sign, leak, gain in zip((1, -1), self.synapse_leak, self.synapse_gain, strict=True):
+            kept = (-self.step / time_constant(leak, self.biases.synapse_capacitance)).exp().to(theta.device)
+            strength = (sign * w).relu() * (gain / leak)[:, None].to(theta) * self.synapse_weight.to(theta)
+            jumps = apply_matrix(strength, counts.flatten(-3, -2)).unflatten(-2, counts.shape[-3:-1])
+            current, course = torch.zeros_like(jumps[..., 0, :]), []
+            for jump in jumps.unbind(-2):
+                current = current * kept + jump
+                course.append(current)
+            currents.append(torch.stack(course, -2))
+        return currents[0], currents[1]
+
+    def _arriving(self, x: Tensor) -> Tensor:
+        """Spikes per step (..., rows, steps, d_in)."""
+        if self.trains:
+            return x.round().clamp_min(0)
+        cycles = x.clamp_min(0).unsqueeze(-2) * (self.peak * self.step / 1000)
+        edges = torch.arange(self.steps + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
+        return (cycles * edges + self._phases.to(x.device)).floor().diff(dim=-2)
+
+    def fire(self, excitatory: Tensor, inhibitory: Tensor) -> Tensor:
+        """Counts (..., rows, d_out) of spikes under the currents (..., rows, steps, d_out) in pA."""
+        b, place = self.biases, excitatory.device
+        leak, gain, threshold = (e.to(place) for e in (self.membrane_leak, self.membrane_gain, self.threshold))
+        pace = self.step / time_constant(leak, b.membrane_capacitance)
+        entering = (excitatory - inhibitory).clamp_min(DARK)
+        drive = (gain / leak) * (entering - leak)
+        resting = round(b.refractory / self.step)
+        current = torch.full_like(drive[..., 0, :], DARK)
+        rest, spikes = torch.zeros_like(current), torch.zeros_like(current)
+        for driven in drive.unbind(-2):
+            feedback = b.feedback / leak * ((current - b.onset) / b.width).sigmoid()
+            change = pace * (driven + feedback * (current + gain) - current) / (1 + gain / current)
+            current = torch.where(rest > 0, DARK, (current + change).clamp_min(DARK))
+            rest = (rest - 1).clamp_min(0)
+            fired = current >= threshold
+            spikes = spikes + fired
+            current = current.masked_fill(fired, DARK)
+            rest = rest.masked_fill(fired, resting)
+        return spikes
+
+    def oracle(self) -> None:
+        return None
+
+    def setting_bytes(self, rows: int) -> int:
+        return super().setting_bytes(rows) + 32 * rows * self.steps * (self.out_shape[0] + self.in_shape[-1])

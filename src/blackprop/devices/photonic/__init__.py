@@ -1,0 +1,1 @@
+"""Simulators of optical and magnonic devices."""

@@ -1,0 +1,151 @@
+"""Devices that were not built as designed: hidden errors, drawn from a seed, that no method is told."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost
+from blackprop.devices._base import apply_matrix
+from blackprop.devices._matrix import normal
+from blackprop.devices.photonic._microring import Microring
+from blackprop.devices.photonic._mzi import Blocks, _Mesh
+from blackprop.errors import ArgumentError
+
+INSIDE = 0.01  # how far the amplitudes of a ring keep from 0 and 1
+
+
+class ImperfectMesh(_Mesh):
+    """A mesh whose phases come out as `θ + offset` and whose splitters have the angle `π/4 + ε` in place of π/4.
+
+    The splitter `B(η) = [[cos η, i sin η], [i sin η, cos η]]` halves the power at η = π/4 and passes about `0.5 ± ε`
+    beside it. Without errors each block is the published one.
+
+    **Arguments:** `phase`, the standard deviation of the offsets in rad; `splitter`, that of ε; `seed`, of the draw.
+    They are kept as `offset` (P,) and `errors` (blocks, splitters a block), in the order of θ.
+    """
+
+    splitters: int
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        phase: float = 0.2,
+        splitter: float = 0.05,
+        seed: int = 0,
+        cost: Cost | None = None,
+    ) -> None:
+        super().__init__(d_in, d_out, cost=cost)
+        _check_spreads(self, phase=phase, splitter=splitter)
+        generator = torch.Generator().manual_seed(seed)
+        blocks = self.theta.size // 2
+        self.offset = normal(self.theta.size, 0.0, phase, generator)
+        self.errors = normal(blocks * self.splitters, 0.0, splitter, generator).view(blocks, self.splitters)
+
+    def transfer_with(self, x: Tensor, theta: Tensor, offset: Tensor, errors: Tensor) -> Tensor:
+        """The same mesh with other errors, differentiable in them too."""
+        return self._read_out(self._propagate(x, self._erring(theta, offset, errors)))
+
+    def _field(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self._propagate(x, self._erring(theta, self.offset.to(theta), self.errors.to(theta)))
+
+    def _erring(self, theta: Tensor, offset: Tensor, errors: Tensor) -> Tensor:
+        """What the blocks are made of (..., blocks, 2 phases and the splitters' ε)."""
+        phases = (theta + offset).unflatten(-1, (-1, 2))
+        return torch.cat((phases, errors.expand(*phases.shape[:-1], self.splitters)), -1)
+
+
+@final
+class ImperfectMZIMesh(ImperfectMesh):
+    """`MZIMesh` with errors: the block is `−i · diag(e^{iθ}, 1) · B(π/4 + ε₂) · diag(e^{iφ}, e^{−iφ}) · B(π/4 + ε₁)`,
+
+    which for `σ = ε₁ + ε₂` and `δ = ε₁ − ε₂` is, its first row times e^{iθ},
+
+    `[[sin φ cos δ + i cos φ sin σ, cos φ cos σ + i sin φ sin δ],`
+    `[cos φ cos σ − i sin φ sin δ, −sin φ cos δ + i cos φ sin σ]]`.
+    """
+
+    splitters = 2
+
+    def _blocks(self, theta_phi: Tensor) -> Blocks:
+        theta, phi, first, second = theta_phi.unbind(-1)
+        total, difference = first + second, first - second
+        bar, leak = phi.sin() * difference.cos(), phi.cos() * total.sin()
+        cross, skew = phi.cos() * total.cos(), phi.sin() * difference.sin()
+        turn = torch.complex(theta.cos(), theta.sin())
+        return (
+            turn * torch.complex(bar, leak),
+            turn * torch.complex(cross, skew),
+            torch.complex(cross, -skew),
+            torch.complex(-bar, leak),
+        )
+
+
+@final
+class ImperfectThreeSplitterMesh(ImperfectMesh):
+    """`ThreeSplitterMesh` with errors: for `B_k = B(π/4 + ε_k)` the block is
+
+    `B₃ · diag(i e^{iθ}, 1) · B₂ · diag(−i e^{iφ}, 1) · B₁`.
+    """
+
+    splitters = 3
+
+    def _blocks(self, theta_phi: Tensor) -> Blocks:
+        turn = torch.complex(theta_phi[..., :2].cos(), theta_phi[..., :2].sin())
+        t, f = turn.unbind(-1)
+        angle = theta_phi[..., 2:] + math.pi / 4
+        (c1, c2, c3), (s1, s2, s3) = angle.cos().unbind(-1), angle.sin().unbind(-1)
+        # N = diag(it, 1) B₂ diag(−if, 1) = [[c₂ t f, −s₂ t], [s₂ f, c₂]], then N B₁, then B₃ N B₁.
+        n00, n01, n10 = c2 * t * f, -s2 * t, s2 * f
+        i1, i3 = 1j * s1, 1j * s3
+        m00, m01 = n00 * c1 + n01 * i1, n00 * i1 + n01 * c1
+        m10, m11 = n10 * c1 + c2 * i1, n10 * i1 + c2 * c1
+        return c3 * m00 + i3 * m10, c3 * m01 + i3 * m11, i3 * m00 + c3 * m10, i3 * m01 + c3 * m11
+
+
+@final
+class ImperfectMicroring(Microring):
+    """`Microring` whose rings differ: `a_ij = a (1 + spread · n)`, `r_ij = r (1 + spread · n′)`, kept within
+    (0.01, 0.99), and phases that come out as `φ + phase · n″`, for n ~ N(0, 1) drawn from `seed`.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        a: float = 0.8,
+        r: float = 0.9,
+        spread: float = 0.05,
+        phase: float = 0.0,
+        seed: int = 0,
+        cost: Cost | None = None,
+    ) -> None:
+        super().__init__(d_in, d_out, a=a, r=r, cost=cost)
+        _check_spreads(self, spread=spread, phase=phase)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [normal(self.theta.size, mean, std, generator) for mean, std in ((a, a * spread), (r, r * spread))]
+        self.amplitudes, self.couplings = (each.clamp(INSIDE, 1 - INSIDE) for each in drawn)
+        self.offset = normal(self.theta.size, 0.0, phase, generator)
+
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        hidden = (each.to(theta) for each in (self.amplitudes, self.couplings, self.offset))
+        return self.transfer_with(x, theta, *hidden)
+
+    def transfer_with(self, x: Tensor, theta: Tensor, a: Tensor, r: Tensor, offset: Tensor) -> Tensor:
+        """The same bank with other rings, each of `a`, `r` and `offset` (P,), differentiable in them too."""
+        # The formula of `Microring` as a sum of squares: rings at a = r answer 0 at resonance, and nothing below it.
+        beat = 4 * r * a * ((theta + offset) / 2).sin().square()
+        t = (((a - r).square() + beat) / ((1 - r * a).square() + beat)).clamp_min(torch.finfo(theta.dtype).tiny).sqrt()
+        return apply_matrix((2 * t - 1).unflatten(-1, (*self.out_shape, *self.in_shape)), x)
+
+
+def _check_spreads(device: object, **spreads: float) -> None:
+    for name, value in spreads.items():
+        if not 0 <= value < math.inf:
+            raise ArgumentError(f"`{type(device).__name__}({name}=...)` must be finite and not negative, got {value}")

@@ -1,0 +1,129 @@
+"""Meshes of interferometers: a matrix as a brick wall of 2×2 blocks."""
+
+from __future__ import annotations
+
+import abc
+import math
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.devices._base import Simulator
+from blackprop.devices._matrix import normal
+
+CHUNK_BYTES = 2 * 2**20  # coefficients held at a time: they stay in the cache, and a large mesh stays out of memory
+
+Blocks = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class _Mesh(Simulator):
+    """Everything about a mesh but its block."""
+
+    stacks = True
+
+    def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
+        self.modes = max(d_in, d_out) + max(d_in, d_out) % 2
+        size = self.modes * (self.modes - 1)
+        initial = partial(normal, size, math.pi / 2, 1 / math.sqrt(self.modes))
+        cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
+        super().__init__(d_in, d_out, ThetaSpec(size, initial, period=2 * math.pi), linear=True, cost=cost)
+
+    @abc.abstractmethod
+    def _blocks(self, theta_phi: Tensor) -> Blocks:
+        """The elements a, b, c, d of the blocks `[[a, b], [c, d]]` of the phases (..., 2), complex (...); a mesh that
+        is not as designed sends more numbers than the two phases.
+        """
+
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        return self._read_out(self._field(x, theta))
+
+    def setting_bytes(self, rows: int) -> int:
+        # A setting twice; the field with what a column makes of it; that column's coefficients.
+        return 8 * self.theta.size + 40 * (rows + 2) * self.modes
+
+    def _read_out(self, field: Tensor) -> Tensor:
+        return field.real[..., : self.out_shape[0]].contiguous()
+
+    def _field(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self._propagate(x, theta.unflatten(-1, (-1, 2)))
+
+    def _propagate(self, x: Tensor, settings: Tensor) -> Tensor:
+        """The amplitudes U x behind the mesh (..., rows, N), complex, for what `_blocks` takes of every block,
+        `settings` (..., N(N−1)/2, numbers). The columns meet the rows, U is never formed.
+        """
+        n, stack = self.modes // 2, settings.shape[:-2]  # columns of a parity, blocks in an even column; settings
+        evens, odds = settings.split([n * n, n * (n - 1)], -2)
+        evens, odds = evens.unflatten(-2, (n, n)), odds.unflatten(-2, (n, n - 1))
+        # The state is (..., rows, 1, N): the odd modes, then the even ones, so that a column's inputs are its halves.
+        modes = pad(x, (0, self.modes - x.shape[-1])).to(settings.dtype.to_complex()).unflatten(-1, (n, 2))
+        state = torch.stack((modes[..., 1], modes[..., 0]), -2).flatten(-2).unsqueeze(-2)
+        if len(stack) > x.dim() - 2:
+            state = state.expand(*stack, *x.shape[:-1], 1, self.modes)
+        half, wide = (*state.shape[:-2], 1, 2 * n), (*state.shape[:-2], 1, 2 * n + 2)
+        step = max(1, CHUNK_BYTES // (64 * n * max(1, stack.numel())))  # 64 B: two blocks of complex64
+        for start in range(0, n, step):
+            chunk = slice(start, start + step)
+            for even, odd in zip(
+                self._columns(evens[..., chunk, :, :]), self._columns(odds[..., chunk, :, :], odd=True), strict=True
+            ):
+                second, first = state.chunk(2, -1)
+                state = torch.addcmul(even[0] * first, even[1], second).reshape(half)
+                # An odd column is widened by an unlit neighbour on either side: every mode then is in a block.
+                first, second = pad(state, (1, 1)).chunk(2, -1)
+                state = torch.addcmul(odd[0] * first, odd[1], second).reshape(wide)[..., 1:-1]
+        odd_modes, even_modes = state.squeeze(-2).chunk(2, -1)
+        return torch.stack((even_modes, odd_modes), -1).flatten(-2)
+
+    def _columns(self, theta_phi: Tensor, *, odd: bool = False) -> list[tuple[Tensor, Tensor]]:
+        """What multiplies the first and the second inputs in each column, (..., 1, 2 outputs, blocks)."""
+        a, b, c, d = self._blocks(theta_phi)
+        outputs = ((a, b), (c, d)) if odd else ((c, d), (a, b))
+        pairs = [torch.stack(elements, -2) for elements in zip(*outputs, strict=True)]
+        if odd:  # the outermost modes pass: 1 × themselves + 1 × the unlit neighbour
+            one = a.new_ones(*pairs[0].shape[:-1], 1)
+            pairs = [torch.cat((one, pair, one), -1) for pair in pairs]
+        firsts, seconds = (pair.unsqueeze(-3).unbind(-4) for pair in pairs)
+        return list(zip(firsts, seconds, strict=True))
+
+
+@final
+class MZIMesh(_Mesh):
+    """A mesh of Mach–Zehnder interferometers: `y = Re(U x)`, cropped to d_out, with the blocks, θ and φ in rad,
+
+    `[[e^{iθ} sin φ, e^{iθ} cos φ], [cos φ, −sin φ]]`.
+
+    U has N modes, N even and at least d_in and d_out; x is padded with zeros. Light meets N/2 pairs of columns: an even
+    one, blocks on the modes (0, 1), (2, 3), …, then an odd one, blocks on (1, 2), …, (N−3, N−2). A setting holds N(N−1)
+    phases, (θ, φ) block by block: first all even columns, then all odd ones. Each starts from a normal distribution of
+    mean π/2 and standard deviation 1/√N. A thermal phase shifter settles in 100 µs, a photodiode reads a row in 1 µs.
+    Source: arXiv 2509.15113.
+    """
+
+    def _blocks(self, theta_phi: Tensor) -> Blocks:
+        (ct, cp), (st, sp) = theta_phi.cos().unbind(-1), theta_phi.sin().unbind(-1)
+        dark = torch.zeros_like(cp)
+        a, b = torch.complex(ct * sp, st * sp), torch.complex(ct * cp, st * cp)
+        return a, b, torch.complex(cp, dark), torch.complex(-sp, dark)
+
+
+@final
+class ThreeSplitterMesh(_Mesh):
+    """The mesh of `MZIMesh` with a third splitter in each block: for `p = (θ − φ)/2` and `q = (θ + φ)/2`, in rad,
+
+    `e^{iq}/√2 · [[sin p + i sin q, −cos p + i cos q], [cos p + i cos q, sin p − i sin q]]`.
+
+    Layout, initial values and cost are those of `MZIMesh`. Source: arXiv 2509.15113.
+    """
+
+    def _blocks(self, theta_phi: Tensor) -> Blocks:
+        # Written in t = e^{iθ} and f = e^{iφ} no half angle is left: θ and φ have the period 2π, each by itself.
+        t, f = torch.complex(theta_phi.cos(), theta_phi.sin()).unbind(-1)
+        both = t * f
+        phase, total = 1j * (f - t), t + f
+        bar, cross = both - 1, 1j * (both + 1)
+        scale = math.sqrt(1 / 8)
+        return scale * (phase + bar), scale * (cross - total), scale * (cross + total), scale * (phase - bar)

@@ -1,0 +1,66 @@
+"""Light through a layer of paint: a fixed random matrix, too large for any chip, behind a programmable mask."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.devices._base import Simulator
+from blackprop.devices._matrix import normal, uniform
+from blackprop.devices.photonic._light_modulator import FRAME
+
+
+class ScatteringMedium(Simulator):
+    """`y = |(x ⊙ e^{iθ}) R|²`, as a camera reads it; with `linear`, `y = Re((x ⊙ e^{iθ}) R)`, as a hologram does.
+
+    x is what an amplitude modulator shows, with its sign, and θ a phase mask behind it, in rad, one pixel for each of
+    x, of period 2π; it starts clear, at θ = 0. R `(d_in, d_out)` is complex, its real and imaginary parts N(0, 1/d_in),
+    drawn from `seed`: so a row of unit pixels is read as 2 on average, and with `linear` with a variance of 1. The
+    camera's answer is not linear in x: `f(c x) = c² f(x)`.
+
+    A phase moves all outputs, so nothing is declared of coupling. A medium that ages is `Drifting` around this, by a
+    walk of the paths' phases at its entrance. A frame takes 1/60 s, for the mask and for a row alike. Source: Saade et
+    al., ICASSP 2016 (arXiv 1510.06664); linear, Launay et al., arXiv 2012.06373.
+    """
+
+    stacks = True
+
+    def __init__(self, d_in: int, d_out: int, *, linear: bool = False, seed: int = 0, cost: Cost | None = None) -> None:
+        theta = ThetaSpec(d_in, partial(uniform, d_in, 0.0, 0.0), period=2 * math.pi)  # a flat phase
+        cost = cost if cost is not None else Cost(programming=FRAME, row=FRAME)
+        super().__init__(d_in, d_out, theta, linear=linear, cost=cost)
+        parts = normal(2 * d_in * d_out, 0.0, d_in**-0.5, torch.Generator().manual_seed(seed)).view(2, d_in, d_out)
+        real, imaginary = parts
+        # Real and imaginary parts of the field, side by side, from those of x e^{iθ}: one real product.
+        both = torch.cat((torch.cat((real, imaginary), 1), torch.cat((-imaginary, real), 1)))
+        self._matrix = both[:, :d_out].contiguous() if linear else both
+        self._placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    @property
+    def medium(self) -> Tensor:  # (d_in, d_out), complex
+        """R, which no laboratory knows."""
+        d_in, d_out = self.declaration.d_in, self.declaration.d_out
+        return torch.complex(self._matrix[:d_in, :d_out], -self._matrix[d_in:, :d_out])
+
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        theta = theta.unsqueeze(-2)
+        field = torch.cat((x * theta.cos(), x * theta.sin()), -1) @ self._beside(x)
+        if self.linear:
+            return field
+        real, imaginary = field.chunk(2, -1)
+        return real.square() + imaginary.square()
+
+    def setting_bytes(self, rows: int) -> int:
+        return 8 * self.theta.size + 4 * rows * (3 * self.theta.size + 5 * self.declaration.d_out)
+
+    def _beside(self, x: Tensor) -> Tensor:
+        """R in x's precision, where x is."""
+        key = (x.device, x.dtype)
+        if key not in self._placed:
+            with torch.inference_mode(False):  # kept for training, too
+                self._placed[key] = self._matrix.to(x.device, x.dtype)
+        return self._placed[key]

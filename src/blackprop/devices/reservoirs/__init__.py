@@ -1,0 +1,1 @@
+"""Simulators of devices that remember their past inputs."""

@@ -1,0 +1,84 @@
+"""The echo-state network: the digital reservoir that physical ones are measured against."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.devices.reservoirs._reservoir import (
+    Reservoir,
+    check_counts,
+    check_finite,
+    check_not_negative,
+    check_positive,
+    masked,
+    not_negative,
+    stacked_rows,
+    start_from,
+)
+from blackprop.errors import ArgumentError
+
+RADIUS, LEAK, BIAS, MASK = range(4)  # where θ holds what; the mask is all the rest
+
+
+@final
+class EchoState(Reservoir):
+    """The echo-state network, `s_t = (1 − a) s_{t−1} + a tanh(ρ W s_{t−1} + m u_t + b w)`, read at every node.
+
+    W is dense, drawn from U(−1, 1) by `seed` and scaled to the spectral radius 1, w from U(−1, 1). θ holds the spectral
+    radius ρ ≥ 0, the leak a in [0, 1], the bias b, then the input weights m, node by node, `(nodes, channels)`. From
+    rest, s = `initial`. With ρ < 1 it forgets, in practice; with the bias away from 0 well beyond.
+
+    **Arguments:** `radius`, `leak` and `bias` to start from, with input weights drawn from U(−`scale`, `scale`). A
+    digital device costs no lab time. Source: Jaeger, GMD report 148 (2001).
+    """
+
+    strength = "spectral radius"
+
+    def __init__(
+        self,
+        time: int,
+        channels: int = 1,
+        nodes: int = 200,
+        *,
+        radius: float = 0.9,
+        leak: float = 1.0,
+        bias: float = 0.3,
+        scale: float = 0.3,
+        initial: float = 0.0,
+        seed: int = 0,
+        cost: Cost | None = None,
+    ) -> None:
+        check_counts("EchoState", time=time, channels=channels, nodes=nodes)
+        check_not_negative("EchoState", radius=radius)
+        check_positive("EchoState", scale=scale)
+        check_finite("EchoState", bias=bias, initial=initial)
+        if not 0 < leak <= 1:
+            raise ArgumentError(f"`EchoState(leak=...)` must be above 0 and at most 1, got {leak}")
+        self.initial = initial
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.rand(nodes, nodes, generator=generator, dtype=torch.float64) * 2 - 1
+        self.weights = drawn / torch.linalg.eigvals(drawn).abs().max()
+        self.offsets = torch.rand(nodes, generator=generator, dtype=torch.float64) * 2 - 1
+        size = MASK + nodes * channels
+        low, high = not_negative(size)
+        low[LEAK], high[LEAK] = 0.0, 1.0
+        theta = ThetaSpec(size, partial(start_from, (radius, leak, bias), size, scale), low, high)
+        super().__init__(time, channels, nodes, theta, cost=cost if cost is not None else Cost())
+
+    def rest(self, x: Tensor, theta: Tensor) -> Tensor:
+        return x.new_full((*stacked_rows(x, theta), self.out_shape[-1]), self.initial)
+
+    def evolve(self, x: Tensor, theta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        radius, leak, bias = (theta[..., i, None, None] for i in (RADIUS, LEAK, BIAS))
+        drive = masked(x, theta[..., MASK:]) + (bias * self.offsets.to(x)).unsqueeze(-2)
+        weights, states = self.weights.to(x).mT, []
+        for entering in drive.unbind(-2):
+            excited = (radius * (state @ weights) + entering).tanh()
+            state = state + leak * (excited - state)
+            states.append(state)
+        return torch.stack(states, -2), state

@@ -1,0 +1,322 @@
+"""A memory of what perturbations have revealed of the device: old measurements serve today's gradient."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._probes import signed
+from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.directions import Rademacher
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators._base import Estimator, positive_step
+from blackprop.estimators._credit import ByOutput
+from blackprop.estimators._hadamard import HadamardFamily, family_size, shuffled_columns
+
+SKETCH = 64  # projections of θ that tell how far it has moved, within 1/√(2·64) of the distance
+LENGTHS = 32  # correlation lengths tried, a factor 2^(1/2) apart
+FORGET = 0.99  # a step, of what re-measured directions have told about staleness
+FOLLOW = 0.05  # a step, of the data's second moment
+TURN = 8  # steps between two turns of the basis: turning all that is remembered costs more than measuring
+
+
+class DirectionalMemory(nn.Module, Estimator):
+    """What a perturbation reveals, `J u = ∂(A(θ)V)/∂θ · u`, is a property of the device and not of the batch: it is
+    remembered, and makes a directional derivative of the loss of every later batch, `s_m = ⟨D_m, (GᵀX) V⟩`:
+
+    `ĝ = Σ_m w_m s_m u_m / c`, over the last `size` K directions, `w_m = exp(−(|θ − θ_m|/ℓ)²)`, c between P and n.
+
+    V `(d_in, rank)` are the leading directions of the rows of training, followed as those change; one measurement
+    `D_m = (A(θ_m + μ u_m) − A(θ_m)) V / μ` takes `rank` rows, driven at the data's amplitude, all outputs kept. The u
+    are ±1 and orthogonal, from one `HadamardFamily` that is never stored. Under independent parameters this is the
+    posterior mean of the gradient: K fresh directions give the cosine √(K/P), for the price of `count` M a step.
+
+    **Staleness is learnt.** Every `refresh`-th measurement repeats an old direction; how well the old readings predict
+    the new ones, over many pairs, gives the correlation length ℓ that explains them best, and what read noise leaves of
+    them. Distances are root mean squares over the parameters, of a sketch of θ. So it knows its own `cosine`,
+    `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`, which `bp.optim.SignalScaled` takes as the length of the step that it is worth: do
+    wrap the optimizer in that, for what is missing of the gradient is the same from step to step, and no momentum
+    averages it.
+
+    **Costs** M programmings and `(M + 1)·rank` rows a step; at the first, `start` directions in place of M. Memory
+    `4·K·d_out·rank` bytes, `9 P` for the family. For linear devices: where the device is not, `D_m` would hold at the
+    rows where it was read and not at those to come.
+
+    **Arguments:** `count`, M; `size`, K; `rank`, k; `step`, μ in θ's units; `start`, directions measured before the
+    first step; `refresh`; `credit`, `ByOutput(d_out)` where the coupling allows it: each output then has K directions
+    of its own P/d_out parameters, and K = P/d_out knows them all. Holds state: one memory serves one layer.
+    """
+
+    D: Tensor
+    V: Tensor
+    power: Tensor
+    places: Tensor
+    taken: Tensor
+    columns: Tensor
+    signs: Tensor
+    order: Tensor
+    counts: Tensor
+    evidence: Tensor
+    known: Tensor
+
+    def __init__(
+        self,
+        count: int = 4,
+        size: int = 1000,
+        rank: int = 32,
+        step: float = 0.01,
+        *,
+        start: int = 0,
+        refresh: int = 8,
+        credit: ByOutput | None = None,
+    ) -> None:
+        super().__init__()
+        positive_step(self, step)
+        for name, value, least in (
+            ("count", count, 1),
+            ("size", size, 1),
+            ("rank", rank, 1),
+            ("start", start, 0),
+            ("refresh", refresh, 2),
+        ):
+            if value < least:
+                raise ArgumentError(f"`DirectionalMemory({name}=...)` must be at least {least}, got {value}")
+        self.count, self.size, self.rank, self.step = count, size, rank, step
+        self.start, self.refresh, self.credit = start, refresh, credit
+        self._bound: str | None = None
+
+    @property
+    def cosine(self) -> float | None:
+        """What its weights and its basis say is known of the latest gradient, `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`."""
+        return None if self._bound is None else min(1.0, math.sqrt(float(self.known)))
+
+    def diagnosis(self) -> dict[str, float]:
+        if self._bound is None:
+            return {}
+        best, _ = self._fitted()
+        length = self.step * 2 ** (best / 2)
+        return {"remembered": float(self._filled), "known": float(self.known), "correlation_length": length}
+
+    @property
+    def bias_order(self) -> int | None:
+        return 1
+
+    def relative_variance(self, size: int) -> float:
+        """What is not remembered, of what is: of the K directions at their best."""
+        width = size // (self.credit.outputs if self.credit is not None else 1)
+        return max(0.0, width / self.size - 1)
+
+    def check(self, spec: Declaration) -> None:
+        if not spec.linear or len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+            raise IncompatibleError(
+                f"`DirectionalMemory` needs a linear device of vectors, and {spec.name} does not declare that: "
+                "elsewhere a remembered derivative holds at the rows where it was read alone; use `RandomDirections`"
+            )
+        if self.credit is not None:
+            self.credit.check(self, spec)
+        spec.theta.check_reach(self.step)
+
+    def bind(self, spec: Declaration) -> None:
+        if self._bound is not None:
+            raise IncompatibleError(f"this DirectionalMemory already serves {self._bound}; make one memory a layer")
+        self.check(spec)
+        blocks, k = self.credit.outputs if self.credit is not None else 1, min(self.rank, spec.d_in)
+        width = spec.theta.size // blocks
+        n = family_size(width)
+        K = min(self.size, n)
+        each = 4 * spec.d_out * k
+        if K * each > (room := _memory() / 2):
+            raise IncompatibleError(
+                f"a memory of {K:,} directions of {spec.name} takes {K * each / 2**30:.3g} GiB, more than half of this "
+                f"machine's; `DirectionalMemory(size={int(room / each)})` would fit"
+            )
+        self._bound = spec.name
+        self.register_buffer("D", torch.zeros(K, spec.d_out, k))
+        self.register_buffer("V", torch.zeros(spec.d_in, k))
+        self.register_buffer("power", torch.zeros(k))  # of the data along V
+        self.register_buffer("places", torch.zeros(K, min(SKETCH, n)))  # where each was measured
+        self.register_buffer("taken", torch.zeros(K, dtype=torch.int64))  # which direction each is, of the filled ones
+        self.register_buffer("columns", torch.zeros(width, dtype=torch.int64))
+        self.register_buffer("signs", torch.zeros(blocks, width, dtype=torch.int8))
+        self.register_buffer("order", torch.zeros(n, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # steps, directions drawn
+        self.register_buffer("known", torch.zeros(()))  # the part of the gradient's power that is remembered
+        self.register_buffer("evidence", torch.zeros(2, LENGTHS))  # ⟨new, old⟩ and |old|² for each length
+
+    def vjp(
+        self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
+    ) -> Procedure[Tensor]:
+        if not self.training:  # nothing is learnt in eval()
+            return (yield from copy.deepcopy(self).train().vjp(x, theta, y, grad_y, spec, generator))
+        if self._bound is None:
+            self.bind(spec)
+        del y
+        step = int(self.counts[0])
+        family, order = self._drawn_family(generator) if step == 0 else (self._family, self.order)
+        basis, power = self._followed(x, generator) if step % TURN == 0 else (self.V, self.power)
+        slots, indices, fresh = self._chosen(order, generator)
+        amplitude = x.square().sum(1).mean().sqrt()
+        probes = signed(spec, amplitude * basis.mT)
+        rows = probes.rows
+        centre = spec.theta.interior(theta, self.step)
+        readings: list[Tensor] = []
+        base: Tensor | None = None
+        together = max(1, ROUND_BYTES // (theta.element_size() * (4 * theta.numel() + 2 * rows.numel())))
+        for first in range(0, len(indices), together):
+            u = family.directions(indices[first : first + together], theta)
+            settings = spec.theta.clamp(centre + self.step * u)
+            queries = [Query(rows, t, Purpose.PARAMETER) for t in settings]
+            if base is None:
+                base, *answers = yield [Query(rows, centre, Purpose.PARAMETER), *queries]
+            else:
+                answers = yield queries
+            readings += answers
+        assert base is not None
+        found = probes.products(torch.stack([y - base for y in readings])).mT / (self.step * amplitude)  # (M, d_out, k)
+        if step == 0:
+            self.order.copy_(order)
+            self.columns.copy_(family.columns)
+            self.signs.copy_(family.signs)
+        here = family.project(theta, order[:SKETCH]).sum(0)
+        self._remember(basis, power, slots, indices, found, here)
+        self.counts += torch.tensor([1, fresh], device=self.counts.device)
+        return self._gradient(family, grad_y.mT @ x, self._distances(here))
+
+    def _gradient(self, family: HadamardFamily, whole: Tensor, distances: Tensor) -> Tensor:
+        """From all that is remembered, for `GᵀX` (d_out, d_in), of which the basis sees a part."""
+        cotangent = whole @ self.V.to(whole)
+        filled = self._filled
+        D, taken = self.D[:filled], self.taken[:filled]
+        alone = self.credit is None
+        slopes = (D.flatten(1) @ cotangent.flatten())[None] if alone else (D * cotangent).sum(2).mT
+        best, amplitude = self._fitted()
+        weights = self._weights(distances[:filled], best)
+        seen = cotangent.square().sum() / whole.square().sum()
+        self.known.copy_(amplitude * weights.square().sum() / self._mass * seen)
+        coefficients = whole.new_zeros(len(slopes), family.size)
+        coefficients[:, taken] = slopes * weights
+        return family.combine(coefficients) / self._mass
+
+    @property
+    def _mass(self) -> float:
+        """What a sum over the remembered directions is divided by: P where they are few, n where they are all."""
+        width, n = self.columns.numel(), self.order.numel()
+        return width + (n - width) * self._filled / n
+
+    @property
+    def _filled(self) -> int:
+        return min(int(self.counts[1]), len(self.taken))
+
+    @property
+    def _family(self) -> HadamardFamily:
+        return HadamardFamily(self.columns, self.signs)
+
+    def _drawn_family(self, generator: torch.Generator) -> tuple[HadamardFamily, Tensor]:
+        blocks, width = self.signs.shape
+        order = torch.randperm(self.order.numel(), generator=generator, device=generator.device)
+        columns = shuffled_columns(width, generator)
+        signs = Rademacher().sample(blocks, width, generator, self.signs)
+        place = self.columns.device
+        return HadamardFamily(columns.to(place), signs), order.to(place)
+
+    def _followed(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The leading directions of the rows so far, these among them: V (d_in, k) and the power along each."""
+        k, first = self.V.shape[1], int(self.counts[0]) == 0
+        old = 0.0 if first else (1 - FOLLOW) ** TURN
+        parts = [x * math.sqrt((1 - old) / len(x)), self.V.to(x).mT * (old * self.power.to(x)).sqrt()[:, None]]
+        if first:  # a batch of few rows leaves the rest of the basis to chance
+            noise = torch.randn(k, x.shape[1], generator=generator, device=generator.device, dtype=x.dtype)
+            parts[1] = 1e-3 * x.square().mean().sqrt() * noise.to(x)
+        _, sigma, directions = torch.linalg.svd(torch.cat(parts), full_matrices=False)
+        return directions[:k].mT, sigma[:k].square()
+
+    def _chosen(self, order: Tensor, generator: torch.Generator) -> tuple[list[int], list[int], int]:
+        """Which slots are measured next, along which directions, and how many of these come next in the family's order:
+        orthogonal to all that is remembered, but for an old one now and then.
+        """
+        steps, drawn = self.counts.tolist()
+        K, n = len(self.taken), len(order)
+        count = min(n, self.count if steps else max(self.count, self.start))
+        coming = {(drawn + m) % K for m in range(count)}
+        slots: list[int] = []
+        indices: list[int] = []
+        for m in range(count):
+            old = self._filled
+            again = drawn < n and old > self.count and (steps * self.count + m) % self.refresh == self.refresh - 1
+            slot = int(torch.randint(old, (), generator=generator, device=generator.device)) if again else None
+            if slot is not None and slot not in coming:
+                coming.add(slot)
+                slots.append(slot)
+                indices.append(int(self.taken[slot]))
+            else:
+                slots.append(drawn % K)
+                indices.append(int(order[drawn % n]))
+                drawn += 1
+        return slots, indices, drawn - int(self.counts[1])
+
+    def _remember(
+        self, basis: Tensor, power: Tensor, slots: list[int], indices: list[int], found: Tensor, here: Tensor
+    ) -> None:
+        """Keep what was found along these directions at the place `here`, the sketch of θ."""
+        if basis is not self.V:
+            self.D.copy_(self.D @ (self.V.mT @ basis.to(self.V)))
+            self.V.copy_(basis)
+            self.power.copy_(power)
+        known, distances = self.taken[slots].tolist(), self._distances(here)
+        for slot, index, before, new in zip(slots, indices, known, found, strict=True):
+            if slot < self._filled and index == before:
+                self._compare(new.to(self.D), self.D[slot], distances[slot])
+        self.D[slots] = found.to(self.D)
+        self.places[slots] = here.to(self.places)
+        self.taken[slots] = torch.tensor(indices, device=self.taken.device)
+        self.evidence *= FORGET
+
+    def _compare(self, new: Tensor, old: Tensor, distance: Tensor) -> None:
+        """A direction measured again: evidence for every correlation length."""
+        kept = self._kept(distance[None])[:, 0]
+        self.evidence += torch.stack((kept * (new * old).sum(), kept.square() * old.square().sum()))
+
+    def _fitted(self) -> tuple[int, float]:
+        """The correlation length that explains the evidence best, by number, and the amplitude that goes with it.
+
+        That is 1, unless another explains clearly more, as it does under read noise: pairs that are all as far apart
+        cannot tell the two.
+        """
+        product, square = self.evidence
+        if not bool(square.any()):
+            return LENGTHS - 1, 1.0
+        whole = 2 * product - square
+        scaled = product.clamp_min(0).square() / square.clamp_min(torch.finfo(square.dtype).tiny)
+        if float(scaled.max()) <= 1.05 * float(whole.max()):
+            return int(whole.argmax()), 1.0
+        best = int(scaled.argmax())
+        return best, min(1.0, float(product[best] / square[best]))
+
+    def _weights(self, distances: Tensor, length: int) -> Tensor:
+        return self._kept(distances)[length]
+
+    def _kept(self, distances: Tensor) -> Tensor:
+        """`exp(−(d/ℓ)²)` for each length ℓ: (LENGTHS, *distances)."""
+        lengths = self.step * 2 ** (torch.arange(LENGTHS, device=distances.device) / 2)
+        return (-(distances / lengths[:, None]).square()).exp()
+
+    def _distances(self, here: Tensor) -> Tensor:
+        """Root mean square over the parameters, from where each was measured to the place `here`."""
+        away = self.places - here.to(self.places)
+        return (away.square().sum(1) / (away.shape[1] * self.signs.numel())).sqrt()
+
+    def extra_repr(self) -> str:
+        parts = [f"count={self.count}, size={self.size}, rank={self.rank}, step={self.step:g}"]
+        parts += [f"start={self.start}"] if self.start else []
+        parts += [f"credit={self.credit}"] if self.credit is not None else []
+        return ", ".join(parts)
+
+
+def _memory() -> float:
+    """Bytes of this machine."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

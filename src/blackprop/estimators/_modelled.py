@@ -1,0 +1,54 @@
+"""The gradient for the parameters from a surrogate that knows how the device depends on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._query import Procedure
+from blackprop.errors import ArgumentError
+from blackprop.estimators._base import Estimator
+
+
+@runtime_checkable
+class KnowsTheta(Protocol):
+    """A surrogate that has learnt `∂f/∂θ` besides `∂f/∂x`."""
+
+    def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Modelled(Estimator):
+    """`∂L/∂θ` through the layer's surrogate, which stands at the present θ. Asks nothing; as exact as the surrogate is.
+
+    **Argument:** `surrogate`, the same object that the layer is given: `CalibratedResponse`, `Twin`.
+    """
+
+    surrogate: KnowsTheta
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.surrogate, KnowsTheta):
+            raise ArgumentError(f"`Modelled(surrogate=...)`: {type(self.surrogate).__name__} knows nothing of theta")
+
+    @property
+    def reads(self) -> object:
+        return self.surrogate
+
+    @property
+    def bias_order(self) -> int | None:
+        return None
+
+    def relative_variance(self, size: int) -> float:
+        del size
+        return 0.0
+
+    def vjp(
+        self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
+    ) -> Procedure[Tensor]:
+        del theta, y, spec, generator
+        return self.surrogate.grad_theta(x, grad_y)
+        yield  # a procedure that asks nothing

@@ -1,0 +1,67 @@
+"""Exact derivatives of sinusoidal devices, from large shifts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._query import Procedure
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators._base import Estimator
+from blackprop.estimators._coordinate import Coordinate
+from blackprop.estimators._differences import Contraction
+
+
+@dataclass(frozen=True)
+class ParameterShift(Estimator):
+    """`∂φ/∂θ_i = ω [φ(θ + s e_i) − φ(θ − s e_i)] / (2 sin ωs)`, ω = 2π/period: exact where each output is a sinusoid
+    (plus a constant) in each parameter, as a phase shifter's is that light passes once.
+
+    The shift s is large, so read noise is divided by a large number. Light modulators and both meshes are such devices;
+    a microring, whose light goes round and round, is not; `ThetaSpec(harmonics=...)` declares that, and nothing here
+    would notice it undeclared. **Costs** 2P programmings,
+    each with the rows of the batch or of its contraction.
+
+    **Arguments:** `turns`, s in periods: a quarter gives the least noise; `contraction`, for linear devices. Source:
+    arXiv 1803.00745.
+    """
+
+    turns: float = 0.25
+    contraction: Contraction | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.turns < 0.5:
+            raise ArgumentError(f"`ParameterShift(turns=...)` must be between 0 and 1/2, got {self.turns}")
+
+    @property
+    def bias_order(self) -> int | None:
+        return None
+
+    def relative_variance(self, size: int) -> float:
+        del size
+        return 0.0
+
+    def check(self, spec: Declaration) -> None:
+        if spec.theta.period is None:
+            raise IncompatibleError(f"`ParameterShift` needs a device that declares a period, and {spec.name} does not")
+        if spec.theta.harmonics not in {None, 1}:
+            raise IncompatibleError(
+                f"`ParameterShift` is exact for one harmonic a parameter and {spec.name} declares "
+                f"{spec.theta.harmonics}; use `RandomDirections` or `Coordinate`"
+            )
+        self._differences(spec).check(spec)
+
+    def _differences(self, spec: Declaration) -> Coordinate:
+        assert spec.theta.period is not None
+        return Coordinate(self.turns * spec.theta.period, contraction=self.contraction)
+
+    def vjp(
+        self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
+    ) -> Procedure[Tensor]:
+        chord = yield from self._differences(spec).vjp(x, theta, y, grad_y, spec, generator)
+        angle = 2 * math.pi * self.turns
+        return chord * (angle / math.sin(angle))

@@ -1,0 +1,1 @@
+"""The training loop, its grid of runs, its prices and its allowances."""

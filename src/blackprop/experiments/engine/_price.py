@@ -1,0 +1,168 @@
+"""What a run would cost, known before it is begun."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.core._ledger import Ledger
+from blackprop.core._ledger import price as dry_run
+from blackprop.core._probes import within
+from blackprop.core._query import Count, Procedure, Purpose, Query, ask, reading_first
+from blackprop.experiments.engine._bill import Bill
+from blackprop.experiments.engine._execution import lent_generators
+from blackprop.experiments.engine._trial import Cell
+from blackprop.experiments.tasks._task import Data
+from blackprop.nn._layer import PhysicalLayer
+
+_NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
+
+
+def price(cell: Cell, data: Data) -> Bill:
+    """The bill of `cell`, evaluations included, without a query to any device.
+
+    The parameter procedure of one step is run dry and multiplied by the steps; the surrogate's procedures are run dry
+    for every step, since one that rebuilds itself now and then costs more in some. Exact where the questions do not
+    depend on where training goes; a device with limits is asked its base rows once more in steps that come near them.
+    """
+    task = cell.task
+    places: list[_Place] = []
+
+    def place(d_in: int, d_out: int) -> _Place:
+        places.append(_Place(d_in, d_out))
+        return places[-1]
+
+    network, rows = task.build(place, cell.seed), len(data.x_train)
+    x, _ = task.augment(
+        data.x_train[: task.batch_size], data.y_train[: task.batch_size], torch.Generator().manual_seed(0)
+    )
+    with lent_generators():
+        network(x)
+        training = [(one.rows, one.wants_grad_x) for one in places]
+        network.eval()(data.x_test[:1])
+    schedule = _Schedule(task.steps(rows), task.leg(rows))
+    rule = cell.method.rule(cell.model(), torch.Generator().manual_seed(0))
+    for one, (rows, wants) in zip(places, training, strict=True):
+        one.test_rows, one.rows, one.wants_grad_x = len(data.x_test) * one.rows, rows, wants and rule.through_devices
+    priced = []
+    for index, found in enumerate(places):
+        layer = cell.layer(found.d_in, found.d_out, index)
+        by_loss = rule.passes() > 1
+        cost = _asked_by_loss(layer, found, schedule, rule.passes()) if by_loss else _layer(layer, found, schedule)
+        priced.append((cost, layer.theta.requires_grad))
+    return Bill.of(priced, schedule.steps)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    steps: int
+    leg: int  # steps between two evaluations
+
+    def legs(self) -> list[int]:
+        """The steps of each leg."""
+        whole, rest = divmod(self.steps, self.leg)
+        return [self.leg] * whole + [rest] * (rest > 0)
+
+
+class _Place(nn.Module):
+    """Stands where a device would, to see how many rows come and whether their gradient is wanted."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.d_in, self.d_out = d_in, d_out
+        self.gain = nn.Parameter(torch.ones(()))  # a physical layer has one, so what follows it needs a gradient
+        self.rows, self.test_rows, self.wants_grad_x = 0, 0, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows, self.wants_grad_x = math.prod(x.shape[:-1]), x.requires_grad
+        return self.gain * x.new_zeros(*x.shape[:-1], self.d_out)
+
+
+def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
+    trained = layer.theta.requires_grad
+    parameter = _parameter_step(layer, place) if trained else Ledger()
+    walk = _Walk(layer, place, trained, asks=parameter.total_programmings > 0)
+    legs = [dry_run(lambda steps=steps: walk.leg(steps), layer.device) for steps in schedule.legs()]
+    spent = Count()
+    for ledger, times in ((parameter, schedule.steps), *((leg, 1) for leg in legs)):
+        # A walk marks where the parameter procedure would leave the device; the real procedure is priced apart.
+        skipped = Purpose.FORWARD if ledger is parameter else Purpose.PARAMETER
+        for purpose in set(Purpose) - {skipped}:
+            spent.rows[purpose] += times * ledger.rows[purpose]
+            spent.programmings[purpose] += times * ledger.programmings[purpose]
+    return _booked(layer, spent)
+
+
+def _asked_by_loss(layer: PhysicalLayer, place: _Place, schedule: _Schedule, passes: int) -> Ledger:
+    """Every pass of a step is at a setting of its own."""
+    spent, legs = Count(), len(schedule.legs())
+    spent.rows = Counter(
+        {Purpose.FORWARD: schedule.steps * passes * place.rows, Purpose.EVALUATE: legs * place.test_rows}
+    )
+    spent.programmings = Counter({Purpose.FORWARD: schedule.steps * passes, Purpose.EVALUATE: legs})
+    return _booked(layer, spent)
+
+
+def _booked(layer: PhysicalLayer, spent: Count) -> Ledger:
+    cost, total = layer.device.cost, Ledger()
+    seconds = sum(spent.rows.values()) * cost.row + sum(spent.programmings.values()) * cost.programming
+    total.add(spent, seconds)
+    return total
+
+
+def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
+    """One step's parameter procedure, on a device that the forward pass has just read."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, grad_y = (
+        torch.randn(place.rows, width, generator=generator) for width in (place.d_in, place.d_out, place.d_out)
+    )
+    theta, spec = layer.theta.detach(), layer.device.declaration
+    x = within(spec, x)
+
+    def step() -> Procedure[Tensor]:
+        yield from ask(Query(x, theta, Purpose.FORWARD))
+        return (yield from layer.estimator.vjp(x, theta, y, grad_y, spec, generator))
+
+    return dry_run(step, layer.device)
+
+
+class _Walk:
+    """A layer's forward passes and what keeps its surrogate current, θ moving back and forth between two settings."""
+
+    def __init__(self, layer: PhysicalLayer, place: _Place, trained: bool, asks: bool) -> None:
+        spec, theta = layer.device.theta, layer.theta.detach()
+        self.spec = layer.device.declaration
+        self.surrogate, self.place, self.asks = layer.surrogate, place, asks
+        self.here = spec.clamp(theta - _NUDGE)
+        self.there = spec.clamp(theta + _NUDGE) if trained else self.here
+        self.perturbed = (self.here + self.there) / 2
+        self.generator = torch.Generator().manual_seed(0)
+        self.follows = place.wants_grad_x or (trained and layer.estimator.reads is not None)
+        self.tracked: Tensor | None = None
+
+    def leg(self, steps: int) -> Procedure[None]:
+        x = within(self.spec, torch.randn(self.place.rows, self.place.d_in, generator=self.generator))
+        for _ in range(steps):
+            query = Query(x, self.here, Purpose.FORWARD)
+            if self.tracked is None:  # as a layer does
+                yield from ask(query)
+                yield from self._follow()
+            else:
+                yield from reading_first(query, self._follow())
+            if self.asks:
+                yield from ask(Query(x[:1], self.perturbed, Purpose.PARAMETER))
+            self.here, self.there = self.there, self.here
+        yield from ask(Query(x[:1].expand(self.place.test_rows, -1), self.here, Purpose.EVALUATE))
+
+    def _follow(self) -> Procedure[None]:
+        if not self.follows or self.tracked is self.here:
+            return
+        if self.tracked is None:
+            yield from self.surrogate.start(self.here, self.generator)
+        else:
+            yield from self.surrogate.track(self.tracked, self.here, self.generator)
+        self.tracked = self.here

@@ -1,0 +1,1 @@
+"""The training methods that an experiment compares."""

@@ -1,0 +1,80 @@
+"""Methods that send the error back by fixed random weights, in place of through the devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from blackprop.devices import Device
+from blackprop.errors import IncompatibleError
+from blackprop.experiments.methods._methods import Method
+from blackprop.experiments.methods._rule import Backward, Batch, Rule
+from blackprop.learning_rules import DirectFeedback, random_feedback
+from blackprop.nn._layer import PhysicalLayer
+from blackprop.planning._methods import perturbed
+from blackprop.surrogates import RandomFeedback
+
+
+@dataclass(frozen=True)
+class FeedbackAlignment(Method):
+    """The error passes each device by a fixed random matrix, at no query; θ by one random perturbation a step."""
+
+    name: str = "random-feedback"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        estimator = perturbed(device.declaration, 1).estimator
+        return PhysicalLayer(device, estimator, RandomFeedback(), generator=generator)
+
+
+@dataclass(frozen=True)
+class DirectFeedbackAlignment(Method):
+    """The error goes from the output to every layer at once, by one fixed random matrix; within a layer by what suits
+    its device. For chains of layers.
+    """
+
+    name: str = "direct-feedback"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        return PhysicalLayer(device, generator=generator)
+
+    def rule(self, model: nn.Module, generator: torch.Generator) -> Rule:
+        if not isinstance(model, nn.Sequential):
+            raise IncompatibleError(
+                f"`{self.name}` trains chains of layers alone, and this network is a {type(model).__name__}"
+            )
+        return _Direct(model, generator)
+
+
+class _Direct:
+    """`DirectFeedback` as a rule."""
+
+    through_devices = False
+
+    def __init__(self, model: nn.Sequential, generator: torch.Generator) -> None:
+        *hidden, outputs = [width for module in model.modules() if (width := _width(module)) is not None]
+        self.model, self.feedback = model, random_feedback(outputs, max(hidden, default=outputs), generator)
+
+    def add_gradients(self, batch: Batch, backward: Backward) -> float:
+        del backward  # each layer has a loss of its own
+        return float(DirectFeedback(self.model, self.feedback, loss=batch.criterion).backward(batch.x, batch.y))
+
+    def passes(self) -> int:
+        return 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"feedback": self.feedback}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.feedback = state["feedback"]
+
+
+def _width(module: nn.Module) -> int | None:
+    """How many outputs a layer has; None for what is none."""
+    if isinstance(module, PhysicalLayer):
+        return math.prod(module.out_shape)
+    return module.out_features if isinstance(module, nn.Linear) else None

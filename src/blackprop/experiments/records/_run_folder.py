@@ -1,0 +1,280 @@
+"""A run on disk: config.json, origin.json (when it was begun and by which version), metrics.jsonl, summary.json, the
+last two checkpoints, and a portrait of each cell.
+
+Every file but metrics.jsonl is written aside and renamed, so that what is there is whole: a full disk or a power cut
+leaves the previous checkpoint. A checkpoint carries its own checksum; from a damaged one, the previous is taken.
+metrics.jsonl is appended to, one line an evaluation; one cut short is dropped on resume. Where the disk is full the run
+goes on, with a warning, and what is missing is written when there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackprop._origin import origin
+from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
+from blackprop.experiments.records import _json_lines as json_lines
+from blackprop.experiments.records import _portrait as portrait
+
+_CONFIG, _METRICS, _SUMMARY, _PORTRAITS = "config.json", "metrics.jsonl", "summary.json", "portraits"
+_ORIGIN = "origin.json"
+_CHECKPOINT, _PREVIOUS = "checkpoint.bin", "checkpoint.previous.bin"
+_RUN_FORMAT, _MAGIC = "blackprop run 2", b"blackprop checkpoint 2\n"
+
+
+def encoded(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint as it lies on disk: a line of format, a line of checksum (sha256, hex), what torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    content = buffer.getvalue()
+    return b"".join((_MAGIC, hashlib.sha256(content).hexdigest().encode(), b"\n", content))
+
+
+def decoded(content: bytes) -> dict[str, Any]:
+    """The state in a checkpoint; raises `ValueError` where it is damaged, or none of ours."""
+    if not content.startswith(_MAGIC):
+        raise ValueError("it does not begin as a checkpoint of a blackprop run does")
+    checksum, _, rest = content[len(_MAGIC) :].partition(b"\n")
+    if hashlib.sha256(rest).hexdigest().encode() != checksum:
+        raise ValueError("its content does not fit its checksum")
+    state = torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise TypeError("it holds no state")
+    return state
+
+
+class Existing(enum.Enum):
+    """What to do with a run folder that exists: refuse it, go on with it, or begin it anew."""
+
+    REFUSE = "refuse"
+    RESUME = "resume"
+    OVERWRITE = "overwrite"
+
+
+class RunFolder:
+    """An opened run folder; `open` makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten: list[Mapping[str, Any]] = []
+        self._unsaved: bytes | None = None
+        self._unwritten_summary: Mapping[str, Any] | None = None
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any], existing: Existing = Existing.REFUSE) -> RunFolder:
+        """Begin or go on with the run of `config` in `path`.
+
+        A folder that holds anything is refused unless told otherwise. To resume, its configuration must be `config`,
+        and a checkpoint and its summary readable. To overwrite, it must be a run: only its own files are replaced.
+        """
+        folder, config = cls(path), {"format": _RUN_FORMAT, **json.loads(json.dumps(config))}
+        with _writing(path):
+            occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if existing is Existing.RESUME:
+            if not occupied:
+                raise RunFolderError(f"there is no run in {path} to resume")
+            folder._check_same(config)
+            folder.checkpoint()
+            folder.summary()
+            return folder
+        if occupied and existing is Existing.REFUSE:
+            raise RunFolderError(
+                f"{path} exists already: `--resume` goes on with its run, `--overwrite` begins it anew, `--run-dir` "
+                "names another folder"
+            )
+        if occupied:
+            folder._config()  # raises unless this is a run of ours
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for old in (path / _CHECKPOINT, path / _PREVIOUS, path / _SUMMARY, *(path / _PORTRAITS).glob("*.npz")):
+                old.unlink(missing_ok=True)
+        folder._write(_CONFIG, _json(config))
+        folder._write(_ORIGIN, _json(origin()))
+        folder._write(_METRICS, b"")
+        return folder
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint that is whole, None where there is none yet; warns of a damaged one."""
+        reasons = []
+        for path in (self.path / _CHECKPOINT, self.path / _PREVIOUS):
+            if not path.exists():
+                continue
+            try:
+                state = decoded(path.read_bytes())
+            except Exception as error:  # torch raises a dozen kinds for what it cannot read
+                reasons.append(f"{path} is damaged, or no checkpoint: {_first_line(error)}")
+                continue
+            if reasons:
+                warnings.warn(f"{reasons[0]}; the one before it is taken", BlackpropWarning, stacklevel=2)
+            return state
+        if reasons:
+            raise CheckpointError("; ".join(reasons))
+        return None
+
+    def save_checkpoint(self, content: bytes) -> None:
+        """Keep what `encoded` made, and the one before."""
+        self._unsaved = content
+        with self._going_on("the checkpoint before it stays good"):
+            self._save(content)
+
+    def _save(self, content: bytes) -> None:
+        current, previous = self.path / _CHECKPOINT, self.path / _PREVIOUS
+        aside = self._aside(_CHECKPOINT, content)
+        with _writing(current):
+            if current.exists():
+                current.replace(previous)
+            aside.replace(current)
+        self._unsaved = None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary as it stands, None where there is none yet."""
+        path = self.path / _SUMMARY
+        if not path.exists():
+            return None
+        summary = _load_json(path)
+        results = summary.get("results") if isinstance(summary, dict) else None
+        if not isinstance(results, list):
+            raise RunFolderError(f"{path} is not the summary of a blackprop run")
+        if not all(isinstance(result, dict) and json_lines.is_cell(result) for result in results):
+            raise RunFolderError(f"{path} holds a result that names no method, device and seed; it is damaged")
+        return summary
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        self._unwritten_summary = summary
+        with self._going_on("the summary is written when there is room"):
+            self._write(_SUMMARY, _json(summary))
+            self._unwritten_summary = None
+
+    def complete(self) -> None:
+        """Write what a full disk has held back; raises where it is still full."""
+        if self._unsaved is not None:
+            self._save(self._unsaved)
+        if self._unwritten_summary is not None:
+            self._write(_SUMMARY, _json(self._unwritten_summary))
+        if self._unwritten:
+            self.replace_metrics([*self.metrics(), *map(dict, self._unwritten)])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines; one that was cut short by a kill or a full disk, or is none of ours, is passed over."""
+        path = self.path / _METRICS
+        with _writing(path):
+            lines = json_lines.read(path)
+        return [line for line in lines if "step" in line]
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        self._unwritten.append(line)
+        with self._going_on("the line is written when there is room"):
+            with _writing(self.path / _METRICS):
+                json_lines.append(self.path / _METRICS, self._unwritten)
+            self._unwritten.clear()
+
+    def replace_metrics(self, lines: list[dict[str, Any]]) -> None:
+        self._write(_METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def save_portrait(
+        self,
+        cell: Mapping[str, Any],
+        before: Mapping[str, np.ndarray],
+        after: Mapping[str, np.ndarray],
+        tally: Tensor,
+        classes: tuple[str, ...],
+    ) -> None:
+        """What the devices of a cell were and became, and the confusion of its classes, if it has any."""
+        confusion = tally.numpy() if tally.dim() == 2 else None
+        name = ".".join(str(cell[part]) for part in ("method", "device", "seed"))
+        with self._going_on("the report will lack its pictures"), _writing(self.path / _PORTRAITS):
+            (self.path / _PORTRAITS).mkdir(exist_ok=True)
+            portrait.save(self.path / _PORTRAITS / f"{name}.npz", before, after, confusion, classes)
+
+    def _config(self) -> dict[str, Any]:
+        path = self.path / _CONFIG
+        if not path.is_file():
+            raise RunFolderError(f"{self.path} is not a run folder (it holds no {_CONFIG}); nothing in it was changed")
+        config = _load_json(path)
+        if not isinstance(config, dict) or config.get("format") != _RUN_FORMAT:
+            raise RunFolderError(f"{path} is not the configuration of a blackprop run; nothing was changed")
+        return config
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        was = self._config()
+        differences = [
+            f"{name} was {json.dumps(old)} and is {json.dumps(new)}" for name, old, new in _differences(was, config)
+        ]
+        if differences:
+            raise RunFolderError(
+                f"{self.path} is the run of another configuration: {'; '.join(differences)}. Give the options that it "
+                "was begun with, or name another folder"
+            )
+
+    def _write(self, name: str, content: bytes) -> None:
+        with _writing(self.path / name):
+            self._aside(name, content).replace(self.path / name)
+
+    def _aside(self, name: str, content: bytes) -> Path:
+        """The content in a file beside the one it is for, on disk for good."""
+        aside = self.path / f".{name}.part"
+        with _writing(self.path / name):
+            try:
+                with aside.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    aside.unlink(missing_ok=True)
+                raise
+        return aside
+
+    @contextlib.contextmanager
+    def _going_on(self, consolation: str) -> Iterator[None]:
+        """A file that cannot be written is no reason to lose what has been measured."""
+        try:
+            yield
+        except RunFolderError as error:
+            warnings.warn(f"{error}; the run goes on, and {consolation}", BlackpropWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunFolderError(f"{path}: {reason}; what was written before is whole") from error
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json_lines.parsed(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _differences(was: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves in which two configurations differ, by dotted name."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in {**was, **now}:
+            yield from _differences(was.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif was != now:
+        yield name, was, now

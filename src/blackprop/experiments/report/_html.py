@@ -1,0 +1,114 @@
+"""The report of one run or several: one file that opens without a network, on a phone and in the dark."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from blackprop._origin import origin
+from blackprop.characterisation._page import DRAW, STYLE
+from blackprop.errors import RunFolderError
+from blackprop.experiments.report import _parts as parts
+from blackprop.experiments.report._charts import comparison, curves, packed, portraits
+from blackprop.experiments.report._runs import Entry, Run, read, references
+
+
+def write_report(runs: Sequence[Path], output: Path) -> Path:
+    """Write the page of the run folders `runs` to `output`, and return that: about 60 kB and the data.
+
+    It holds the results as a table and as charts, means over the seeds with their standard errors, and what became of
+    each device. Runs of several folders stand side by side, named by their folders. `RunFolderError` where a folder is
+    no run; what is damaged or missing within one is left out, and the page says so.
+    """
+    folders = list({Path(path).resolve(): Path(path) for path in runs}.values())
+    if not folders:
+        raise RunFolderError("a report is of one run folder at least")
+    found = [read(path, name) for path, name in zip(folders, _names(folders), strict=True)]
+    _write(Path(output), _page(found))
+    return Path(output)
+
+
+def _page(runs: Sequence[Run]) -> str:
+    document = _document(runs)
+    tasks: dict[str, Entry] = document["tasks"]
+    asset = {
+        name: (files("blackprop.experiments.report") / name).read_text("utf-8")
+        for name in ("page.css", "charts.js", "page.js")
+    }
+    tables = "".join(parts.table(document, name) for name in tasks)
+    title = escape(", ".join(tasks))
+    data = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><title>{title}</title><style>{STYLE}{asset["page.css"]}</style></head>
+<body><header><h1>{title}</h1>{parts.extent(runs)}</header>{parts.notes(runs)}
+<section><h2>What was run</h2>{"".join(parts.what_was_run(run, opened=len(runs) == 1) for run in runs)}</section>
+<section><h2>Results</h2>{tables}</section>
+<div class="controls top">{"".join(map(parts.select, ("task", "run", "device")))}
+<div class="chips" id="chips" role="group" aria-label="methods shown"></div>
+<span id="symbols"></span></div>
+{"".join(parts.section(section) for section in parts.SECTIONS)}
+<section id="portraits"><h2>One trained network</h2>
+<div class="controls">{parts.select("method")}{parts.select("seed")}</div>
+<div class="cards" id="portrait"></div></section>
+<footer>Lines and dots are means over the seeds; bands, bars and ± are one standard error of the mean.
+Written by blackprop {escape(_written())}.</footer>
+<script type="application/json" id="report">{data}</script>
+<script>{DRAW}</script><script>{asset["charts.js"]}</script><script>{asset["page.js"]}</script></body></html>
+"""
+
+
+def _written() -> str:
+    """The version that writes the page, and when."""
+    now = origin()
+    commit = f" (commit {now['commit']})" if "commit" in now else ""
+    return f"{now['version']}{commit}, {now['begun']}"
+
+
+def _document(runs: Sequence[Run]) -> Entry:
+    """All that the page's script draws."""
+    found = {
+        "runs": [run.name for run in runs],
+        "tasks": {run.task: {"metric": run.metric, "higher": run.higher_is_better} for run in runs},
+        "results": [row for run in runs for row in comparison(run)],
+        "curves": [curve for run in runs for curve in curves(run)],
+        "portraits": packed([portrait for run in runs for portrait in portraits(run)]),
+    }
+    return {**found, "methods": _methods(runs, [*found["results"], *found["curves"]])}
+
+
+def _methods(runs: Sequence[Run], entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Each method's place among the colours, the same in all charts; oracle and frozen have their own."""
+    known = {name: kind for run in runs for name, kind in references(run).items()}
+    configured = (name for run in runs for name in run.config.get("methods") or {})
+    names = list(dict.fromkeys([*configured, *(entry["method"] for entry in entries)]))
+    others = [name for name in names if name not in known]
+    ordered = sorted(names, key=lambda name: list(known).index(name) if name in known else len(known))
+    return {
+        name: {"reference": known.get(name), "index": others.index(name) if name in others else 0} for name in ordered
+    }
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many of their parents' as it takes to tell them apart."""
+    paths = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({path[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path[-depth:]) for path in paths]
+
+
+def _write(output: Path, content: str) -> None:
+    aside = output.with_name(f".{output.name}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(content, encoding="utf-8", errors="replace")
+        aside.replace(output)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise RunFolderError(f"{output} cannot be written: {error.strerror or error}") from error

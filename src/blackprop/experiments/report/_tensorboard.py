@@ -1,0 +1,54 @@
+"""A run in TensorBoard, beside its other files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blackprop._extras import install
+from blackprop.errors import BlackpropError
+
+
+class Board:
+    """Told of every evaluation: scalars by step in `path/<method>.<device>.<seed>`, for `tensorboard --logdir path`.
+
+    A resumed run writes over the steps that it makes again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # an extra
+        except ImportError as error:
+            raise BlackpropError(
+                f"TensorBoard's files need the extra `tensorboard`: {install('tensorboard')}"
+            ) from error
+        self.path, self._make = path, SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def step(self, progress: Mapping[str, Any]) -> None:
+        pass
+
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        name = ".".join(str(line[part]) for part in ("method", "device", "seed"))
+        if name not in self._writers:
+            self._writers[name] = self._make(str(self.path / name), purge_step=line["step"])
+        for tag, value in _scalars(line):
+            self._writers[name].add_scalar(tag, value, line["step"])
+        self._writers[name].flush()
+
+    def finished(self, result: Mapping[str, Any]) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+def _scalars(entry: Mapping[str, Any], above: str = "") -> list[tuple[str, float]]:
+    """Every number in a line of metrics, by its names from the outside in."""
+    found: list[tuple[str, float]] = []
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            found += _scalars(value, f"{above}{name}/")
+        elif isinstance(value, int | float) and (above or name not in {"step", "seed"}):
+            found.append((f"{above}{name}", float(value)))
+    return found

@@ -1,0 +1,46 @@
+"""Methods that train a network around a reservoir by backpropagation, through a model of the reservoir."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blackprop.devices import Device
+from blackprop.directions import Rademacher
+from blackprop.estimators import Modelled, RandomDirections
+from blackprop.experiments.methods._methods import Method
+from blackprop.nn._layer import PhysicalLayer
+from blackprop.planning import step_size
+from blackprop.surrogates import Streaming, Twin
+from blackprop.twins import OffsetTwin
+
+
+@dataclass(frozen=True)
+class LocalLinear(Method):
+    """What the plan has for a device that declares nothing, with fewer perturbations: `directions` random ones of θ on
+    the whole batch, and for the input's gradient a linear map fitted to the rows of training.
+    """
+
+    directions: int = 4
+    name: str = "local-linear"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        estimator = RandomDirections(self.directions, step_size(device.declaration), Rademacher())
+        return PhysicalLayer(device, estimator, Streaming(bias=True, exact_start=False), generator=generator)
+
+
+@dataclass(frozen=True)
+class DesignTwin(Method):
+    """The reservoir as it was designed, at settings that are an unknown offset off: calibrated to the device once, and
+    fitted to it while it trains. Both gradients come from it.
+    """
+
+    settings: int = 32
+    rows: int = 4
+    fit_steps: int = 200
+    name: str = "twin"
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        surrogate = Twin(OffsetTwin(device), settings=self.settings, rows=self.rows, fit_steps=self.fit_steps, lr=3e-3)
+        return PhysicalLayer(device, Modelled(surrogate), surrogate, generator=generator)

@@ -1,0 +1,1 @@
+"""Tasks: data, a network and an objective."""

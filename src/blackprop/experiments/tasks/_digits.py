@@ -1,0 +1,76 @@
+"""Handwritten digits of 8×8 pixels, the data set that scikit-learn carries: the smallest task worth comparing on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blackprop._extras import install
+from blackprop.errors import DataError
+from blackprop.experiments.records import _settings as settings
+from blackprop.experiments.tasks._networks import Network, build
+from blackprop.experiments.tasks._objectives import Classification, Objective
+from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, adam_with_cosine
+
+TRAIN, TEST = 1437, 360  # images
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Ten handwritten digits, 1,437 images to train on and 360 to test, pixels in [0, 1]."""
+
+    network: Network = Network.PHYSICAL
+    """physical: two devices and batch norms; hybrid: one device between two digital layers."""
+    epochs: int = 20
+    batch_size: int = 64
+    """Rows a step; what is left over of an epoch's shuffled images is left out of it."""
+    lr: float = 3e-3
+    """Adam's rate for the digital parameters; cosine decay to zero over the run."""
+    device_lr: float = 2e-2
+    """Adam's rate for the devices' settings, likewise."""
+
+    def __post_init__(self) -> None:
+        settings.at_least(self, epochs=1)
+        settings.between(self, "batch_size", 2, TRAIN)  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
+
+    @property
+    def name(self) -> str:
+        return "digits"
+
+    @property
+    def objective(self) -> Objective:
+        return Classification()
+
+    def steps(self, rows: int) -> int:
+        return self.epochs * self.leg(rows)
+
+    def leg(self, rows: int) -> int:
+        """An epoch."""
+        return rows // self.batch_size
+
+    def data(self) -> Data:
+        """One stratified split, whatever the seed."""
+        try:
+            from sklearn.datasets import load_digits  # noqa: PLC0415  # an extra, and slow to import
+            from sklearn.model_selection import train_test_split  # noqa: PLC0415
+        except ImportError as error:
+            raise DataError(f"the digits come with scikit-learn: {install('recipes')}") from error
+        images, labels = load_digits(return_X_y=True)
+        parts = train_test_split(images / 16, labels, train_size=TRAIN, test_size=TEST, stratify=labels, random_state=0)
+        x_train, x_test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])
+        y_train, y_test = (torch.tensor(part, dtype=torch.int64) for part in parts[2:])
+        return Data(x_train, y_train, x_test, y_test)
+
+    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
+        """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
+        return build(self.network, (64, 64, 128), layer, seed)
+
+    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        del generator
+        return x, y
+
+    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
+        return adam_with_cosine(model, self.lr, self.device_lr, steps)

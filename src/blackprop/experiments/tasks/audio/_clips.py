@@ -1,0 +1,254 @@
+"""Collections of sound clips as their publishers ship them: which clips there are, and their waveforms."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from io import SEEK_CUR, BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackprop._extras import install
+from blackprop.errors import BlackpropWarning, DataError
+from blackprop.experiments.records._text_files import finite_number, is_companion
+from blackprop.experiments.tasks._task import Data
+from blackprop.experiments.tasks.audio._log_mel import FULL_SCALE, WINDOW
+
+UNFILLED = 0x7FFF_0000  # bytes: a size in a header from here on was never filled in
+TAKES = 5  # of every digit and speaker, the first, to test on
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A file, its class and the part of the collection that it belongs to."""
+
+    path: Path
+    label: int
+    fold: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A collection's clips and the names of their classes; `source` is the file or folder that lists them."""
+
+    source: Path
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+
+    def split(self, train: Collection[int], test: Collection[int], rate: int, samples: int) -> Data:
+        """The clips of some folds to train on and of others to test on, waveforms `(N, samples)` at `rate` in Hz."""
+        parts = []
+        for folds in (train, test):
+            chosen = [clip for clip in self.clips if clip.fold in folds]
+            self._check(chosen, folds)
+            labels = torch.tensor([clip.label for clip in chosen])
+            parts += [waveforms([clip.path for clip in chosen], rate, samples), labels]
+        return Data(*parts, classes=self.classes)
+
+    def _check(self, chosen: Sequence[Clip], folds: Collection[int]) -> None:
+        absent = sorted(set(folds) - {clip.fold for clip in chosen})
+        if absent:
+            raise DataError(f"{self.source} holds no clip of fold {', '.join(map(str, absent))}")
+        met = {clip.label for clip in chosen}
+        lacking = [name for label, name in enumerate(self.classes) if label not in met]
+        if lacking:
+            raise DataError(
+                f"{self.source} holds no clip of the class {', '.join(lacking)} in fold {', '.join(map(str, folds))}"
+            )
+
+
+def esc(folder: Path, classes: int) -> Collected:
+    """ESC-50, or the 10 `classes` of it that are ESC-10: audio/ and meta/esc50.csv."""
+    table = folder / "meta" / "esc50.csv"
+    rows = _rows(table, ("filename", "fold", "target", "category", "esc10"))
+    if classes == 10:
+        rows = [row for row in rows if row["esc10"].lower() == "true"]
+    found = _collected(table, rows, "target", "category", lambda row: folder / "audio" / row["filename"])
+    return _whole(found, classes)
+
+
+def urban_sound(folder: Path) -> Collected:
+    """UrbanSound8K: audio/fold1/ to audio/fold10/ and metadata/UrbanSound8K.csv."""
+    table = folder / "metadata" / "UrbanSound8K.csv"
+    rows = _rows(table, ("slice_file_name", "fold", "classID", "class"))
+    return _whole(
+        _collected(
+            table,
+            rows,
+            "classID",
+            "class",
+            lambda row: folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
+        ),
+        10,
+    )
+
+
+def folder_with(task: str, given: Path | None, names: tuple[str, ...], marker: str, publisher: str) -> Path:
+    """The folder that holds `marker`: the given one, or one of these names in it."""
+    how = f"get the archive from {publisher}, unpack it and give the folder that holds {marker} as `--data-dir`"
+    if given is None:
+        raise DataError(f"{task} is not downloaded on its own: {how}")
+    folders = (given, *(given / name for name in names))
+    found = next((folder for folder in folders if (folder / marker).exists()), None)
+    if found is None:
+        raise DataError(f"there is no {marker} in {given} or in {', '.join(names)} inside it: {how}")
+    return found
+
+
+def spoken_digits_folder(task: str, given: Path | None) -> Path:
+    """That of the Free Spoken Digit Dataset."""
+    names = ("fsdd", "free-spoken-digit-dataset", "free-spoken-digit-dataset-master")
+    return folder_with(task, given, names, "recordings", "https://github.com/Jakobovski/free-spoken-digit-dataset")
+
+
+def spoken_digits(folder: Path) -> Collected:
+    """The Free Spoken Digit Dataset: recordings/{digit}_{speaker}_{index}.wav; indices 0 to 4 are fold 0, to test on,
+    all others fold 1.
+    """
+    recordings, clips, takes = folder / "recordings", [], defaultdict(set)
+    for path in sorted(path for path in recordings.glob("*.wav") if not is_companion(path)):
+        named = re.fullmatch(r"(\d)_(\w+)_(\d+)", path.stem)
+        if named is None:
+            raise DataError(f"{path} is not named {{digit}}_{{speaker}}_{{index}}.wav")
+        digit, speaker, index = int(named[1]), named[2], int(named[3])
+        takes[speaker].add((digit, index))
+        clips.append(Clip(path, digit, int(index >= TAKES)))
+    count = 1 + max((index for each in takes.values() for _, index in each), default=0)
+    for speaker, each in takes.items():
+        absent = [f"{d}_{speaker}_{i}.wav" for d in range(10) for i in range(count) if (d, i) not in each]
+        if absent:
+            raise DataError(f"{recordings} lacks {absent[0]}" + _more(len(absent) - 1, "recordings"))
+    return Collected(recordings, tuple(clips), tuple(map(str, range(10))))
+
+
+def waveforms(paths: Sequence[Path], rate: int, samples: int) -> Tensor:
+    """Clips at `rate` in Hz, int16 `(N, samples)`: channels averaged, cut at the end or continued by silence."""
+    out, silent = np.zeros((len(paths), samples), np.int16), []
+    for row, path in zip(out, paths, strict=True):
+        clip = np.clip(np.rint(_read(path, rate)[:samples] * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+        row[: len(clip)] = clip
+        if not row.any():
+            silent.append(path)
+    if silent:
+        warnings.warn(f"{silent[0]} is silent" + _more(len(silent) - 1, "clips"), BlackpropWarning, stacklevel=2)
+    return torch.from_numpy(out)
+
+
+def _read(path: Path, rate: int) -> np.ndarray:
+    """One clip, resampled by a filter of linear phase; full scale is 1."""
+    try:
+        import soundfile  # noqa: PLC0415  # extras, this and the next
+        from scipy.signal import resample_poly  # noqa: PLC0415
+    except ImportError as error:
+        raise DataError(f"reading sound needs {error.name}: {install('recipes')}") from error
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    try:
+        clip, found = soundfile.read(_whole_file(path), dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, ValueError) as error:  # soundfile's own errors are RuntimeErrors
+        raise DataError(f"{path} cannot be read as sound: {' '.join(str(error).split())}") from error
+    clip = clip.mean(1)
+    if len(clip) < WINDOW * found:
+        raise DataError(f"{path} lasts {1000 * len(clip) / found:.3g} ms, less than the {1000 * WINDOW:.3g} of a frame")
+    if not np.isfinite(clip).all():
+        raise DataError(f"{path} holds samples that are not finite")
+    if found == rate:
+        return clip
+    common = math.gcd(found, rate)
+    return resample_poly(clip, rate // common, found // common)
+
+
+def _whole_file(path: Path) -> Path | BytesIO:
+    """The file, unless it is a wave file that ends before its samples do, which libsndfile would read all the same.
+
+    A program that writes into a pipe does not know the size in advance. It leaves 0, for which the true size is filled
+    in here, or a size near 2³¹ or 2³².
+    """
+    data = _data_chunk(path)
+    if data is None:
+        return path
+    start, told = data
+    held = path.stat().st_size - start
+    if told < UNFILLED and held < told:
+        raise DataError(f"{path} is cut short: it holds {held:,} bytes of samples, and its header tells of {told:,}")
+    if told or not held:
+        return path
+    content = path.read_bytes()
+    return BytesIO(
+        content[:4]
+        + (len(content) - 8).to_bytes(4, "little")
+        + content[8 : start - 4]
+        + held.to_bytes(4, "little")
+        + content[start:]
+    )
+
+
+def _data_chunk(path: Path) -> tuple[int, int] | None:
+    """Where the samples of a wave file begin, and how many bytes of them its header tells of."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return None
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return file.tell(), size
+            file.seek(size + size % 2, SEEK_CUR)
+    return None
+
+
+def _rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read: {' '.join(str(error).split())}") from error
+    if not rows:
+        raise DataError(f"{table} lists no clip")
+    absent = [column for column in columns if column not in rows[0]]
+    if absent:
+        raise DataError(f"{table} has no column {', '.join(absent)}")
+    for line, row in enumerate(rows, start=2):
+        if any(not row[column] for column in columns):
+            raise DataError(f"{table} is cut short or damaged in line {line}")
+    return rows
+
+
+def _collected(
+    table: Path, rows: list[dict[str, str]], number: str, name: str, path: Callable[[dict[str, str]], Path]
+) -> Collected:
+    """The clips of a table with a column for the class's number and name; classes are numbered anew, in their order."""
+    try:
+        named = {_whole_number(row[number]): row[name] for row in rows}
+        places = {found: label for label, found in enumerate(sorted(named))}
+        clips = tuple(Clip(path(row), places[_whole_number(row[number])], _whole_number(row["fold"])) for row in rows)
+    except ValueError as error:
+        raise DataError(f"{table} holds a fold or class that is no whole number: {error}") from error
+    return Collected(table, clips, tuple(named[found] for found in sorted(named)))
+
+
+def _whole_number(text: str) -> int:
+    value = finite_number(text)
+    if value is None or value != int(value):
+        raise ValueError(f"{text!r}")
+    return int(value)
+
+
+def _whole(found: Collected, classes: int) -> Collected:
+    if len(found.classes) != classes:
+        raise DataError(
+            f"{found.source} holds {len(found.classes)} classes ({', '.join(found.classes)}), of {classes} published"
+        )
+    return found
+
+
+def _more(count: int, what: str) -> str:
+    return f", and {count} other {what} too" if count else ""

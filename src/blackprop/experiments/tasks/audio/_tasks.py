@@ -1,0 +1,251 @@
+"""Sounds named by ECAPA-TDNN, whose embedding is a device: environments, streets and spoken digits."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import InitVar, dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+from blackprop.errors import ArgumentError
+from blackprop.experiments.records import _settings as settings
+from blackprop.experiments.tasks._objectives import Objective
+from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, Size, adam_with_cosine
+from blackprop.experiments.tasks.audio._angular_margin import AngularMargin
+from blackprop.experiments.tasks.audio._augmentation import COPIES, corrupted
+from blackprop.experiments.tasks.audio._clips import (
+    Collected,
+    esc,
+    folder_with,
+    spoken_digits,
+    spoken_digits_folder,
+    urban_sound,
+)
+from blackprop.experiments.tasks.audio._ecapa import Ecapa, Widths
+from blackprop.nn._substitute import param_groups
+
+FOLDS = 5  # of ESC-50
+WEIGHT_DECAY = 2e-6
+HALF_PERIOD, LOWEST = 65_000, 1e-5  # steps in which the cyclic rate rises, and falls again; its lowest, of its highest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a size means where nothing else is said."""
+
+    widths: Widths
+    rate: int  # Hz
+    trained_convolutions: bool
+    augmented: bool
+    epochs: int
+    batch_size: int
+    lr: float
+    device_lr: float
+
+
+_SETTINGS = ("trained_convolutions", "augmented", "epochs", "batch_size", "lr", "device_lr")
+_PUBLISHED = Preset(Widths(), 16_000, True, True, 50, 64, 1e-3, 1e-2)
+_SMALL = Preset(Widths(40, 32, 48, 16, 32), 16_000, False, False, 4, 64, 3e-3, 3e-2)
+
+
+@dataclass(frozen=True)
+class _Audio(abc.ABC):
+    """What tasks of sound share: the network, its size and how it is trained."""
+
+    size: Size = Size.SMALL
+    """published: device 6144→192 behind 1024 channels that are trained, on 80 bands, for a GPU; small, for two cores:
+    device 96→32 behind 32 channels that stay as they are drawn, on 40 bands, so that the device decides."""
+    trained_convolutions: bool | None = None
+    """Whether the convolutions before the device are trained; by default published yes, small no."""
+    augmented: bool | None = None
+    """Whether four corrupted copies of every clip join its batch, which is then five times as large; by default
+    published yes, small no."""
+    epochs: int | None = None
+    """By default 50; small 10 (ESC-10), 4 (ESC-50), 2 (UrbanSound8K), 6 (digits)."""
+    batch_size: int | None = None
+    """Clips a step; what is left over of an epoch's shuffled clips is left out of it. By default 64; small, with
+    ESC-10, 32."""
+    lr: float | None = None
+    """Adam's rate for the digital parameters: the highest of the published cycle, 1e-3; small 3e-3, cosine decay."""
+    device_lr: float | None = None
+    """Adam's rate for the devices' settings, cosine decay to zero over the run; by default 1e-2, small 3e-2."""
+    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    data_dir: InitVar[Path | None] = None
+    """The folder of the published collection, or one that holds it."""
+
+    _seconds: ClassVar[float]  # of a clip
+    _classes: ClassVar[int]
+    _small: ClassVar[Preset]
+
+    def __post_init__(self, data_dir: Path | None) -> None:
+        settings.keep_folder(self, data_dir)
+        settings.resolve(self, self._preset, _SETTINGS)
+        settings.at_least(self, epochs=1, batch_size=2)  # batch norm needs two rows
+        settings.rates(self, "lr", "device_lr")
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str: ...
+
+    @property
+    def objective(self) -> Objective:
+        return AngularMargin()
+
+    @abc.abstractmethod
+    def data(self) -> Data:
+        """The same clips whatever the seed, int16, channels averaged; a longer one cut at its end, a shorter one
+        continued by silence.
+        """
+
+    def steps(self, rows: int) -> int:
+        return self._settings.epochs * self.leg(rows)
+
+    def leg(self, rows: int) -> int:
+        """An epoch."""
+        return rows // self._settings.batch_size
+
+    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
+        """ECAPA-TDNN with `layer(2 · aggregated, embedding)` for its embedding; digital weights from `seed` alone."""
+        # torch's own initialisers draw from the global generator; it is lent to them and put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = Ecapa(self._preset.rate, self._classes, self._preset.widths, layer)
+        if not self._settings.trained_convolutions:
+            model.freeze_convolutions()
+        return model
+
+    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The clips as they are; augmented, with four corrupted copies of each (see `clip_augmentation`)."""
+        if not self._settings.augmented:
+            return x, y
+        return corrupted(x, self._preset.rate, generator), y.repeat(1 + COPIES)
+
+    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
+        """Adam with cosine decay for all; published, Adam with weight decay 2e-6 and a cyclic rate for the digital
+        parameters, 1e-8 to 1e-3 and back in twice 65,000 steps, and Adam with cosine decay for θ.
+        """
+        given = self._settings
+        if self.size is Size.SMALL:
+            return adam_with_cosine(model, given.lr, given.device_lr, steps)
+        groups = param_groups(model, lr=given.lr, device_lr=given.device_lr)
+        digital, devices = groups[:2], groups[2:]  # weights, gains; θ
+        adam = Adam(digital, weight_decay=WEIGHT_DECAY)
+        schedules: Schedules = [(adam, LambdaLR(adam, _cyclic))]
+        if devices:
+            theta = Adam(devices)
+            schedules.append((theta, CosineAnnealingLR(theta, T_max=steps)))
+        return schedules
+
+    @property
+    def _preset(self) -> Preset:
+        return _PUBLISHED if self.size is Size.PUBLISHED else self._small
+
+    @property
+    def _settings(self) -> Preset:
+        """The preset with what was given in its place."""
+        return replace(self._preset, **{name: getattr(self, name) for name in _SETTINGS})
+
+    def _split(self, found: Collected, train: set[int], test: set[int]) -> Data:
+        rate, batch = self._preset.rate, self._settings.batch_size
+        split = found.split(train, test, rate, round(self._seconds * rate))
+        if len(split.x_train) < batch:
+            raise ArgumentError(
+                f"`{type(self).__name__}(batch_size=...)` must be at most the {len(split.x_train)} training clips of "
+                f"{found.source}, got {batch}"
+            )
+        return split
+
+
+@dataclass(frozen=True)
+class _Esc(_Audio):
+    fold: int = 5
+    """The fold of the five to test on; the other four are trained on."""
+
+    _seconds = 5.0
+
+    def __post_init__(self, data_dir: Path | None) -> None:
+        super().__post_init__(data_dir)
+        settings.between(self, "fold", 1, FOLDS)
+
+    def data(self) -> Data:
+        folder = folder_with(
+            self.name,
+            settings.folder(self),
+            ("ESC-50", "ESC-50-master"),
+            "meta/esc50.csv",
+            "https://github.com/karolpiczak/ESC-50",
+        )
+        train = set(range(1, FOLDS + 1)) - {self.fold}
+        return self._split(esc(folder, self._classes), train, {self.fold})
+
+
+@dataclass(frozen=True)
+class Esc10(_Esc):
+    """Environmental sounds, the ten classes of ESC-50 that are ESC-10: 400 clips of 5 s, in five folds."""
+
+    _classes = 10
+    _small = replace(_SMALL, epochs=10, batch_size=32)
+
+    @property
+    def name(self) -> str:
+        return "esc10"
+
+
+@dataclass(frozen=True)
+class Esc50(_Esc):
+    """Environmental sounds of 50 classes: 2,000 clips of 5 s, in five folds."""
+
+    _classes = 50
+    _small = replace(_SMALL, epochs=4)
+
+    @property
+    def name(self) -> str:
+        return "esc50"
+
+
+@dataclass(frozen=True)
+class UrbanSound8K(_Audio):
+    """Sounds of streets, ten classes, 8,732 clips of at most 4 s: folds 1 to 8 to train on, 10 to test; 9, meant for
+    choices of settings, is left alone.
+    """
+
+    _seconds, _classes = 4.0, 10
+    _small = replace(_SMALL, epochs=2)
+
+    @property
+    def name(self) -> str:
+        return "urbansound8k"
+
+    def data(self) -> Data:
+        marker = "metadata/UrbanSound8K.csv"
+        folder = folder_with(
+            self.name, settings.folder(self), ("UrbanSound8K",), marker, "https://zenodo.org/records/1203745"
+        )
+        return self._split(urban_sound(folder), set(range(1, 9)), {10})
+
+
+@dataclass(frozen=True)
+class SpeechDigits(_Audio):
+    """Spoken digits of the Free Spoken Digit Dataset: 3,000 recordings by six speakers, taken as 0.64 s each; the first
+    five takes of every digit and speaker to test on. Published at 16 kHz, small at the recordings' own 8 kHz.
+    """
+
+    _seconds, _classes = 0.64, 10
+    _small = replace(_SMALL, rate=8000, epochs=6)
+
+    @property
+    def name(self) -> str:
+        return "speech-digits"
+
+    def data(self) -> Data:
+        return self._split(spoken_digits(spoken_digits_folder(self.name, settings.folder(self))), {1}, {0})
+
+
+def _cyclic(step: int) -> float:
+    """The cyclic rate, of its highest: from the lowest up in half a period, and down again."""
+    return LOWEST + (1 - LOWEST) * (1 - abs(step / HALF_PERIOD % 2 - 1))

@@ -1,0 +1,1 @@
+"""Several alike devices served as one."""

@@ -1,0 +1,243 @@
+"""One logical device of several alike ones: a round of queries is spread over them, and the unwell are left out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost
+from blackprop.core._ledger import Budget, Ledger
+from blackprop.core._query import Count, Purpose, Query, count
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError, DeviceError
+from blackprop.lab.farm._cross_calibration import Agreement, reference
+from blackprop.lab.farm._member import Health, Member, told
+from blackprop.lab.farm._members import Crew
+
+
+class Farm(Device):
+    """Several alike devices as one, each asked in a thread of its own; remote ones are devices like others.
+
+    The settings of a round go in turn to whoever would be done with them first by the declared costs; where writing a
+    setting is cheap beside the rows at it, those are divided too. Nothing is decided by the clock: the same rounds with
+    the same seeds are spread alike. Where no cost is declared, a setting weighs one and its rows stay together;
+    `clock_members` measures the costs, once.
+
+    A member that raises a `DeviceError`, a `ReadingError` or an `OSError`, or answers with what is not finite, is taken
+    out, and the others serve its share. It is tried again with a query that it has answered, after `backoff` seconds
+    and twice as long each time, and is back when it answers as it did. Out are also members that disagree
+    (`calibrate`). The round fails when nobody is left, with the reasons of all. A member that may hang for ever needs a
+    deadline of its own.
+
+    **Differences between members look like noise** to an estimator, which may ask one half of a difference here and
+    the other there. `calibrate` makes outputs alike as far as gains and offsets can; what is left is declared as noise.
+    Errors within θ (phase offsets) no output can undo: give the farm members that are wrapped to undo them.
+
+    **Costs** of a round are counted as one device's; what the members were asked beyond that, or spared, since one
+    holds a setting already, is in `repeated()`: the ledger holds the sum of what was really asked. Lab time is the sum
+    over the members, at the cost of the slowest.
+
+    **Arguments:** `devices`, alike in shapes, θ, linearity and coupling; `tolerance`, how far two answers to one query
+    may lie apart, relative to their size, and twice the declared noise beside; `backoff` and what `clock` tells, in s.
+
+    >>> import blackprop as bp
+    >>> with Farm([bp.devices.LightModulator(4, 3) for _ in range(2)]) as farm:
+    ...     layer = bp.PhysicalLayer(farm)
+    ...     [member.in_service for member in farm.members]
+    [True, True]
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        *,
+        tolerance: float = 0.05,
+        backoff: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        devices = list(devices)
+        _check_alike(devices)
+        if not 0 < tolerance < math.inf:
+            raise ArgumentError(f"`Farm(tolerance=...)` must be positive and finite, got {tolerance}")
+        if not 0 < backoff < math.inf:
+            raise ArgumentError(f"`Farm(backoff=...)` takes seconds, positive and finite, got {backoff}")
+        first, costs = devices[0], [device.cost for device in devices]
+        super().__init__(
+            first.in_shape,
+            first.out_shape,
+            first.theta,
+            linear=first.linear,
+            coupling=first.coupling,
+            cost=Cost(max(cost.programming for cost in costs), max(cost.row for cost in costs)),
+            noise=max(device.noise for device in devices),
+            x_low=first.x_low,
+            x_high=first.x_high,
+        )
+        members = [Member(device, tolerance, backoff, clock) for device in devices]
+        self._crew = Crew(f"Farm({len(devices)} × {first})", members)
+        self._booked = Count()  # what the driver has counted, or was told
+        self._written: Tensor | None = None  # by `program`
+
+    @property
+    def members(self) -> tuple[Health, ...]:
+        return tuple(member.health() for member in self._crew.members)
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        self._crew.take_back()
+        self._booked.add(count(queries, self._programmed))
+        self._programmed = None
+        readings = self._crew.serve(queries)
+        self._programmed = queries[-1].theta.detach().clone() if queries else None
+        return readings
+
+    def program(self, theta: Tensor, /) -> None:
+        """The setting of the next `read`, written to the members that serve it."""
+        self.theta.check(theta)
+        self.forget()
+        self._written = theta.detach().clone()
+
+    def read(self, x: Tensor, /) -> Tensor:
+        if self._written is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        return self.measure([Query(x, self._written, Purpose.EVALUATE)])[0]
+
+    def repeated(self) -> Count:
+        asked, again = self._crew.asked(), Count()
+        again.add(asked)
+        again.subtract(self._booked)
+        self._booked = asked
+        return again.entries()
+
+    def forget(self) -> None:
+        super().forget()
+        for member in self._crew.members:
+            member.stale = True
+
+    def calibrate(self, x: Tensor, theta: Tensor, budget: Budget | None = None) -> Agreement:
+        """Make the members' outputs alike, each by a gain and an offset of its own for every output.
+
+        All that are not out of order read the rows `x` (rows, *in_shape) at the settings `theta` (S, P), S ≥ 2. The
+        even settings give the corrections, towards the member that the others agree with best, and the odd ones tell
+        what disagreement is left. A member is corrected where that helps, and is taken out where it still disagrees by
+        more than `tolerance` and twice the declared noise; one that was taken out so comes back. The largest
+        disagreement among the others, over √2, is from now on declared as noise where that is more: calibrate before
+        the farm is given to a layer. **Costs** S programmings and S · rows rows a member, booked as `CALIBRATE`.
+        """
+        if theta.dim() != 2 or len(theta) < 2 or not len(x):
+            raise ArgumentError(
+                f"`calibrate(x, theta)` takes rows, and two settings (S, P) at least, got {tuple(x.shape)} and "
+                f"{tuple(theta.shape)}"
+            )
+        members = self._crew.members
+        who = [at for at, member in enumerate(members) if member.in_service or member.disagrees]
+        queries = [Query(x, one, Purpose.CALIBRATE) for one in theta.unbind()]
+        found, ledger = self._crew.asked_apart(who, queries, budget)
+        if not found:
+            raise self._crew.nobody()
+        best, fits = reference({at: torch.stack(ys).flatten(2) for at, (ys, _) in found.items()})
+        for at, fit in fits.items():
+            if fit.after <= (allowed := members[at].allowed()):
+                members[at].accept(fit.correction)
+            else:
+                members[at].refuse(f"disagrees with member {best} by {fit.after:.2g} (allowed {allowed:.2g})")
+        kept = [fit.after for at, fit in fits.items() if members[at].in_service]
+        self.noise = max(max(kept) / math.sqrt(2), *(member.device.noise for member in members))
+        every = range(len(members))
+        return Agreement(
+            best,
+            tuple(fits[at].before if at in fits else math.nan for at in every),
+            tuple(fits[at].after if at in fits else math.nan for at in every),
+            tuple(at for at in every if not members[at].in_service),
+            ledger,
+        )
+
+    def clock_members(self, x: Tensor, theta: Tensor, budget: Budget | None = None) -> tuple[tuple[Cost, ...], Ledger]:
+        """Measure the seconds that a programming and a row take each member, and spread the rounds by them from now on.
+
+        Once, and not at every run: it is what the spreading then depends on, and is saved with the farm's state.
+        **Costs** for settings (S, P) and rows (rows, *in_shape) S programmings and S + rows rows a member in service,
+        booked as `CALIBRATE`.
+        """
+        settings = [Query(x[:1], one, Purpose.CALIBRATE) for one in theta.unbind()]
+        writing, first = self._crew.asked_apart(self._crew.in_service, settings, budget)
+        sending, second = self._crew.asked_apart(list(writing), [Query(x, theta[-1], Purpose.CALIBRATE)], budget)
+        for at, (_, seconds) in sending.items():
+            row = seconds / len(x)
+            self._crew.members[at].cost = Cost(max(0.0, writing[at][1] / len(theta) - row), row)
+        return tuple(member.cost for member in self._crew.members), Ledger.sum([first, second])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "members": [self._crew.state_of(member) for member in self._crew.members],
+            "corrections": [member.correction for member in self._crew.members],
+            "refused": [member.reason if member.disagrees else "" for member in self._crew.members],
+            "costs": [(member.cost.programming, member.cost.row) for member in self._crew.members],
+            "noise": self.noise,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Members that are out, or were when it was saved, keep the state that they have."""
+        kept = [state[name] for name in ("members", "corrections", "refused", "costs")]
+        if any(len(each) != len(self._crew.members) for each in kept):
+            raise ValueError(f"this is the state of {len(kept[0])} members, and here are {len(self._crew.members)}")
+        noise, costs = float(state["noise"]), [Cost(*cost) for cost in kept[3]]
+        self._crew.load(kept[0])
+        self.noise = noise
+        for member, correction, refused, cost in zip(self._crew.members, *kept[1:3], costs, strict=True):
+            member.cost, member.correction = cost, correction
+            if refused:
+                member.refuse(refused)
+            elif member.disagrees:
+                member.accept(correction)
+
+    def close(self) -> None:
+        """End the threads and close the members that can be closed; raises for those that could not be."""
+        closed, self._crew.closed = self._crew.closed, True
+        failed: list[str] = []
+        for member in () if closed else self._crew.members:
+            try:
+                member.close()
+            except Exception as error:  # whatever it is, the others are to be parked
+                failed.append(f"{member.device}: {told(error)}")
+        if failed:
+            raise DeviceError(f"{len(failed)} of {self} could not be closed: {'; '.join(failed)}")
+
+    def __enter__(self) -> Farm:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @property
+    def kind(self) -> str | None:
+        return None
+
+    def __repr__(self) -> str:
+        return self._crew.name
+
+
+def _check_alike(devices: list[Device]) -> None:
+    if not devices or not all(isinstance(device, Device) for device in devices):
+        raise ArgumentError(f"`Farm(devices)` takes Devices, one at least, got {devices!r}")
+    if len({id(device) for device in devices}) != len(devices):
+        raise ArgumentError("`Farm(devices)` takes each device once: one serves one thread at a time")
+    first = devices[0]
+    for at, other in enumerate(devices[1:], start=1):
+        for name in ("in_shape", "out_shape", "linear", "coupling", "x_low", "x_high"):
+            _check_same(at, name, getattr(first, name), getattr(other, name))
+        for name in ("size", "low", "high", "period", "harmonics"):
+            _check_same(at, f"theta.{name}", getattr(first.theta, name), getattr(other.theta, name))
+
+
+def _check_same(at: int, name: str, wanted: object, got: object) -> None:
+    if isinstance(wanted, Tensor) and isinstance(got, Tensor):
+        same = torch.equal(wanted, got)
+    else:
+        same = not isinstance(wanted, Tensor) and not isinstance(got, Tensor) and wanted == got
+    if not same:
+        raise ArgumentError(f"`Farm(devices)` takes alike ones: {name} of device 0 is {wanted}, of device {at} {got}")

@@ -1,0 +1,171 @@
+"""One device of a farm: its worker thread, its health, and the query by which it is known again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Cost
+from blackprop.core._ledger import Ledger, metered
+from blackprop.core._query import Measure, Purpose, Query, ask, run
+from blackprop.devices._base import Device
+from blackprop.errors import DeviceError, ReadingError
+from blackprop.lab.farm._cross_calibration import corrected, disagreement
+
+T = TypeVar("T")
+FAULTS = (DeviceError, ReadingError, OSError)  # what says that a device is unwell, and not that it is asked wrongly
+LONGEST = 300.0  # s, between two trials of a device that is out
+KNOWN = 8  # rows of its last good answer that a device is tried with
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a member of a farm stands."""
+
+    name: str
+    in_service: bool
+    reason: str
+    """Why it is out; empty while it serves."""
+    rounds: int
+    """Rounds it had a share of and answered."""
+    rows: int
+    """Rows it was asked, trials and failures among them."""
+    programmings: int
+    faults: int
+    """Rounds and trials it failed."""
+    retry_in: float | None
+    """Seconds until it is tried again; None while it serves, and where only `Farm.calibrate` brings it back."""
+
+
+class Member:
+    """A device that is asked in a thread of its own and in no other, with a ledger of what it was really asked."""
+
+    def __init__(self, device: Device, tolerance: float, backoff: float, clock: Callable[[], float]) -> None:
+        self.device, self.tolerance, self.backoff, self.clock = device, tolerance, backoff, clock
+        self.cost: Cost = device.cost
+        self.ledger = Ledger()
+        self.correction: Tensor | None = None
+        self.reason = ""  # why it is out
+        self.disagrees = False  # out until it is calibrated
+        self.rounds = self.faults = 0
+        self.trial: Future[str] | None = None
+        self.stale = False  # whether what it is programmed to is unknown: it may have been switched off
+        self._strikes, self._due = 0, math.inf
+        self._known: tuple[Query, Tensor | None] | None = None
+        self._measure = metered(device, self.ledger)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"farm {device}")
+
+    def do(self, work: Callable[[], T]) -> Future[T]:
+        """`work` in the member's own thread."""
+        return self._worker.submit(work)
+
+    def serve(self, queries: list[Query]) -> Future[list[Tensor]]:
+        """Checked readings, as the device gives them."""
+        return self.do(lambda: self.asked(queries, self._measure))
+
+    def asked(self, queries: list[Query], measure: Measure) -> list[Tensor]:
+        """In the member's thread."""
+        if self.stale:
+            self.device.forget()
+            self.stale = False
+        return run(ask(*queries), measure)
+
+    @property
+    def held(self) -> Tensor | None:
+        """The setting that it is known to hold."""
+        return None if self.stale else self.device.programmed
+
+    @property
+    def in_service(self) -> bool:
+        return not self.reason
+
+    def answered(self, queries: list[Query], readings: list[Tensor]) -> list[Tensor]:
+        """The readings corrected; one of them is what the device will be known by."""
+        self.rounds += 1
+        self._strikes = 0
+        at = next((i for i, query in enumerate(queries) if len(query.x)), None)
+        if at is not None:
+            self._known = _small(queries[at]), readings[at][:KNOWN].clone()
+        return [corrected(y, self.correction) for y in readings]
+
+    def failed(self, reason: str, query: Query | None = None) -> None:
+        """Take it out, and plan when to try again: after `backoff` s, and twice as long each time it fails again."""
+        self.faults += 1
+        self._strikes += 1
+        self.reason, self.stale = reason, True
+        wait = min(LONGEST, self.backoff * 2.0 ** min(self._strikes - 1, 60))
+        self._due = math.inf if self.disagrees else self.clock() + wait
+        if self._known is None and query is not None:
+            self._known = _small(query), None
+
+    def refuse(self, reason: str) -> None:
+        """Take it out until it is calibrated again."""
+        self.reason, self.disagrees, self._due = reason, True, math.inf
+
+    def accept(self, correction: Tensor | None) -> None:
+        """It serves, corrected so."""
+        self.reason, self.disagrees, self.correction = "", False, correction
+
+    def try_again(self) -> None:
+        """Begin a trial where it is time for one; it goes on beside the rounds of the others."""
+        if self.reason and self.trial is None and self.clock() >= self._due:
+            self.trial = self.do(self._tried)
+
+    def conclude(self) -> None:
+        """Take the outcome of the trial, waiting for it: back in service, or out for longer."""
+        if self.trial is None:
+            return
+        fault, self.trial = self.trial.result(), None
+        if fault:
+            self.failed(fault)
+        else:
+            self.reason = ""
+
+    def allowed(self) -> float:
+        """How far two answers to one query may lie apart, over their size: the tolerance, and the declared noise."""
+        return self.tolerance + 2 * self.device.noise
+
+    def health(self) -> Health:
+        waits = None if self.in_service or self.disagrees else max(0.0, self._due - self.clock())
+        spent = self.ledger.total_rows, self.ledger.total_programmings
+        return Health(str(self.device), self.in_service, self.reason, self.rounds, *spent, self.faults, waits)
+
+    def state(self) -> Any:
+        return self.do(self.device.state_dict).result()
+
+    def close(self) -> None:
+        """Close the device, where it can be closed, and end the thread."""
+        try:
+            if callable(close := getattr(self.device, "close", None)):
+                self.do(close).result()
+        finally:
+            self._worker.shutdown()
+
+    def _tried(self) -> str:
+        """What is wrong with its answer to the known query; nothing where it answers as before."""
+        if self._known is None:
+            return ""
+        query, before = self._known
+        try:
+            (y,) = self.asked([query], self._measure)
+        except FAULTS as error:
+            return told(error)
+        if before is None or (apart := disagreement(y, before)) <= self.allowed():
+            return ""
+        return f"answers the last query it served {apart:.2g} beside what it did (allowed {self.allowed():.2g})"
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _small(query: Query) -> Query:
+    """A few of its rows, kept whatever becomes of the tensors."""
+    with torch.no_grad():
+        return Query(query.x[:KNOWN].detach().clone(), query.theta.detach().clone(), Purpose.CALIBRATE)

@@ -1,0 +1,1 @@
+"""Drivers of instruments on a bench."""

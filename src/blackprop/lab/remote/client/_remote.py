@@ -1,0 +1,304 @@
+"""A device behind a network: asked over an encrypted connection, each round measured once whatever is lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._query import Count, Purpose, Query, count
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError, BusyError, DeviceError, InDoubtError, ProtocolError, ShapeError
+from blackprop.lab.remote.client._connection import DAMAGED, Link, of_other_version, unreachable
+from blackprop.lab.remote.client._outgoing import Outgoing, not_taken
+from blackprop.lab.remote.client._timeouts import BYTES_PER_SECOND, LAST, Patience
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._spec_codec import understand
+from blackprop.lab.remote.shared._wire import Message
+
+
+class RemoteDevice(Device):
+    """The device that a server has at `address`; it says of itself what the served one declares.
+
+    A round is one message, and one answer. What is lost or damaged on the way, and a server that was killed and started
+    again, cost time and no measurement: the server keeps its last answers and a round has a number. Where it was killed
+    in the middle of a round, nobody knows whether that was measured: `InDoubtError`, or with `repeat_in_doubt` the
+    round is asked again, as a new one. A round that raised `UnreachableError` keeps its number too, where the next one
+    is the same. `repeated()` tells what the server has really done beyond what this client could count: it programs
+    again after another client, or a restart. `in_doubt` is what was booked so far for rounds that were asked anew: but
+    for them the ledger is exact.
+
+    **Arguments:** `address`, tcp://host:port; `keys`, a folder with `client.key_secret` and `server.key`, or
+    `insecure=True` for a server on this machine that asks for none; `wait`, seconds to wait for other clients, for a
+    session and for each round, until `BusyError`; `deadline`, seconds in which a round is answered, beyond twice the
+    time that the device declares for it and the waiting for others, until `UnreachableError`. A round that is too large
+    to be sent, or whose readings are, raises `ShapeError`, and nothing is measured.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        wait: float = 60.0,
+        deadline: float = 20.0,
+        repeat_in_doubt: bool = False,
+    ) -> None:
+        if (keys is None) != insecure:
+            raise ArgumentError("`RemoteDevice(keys=...)` takes the folder of its keys, or `insecure=True`; not both")
+        for name, value in (("wait", wait), ("deadline", deadline)):
+            if not value > 0:
+                raise ArgumentError(f"`RemoteDevice({name}=...)` must be positive, got {value}")
+        self.address, self.wait, self.deadline, self.repeat_in_doubt = address, wait, deadline, repeat_in_doubt
+        self._keys = None if keys is None else Path(keys)
+        self._process = os.getpid()
+        self._session = self._boot = ""
+        self._resumed = False
+        self._number = 0
+        self._again, self.in_doubt = Count(), Count()
+        self._outgoing: Outgoing | None = None
+        self._usual = 0.0  # s that a round takes, from the last ones
+        self._lease_seconds = 30.0
+        self._spoke = -math.inf  # when the server last heard of this session
+        self._setting: Tensor | None = None  # written by hand
+        self._said: Any = None
+        self._link = self._connect()
+        self._end = weakref.finalize(self, self._link.close)
+        try:
+            self._spec = spec = self._greet(deadline)
+        except BaseException:
+            self._end()
+            raise
+        self._served = spec.name
+        super().__init__(
+            *(spec.in_shape, spec.out_shape, spec.theta),
+            linear=spec.linear,
+            coupling=spec.coupling,
+            cost=spec.cost,
+            noise=spec.noise,
+            x_low=spec.x_low,
+            x_high=spec.x_high,
+        )
+
+    def _connect(self) -> Link:
+        return Link(self.address, self._keys)
+
+    def _greet(self, deadline: float) -> Declaration:
+        """Say hello, once more after the server was started again; returns what its device declares."""
+        welcome = self._hello(deadline)
+        said = (welcome["device"], [array.tobytes() for array in welcome.arrays])
+        if self._said is not None and said != self._said:
+            raise DeviceError(f"the server at {self.address} was started again with another device: {said[0]}")
+        spec = understand(welcome["device"], welcome.arrays, self._draw)
+        self._said, self._boot, self._session = said, welcome["boot"], welcome["session"]
+        self._link.farewell = wire.encode(say.BYE, {"id": 0, "session": self._session})
+        self._resumed, self._lease_seconds = welcome["resumed"], float(max(1, welcome["lease_milliseconds"])) / 1000
+        self._spoke = time.monotonic()
+        return spec
+
+    def _hello(self, deadline: float) -> Message:
+        """Say hello; where the server has no place for another session, wait for one as for the device."""
+        end = time.monotonic() + self.wait
+        while True:
+            try:
+                return self._link.request(say.HELLO, say.WELCOME, deadline, resume=self._session)
+            except BusyError:
+                if time.monotonic() + LAST > end:
+                    raise
+                time.sleep(LAST)
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        """Initial values of the served device, from a seed that `generator` draws."""
+        self._check_usable()
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        reply = self._link.request(say.DRAW, say.INITIAL, self.deadline, seed=seed)
+        if len(reply.arrays) != 1 or reply.arrays[0].shape != (self.theta.size,):
+            raise ProtocolError(f"{self} was asked for initial values (P,) and answered something else")
+        return torch.from_numpy(reply.arrays[0])
+
+    def program(self, theta: Tensor, /) -> None:
+        """One round of no rows: the server writes the setting, and reads nothing."""
+        self.theta.check(theta)
+        self._setting = theta.detach().clone()
+        self._programmed = None
+        self._round([Query(theta.new_zeros(0, *self.in_shape), self._setting, Purpose.CALIBRATE)], by_hand=True)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        """One round at the setting that `program` wrote; written again should another client have moved the device."""
+        if self._setting is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        (reading,) = self._round([Query(x, self._setting, Purpose.CALIBRATE)], by_hand=True)
+        return reading
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        if not queries:
+            return []
+        return self._round(queries)
+
+    def _round(self, queries: list[Query], *, by_hand: bool = False) -> list[Tensor]:
+        self._check_usable()
+        held, arrays, out = self._programmed, rounds.pack(queries), self._outgoing
+        try:
+            rounds.check_travel(queries, arrays, self._spec)
+        except ShapeError:
+            self._again.subtract(Count() if by_hand else count(queries, held))  # nothing was asked
+            raise
+        if out is None and time.monotonic() - self._spoke > self._lease_seconds:
+            self._greet(self.deadline)  # the server may have forgotten a silent session; this round it will know
+        if out is None or not out.same(arrays):
+            self._number += 1
+            out = self._outgoing = Outgoing(self._number, held is None and not by_hand, arrays)
+        self._programmed = None  # unknown, should the next line fail
+        begun = time.monotonic()
+        self._send(out)
+        # While the server is at it already:
+        counted = None if by_hand else count(queries, held)
+        holds = held if counted is None or not counted.programmings else queries[-1].theta.detach().clone()
+        answer = self._insist(out, queries, counted)
+        self._outgoing = None
+        if out.said == 1:  # undisturbed
+            self._usual += 0.2 * (time.monotonic() - begun - self._usual)
+        if counted is not None and say.spent_fields(counted) != {k: answer[k] for k in ("rows", "programmings")}:
+            self._again.add(say.spent_of(answer))
+            self._again.subtract(counted)  # below nothing where the server refused the round
+        if answer.kind == say.ERROR:
+            raise say.error_of(answer)
+        readings = rounds.unpack_readings(answer["joined"], answer.arrays, queries)
+        self._programmed = None if by_hand else holds
+        return readings
+
+    def _insist(self, out: Outgoing, queries: list[Query], counted: Count | None) -> Message:
+        """Say whatever it takes until the round, which has been sent, is answered."""
+        patience = self._patience(out, queries, counted)
+        damaged, out.cancelled = 0, False
+        while True:
+            now = time.monotonic()
+            if patience.gone(now) > patience.deadline:
+                raise unreachable(self.address, patience.deadline)
+            if not out.cancelled and patience.in_queue(now) > self.wait:
+                patience.moving(now)
+                out.cancelled = True
+                self._say(say.CANCEL, out)
+            try:
+                reply = self._link.hear(patience.pause)
+                if reply is None:
+                    patience.asked()
+                elif reply.kind == say.ERROR and reply["id"] == 0:
+                    raise say.error_of(reply)  # the server could not read what it was sent
+            except ProtocolError as error:
+                damaged += 1
+                if damaged > DAMAGED or of_other_version(error):
+                    raise
+                reply = None
+            if reply is None:
+                self._say(say.CANCEL if out.cancelled else say.ASK, out)
+            elif reply["id"] == out.number and self._settled(out, reply, patience, counted):
+                return reply
+
+    def _settled(self, out: Outgoing, reply: Message, patience: Patience, counted: Count | None) -> bool:
+        """Whether this is the answer; where it is not, do what it calls for."""
+        now = time.monotonic()
+        if reply.kind == say.ERROR and not_taken(reply) and not out.cancelled:
+            patience.queued(now)
+            time.sleep(patience.pause)
+            patience.asked()
+            self._send(out)
+            return False
+        if reply.kind in {say.ANSWER, say.ERROR}:
+            return True
+        state = reply["state"] if reply.kind == say.STATE else None
+        if reply.kind == say.AGAIN:
+            certain = out.said == 1  # it was this very message that the server did not take
+            self._greet(max(0.1, patience.deadline - patience.gone(now)))
+            if not (self._resumed or certain):
+                self._doubt(out, counted)
+            self._send(out)
+        elif state == say.QUEUED:
+            patience.queued(now)
+        elif state == say.RUNNING:
+            patience.moving(now)
+        elif state == say.LOST and not out.cancelled:
+            self._send(out)
+        elif state == say.DOUBT:
+            self._doubt(out, counted)
+            self._send(out)
+        elif state in {say.CANCELLED, say.LOST}:
+            self._outgoing = None
+            raise BusyError(f"{self} is held by another client; it was waited for {self.wait:g} s")
+        return False
+
+    def _doubt(self, out: Outgoing, counted: Count | None) -> None:
+        if not self.repeat_in_doubt:
+            self._outgoing = None
+            raise InDoubtError(
+                f"{self}: the server was stopped in the middle of a round, and nobody knows whether it was measured; "
+                f"to measure it again, whatever it was: `repeat_in_doubt=True`"
+            )
+        if counted is not None:  # it may have been measured whole
+            self._again.add(counted)
+            self.in_doubt.add(counted)
+        self._number += 1
+        out.number, out.said, out.cancelled = self._number, 0, False
+
+    def _patience(self, out: Outgoing, queries: list[Query], counted: Count | None) -> Patience:
+        spent = counted if counted is not None else count(queries, None)
+        rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
+        declared = rows * self.cost.row + programmings * self.cost.programming
+        size = 8 * rows * math.prod(self.out_shape) + out.arrays[0].nbytes + out.arrays[1].nbytes
+        first = max(4 * self._usual, size / BYTES_PER_SECOND)
+        deadline = self.deadline + 2 * declared
+        return Patience(time.monotonic(), deadline, self.wait, first, self._lease_seconds / 3)
+
+    def _send(self, out: Outgoing) -> None:
+        fields = {"id": out.number, "session": self._session, "boot": self._boot, "fresh": out.fresh}
+        self._link.send(wire.encode(say.ROUND, fields, out.arrays))
+        self._spoke, out.said = time.monotonic(), out.said + 1
+
+    def _say(self, kind: str, out: Outgoing) -> None:
+        fields = {"id": out.number, "session": self._session, "boot": self._boot}
+        self._link.send(wire.encode(kind, fields))
+        self._spoke, out.said = time.monotonic(), out.said + 1
+
+    def repeated(self) -> Count:
+        again, self._again = self._again, Count()
+        return again.entries()
+
+    def close(self) -> None:
+        """Say goodbye: the server then parks the device, unless others use it."""
+        self._end()
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._process:
+            raise DeviceError(f"{self} belongs to the process that made it; each makes one of its own")
+        if not self._end.alive:
+            raise DeviceError(f"{self} is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[[], RemoteDevice], tuple[()]]:
+        """Another process connects anew."""
+        options = {name: getattr(self, name) for name in ("wait", "deadline", "repeat_in_doubt")}
+        return partial(RemoteDevice, self.address, keys=self._keys, insecure=self._keys is None, **options), ()
+
+    @property
+    def kind(self) -> str | None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"RemoteDevice({self._served} at {self.address})"

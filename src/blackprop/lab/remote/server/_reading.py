@@ -1,0 +1,34 @@
+"""Messages read and checked, before anything is done about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blackprop.core._declaration import Declaration
+from blackprop.lab.remote.shared import _messages as say
+from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._wire import Message
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message, None where it could not be read, and what is wrong with it."""
+
+    message: Message | None
+    fault: Exception | None = None
+
+
+def read(frames: Sequence[wire.Buffer], spec: Declaration) -> Heard:
+    """Read a message, and check its round against what the device takes. Never raises; touches nothing shared."""
+    message = None
+    try:
+        message = say.read(frames)
+        if message.kind == say.ROUND:
+            rounds.check(message.arrays, spec)
+    except Exception as error:  # whatever a client sends, the others are served
+        # Neither the arrays nor the frames of the traceback, which hold them, live any longer.
+        kept = None if message is None else Message(message.kind, message.fields)
+        return Heard(kept, error.with_traceback(None))
+    return Heard(message)

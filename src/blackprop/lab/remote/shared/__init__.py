@@ -1,0 +1,1 @@
+"""The protocol, its keys and its sockets."""

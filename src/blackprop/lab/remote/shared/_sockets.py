@@ -1,0 +1,193 @@
+"""The sockets of a server and of a client: who is let in, what is refused before it is read, how frames are sent."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import socket as sockets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blackprop.errors import ArgumentError, UnreachableError
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._keys import AUTHORISED, Authorised, client_pair, import_zmq, server_pair
+
+_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):([0-9]+|\*)")
+_ZAP = "inproc://zeromq.zap.01"
+# Silence, in place of a refusal: a client without a key cannot tell a server that knows it not from none at all.
+_SILENCE, _WELCOME = b"300", b"200"
+
+
+def split(address: str) -> tuple[str, str]:
+    """Host and port of `tcp://host:port`."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or (match[2] != "*" and int(match[2]) > 65535):
+        raise ArgumentError(f"an address is written tcp://host:port, got {address!r}")
+    return match[1].strip("[]"), match[2]
+
+
+def is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class ServerSockets:
+    """The server's ROUTER socket, and the desk at which those who shake hands are let in or left in silence."""
+
+    def __init__(self, bind: str, keys: Path | None) -> None:
+        self._zmq = zmq = import_zmq()
+        host, _ = split(bind)
+        if keys is None and not is_loopback(host):
+            raise ArgumentError(f"without keys a device is served on this machine alone, and {host} is not loopback")
+        pair = None if keys is None else server_pair(keys)
+        self.authorised = None if keys is None else Authorised(keys / AUTHORISED)
+        self.context = zmq.Context()
+        try:
+            self.desk = self.context.socket(zmq.REP)  # there before the first handshake, or anyone would be let in
+            self.desk.linger = 0
+            self.desk.bind(_ZAP)
+            self.router = self.context.socket(zmq.ROUTER)
+            _limit(zmq, self.router)
+            self.router.sndhwm = self.router.rcvhwm = 8
+            self.router.ipv6 = ":" in host
+            self.router.zap_domain = b"blackprop"
+            if pair is not None:
+                self.router.curve_server = True
+                self.router.curve_publickey, self.router.curve_secretkey = pair
+            self.router.bind(bind)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ArgumentError(f"{bind} cannot be served at: {error}; does another server run there?") from error
+        self._patience: int | None = None
+        self.address: str = self.router.last_endpoint.decode().rstrip("\0")
+
+    def receive(self, milliseconds: int) -> tuple[bytes, bytes, list[Any]] | None:
+        """The sender's route, its public key (empty without keys) and the frames of the next message, None for none."""
+        if milliseconds and milliseconds != self._patience:
+            self.router.rcvtimeo = self._patience = milliseconds
+        try:
+            route = self.router.recv(0 if milliseconds else self._zmq.DONTWAIT, copy=False)
+        except self._zmq.Again:
+            return None
+        user = b"" if self.authorised is None else str(route.get("User-Id")).encode()
+        return route.bytes, user, _rest(self.router, route, wire.FRAMES + 1)
+
+    def authorises(self, user: bytes) -> bool:
+        """Whether the client with this public key may speak; without keys, every client."""
+        return self.authorised is None or user in self.authorised
+
+    def send(self, route: bytes, frames: Sequence[wire.Buffer]) -> Any:
+        """Send, or drop where the client takes nothing or has gone: it asks again.
+
+        Returns ZeroMQ's tracker of a message in several frames, whose `done` tells that it holds them no longer; None
+        for a single frame, which is copied, and for a message that was dropped.
+        """
+        with contextlib.suppress(self._zmq.ZMQError):
+            if len(frames) > 1:
+                return self.router.send_multipart([route, *frames], self._zmq.DONTWAIT, copy=False, track=True)
+            self.router.send(route, self._zmq.SNDMORE | self._zmq.DONTWAIT)
+            self.router.send(frames[0], self._zmq.DONTWAIT)
+        return None
+
+    def attend(self, milliseconds: int) -> None:
+        """Wait for a handshake so long, and let in or leave in silence whoever has come."""
+        if not self.desk.poll(milliseconds):
+            return
+        request = self.desk.recv_multipart()
+        if len(request) < 6:  # no handshake of this library's
+            self.desk.send_multipart([b"1.0", request[1] if len(request) > 1 else b"", _SILENCE, b"", b"", b""])
+            return
+        version, number, _, _, _, mechanism, *credentials = request
+        user = b""
+        if self.authorised is None:
+            known = mechanism == b"NULL"
+        else:
+            from zmq.utils import z85  # noqa: PLC0415  # an extra
+
+            user = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
+            known = user in self.authorised
+        self.desk.send_multipart([version, number, _WELCOME if known else _SILENCE, b"", user if known else b"", b""])
+
+    def close(self) -> None:
+        self.context.destroy(linger=1000)
+
+
+class ClientSocket:
+    """The client's DEALER socket; it connects again by itself."""
+
+    def __init__(self, address: str, keys: Path | None) -> None:
+        self._zmq = zmq = import_zmq()
+        host, port = split(address)
+        credentials = None if keys is None else client_pair(keys)
+        try:
+            found = sockets.getaddrinfo(host, int(port), type=sockets.SOCK_STREAM)
+        except (OSError, ValueError, UnicodeError) as error:
+            raise UnreachableError(f"there is no host {host!r} (port {port}): {error}") from error
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        _limit(zmq, self.socket)
+        self.socket.linger = 0
+        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 50, 1000
+        self.socket.ipv6 = all(family == sockets.AF_INET6 for family, *_ in found)
+        if credentials is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey, self.socket.curve_serverkey = credentials
+        self._patience: int | None = None
+        self._address = address
+        self.socket.connect(address)
+
+    def send(self, frames: Sequence[wire.Buffer]) -> None:
+        """Send, or drop where too much waits already: what is not answered is asked again."""
+        try:
+            self._send(frames)
+        except self._zmq.Again:
+            # After a frame that CURVE finds forged, ZeroMQ gives the connection up for good; this makes another.
+            with contextlib.suppress(self._zmq.ZMQError):
+                self.socket.disconnect(self._address)
+            self.socket.connect(self._address)
+            with contextlib.suppress(self._zmq.Again):
+                self._send(frames)
+
+    def _send(self, frames: Sequence[wire.Buffer]) -> None:
+        if len(frames) == 1:
+            self.socket.send(frames[0], self._zmq.DONTWAIT)
+        else:
+            self.socket.send_multipart(frames, self._zmq.DONTWAIT, copy=False)
+
+    def receive(self, seconds: float) -> list[Any] | None:
+        """The frames of the next message, None where none comes within so many seconds."""
+        milliseconds = max(0, round(1000 * seconds))
+        if milliseconds != self._patience:
+            self.socket.rcvtimeo = self._patience = milliseconds
+        try:
+            first = self.socket.recv(copy=False)
+        except self._zmq.Again:
+            return None
+        return [first.buffer, *_rest(self.socket, first, wire.FRAMES)]
+
+    def close(self, linger: int) -> None:
+        self.context.destroy(linger=linger)
+
+
+def _rest(socket: Any, frame: Any, most: int) -> list[Any]:
+    """Return the frames behind `frame` in its message, which have all come with it.
+
+    Beyond `most` frames, or more bytes than a message may have, the others are dropped: what is kept is refused.
+    """
+    rest, size = [], 0
+    while frame.more:
+        frame = socket.recv(copy=False)
+        if len(rest) < most and size <= wire.MESSAGE_BYTES:
+            rest.append(frame.buffer)
+            size += len(frame.buffer)
+    return rest
+
+
+def _limit(zmq: Any, socket: Any) -> None:
+    """What is refused, or let go of, before anything of ours sees it."""
+    socket.maxmsgsize = wire.FRAME_BYTES
+    socket.handshake_ivl = 5000
+    socket.heartbeat_ivl, socket.heartbeat_timeout = 5000, 15000
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)

@@ -1,0 +1,1 @@
+"""Wrappers that guard, check, repeat and record the queries to a device."""

@@ -1,0 +1,277 @@
+"""Nothing outside its limits reaches a device, and nobody leaves it where it should not stay."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from types import TracebackType
+from typing import NoReturn, Self
+
+import torch
+from torch import Tensor
+
+from blackprop.core._ledger import check_queries
+from blackprop.core._query import Count, Purpose, Query
+from blackprop.devices import Device, Wrapper
+from blackprop.errors import ArgumentError, DeviceError, InterlockError, LimitError, ShapeError
+from blackprop.lab.wrappers._limits import Limit, clearly_right, tightened
+from blackprop.lab.wrappers._parking import Stand
+from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
+
+Interlock = Callable[[Tensor, Tensor], str | bool | None]
+
+
+class Guarded(Transparent):
+    """Stands before a device: what it is asked is checked as a whole before any of it is written.
+
+    **Limits.** θ must be finite and within the device's limits and within `low` and `high` (numbers or (P,), inclusive;
+    the tighter one counts, and is declared, so that training stays within it), rows finite and of the right shape:
+    else `LimitError` or `ShapeError`, and nothing was written.
+
+    **Slew.** One programming moves no parameter by more than `slew` (θ's units): a longer way is written in equal,
+    straight steps, also where θ has a period. Each is booked in `repeated()`. A device whose place is unknown, as at
+    the start, goes to `park` first, or straight to θ where there is none; after a failed write the last step is written
+    again, for it may not have arrived. Rounds are then sent one setting at a time.
+
+    **Rate.** `rows_per_second`: a round is sent once the ones before it are paid for; it waits, and drops nothing.
+
+    **Interlock.** `interlock(theta, x)` is asked for every query (without rows: for a step, or `program`) and returns
+    None or True where it agrees. A reason, False, or an exception is a veto: nothing is written, the device is parked,
+    and `InterlockError` is raised, now and at every further question until `reset()`. With `latch=False` the interlock
+    is asked anew at every further round, and its agreement opens the guard again: so a served device is opened without
+    a restart of its server, by whatever it is that the interlock looks at, and by no client.
+
+    **Parking.** `park` (P,) is written by `park()` and `close()`, after any exception from the device, at the end of a
+    `with` block, when the guard is dropped, and when the interpreter ends in order or by an exception; a process that
+    is killed parks nothing. Then the row `idle` (in_shape) is sent, so that inputs do not keep what they were driven
+    with last; its reading is dropped. Where either fails, `DeviceError` names both. Parking is booked as `CALIBRATE`;
+    afterwards `programmed` is forgotten. Put what asks again (`Retrying`) inside the guard, or every failure parks the
+    device. `close()` and the end of a `with` block then close the device too, where it has a `close()` of its own.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        low: Limit = None,
+        high: Limit = None,
+        slew: float | None = None,
+        rows_per_second: float | None = None,
+        interlock: Interlock | None = None,
+        latch: bool = True,
+        park: Tensor | None = None,
+        idle: Tensor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        super().__init__(device)
+        for name, value in (("slew", slew), ("rows_per_second", rows_per_second)):
+            if value is not None and not 0 < value < math.inf:
+                raise ArgumentError(f"`Guarded({name}=...)` must be positive and finite, got {value}")
+        self.theta = tightened(device.theta, low, high)
+        self._stand = Stand(device, self._checked_park(park), slew, self._checked_idle(idle))
+        self._slew, self._rate, self._interlock, self._latch = slew, rows_per_second, interlock, latch
+        self._clock, self._sleep = clock, sleep
+        self._paid_at = -math.inf  # when the rows sent so far are paid for
+        self.closed: str | None = None  # the reason of a veto, until it is opened again
+        # Runs once: when the guard is dropped, or when the interpreter ends.
+        self._finalizer = weakref.finalize(self, self._stand.leave_if_used)
+
+    def _checked_park(self, park: Tensor | None) -> Tensor | None:
+        if park is None:
+            return None
+        try:
+            park = torch.as_tensor(park, dtype=torch.get_default_dtype()).detach().clone()
+            self.theta.check(park)
+        except (LimitError, ShapeError, TypeError, ValueError) as error:
+            raise ArgumentError(f"`Guarded(park=...)` must be a setting that the device may take: {error}") from error
+        return park
+
+    def _checked_idle(self, idle: Tensor | None) -> Tensor | None:
+        if idle is None:
+            return None
+        try:
+            idle = torch.as_tensor(idle, dtype=torch.get_default_dtype()).detach().clone()
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"`Guarded(idle=...)` must be one row: {error}") from error
+        if tuple(idle.shape) != self.in_shape or not bool(idle.isfinite().all()):
+            raise ArgumentError(
+                f"`Guarded(idle=...)` must be one finite row of shape {self.in_shape}, got {tuple(idle.shape)}"
+            )
+        return idle
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        self._check_open()
+        self._check(queries)
+        if self._interlock is not None:
+            self._ask_interlock(queries)
+        if self._slew is not None:
+            return self._step_by_step(queries)
+        if self._rate is not None:
+            self._wait(sum(len(query.x) for query in queries))
+        return self._measure_at_once(queries)
+
+    def _measure_at_once(self, queries: list[Query]) -> list[Tensor]:
+        if queries:
+            self._stand.begin(queries[-1].theta)
+        try:
+            readings = self.device.measure(queries)
+        except BaseException as error:
+            self._park_after(error)
+            raise
+        if queries:
+            self._stand.arrived(self.device.programmed)
+        return readings
+
+    def _step_by_step(self, queries: list[Query]) -> list[Tensor]:
+        held, asked, readings = self.programmed, list[Asked](), []
+        try:
+            for _, same in groupby(queries, key=lambda query: id(query.theta)):
+                run = list(same)
+                theta = run[0].theta
+                self._wait(sum(len(query.x) for query in run))
+                with self._parked_on_failure(None):
+                    for step in self._stand.way(self._stand.at, theta):
+                        self._stand.write(step, run[0].purpose)
+                with self._parked_on_failure(theta):
+                    readings += self._asked(run, asked)
+        except NOT_ASKED as error:
+            if not asked:
+                raise
+            raise TimeoutError(f"{self.device} was measured at {len(asked)} settings of a round: {error}") from error
+        finally:
+            if asked:
+                self._book((queries, held), asked)
+        return readings
+
+    def program(self, theta: Tensor, /) -> None:
+        self._check_open()
+        self.theta.check(theta)
+        rows = theta.new_zeros(0, *self.in_shape)
+        self._ask_interlock([Query(rows, theta, Purpose.CALIBRATE)])
+        with self._parked_on_failure(None):
+            for step in self._stand.way(self._stand.at, theta):
+                self._stand.write(step, Purpose.CALIBRATE)
+        with self._parked_on_failure(theta):
+            super().program(theta)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        self._check_open()
+        if self._stand.at is None or self._stand.parked:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        queries = [Query(x, self._stand.at, Purpose.CALIBRATE)]
+        self._check(queries)
+        self._ask_interlock(queries)
+        self._wait(len(x))
+        with self._parked_on_failure(None):
+            return self.device.read(x)
+
+    def park(self) -> None:
+        """Write the parking setting and send the idle row, where there are any and the device is not parked already."""
+        self._stand.leave()
+
+    def close(self) -> None:
+        """Park, and close the device, or what is wrapped in it, where that can be closed."""
+        try:
+            self.park()
+        finally:
+            _close(self.device)
+
+    def reset(self) -> None:
+        """Open again after a veto."""
+        self.closed = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, trace
+        try:
+            self._park_after(error)
+        finally:
+            _close(self.device)
+
+    def repeated(self) -> Count:
+        if self._stand.steps.programmings or self._stand.steps.rows:
+            self._again.add(self._stand.steps)
+            self._stand.steps = Count()
+        return super().repeated()
+
+    def _check_open(self) -> None:
+        if self.closed is not None and self._latch:
+            raise InterlockError(f"{self.device} is stopped until `reset()`: {self.closed}")
+
+    def _check(self, queries: list[Query]) -> None:
+        """Look at everything at once; what is not clearly right is looked at one by one, for the driver's words."""
+        if not clearly_right(queries, self.theta, self.in_shape, self.declaration.x_limited):
+            check_queries(self.declaration, queries)
+
+    def _ask_interlock(self, queries: list[Query]) -> None:
+        if self._interlock is None:
+            return
+        at = self._stand.at
+        for query in queries:
+            for step in self._stand.way(at, query.theta):
+                self._ask(step, query.x[:0])
+            self._ask(query.theta, query.x)
+            at = query.theta
+        self.closed = None
+
+    def _ask(self, theta: Tensor, x: Tensor) -> None:
+        assert self._interlock is not None
+        try:
+            verdict = self._interlock(theta, x)
+        except Exception as error:  # what cannot say yes says no
+            verdict = f"the interlock failed: {error!r}"
+        if verdict is not None and verdict is not True:
+            self._stop(verdict if isinstance(verdict, str) and verdict else "the interlock gave no reason")
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.closed = reason
+        until = "`reset()`" if self._latch else "it agrees"
+        error = InterlockError(f"the interlock of {self.device} forbids it: {reason}; stopped until {until}")
+        self._park_after(error)
+        raise error
+
+    def _wait(self, rows: int) -> None:
+        if self._rate is None:
+            return
+        while (left := self._paid_at - self._clock()) > 1e-9:  # what rounding leaves is no time to wait
+            self._sleep(left)
+        self._paid_at = self._clock() + rows / self._rate
+
+    @contextmanager
+    def _parked_on_failure(self, theta: Tensor | None) -> Iterator[None]:
+        """Asking the device, which stands at `theta` afterwards (None: where it was told to stand by then)."""
+        if theta is not None:
+            self._stand.begin(theta)
+        try:
+            yield
+        except BaseException as error:
+            self._park_after(error)
+            raise
+        if theta is not None:
+            self._stand.arrived()
+
+    def _park_after(self, error: BaseException | None) -> None:
+        try:
+            self._stand.leave()
+        except DeviceError as failure:
+            if error is None:
+                raise
+            raise DeviceError(f"{failure}; this was to be done after {error!r}") from error
+
+
+def _close(device: Device) -> None:
+    """Close the outermost of the device and what is wrapped in it that can be closed."""
+    close = getattr(device, "close", None)
+    if callable(close):
+        close()
+    elif isinstance(device, Wrapper):
+        _close(device.device)

@@ -1,0 +1,70 @@
+"""What the wrappers of the lab share: they hand on what they are asked, and book what they asked beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from blackprop.core._query import Count, Query, count
+from blackprop.devices import Device, Wrapper
+from blackprop.errors import BusyError, UnreachableError
+
+NOT_ASKED = (UnreachableError, BusyError)  # of other failures, nobody knows whether the device was asked
+Asked = tuple[list[Query], Tensor | None]  # a round, and the setting that the device held before it
+
+
+class Transparent(Wrapper):
+    """A wrapper that writes the settings and sends the rows that it is given, whatever else it does.
+
+    What the device holds, it holds: `programmed` is the device's own, after a failure too. So the driver's count of a
+    round, from `programmed`, and `repeated`, what was asked beyond that, together are what the device was asked.
+    """
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
+        self._again = Count()
+
+    @property
+    def programmed(self) -> Tensor | None:
+        return self.device.programmed
+
+    def forget(self) -> None:
+        self.device.forget()
+
+    def program(self, theta: Tensor, /) -> None:
+        self.forget()
+        self.device.program(theta)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        return self.device.read(x)
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        return self.device.measure(queries)
+
+    def repeated(self) -> Count:
+        inner, total = self.device.repeated(), self._again
+        if not (total.rows or total.programmings):
+            return inner  # the usual case
+        self._again = Count()
+        total.add(inner)
+        return total.entries()
+
+    def _asked(self, queries: list[Query], asked: list[Asked]) -> list[Tensor]:
+        """Measure, and write into `asked` what may have been."""
+        at = self.programmed
+        try:
+            readings = self.device.measure(queries)
+        except NOT_ASKED:
+            raise
+        except BaseException:
+            asked.append((queries, at))
+            raise
+        asked.append((queries, at))
+        return readings
+
+    def _book(self, once: Asked, asked: Iterable[Asked]) -> None:
+        """Book what was `asked` beyond the round that the driver books, `once`."""
+        for round_ in asked:
+            self._again.add(count(*round_, self.rows_each))
+        self._again.subtract(count(*once, self.rows_each))

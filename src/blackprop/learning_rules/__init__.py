@@ -1,0 +1,33 @@
+"""Rules that train a whole model otherwise than by backpropagation: each fills `.grad`, any optimizer steps."""
+
+from blackprop.learning_rules._contrastive_plasticity import ContrastivePlasticity, Spiking, modulator, synapses
+from blackprop.learning_rules._direct_feedback import DirectFeedback, random_feedback
+from blackprop.learning_rules._equilibrium_propagation import (
+    Energy,
+    EquilibriumPropagation,
+    Layered,
+    Relaxation,
+    cross_entropy,
+    hard_sigmoid,
+    squared_error,
+    steep_sigmoid,
+)
+from blackprop.learning_rules._physical_local_learning import PhysicalLocalLearning
+
+__all__ = [
+    "ContrastivePlasticity",
+    "DirectFeedback",
+    "Energy",
+    "EquilibriumPropagation",
+    "Layered",
+    "PhysicalLocalLearning",
+    "Relaxation",
+    "Spiking",
+    "cross_entropy",
+    "hard_sigmoid",
+    "modulator",
+    "random_feedback",
+    "squared_error",
+    "steep_sigmoid",
+    "synapses",
+]

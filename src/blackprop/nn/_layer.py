@@ -1,0 +1,292 @@
+"""The layer: a device in a model, with the two gradients that autograd cannot find and the ledger of what they cost."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackprop import conversion
+from blackprop.conversion import Programmed, Programmer
+from blackprop.core._ledger import Budget, Ledger
+from blackprop.core._packing import pack
+from blackprop.core._query import Purpose
+from blackprop.devices import Device
+from blackprop.errors import (
+    ArgumentError,
+    CheckpointError,
+    IncompatibleError,
+    ShapeError,
+)
+from blackprop.estimators import Estimator
+from blackprop.nn import _state
+from blackprop.nn._autograd import BlackBox
+from blackprop.nn._diagnostics import Diagnosis
+from blackprop.nn._measured_layer import MeasuredLayer
+from blackprop.nn._refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta
+from blackprop.nn._sparse_weights import SparseWeights
+from blackprop.planning import complete
+from blackprop.surrogates import Surrogate
+
+
+class PhysicalLayer(MeasuredLayer):
+    """A layer whose transfer is measured: `y = gain · f(x; θ) + bias`, x `(..., *in_shape)`, y `(..., *out_shape)`;
+    plus `x Sᵀ`, where a few weights S are kept `digital`.
+
+    θ is an ordinary parameter `(P,)`: any optimizer, scheduler, `state_dict` and clipping works on it. Forward sends
+    the rows through the device. Backward asks the `estimator` for `∂L/∂θ` and the `surrogate` for `∂L/∂x`, each only
+    where it is required: with `theta.requires_grad_(False)` no parameter query is made, and no surrogate query where
+    the input needs no gradient. `ledger` counts everything.
+
+    In `train()` a differentiable forward pass first brings the surrogate to the present θ, once a change of θ, however
+    many backward passes accumulate. In `eval()` nothing changes: rows are booked as `EVALUATE`, and a gradient can be
+    had only at a θ that the surrogate knows. Within limits, the device is sent the nearest setting inside them, and
+    training moves θ there, as projected gradient descent does; where the surrogate finds that settings have drifted, it
+    moves θ against that. Where the first readings in training are far from 1 (under 0.01 or over 100 on average), the
+    gain is set to bring them there, see `OutputScale`. Activation checkpointing measures twice, and is counted twice.
+
+    **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
+    may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
+    direction (by default seeded once, here, from torch's global stream, as the weights of a digital layer are);
+    `digital`, the weights beside the device.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        estimator: Estimator | None = None,
+        surrogate: Surrogate | None = None,
+        budget: Budget | None = None,
+        bias: bool = False,
+        generator: torch.Generator | None = None,
+        *,
+        digital: SparseWeights | None = None,
+    ) -> None:
+        super().__init__()
+        _check_kinds(device, estimator, surrogate, budget)
+        with off_meta():  # frameworks build models on `meta` before they load weights, and a device needs numbers
+            self._assemble(device, estimator, surrogate, budget, bias, generator, digital)
+
+    def _assemble(
+        self,
+        device: Device,
+        estimator: Estimator | None,
+        surrogate: Surrogate | None,
+        budget: Budget | None,
+        bias: bool,
+        generator: torch.Generator | None,
+        digital: SparseWeights | None,
+    ) -> None:
+        spec = device.declaration
+        if digital is not None and (spec.in_shape, spec.out_shape) != ((digital.d_in,), (digital.d_out,)):
+            raise ShapeError(f"the digital weights map {digital.d_in} to {digital.d_out}, and this is {spec.name}")
+        self.device = device
+        self.estimator, self.surrogate, self.reason = complete(spec, estimator, surrogate)
+        self.estimator.bind(spec)
+        if self.estimator.reads is not None and self.estimator.reads is not self.surrogate:
+            raise IncompatibleError(f"{self.estimator} reads another surrogate than the layer is given")
+        self.ledger = Ledger()
+        self.budget = budget
+        if generator is None:
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        self.generator = generator
+        self.theta = nn.Parameter(spec.theta.draw(generator))
+        self.surrogate.bind(spec)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
+        self.digital = digital
+        self.conversion: Programmed | None = None  # what `approximate` reached last
+        self._watch()
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        return self.device.in_shape
+
+    # torch.compile runs this as it is. (Unlike the public name, this one imports the compiler only when it is used.)
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.theta
+        check_execution(x, theta)
+        check_rows(x, self.in_shape, theta.dtype, str(self.device))
+        lead = x.shape[: x.dim() - len(self.in_shape)]
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(theta.dtype)
+            rows = x.reshape(-1, *self.in_shape)
+            y = BlackBox.apply(rows, theta, self, self._setting(theta), torch.is_grad_enabled())
+            y = self.gain * y.reshape(*lead, *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
+            if self.digital is not None:
+                y = y + self.digital(x)
+            return y if self.bias is None else y + self.bias
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        device: Device,
+        estimator: Estimator | None = None,
+        surrogate: Surrogate | None = None,
+        budget: Budget | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        programmer: Programmer | None = None,
+        digital: float = 0.0,
+    ) -> PhysicalLayer:
+        """A layer whose device is programmed to the trained weights: `gain · A(θ) + S ≈ W`, bias as it is.
+
+        S are the largest weights by magnitude, the fraction `digital` of all: they stay digital and trainable, and the
+        device approximates what is left. The rest is as in `PhysicalLayer(...)` and `approximate`; `conversion` tells
+        how near the device came.
+        """
+        conversion.check_linear(linear)
+        _check_kinds(device, estimator, surrogate, budget, programmer=programmer)
+        conversion.check_wanted(linear.weight, device.declaration)
+        kept = SparseWeights.largest(linear.weight, digital) if digital else None
+        layer = cls(device, estimator, surrogate, budget, linear.bias is not None, generator, digital=kept)
+        layer.to(linear.weight.device, linear.weight.dtype)
+        if layer.bias is not None:
+            layer.bias.data.copy_(linear.bias)
+        layer.approximate(linear.weight, programmer)
+        return layer
+
+    @torch.no_grad()
+    def approximate(self, weight: Tensor, programmer: Programmer | None = None) -> Programmed:
+        """Program the device to `gain · A(θ) + S ≈ weight` (d_out, d_in): sets θ and the gain.
+
+        By default the `programmer` is the one that suits what is known of the device (`bp.conversion.choose`). What it
+        asks is booked as `CALIBRATE`, in this layer's ledger and budget. The surrogate stands at the new θ afterwards
+        where what was read is enough for it. Warns where more than half of the weights' norm is out of reach.
+        """
+        spec, weight = self.device.declaration, weight.detach().to(self.theta)
+        wanted = weight if self.digital is None else weight - self.digital.matrix()
+        conversion.check_wanted(wanted, spec)
+        if programmer is None:
+            programmer = conversion.choose(self.device, self.estimator, self.surrogate)
+        generator = self._generator_beside(self.theta)
+        found = self._run(programmer.program(wanted, spec.theta.clamp(self.theta.clone()), spec, generator))
+        self.theta.copy_(found.theta)
+        self.gain.fill_(found.gain)
+        stands = programmer.surrogate is self.surrogate
+        self.started = stands or conversion.start_from(self.surrogate, found, generator)
+        self.theta_tracked.copy_(found.theta)
+        self._known = None
+        self.conversion = found
+        conversion.warn_if_poor(self.device, found, stacklevel=2)
+        return found
+
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """A digital layer that does what this one does: `W = gain · A(θ) + S`, A read now and booked as `EVALUATE`.
+
+        **Costs** the power of two rows that is at least d_in, of ±1.
+        """
+        spec = self.device.declaration
+        conversion.require_matrix(spec, "a device can be read as weights")
+        theta = spec.theta.clamp(self.theta.detach().clone())
+        weight = self.gain * self._run(conversion.read_matrix(spec, theta, Purpose.EVALUATE))[0]
+        # Without weights of its own, which would be drawn from the global generator.
+        linear = nn.Linear(spec.d_in, spec.d_out, self.bias is not None, device="meta", dtype=weight.dtype)
+        linear = linear.to_empty(device=weight.device)
+        linear.weight.copy_(weight if self.digital is None else weight + self.digital.matrix())
+        if self.bias is not None:
+            linear.bias.copy_(self.bias)
+        return linear.train(self.training)
+
+    @torch.no_grad()
+    def diagnose(self) -> Diagnosis:
+        """How the training of the device stands, from what was measured anyway."""
+        low, high = self.device.theta.bounds(self.theta)
+        return Diagnosis(
+            signal=self.signal.share,
+            gradients=self.signal.count,
+            error=self.signal.error,
+            residual=self.residual,
+            at_limit=float(((self.theta <= low) | (self.theta >= high)).double().mean()),
+            details={**self.surrogate.diagnosis(), **self.estimator.diagnosis()},
+        )
+
+    def __prepare_scriptable__(self) -> PhysicalLayer:
+        raise IncompatibleError(f"`torch.jit.script`: {NO_GRAPH}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(NO_WEIGHT)
+        return super().__getattr__(name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PhysicalLayer:
+        """A copy speaks to the same device, spends from the same budget, and counts from zero what it asks itself."""
+        memo[id(self.ledger)] = Ledger()
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
+    # Saved beside the parameters and the surrogate's buffers: what the next step also depends on.
+
+    def get_extra_state(self) -> Tensor:
+        return pack(
+            {
+                "version": _state.VERSION,
+                "facts": _state.facts(self.device),
+                "started": self.started,
+                "residual": self.residual,
+                "answers": self.answers.state_dict(self.theta_tracked if self.started else None),
+                "scale": self.scale.state_dict(),
+                "ledger": self.ledger.state_dict(),
+                "budget": self.budget.state_dict() if self.budget is not None else None,
+                "generator": _state.saved_generator(self.generator),
+                "device": self.device.state_dict(),
+            }
+        )
+
+    def set_extra_state(self, state: object) -> None:
+        self._take(_state.parsed(state, self.device))
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.generator = _state.restored_generator(**state["generator"])
+        self._sent = self._known = None
+        if "another_device" in state:
+            self.started = False
+            return
+        _state.restore_device(self.device, state["device"])
+        self.ledger.load_state_dict(state["ledger"])
+        if self.budget is not None and state["budget"] is not None:
+            self.budget.load_state_dict(state["budget"])
+        self.scale.load_state_dict(state.get("scale", {"decided": True, "rms": None}))  # older ones kept their gain
+        self.started = state["started"]
+        self._residual = None if state["residual"] is None else torch.tensor(state["residual"])
+        if "answers" in state:
+            self.answers.load_state_dict(state["answers"])
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Refuse what is foreign before anything of this layer is changed; then load as every module does."""
+        _state.prepare(self, state_dict, prefix)
+        for name, value in self.named_buffers(prefix.removesuffix(".")):
+            other = state_dict.get(name)
+            if isinstance(other, Tensor) and other.shape != value.shape:
+                raise CheckpointError(f"{name} has shape {tuple(other.shape)}, and here {tuple(value.shape)}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        estimator = "the surrogate" if self.estimator.reads is not None else self.estimator
+        parts = [f"{self.device}", f"gradient of theta: {estimator}"]
+        parts += [f"chosen for: {self.reason}"] if self.reason else []
+        parts += [f"{self.scale}"] if f"{self.scale}" else []
+        return ",\n".join([*parts, *([f"{self.budget}"] if self.budget is not None else [])])
+
+
+def _check_kinds(
+    device: object, estimator: object, surrogate: object, budget: object, programmer: object = None
+) -> None:
+    for name, value, kind in (
+        ("device", device, Device),
+        ("estimator", estimator, Estimator),
+        ("surrogate", surrogate, Surrogate),
+        ("budget", budget, Budget),
+        ("programmer", programmer, Programmer),
+    ):
+        if not isinstance(value, kind) and (value is not None or name == "device"):
+            hint = "; give an object and not its class" if isinstance(value, type) else ""
+            raise ArgumentError(f"`PhysicalLayer({name}=...)` takes a {kind.__name__}, got {value!r}{hint}")

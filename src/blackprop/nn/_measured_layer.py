@@ -1,0 +1,213 @@
+"""How a layer asks its device: the setting it sends, the two gradients, and a surrogate that follows."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.core._ledger import Budget, Ledger, metered
+from blackprop.core._query import Procedure, Purpose, Query, read, reading_first, run, same_setting
+from blackprop.devices import Device
+from blackprop.errors import BudgetExhausted, DeviceChangedWarning, SurrogateError
+from blackprop.estimators import Estimator
+from blackprop.nn._answers import AnswerMemory
+from blackprop.nn._diagnostics import SignalMeter
+from blackprop.nn._output_scale import OutputScale
+from blackprop.surrogates import Surrogate
+
+T = TypeVar("T")
+
+
+class MeasuredLayer(nn.Module):
+    """The part of a `PhysicalLayer` that measures: what `_autograd.Rules` asks of it, and how the surrogate follows θ.
+
+    The layer gives it a device, an estimator, a surrogate, a ledger, a budget, a generator, θ and the gain.
+    """
+
+    device: Device
+    estimator: Estimator
+    surrogate: Surrogate
+    ledger: Ledger
+    budget: Budget | None
+    generator: torch.Generator
+    theta: nn.Parameter
+    gain: nn.Parameter
+    theta_tracked: Tensor
+
+    def _watch(self) -> None:
+        """Make the state of what follows, once the parts are there."""
+        # The setting that the surrogate stands for, once it has started.
+        self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
+        self.started = False
+        self._sent: Tensor | None = None  # θ as it is sent to the device; the same object as long as θ stays
+        self._known: Tensor | None = None  # the setting that the surrogate stands for, where it is such an object
+        self._observed = 0  # batches that the surrogate has seen
+        # What `diagnose` tells: the gradients for θ, and what the surrogate last expected wrongly.
+        self.signal = SignalMeter(self.theta.numel())
+        self._residual: Tensor | None = None
+        self.answers = AnswerMemory()
+        self.scale = OutputScale()
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self.device.out_shape
+
+    # What _autograd.Rules asks of a layer. `setting` is θ as it was sent, and the same object as long as θ stays.
+
+    def measure_rows(self, x: Tensor, setting: Tensor, wants_x: bool, wants_theta: bool) -> tuple[Tensor, int]:
+        if not len(x):
+            return x.new_zeros(0, *self.out_shape), self._observed
+        query = Query(x, setting, Purpose.FORWARD if self.training else Purpose.EVALUATE)
+        follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
+        if follows:
+            self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
+        y = self._run(self._read_and_follow(query) if follows else read(query))
+        if self.answers.unconfirmed:
+            self._confirm_device(x, y)
+        if follows:
+            if (residual := self._unexpected(x, y)) is not None:
+                self._residual = residual
+                self.answers.saw(residual)
+            self.surrogate.observe(x, y)
+            self._observed += 1
+        if self.training:
+            self.answers.keep(x, y, setting)
+            self.scale.see(y, self.gain, str(self.device))
+        return y, self._observed
+
+    def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
+        self._require_surrogate_at(setting)
+        if observed == self._observed:
+            return self.surrogate.vjp(x, grad_y)
+        return self.surrogate.vjp_recalled(x, y, grad_y)  # other batches have been seen since
+
+    def grad_theta(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        if self.estimator.reads is not None:
+            self._require_surrogate_at(setting)
+        generator = self._generator_beside(setting)
+        grad = self._run(self.estimator.vjp(x, setting, y, grad_y, self.device.declaration, generator))
+        if self.training:
+            self.signal.add(grad)
+        return grad
+
+    @torch.no_grad()
+    def _setting(self, theta: Tensor) -> Tensor:
+        """The setting to send for θ: the nearest within the limits.
+
+        In `train()` θ itself is moved there, and against the drift that the surrogate has found. The latter waits until
+        the optimizer has moved θ, when it costs no programming.
+        """
+        limits, wanted = self.device.theta, theta.detach()
+        if self.training and theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
+            wanted = self.surrogate.counter(wanted)
+        wanted = limits.clamp(wanted)
+        if self.training and not torch.equal(wanted, theta):
+            theta.copy_(wanted)
+        if self._sent is None or not same_setting(self._sent, wanted):
+            self._sent = wanted.clone()
+        return self._sent
+
+    def _read_and_follow(self, query: Query) -> Procedure[Tensor]:
+        """Read the batch, and bring the surrogate to its setting: at the start after it, so that instruments which set
+        their own range see the data first; later on the way, where one programming serves both.
+        """
+        if self.started:
+            return (yield from reading_first(query, self._follow(query.theta)))
+        (y,) = yield [query]
+        yield from self._follow(query.theta)
+        return y
+
+    def _follow(self, setting: Tensor) -> Procedure[None]:
+        """Bring the surrogate to the setting, if it is not there yet."""
+        if self._stands_at(setting):
+            return
+        generator = self._generator_beside(setting)
+        if self.started:
+            yield from self.surrogate.track(self.theta_tracked.clone(), setting, generator)
+        else:
+            yield from self.surrogate.start(setting, generator)
+            self.started = True
+        self.theta_tracked.copy_(setting)
+        self._known = setting
+
+    def _stands_at(self, setting: Tensor) -> bool:
+        return self.started and (self._known is setting or same_setting(self.theta_tracked, setting))
+
+    def _require_surrogate_at(self, setting: Tensor) -> None:
+        if not self._stands_at(setting):
+            raise SurrogateError(
+                "the surrogate does not know the device at this theta: it follows in `train()`, in a forward pass "
+                "that needs it for a gradient; call `train()` on the layer, or run that pass, before this backward"
+            )
+
+    def _run(self, procedure: Procedure[T]) -> T:
+        with torch.no_grad():
+            return run(procedure, metered(self.device, self.ledger, self.budget))
+
+    def _generator_beside(self, theta: Tensor) -> torch.Generator:
+        """The source of random directions where θ lives: in `train()` this layer's own, which is replaced by one seeded
+        from it where θ lives elsewhere; in `eval()` a copy, so that nothing changes.
+        """
+        generator = self.generator
+        if not self.training:
+            generator = torch.Generator(generator.device)
+            generator.set_state(self.generator.get_state())
+        if generator.device.type != theta.device.type:
+            seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+            generator = torch.Generator(theta.device).manual_seed(int(seed))
+        if self.training:
+            self.generator = generator
+        return generator
+
+    def _unexpected(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """`‖y − ŷ‖/‖y‖` of 16 rows, ŷ being the surrogate's prediction; None where it makes none."""
+        expected = self.surrogate.predict(x[:16])  # enough rows to tell
+        return None if expected is None else (y[:16] - expected).norm() / y[:16].norm()
+
+    @property
+    def residual(self) -> float | None:
+        """The latest batch's `‖y − ŷ‖/‖y‖`, ŷ being the surrogate's prediction before it saw the batch."""
+        return None if self._residual is None else float(self._residual)
+
+    @torch.no_grad()
+    def verify(self) -> float | None:
+        """Ask the device again for up to 4 rows of the latest training batch, at their setting.
+
+        Returns the relative difference `‖y − y₀‖/‖y₀‖` from the readings y₀ of then, which checkpoints hold; None where
+        it is within `0.05 + 3 · noise`, or where the layer remembers no reading. A larger one says that the device has
+        moved, or that another stands in its place. **Costs** these rows and at most one programming, booked as
+        `EVALUATE`.
+        """
+        memory = self.answers
+        if memory.x is None:
+            return None
+        setting = self.theta_tracked if memory.setting is None else memory.setting
+        setting = self.device.theta.clamp(setting.to(self.theta, copy=True))
+        again = self._run(read(Query(memory.x.to(self.theta), setting, Purpose.EVALUATE)))
+        return memory.differs(again, self.device.declaration.noise)
+
+    def _confirm_device(self, x: Tensor, y: Tensor) -> None:
+        """Warn where the first batch after loading a checkpoint shows, beyond doubt, a device that answers otherwise.
+
+        The batch alone raises the doubt, so a device that is as it was is asked nothing more.
+        """
+        self.answers.unconfirmed = False
+        residual = self._unexpected(x, y) if self.started else None
+        if residual is None or not self.answers.doubts(residual):
+            return
+        try:
+            difference = self.verify()
+        except BudgetExhausted:
+            difference = float(residual)
+        if difference is not None:
+            warnings.warn(
+                f"{self.device} answers otherwise than when this checkpoint was written: its readings differ by "
+                f"{difference:.0%}. It has moved, or it is another device, and what the surrogate and the estimator "
+                "have learnt may not hold. To learn it from the start, load `bp.for_another_device(state)`",
+                DeviceChangedWarning,
+                stacklevel=2,
+            )

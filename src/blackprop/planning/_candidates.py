@@ -1,0 +1,185 @@
+"""The table of methods: when each suits a device, what it makes, how well it trains, and why it is chosen."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core._ledger import Measurable
+from blackprop.errors import ArgumentError
+from blackprop.planning import _methods as methods
+from blackprop.planning._price import Price, dry_price
+from blackprop.presets import Method
+from blackprop.surrogates import Surrogate
+
+FEW = 16  # parameters that as many perturbations tell apart
+SMALL = 32  # parameters that are shifted one by one: at most four times the programmings of perturbations
+WIDE = 64  # inputs from which half of the perturbations on twice the rows know as much
+
+
+class Quality(enum.IntEnum):
+    """How well candidates train in equally many steps, from measurements (docs/queries.md, docs/field.md).
+
+    Candidates of one quality train about alike, and the cheapest of them is chosen. One of a lower quality is chosen
+    only where a budget allows no better one.
+    """
+
+    SINGLE = 0  # one perturbation a step
+    SAMPLED = 1  # 8 or 16 fresh perturbations a step: 0.7 to 0.93 of the gap where they are credited by output
+    REMEMBERED = 2  # perturbations of a linear device, remembered
+    CREDITED = 3  # remembered, each output's own: 0.89 to 0.99 of the gap
+    ROUGH = 4  # response curves of 4 settings: one harmonic
+    COARSE = 5  # of 8 settings: three harmonics
+    EXACT = 6  # gradients that are exact but for noise: 0.99 to 1.0 of the gap
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the table of methods.
+
+    **Arguments:**
+
+    - `name`: for messages.
+    - `quality`: how well it trains; a `Quality`, or any integer beside them.
+    - `applies`: whether it suits a device that declares this.
+    - `make`: a new estimator and surrogate for such a device; called once for each layer.
+    - `reason`: why it suits such a device, in words that are true of it.
+    - `price`: its cost for a new method, a device and a batch size; by default found by dry runs.
+
+    >>> import blackprop as bp
+    >>> frozen = bp.planning.Candidate(
+    ...     "paper",
+    ...     bp.planning.Quality.SAMPLED,
+    ...     applies=lambda spec: spec.linear,
+    ...     make=lambda spec: bp.presets.paper(rank=2, samples=4),
+    ...     reason=lambda spec: "linear: the published method",
+    ... )
+    >>> bp.plan(bp.devices.MZIMesh(6, 4), 32, candidates=[frozen]).reason
+    'linear: the published method'
+    """
+
+    name: str
+    quality: int
+    applies: Callable[[Declaration], bool]
+    make: Callable[[Declaration], Method]
+    reason: Callable[[Declaration], str]
+    price: Callable[[Method, Measurable, int], Price] = dry_price
+
+    def method(self, spec: Declaration) -> Method:
+        """A new estimator and surrogate, which one layer may have."""
+        made = Method(*self.make(spec))
+        if not isinstance(made.surrogate, Surrogate):
+            raise ArgumentError(f"`Candidate(make=...)` of {self.name!r} must make an estimator and a surrogate")
+        return made
+
+
+def _calibrated(settings: int, quality: Quality, *, more: bool = False) -> Candidate:
+    added = ", or up to 48 where these do not explain the device," if more else ""
+    return Candidate(
+        f"calibrated-{settings}",
+        quality,
+        lambda spec: methods.is_matrix(spec) and spec.coupling is Coupling.ELEMENT,
+        lambda spec: methods.calibrated(None if more else settings),
+        lambda spec: (
+            f"element coupling: {settings} settings{added} calibrate every response once, gradients then cost no query"
+        ),
+    )
+
+
+def _remembered(name: str, quality: Quality, applies: Callable[[Declaration], bool], **settings: int) -> Candidate:
+    def credited(spec: Declaration) -> bool:
+        return quality is Quality.CREDITED
+
+    def reason(spec: Declaration) -> str:
+        count = methods.remembered(spec, credited(spec), **settings).count
+        return (
+            f"{_coupling(spec)}; perturbations are remembered, {count} new a step (best with `bp.optim.SignalScaled`)"
+        )
+
+    return Candidate(
+        name,
+        quality,
+        applies,
+        lambda spec: Method(methods.remembered(spec, credited(spec), **settings), methods.fitted(spec)),
+        reason,
+    )
+
+
+def _perturbed(name: str, quality: Quality, count: int, *, credited: bool) -> Candidate:
+    def reason(spec: Declaration) -> str:
+        number = f"{count} random perturbation{'s' if count > 1 else ''} a step"
+        return f"{_coupling(spec)}; {number}{_rows(spec)}"
+
+    return Candidate(
+        name,
+        quality,
+        lambda spec: methods.is_credited(spec) is credited,
+        lambda spec: methods.perturbed(spec, count),
+        reason,
+    )
+
+
+def _opaque(spec: Declaration) -> bool:
+    """Whether neither linearity nor coupling helps."""
+    return not methods.is_matrix(spec) and not methods.is_credited(spec)
+
+
+def _coupling(spec: Declaration) -> str:
+    """What the declaration says of coupling, and what is made of it."""
+    if spec.coupling is Coupling.NONE:
+        return "no coupling declared"
+    kind = f"{spec.coupling.value} coupling"
+    if not methods.is_credited(spec):
+        return f"{kind}, but {spec.theta.size} parameters do not divide among {spec.d_out} outputs: not used"
+    return f"{kind}: each output is credited to its own parameters"
+
+
+def _rows(spec: Declaration) -> str:
+    """Which rows are asked, where that is not a few probes in place of the batch."""
+    if methods.is_matrix(spec):
+        return ""
+    if spec.linear:
+        return ", linear but not of vectors: on the whole batch"
+    return ", not declared linear: on the whole batch, and fitted locally"
+
+
+CANDIDATES: tuple[Candidate, ...] = (
+    _calibrated(16, Quality.EXACT, more=True),
+    Candidate(
+        "parameter-shift",
+        Quality.EXACT,
+        lambda spec: _opaque(spec) and spec.theta.harmonics == 1 and spec.theta.size <= SMALL,
+        methods.shifted,
+        lambda spec: (
+            f"{_coupling(spec)}, one harmonic a parameter: two shifts of each of {spec.theta.size} give the exact "
+            f"gradient{_rows(spec)}"
+        ),
+    ),
+    Candidate(
+        "complete-set",
+        Quality.EXACT,
+        lambda spec: _opaque(spec) and spec.theta.size <= FEW,
+        methods.complete_set,
+        lambda spec: (
+            f"{_coupling(spec)}, few parameters: orthogonal perturbations leave out nothing of {spec.theta.size}"
+            f"{_rows(spec)}"
+        ),
+    ),
+    _calibrated(8, Quality.COARSE),
+    _calibrated(4, Quality.ROUGH),
+    _remembered("remembered-by-output", Quality.CREDITED, lambda s: methods.is_matrix(s) and methods.is_credited(s)),
+    _remembered("remembered", Quality.REMEMBERED, lambda s: methods.is_matrix(s) and not methods.is_credited(s)),
+    _remembered(
+        "remembered-4",
+        Quality.REMEMBERED,
+        lambda s: methods.is_matrix(s) and not methods.is_credited(s) and s.d_in >= WIDE,
+        count=4,
+        rank=64,
+    ),
+    _perturbed("perturbed-by-output", Quality.SAMPLED, 8, credited=True),
+    _perturbed("perturbed", Quality.SAMPLED, 16, credited=False),
+    _perturbed("perturbed-by-output-1", Quality.SINGLE, 1, credited=True),
+    _perturbed("perturbed-1", Quality.SINGLE, 1, credited=False),
+)

@@ -1,0 +1,120 @@
+"""What a method costs on a device, found by dry runs, and in which currency it is judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._ledger import Ledger, Measurable, price
+from blackprop.core._probes import within
+from blackprop.core._query import Count, Procedure, Purpose, Query, ask, reading_first
+from blackprop.presets import Method
+
+Objective = Callable[[Ledger], float]
+
+
+def rows(ledger: Ledger) -> float:
+    """Objective: the number of rows."""
+    return float(ledger.total_rows)
+
+
+def programmings(ledger: Ledger) -> float:
+    """Objective: the number of programmings."""
+    return float(ledger.total_programmings)
+
+
+def seconds(ledger: Ledger) -> float:
+    """Objective: the estimated lab time, from the device's `Cost`."""
+    return ledger.lab_seconds
+
+
+def usual_objective(spec: Declaration) -> Objective:
+    """Lab seconds where the device declares a cost, rows where it does not."""
+    return seconds if spec.cost.programming or spec.cost.row else rows
+
+
+@dataclass(frozen=True)
+class Price:
+    """The cost of a plan: of the first training step, whatever must be asked before it included, and of each later one.
+
+    Both have the rows and the programming of the forward pass.
+    """
+
+    first: Ledger
+    step: Ledger
+
+    @property
+    def start(self) -> Ledger:
+        """What the first step costs beyond a later one: calibration, and what is measured ahead."""
+        return _difference(self.first, self.step)
+
+    def after(self, steps: int) -> Ledger:
+        """The ledger of so many steps, the start included."""
+        return Ledger.sum([self.first, self.step.times(steps - 1)]) if steps > 0 else Ledger()
+
+
+def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
+    """Price a new `method` by dry runs of its first two steps on random rows; nothing is measured.
+
+    The method is used up: it learns from random readings.
+    """
+    spec, generator = device.declaration, torch.Generator().manual_seed(0)
+    estimator, surrogate = method
+    estimator.bind(spec)
+    surrogate.bind(spec)
+    theta = spec.theta.draw(generator)
+    moved = spec.theta.clamp(theta + 1e-3 * torch.randn(theta.shape, generator=generator))
+    x, y = (torch.randn(batch_size, *shape, generator=generator) for shape in (spec.in_shape, spec.out_shape))
+    x = within(spec, x)
+    surrogate.drive = math.sqrt(float(x.square().sum()) / batch_size)
+    held = Held(spec, device.programmed)
+
+    def first() -> Procedure[None]:
+        yield from ask(Query(x, theta, Purpose.FORWARD))
+        yield from surrogate.start(theta, generator)
+        yield from estimator.vjp(x, theta, y, y, spec, generator)
+
+    def later() -> Procedure[None]:
+        yield from reading_first(Query(x, moved, Purpose.FORWARD), surrogate.track(theta, moved, generator))
+        yield from estimator.vjp(x, moved, y, y, spec, generator)
+
+    with torch.no_grad():
+        return Price(price(lambda: held.followed(first()), held), price(lambda: held.followed(later()), held))
+
+
+@dataclass
+class Held:
+    """A stand-in for the device in dry runs, which keeps the setting that the last of them ended at."""
+
+    declaration: Declaration
+    programmed: Tensor | None
+
+    def followed(self, procedure: Procedure[None]) -> Procedure[None]:
+        answers: list[Tensor] | None = None
+        while True:
+            try:
+                queries = next(procedure) if answers is None else procedure.send(answers)
+            except StopIteration:
+                return
+            answers = yield queries
+            self.programmed = queries[-1].theta if queries else self.programmed
+
+    def measure(self, queries: list[Query], /) -> list[Tensor]:
+        raise AssertionError("a dry run measures nothing")
+
+    def repeated(self) -> Count:
+        return Count()
+
+
+def _difference(larger: Ledger, smaller: Ledger) -> Ledger:
+    """What is positive of it."""
+    left = Ledger()
+    left.rows = larger.rows - smaller.rows  # a Counter keeps what is positive
+    left.programmings = larger.programmings - smaller.programmings
+    left.lab_seconds = max(0.0, larger.lab_seconds - smaller.lab_seconds)
+    return left

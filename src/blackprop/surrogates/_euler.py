@@ -1,0 +1,40 @@
+"""A short rollout of a solver, which has hardly moved the state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._query import Procedure
+from blackprop.errors import IncompatibleError
+from blackprop.surrogates._base import Surrogate
+
+
+class Euler(Surrogate):
+    """`∂L/∂u_0 = Σ_j ∂L/∂u_j` for a trajectory (u_1, …, u_steps): the solver's flow Jacobian is I + O(h) a step.
+
+    Knows nothing of the solver, holds no state and asks nothing. Beside `estimators.EulerGradient`, where the loop over
+    steps is yours (`devices.Rollout` with `steps=1`) or what makes the first state is trained. Source: the static
+    form of arXiv 2311.10665.
+    """
+
+    def check(self, spec: Declaration) -> None:
+        if len(spec.out_shape) != 1 + len(spec.in_shape) or spec.out_shape[1:] != spec.in_shape:
+            raise IncompatibleError(
+                f"`surrogates.Euler` needs a rollout, states in and trajectories out, and {spec.name} takes "
+                f"{spec.in_shape} and gives {spec.out_shape}; see `devices.Rollout`"
+            )
+
+    def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        del theta, generator
+        return
+        yield  # a procedure that asks nothing
+
+    def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
+        del theta_old, theta_new, generator
+        return
+        yield  # a procedure that asks nothing
+
+    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        return grad_y.sum(1).reshape(x.shape)

@@ -1,0 +1,120 @@
+"""What may be spent on a device that has moved, and what was: an allowance of rows, and the log of what it paid for."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+
+from blackprop.core._packing import pack, unpack
+from blackprop.errors import ArgumentError, BlackpropWarning, CalibrationWarning
+
+LOG = logging.getLogger("blackprop")
+KEPT = 100  # events that are remembered one by one; their sums reach back to the start
+FOUND, AGAIN = "displacement found", "calibrated again"
+KINDS = (FOUND, AGAIN)
+LEFT = 3.0  # over what a calibration's check expects, on average over the range: as much as is normal where θ stands
+
+
+@dataclass(frozen=True)
+class Event:
+    """That the device was found displaced, and what was done about it."""
+
+    batch: int
+    """How many batches the surrogate had seen."""
+    what: str
+    residual: float
+    """The root mean square residual of the batch that told, over what is normal."""
+    rows: int
+    programmings: int
+
+
+class Monitor(nn.Module):
+    """The allowance of a surrogate for calibrating again: `reserve` rows, and `share` of the rows that training reads.
+
+    What is not covered is not asked: the surrogate goes on with what it knows, and says so once, as a
+    `BlackpropWarning`. Every event is logged (logger `blackprop`, level INFO), counted, and of the last 100 kept.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        if not share >= 0:
+            raise ArgumentError(f"`share` must not be negative, got {share}")
+        self.share = share
+        self.allowance = 0.0
+        """The rows that may be asked now."""
+        self.events: list[Event] = []
+        """The last 100 of them, oldest first."""
+        self.batches = 0
+        self.sums = {"events": 0, "rows": 0, "programmings": 0}
+        self.warned = False  # of a want that was not covered
+
+    def reserve(self, rows: int) -> None:
+        self.allowance = float(rows)
+
+    def saw(self, rows: int) -> None:
+        """A batch of so many rows."""
+        self.allowance += self.share * rows
+        self.batches += 1
+
+    def covers(self, rows: int, name: str) -> bool:
+        """Whether so many rows may be asked; warns the first time that they may not."""
+        if rows <= self.allowance:
+            return True
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"{name}: the device has moved, and the {rows} rows to find out where to are more than the "
+                f"{self.allowance:.0f} that `share={self.share}` of the training's rows allows so far: training goes "
+                "on with what is known; give a larger `share`, or steady the device",
+                BlackpropWarning,
+                stacklevel=2,
+            )
+        return False
+
+    def spend(self, name: str, what: str, residual: float, rows: int, programmings: int) -> None:
+        """Book an event, and log it."""
+        self.events = [*self.events[1 - KEPT :], Event(self.batches, what, residual, rows, programmings)]
+        self.allowance -= rows
+        for sum_, more in (("events", 1), ("rows", rows), ("programmings", programmings)):
+            self.sums[sum_] += more
+        LOG.info(
+            "%s after %d batches: residual %.2g times what is normal; %s for %d rows, %d programmings",
+            *(name, self.batches, residual, what, rows, programmings),
+        )
+
+    def diagnosis(self) -> dict[str, float]:
+        sums = {"moved": self.sums["events"], "moved_rows": self.sums["rows"]}
+        return {**sums, "moved_programmings": self.sums["programmings"], "moved_allowance": self.allowance}
+
+    # Counters are kept on the host: as buffers they would be cast with the model, and stop counting at 2^24.
+
+    def get_extra_state(self) -> Tensor:
+        own = {"allowance": self.allowance, "batches": self.batches, "sums": self.sums, "warned": self.warned}
+        return pack({**own, "events": [asdict(event) for event in self.events]})
+
+    def set_extra_state(self, state: object) -> None:
+        saved = unpack(state)
+        self.allowance, self.batches = float(saved["allowance"]), int(saved["batches"])
+        self.sums, self.warned = dict(saved["sums"]), bool(saved["warned"])
+        self.events = [Event(**event) for event in saved["events"]]
+
+
+def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, more: bool, kept: bool) -> None:
+    """Say that a calibration does not explain the device, and what is done about it."""
+    advice = (
+        "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
+        if more
+        else "more settings, `CalibratedResponse(settings=...)`, or less noise may help; so may a wider budget"
+    )
+    warnings.warn(
+        f"{name}: {settings:.0f} settings do not explain the responses of its elements: slopes should agree "
+        f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. "
+        + ("Training goes on by them" if kept else "Training goes on without them, so that θ stays")
+        + ", and the matrix is corrected by the training rows; "
+        f"{advice}, or take an estimator that asks, such as `DirectionalMemory`",
+        CalibrationWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,1 @@
+"""Surrogates and checks that start from a calibration."""

@@ -1,0 +1,331 @@
+"""A device of independent elements, calibrated once: both gradients then cost no query."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core._probes import spanning_count
+from blackprop.core._query import Procedure, Purpose, Query
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.surrogates._base import Surrogate
+from blackprop.surrogates._monitor import AGAIN, FOUND, LEFT, Monitor, warn_of_doubt
+from blackprop.surrogates._watch import NEGLIGIBLE
+from blackprop.surrogates.calibration._calibration import (
+    CALLS,
+    Calibration,
+    Range,
+    calibrate,
+    periodic,
+    spanning_probes,
+)
+from blackprop.surrogates.calibration._curves import (
+    TABLE,
+    WIDTHS,
+    clearest,
+    common_table,
+    nearest_offset,
+    own_harmonics,
+    read_harmonics,
+    read_table,
+)
+from blackprop.surrogates.least_squares._rules import Projection, few_equations
+
+SETTINGS = 16  # of a call: where none are named, up to three calls
+APART = 1 / 32  # of the range: how far apart the two settings are that find an element on its curve
+GUESSED = 0.5  # the expected cosine of slopes below which they are guesses, and withheld
+FAR = 1 / 12  # of the range: displacements that are a matter for a new calibration
+
+
+class CalibratedResponse(Surrogate):
+    """`A_ij = R_ij(θ_ij)` with response curves measured once: `∂L/∂X = G A` and `∂L/∂θ_ij = (GᵀX)_ij R'_ij(θ_ij)`.
+
+    The start writes K settings, in which every element stands elsewhere in its range, and reads each on a spanning set
+    of rows, orthogonal and driven at the amplitude of the data. A curve is the sum of what is common to all elements,
+    which they sample together at many times K points, and of what each adds to it. Both are the posterior mean under
+    spectra of the greatest likelihood, so each order is shrunk by its own standard error. Elements may differ in phase,
+    gain, offset and shape. The range of θ is its period; or its limits; or else the initial values and as much again to
+    either side, with straight continuation.
+
+    **The check.** One of the K settings, off the grid of the others and on other rows, is held out of a first fit. How
+    well that predicts it, and how well each sample follows from the others of its element, says what to expect of the
+    slopes: their cosine to the true ones, and the share of right signs. With `settings=None` K is 16, and where that
+    does not explain the device, 16 more and another 16 are added. Where the last fit may not be trusted, a
+    `CalibrationWarning` says so: A is then corrected by the training batches, and slopes of an expected cosine under
+    0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
+    tells the figures.
+
+    A slope within 3 standard errors of zero is replaced by the mean slope over a wider part of the curve, up to half of
+    the range, the first that is clear of its own: which way to go, where the curve is flat or rippled by noise.
+
+    **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K programmings, once
+    (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
+    and leaves out what the check may add.
+
+    Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
+    times what is normal (the least of a batch since the calibration, at most three times what the check left to expect;
+    and no less than that, the declared noise and 1 % of the output), the device has moved. The curves are then kept,
+    and where each element stands on its own is found from two settings at the next change of θ (2 d_in rows, 1
+    programming more). Where that explains nothing, or elements moved by more than 1/12 of their range, all is
+    calibrated again. What this may cost is bounded: by the rows of one calibration, and `share` of the training's rows.
+    `monitor` keeps the log of it. `watch=None`: never.
+
+    The displacement that is found is told by `counter`: θ less it puts the device back to where it stood.
+
+    **Arguments:** `settings`, exactly so many, at least 3, or None; `harmonics`, the orders of a curve, at least 1.
+    """
+
+    table: Tensor
+    own: Tensor
+    used: Tensor  # how many of them there are
+    span: Tensor  # lowest and highest θ
+    A: Tensor
+    slope: Tensor  # R'(θ), or over a wider part
+    theta: Tensor  # where A and the slopes were read
+    offset: Tensor  # the displacement since the calibration
+    countered: Tensor  # the part of it that θ was moved against
+    spread: Tensor  # variance of A that the calibration leaves
+    displaced: Tensor  # the shift of θ that this would come of
+    calm: Tensor  # the least excess of a batch since the calibration
+    excess: Tensor  # residual of the latest batch over what is normal
+    check_found: Tensor  # expected cosine and share of right signs, settings taken
+    doubts: Tensor  # of slopes over each of WIDTHS
+    trusted: Tensor
+    said: Tensor  # whether it was warned of that it is not
+
+    def __init__(
+        self, settings: int | None = None, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
+    ) -> None:
+        super().__init__()
+        if settings is not None and settings < 3:
+            raise ArgumentError(f"`CalibratedResponse(settings=...)` must be at least 3, got {settings}")
+        if harmonics < 1:
+            raise ArgumentError(f"`CalibratedResponse(harmonics=...)` must be at least 1, got {harmonics}")
+        if watch is not None and not watch > 1:
+            raise ArgumentError(f"`CalibratedResponse(watch=...)` must be above 1, got {watch}")
+        self.settings = settings if settings is not None else SETTINGS
+        self.calls = 1 if settings is not None else CALLS
+        self.harmonics = harmonics
+        self.watch = watch
+        self.monitor = Monitor(share)
+
+    def check(self, spec: Declaration) -> None:
+        if spec.coupling is not Coupling.ELEMENT:
+            raise IncompatibleError(
+                f"`surrogates.CalibratedResponse` needs a device with element coupling and {spec.name} declares "
+                f"{spec.coupling.value}"
+            )
+
+    def _allocate(self, spec: Declaration) -> None:
+        elements = (spec.d_out, spec.d_in)
+        per_element = any(isinstance(limit, Tensor) for limit in (spec.theta.low, spec.theta.high))
+        size = spec.theta.size
+        buffers = {
+            "table": torch.zeros(TABLE, 1 + len(WIDTHS)),
+            "doubts": torch.zeros(len(WIDTHS)),
+            "own": torch.zeros(1 + self.harmonics, *elements, 2),  # what the check has judged is kept whole
+            "used": torch.tensor(0),
+            "span": torch.zeros(2, size if per_element else 1),
+            **{name: torch.zeros(elements) for name in ("A", "slope")},
+            **{name: torch.zeros(size) for name in ("theta", "offset", "countered")},
+            **{name: torch.zeros(()) for name in ("spread", "displaced", "excess")},
+            "calm": torch.full((), LEFT),
+            "check_found": torch.zeros(3),
+            "trusted": torch.tensor(1),
+            "said": torch.tensor(0),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the training batches say that the device is no longer the calibrated one."""
+        return self.watch is not None and float(self.excess) > self.watch * max(1.0, float(self.calm))
+
+    def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        yield from self._calibrate(theta, generator, self.calls)
+        self.monitor.reserve((self.calls * self.settings + 2) * self._count)
+
+    def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
+        del theta_old
+        again = self.settings * self._count
+        if not self.moved:
+            self._stand_at(theta_new)
+        elif self._far(float(self.displaced)) and self.monitor.allowance >= again:
+            yield from self._calibrate_again(theta_new, generator)
+        elif bool(self.trusted) and self.monitor.covers(2 * self._count, self.spec.name):
+            yield from self._find(theta_new, generator)
+        elif not bool(self.trusted) and self.monitor.covers(again, self.spec.name):
+            yield from self._calibrate_again(theta_new, generator)
+        else:
+            self._stand_at(theta_new)
+
+    @torch.no_grad()
+    def observe(self, x: Tensor, y: Tensor) -> None:
+        x, y = x.flatten(1), y.flatten(1)
+        residual = y - x @ self.A.mT
+        length, wrong = float(x.square().sum()) / len(x), float(residual.square().mean())
+        normal = max(float(self.spread) * length, max(NEGLIGIBLE, self.spec.noise**2) * float(y.square().mean()))
+        if 0 < normal < math.inf and wrong < math.inf:
+            self.excess.fill_(math.sqrt(wrong / normal))
+            self.calm.fill_(min(float(self.calm), float(self.excess)))
+            each = max(length * float(self.slope.square().mean()), torch.finfo(y.dtype).tiny)
+            self.displaced.fill_(math.sqrt(max(0.0, wrong - normal) / each))
+            if not bool(self.trusted):
+                self._correct(x, residual, length)
+        if not bool(self.trusted | self.said):
+            warn_of_doubt(self.spec.name, *self.check_found.tolist(), more=self.calls == 1, kept=self._known)
+            self.said.fill_(True)
+        self.monitor.saw(len(x))
+
+    def _correct(self, x: Tensor, residual: Tensor, length: float) -> None:
+        """Take A to the nearest matrix that explains a batch: the curves do not."""
+        change, _ = Projection().step({}, *few_equations(x, residual), 1e-2 * length)
+        self.A += change
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return self._through(self.A, x)
+
+    def counter(self, theta: Tensor) -> Tensor:
+        """θ (P,) less the displacement that was found since this was last asked."""
+        theta = theta - (self.offset - self.countered)
+        self.countered.copy_(self.offset)
+        return theta
+
+    def diagnosis(self) -> dict[str, float]:
+        cosine, signs, settings = self.check_found.tolist()
+        checked = {"check_cosine": cosine, "check_signs": signs, "check_settings": settings}
+        moved = {"displacement": float(self.offset.square().mean().sqrt()), "excess": float(self.excess)}
+        return {**checked, "trusted": float(self.trusted), **moved, **self.monitor.diagnosis()}
+
+    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        return (grad_y.flatten(1) @ self.A).reshape(x.shape)
+
+    def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        """`(GᵀX) ⊙ R'(θ)` (P,), at the θ that the surrogate stands at."""
+        return ((grad_y.flatten(1).mT @ x.flatten(1)) * self.slope).flatten()
+
+    def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        """Find every element on its curve, from two settings; calibrate anew where that says little."""
+        spec, count, before = self.spec, self._count, float(self.excess)
+        probes = spanning_probes(spec, self.drive, theta, generator)
+        low, high = spec.theta.bounds(theta)
+        # The other setting is on the side where there is room; without limits that is above.
+        ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * (self.span[1] - self.span[0])
+        places = [theta, spec.theta.clamp(theta + ahead)]
+        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
+        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
+        offset, left = self._nearest(places, values, theta)
+        if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, spec.name):
+            yield from self._calibrate_again(theta, generator)
+        else:
+            self.offset.copy_(offset)
+            self._stand_at(theta)
+        self.monitor.spend(spec.name, FOUND, before, 2 * count, 1)
+
+    def _nearest(self, places: list[Tensor], values: Tensor, theta: Tensor, least: float = 0.0) -> tuple[Tensor, float]:
+        """The offsets with which the curves explain `values` (K, P) at `places` best, and the mean square left."""
+        noise = self._noise(values)
+        value, slope = self._read(theta + self.offset)
+        moved = float((values[0] - value).square().mean()) - noise
+        prior = max(0.0, moved / max(float(slope.square().mean()), torch.finfo(slope.dtype).tiny))
+        return nearest_offset(lambda o, k: self._read(places[k] + o)[0], values, self.offset, math.sqrt(prior), noise)
+
+    def _noise(self, values: Tensor) -> float:
+        return max(float(self.spread), (1e-2 * NEGLIGIBLE + self.spec.noise**2) * float(values.square().mean()))
+
+    def _surprised(self, left: float, values: Tensor) -> bool:
+        """Whether this mean square is more than the curves leave."""
+        usual = max(self._noise(values), NEGLIGIBLE * float(values.square().mean()))
+        return left > (self.watch or 0) ** 2 * usual
+
+    def _calibrate_again(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        before, each = float(self.excess), self.settings * self._count
+        calls = min(self.calls, max(1, int(self.monitor.allowance // each)))
+        asked = yield from self._calibrate(theta, generator, calls, again=bool(self.trusted))
+        self.monitor.spend(self.spec.name, AGAIN, before, asked * self._count, asked)
+
+    @property
+    def _count(self) -> int:
+        """How many rows span the inputs."""
+        return spanning_count(self.spec)
+
+    def _far(self, displacement: float) -> bool:
+        """Whether elements moved so far, in θ's units, that they may be taken for others of their curve."""
+        return displacement > FAR * float((self.span[1] - self.span[0]).mean())
+
+    def _calibrate(self, theta: Tensor, generator: torch.Generator, calls: int, again: bool = False) -> Procedure[int]:
+        """Measure, fit and check the curves; how many settings it took. `again`: where new curves may not be trusted,
+        the ones that were known are kept if all elements can be found on them.
+        """
+        reach = Range.of(self.spec, theta, self.span.shape[1] > 1)
+        how = {"settings": self.settings, "calls": calls, "harmonics": self.harmonics}
+        new = yield from calibrate(self.spec, reach, self.drive, theta, generator, **how)
+        if not (again and not new.trusted and self._found_on_old(new)):
+            self._take(new)
+        self._stand_at(theta)
+        return new.settings
+
+    def _found_on_old(self, new: Calibration) -> bool:
+        """Find every element on the known curves from half of the new settings; whether that explains the others,
+        or at least better than the new curves are expected to.
+        """
+        half, others = (torch.arange(first, new.settings, 2).tolist() for first in (0, 1))
+        places, values = [new.setting(k) for k in half], new.values[half]
+        width = float((self.span[1] - self.span[0]).mean())
+        offset = self.offset
+        for reach in (FAR * width, FAR * width / 16):
+            # As much noise as the steps of the search make of a value.
+            noise = max(self._noise(values), (reach / 8) ** 2 * float(self._read(places[0])[1].square().mean()))
+            offset, _ = nearest_offset(lambda o, k: self._read(places[k] + o)[0], values, offset, reach, noise)
+        wrong = [(self._read(new.setting(k) + offset)[0] - new.values[k]).square().mean() for k in others]
+        left = float(torch.stack(wrong).mean())
+        if left > new.trust.left and self._surprised(left, new.values):
+            return False
+        self.offset.copy_(offset)
+        return True
+
+    def _take(self, new: Calibration) -> None:
+        trust, own = new.trust, own_harmonics(new.found, new.sweep.groups, new.values, len(self.own))
+        self.table.copy_(common_table(new.found))
+        self.own.zero_()[: len(own)] = torch.view_as_real(own).view(len(own), *self.own.shape[1:])
+        self.used.fill_(len(own))
+        self.span.copy_(torch.stack((new.range.low, new.range.high)))
+        self.spread.fill_(new.found.noise + trust.left)
+        self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
+        self.doubts.copy_(trust.doubts)
+        self.trusted.fill_(new.trusted)
+        for each in (self.offset, self.countered, self.displaced, self.excess, self.said):
+            each.zero_()
+        self.calm.fill_(LEFT)
+
+    @property
+    def _known(self) -> bool:
+        """Whether the slopes are more than guesses."""
+        return bool(self.trusted) or float(self.check_found[0]) > GUESSED
+
+    def _stand_at(self, theta: Tensor) -> None:
+        value, slope = self._read(theta + self.offset)
+        A = value.view_as(self.A)
+        if not bool(self.trusted) and bool(self.theta.any()):  # what batches have corrected stays so
+            A = self.A + A - self._read(self.theta + self.offset)[0].view_as(A)
+        self.theta.copy_(theta)
+        self.A, self.slope = A, slope.view_as(self.A) if self._known else torch.zeros_like(A)
+
+    def _read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope (P,) of every curve at theta (P,); a slope that is not known is 0."""
+        span = Range(periodic(self.spec), *self.span)
+        turns, per_theta, beyond = span.turns(theta)
+        used = torch.view_as_complex(self.own[: int(self.used)])
+        common = read_table(self.table, turns)
+        own = read_harmonics(used, turns.view(self.A.shape), not span.periodic)
+        slope = clearest(common[1] + own[1].flatten(1), self.doubts) * per_theta
+        value = common[0] + own[0].flatten() + slope * beyond
+        return value, slope
+
+    def extra_repr(self) -> str:
+        settings = self.settings if self.calls == 1 else None
+        return f"settings={settings}, harmonics={self.harmonics}, watch={self.watch}, share={self.monitor.share}"

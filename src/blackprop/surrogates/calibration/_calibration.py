@@ -1,0 +1,188 @@
+"""The calibration of independent elements: settings asked for, curves fitted and checked, and more settings where the
+check wants them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._probes import Probes, spanning
+from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.errors import BudgetExhausted
+from blackprop.surrogates._watch import NEGLIGIBLE
+from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate
+from blackprop.surrogates.calibration._sweep import PLACES, Sweep
+from blackprop.surrogates.calibration._trust import LOOKED_AT, Trust, surprise, trust
+
+BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
+EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
+COSINE, SIGNS = 0.94, 0.85  # that are expected of slopes to train by; the share of signs is told with caution
+MISSED = 0.5  # of a change that was held out: an order was taken for another where more is unexplained
+CALLS = len(PLACES)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of θ that curves are known over, as turns of it: a period is gone through once; limits, or what stands
+    for them, there and back, `middle + half · cos(2π turn)`.
+    """
+
+    periodic: bool
+    low: Tensor  # (1,) or (P,)
+    high: Tensor
+
+    @classmethod
+    def of(cls, spec: Declaration, theta: Tensor, per_element: bool) -> Range:
+        """What to calibrate from `theta` on."""
+        size = theta.numel() if per_element else 1
+        if periodic(spec):
+            return cls(True, theta.new_zeros(size), theta.new_full((size,), float(spec.theta.period or 0)))
+        return cls(False, *(limit.expand(size) for limit in spec.theta.range_around(theta)))
+
+    def setting(self, turns: Tensor) -> Tensor:
+        """θ at `turns` (..., P)."""
+        if self.periodic:
+            return self.low + (self.high - self.low) * turns
+        return (self.low + self.high) / 2 + (self.high - self.low) / 2 * (2 * math.pi * turns).cos()
+
+    def turns(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of θ (P,): the turns, `d turns / dθ`, and how far θ is beyond what curves are read at, near the ends."""
+        if self.periodic:
+            width = self.high - self.low
+            return (theta - self.low) / width, 1 / width, torch.zeros_like(theta)
+        half = (self.high - self.low) / 2
+        clear = half * (1 - math.cos(EDGE))
+        inside = theta.clamp(self.low + clear, self.high - clear)
+        angle = ((inside - self.low - half) / half).clamp(-1, 1).acos()
+        return angle / (2 * math.pi), -1 / (2 * math.pi * half * angle.sin()), theta - inside
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Curves, what they were fitted to, and what the check says of them."""
+
+    found: Spectra
+    trust: Trust
+    wrong: float
+    """The mean square by which the setting that was held out last was predicted wrongly."""
+    values: Tensor  # (K, P)
+    turns: Tensor  # (K, G)
+    sweep: Sweep
+    range: Range
+
+    @property
+    def settings(self) -> int:
+        return len(self.values)
+
+    @property
+    def trusted(self) -> bool:
+        return trustworthy(self.trust, self.found.samples.size)
+
+    def setting(self, k: int) -> Tensor:
+        """The k-th θ (P,) that was measured."""
+        return self.range.setting(self.turns[k, self.sweep.group].to(self.values))
+
+
+def periodic(spec: Declaration) -> bool:
+    """Whether θ has a period, and no limits within it."""
+    return spec.theta.period is not None and not spec.theta.limited
+
+
+def calibrate(
+    spec: Declaration,
+    range_: Range,
+    drive: float | None,
+    theta: Tensor,
+    generator: torch.Generator,
+    *,
+    settings: int,
+    calls: int,
+    harmonics: int,
+) -> Procedure[Calibration]:
+    """Ask for `settings` settings, and as many again where the check wants them, in `calls` calls at most; or until the
+    budget forbids more.
+    """
+    sweep = Sweep.draw(theta.numel(), settings, not range_.periodic, theta, generator)
+    some = _chosen(theta, generator)
+    group, groups, best = sweep.group[some], sweep.groups, None
+    turns, values = torch.zeros(0, len(sweep.shift)).to(sweep.shift), theta.new_zeros(0, theta.numel())
+
+    def fitted(turns: Tensor, values: Tensor) -> Spectra:
+        samples = Samples.of(turns, groups, values, sweep.even)
+        return estimate(samples, harmonics, spec.noise**2 * samples.power)
+
+    def read(turns: Tensor) -> Procedure[Tensor]:
+        return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, drive, theta, generator))
+
+    for number in range(calls):
+        grid, apart = sweep.call(number)
+        try:
+            more = yield from read(grid)
+            held = yield from read(apart)
+        except BudgetExhausted:
+            if best is None:
+                raise
+            break
+        turns, values = torch.cat((turns, grid)), torch.cat((values, more))
+        wrong, over, missed = surprise(fitted(turns, values), group, values[:, some], apart, held[:, some])
+        turns, values = torch.cat((turns, apart)), torch.cat((values, held))
+        found = fitted(turns, values)
+        told = trust(found, group, values[:, some], max(1.0, over))
+        if missed > MISSED:
+            told = replace(told, cosine=min(told.cosine, math.sqrt(max(0.0, 1 - missed**2))))
+        best = Calibration(found, told, wrong, values, turns, sweep, range_)
+        if _settled(best):
+            break
+    assert best is not None
+    return best
+
+
+def trustworthy(trust: Trust, elements: float) -> bool:
+    """Whether slopes are good enough to train by: a cosine above 0.94, and a margin where elements are few, since less
+    is then known of their spectra; and 85 signs of 100 right.
+    """
+    return trust.cosine > min(COSINE + 0.1 / math.sqrt(elements), 0.99) and trust.signs > SIGNS
+
+
+def _settled(calibration: Calibration) -> bool:
+    """Whether more settings are not needed: held-out ones err by 1 %, or by little beyond the noise, and slopes may be
+    trusted; or would not help: nothing but noise is seen.
+    """
+    found = calibration.found
+    explained = calibration.wrong - found.noise < max(NEGLIGIBLE * found.samples.power, 0.5 * found.noise)
+    return found.samples.variance < 2 * found.noise or (explained and calibration.trusted)
+
+
+def _chosen(theta: Tensor, generator: torch.Generator) -> Tensor:
+    """At most `LOOKED_AT` elements, at random: every other column may be of another kind."""
+    order = torch.randperm(theta.numel(), generator=generator, device=generator.device)
+    return order[:LOOKED_AT].sort().values.to(theta.device)
+
+
+def spanning_probes(spec: Declaration, drive: float | None, theta: Tensor, generator: torch.Generator) -> Probes:
+    """Rows that span the inputs: a random orthogonal set, each as long as the data's are; within limits, others."""
+    norm = drive or math.sqrt(spec.d_in)
+    return spanning(spec, norm * orthogonal(spec.d_in, theta, generator), norm**2, norm / math.sqrt(spec.d_in))
+
+
+def orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """An orthogonal matrix, uniformly random; of more than `BLOCK` inputs, block by block."""
+    sizes = [min(BLOCK, size - start) for start in range(0, size, BLOCK)]
+    drawn = [torch.randn(n, n, generator=generator, device=generator.device, dtype=like.dtype) for n in sizes]
+    return torch.block_diag(*(torch.linalg.qr(each.to(like.device))[0] for each in drawn))
+
+
+def _values(spec: Declaration, range_: Range, theta: Tensor, turns: Tensor, probes: Probes) -> Procedure[Tensor]:
+    """Every element (n, P) at `turns` (n, P)."""
+    x, readings = probes.rows.unflatten(1, spec.in_shape), []
+    size = theta.element_size() * (2 * theta.numel() + probes.rows.numel())
+    for some in turns.split(max(1, ROUND_BYTES // size)):
+        settings = spec.theta.clamp(range_.setting(some.to(theta)))
+        answers = yield [Query(x, t, Purpose.CALIBRATE) for t in settings]
+        readings += [probes.matrix(y.flatten(1)).flatten() for y in answers]
+    return torch.stack(readings)

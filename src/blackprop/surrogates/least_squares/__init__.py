@@ -1,0 +1,1 @@
+"""Surrogates fitted to the readings of training by recursive least squares."""

@@ -1,0 +1,110 @@
+"""A matrix fitted to the rows that training reads anyway."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._query import Procedure
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.surrogates._base import Surrogate
+from blackprop.surrogates.least_squares._rules import Projection, Rule, few_equations
+
+
+class Streaming(Surrogate):
+    """`Â += (Y − X Âᵀ)ᵀ (X P Xᵀ + ρ I)⁻¹ X P` after every training batch: the matrix that explains what was read.
+
+    Rows and readings of the forward pass are the only data, so it asks nothing, follows θ and drift alike, and knows
+    the device best along the rows that training sends through it, which is where the gradient is needed. ρ is `ridge`
+    times the mean squared norm of the rows; more of it averages read noise over more batches. The `rule` says what P
+    remembers of earlier batches: `Projection` (P = I) nothing, `Recursive` and, for many inputs, `LowRankRecursive`
+    what they have told, which averages noise better for the same readiness to follow.
+
+    **Costs** d_in rows at the start (0 with `exact_start=False`, which then starts from Â = 0 or, with `bias`, from the
+    mean output), and no programming. With `bias` it fits `f(x) ≈ Â x + b` along the data: a local-linear stand-in for
+    devices that are not linear.
+    """
+
+    A: Tensor
+    b: Tensor
+
+    def __init__(
+        self, ridge: float = 1e-2, rule: Rule | None = None, *, exact_start: bool = True, bias: bool = False
+    ) -> None:
+        super().__init__()
+        if not ridge > 0:
+            raise ArgumentError(f"`Streaming(ridge=...)` must be positive, got {ridge}")
+        if rule is not None and not isinstance(rule, Rule):
+            raise ArgumentError(f"`Streaming(rule=...)` takes a `Projection()` or a `Recursive()`, got {rule!r}")
+        self.ridge = ridge
+        self.rule = rule if rule is not None else Projection()
+        self.exact_start = exact_start
+        self.bias = bias
+
+    def check(self, spec: Declaration) -> None:
+        if not spec.linear and not self.bias:
+            raise IncompatibleError(
+                f"`surrogates.Streaming` needs a linear device and {spec.name} is not declared linear; "
+                "`Streaming(bias=True, exact_start=False)` fits one locally"
+            )
+        self.rule.check(spec)
+
+    def _allocate(self, spec: Declaration) -> None:
+        self.register_buffer("A", torch.zeros(spec.d_out, spec.d_in))
+        self.register_buffer("b", torch.zeros(spec.d_out))
+        for name, value in self.rule.memory(spec.d_in).items():
+            self.register_buffer(name, value)
+
+    def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        del generator
+        if not self.exact_start:
+            return
+        matrix = yield from self._read_matrix(theta)
+        self.A.copy_(matrix)
+
+    def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
+        del theta_old, theta_new, generator
+        return
+        yield  # a procedure that asks nothing
+
+    @torch.no_grad()
+    def observe(self, x: Tensor, y: Tensor) -> None:
+        x, y = x.flatten(1), y.flatten(1)
+        b = y.mean(0) - self.A @ x.mean(0) if self.bias else self.b
+        residual = y - x @ self.A.mT - b
+        if self.bias:
+            x, residual = x - x.mean(0), residual - residual.mean(0)
+        unit = float(x.abs().max()) if len(x) else 0.0  # a step does not depend on it, and squares could overflow
+        if unit:
+            x, residual = x / unit, residual / unit
+            self._correct(x, residual, self.ridge * float(x.square().sum()) / len(x))
+        self.b.copy_(b)
+
+    def _correct(self, x: Tensor, residual: Tensor, damping: float) -> None:
+        x, residual = few_equations(x, residual)
+        memory = {name: value for name, value in self.named_buffers() if name not in ("A", "b")}
+        change, memory = self.rule.step(memory, x, residual, damping)
+        self.A += change
+        for name, value in memory.items():
+            setattr(self, name, value)
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return self._through(self.A, x, self.b)
+
+    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        return (grad_y.flatten(1) @ self.A).reshape(x.shape)
+
+    def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        """Along rows of a device that is not linear, the fit is made again to these, and then dropped."""
+        if not self.bias:
+            return self.vjp(x, grad_y)
+        kept = {name: value.clone() for name, value in self.named_buffers()}
+        self.observe(x, y)
+        grad = self.vjp(x, grad_y)
+        for name, value in kept.items():
+            setattr(self, name, value)
+        return grad
+
+    def extra_repr(self) -> str:
+        return f"ridge={self.ridge}, {self.rule}" + (", bias=True" if self.bias else "")

@@ -1,0 +1,1 @@
+"""Low-rank surrogates and their integrators."""

@@ -1,0 +1,323 @@
+"""Does an estimator find the gradient, with the bias and the variance that it declares?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._ledger import Ledger, Measurable, price
+from blackprop.core._query import Procedure, Purpose, Query, ask
+from blackprop.devices import Device, Diffraction, LightModulator, LowRank
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators import Estimator
+from blackprop.testing._bench import (
+    Bench,
+    Redeclared,
+    Report,
+    fork,
+    generator_or_default,
+    normal,
+    random_rows,
+    relative,
+    seeded,
+    together,
+    watched,
+)
+from blackprop.testing._learning import check_learning, freshly_bound, learns
+
+SIGMAS = 5.0  # how many of its own standard errors a mean may be off
+ROUNDING = 1e-3  # what an error may be besides, relative to the gradient: bias and rounding at the smallest step
+COUNTS = (1, 4, 16)
+
+
+def check_estimator(
+    estimator: Estimator,
+    *,
+    device: Device | None = None,
+    batch: int = 5,
+    samples: int = 2000,
+    step: float = 1e-3,
+    generator: torch.Generator | None = None,
+) -> Report:
+    """Hold an estimator to its declarations: mean, `bias_order`, `relative_variance`, price, limits, randomness.
+
+    Works in float64 on a simulator, whose derivative by autograd is the truth: `device`, or three small ones (linear,
+    bilinear in θ, and nonlinear within limits), as far as the estimator takes them. The declared bias is fitted with
+    the estimator's `step` set to `step`, a half, a quarter and an eighth of it, along the same random directions; all
+    else is measured at a thousandth of it. Where there is a `count`, the variance is fitted over counts 1 to 16.
+
+    An estimator with state, an `nn.Module`, is given as it was made, bound to nothing; each claim is about a copy of
+    it. In place of mean and variance it owes a cosine to the gradient that does not fall with the calls and is in the
+    end no less than that of as many random directions; the gradient itself, where `relative_variance` declares 0; and a
+    state that `eval()` and a procedure cut short leave alone and that the state_dict holds all of.
+
+    **Arguments:** `batch`, rows of a batch; `samples`, directions that each statistic rests on, and its error falls as
+    1/√samples; `step`, small against the device's features, in θ's units.
+    """
+    generator = generator_or_default(generator)
+    bench = Bench(repr(estimator))
+    devices = [device] if device is not None else [LightModulator(3, 2), LowRank(4, 3, rank=2), Diffraction(4, 4)]
+    served = [device for device in devices if device is not None and _takes(estimator, device.declaration)]
+    if not served:
+        estimator.check(devices[0].declaration)
+    small = _with(estimator, step=step / 1000)
+    for index, each in enumerate(served):
+        case = _Case.draw(bench, each, batch, 20 * step, generator)
+        bound = freshly_bound(small, each.declaration, case.theta)
+        _conduct(bench, bound, case, generator)
+        _limits(bench, bound, case, step / 10, generator)
+        _bias(bench, bound, case, step, generator)
+        if learns(estimator):
+            check_learning(bench, bound, each, case.ask, case.truth, step / 1000, generator)
+            continue
+        _mean(bench, bound, case, samples, generator)
+        if index == 0:  # the law is the directions' and not the device's
+            _variance(bench, bound, case, samples, generator)
+    return bench.report()
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A device, a batch and its cotangents, and the true gradient."""
+
+    device: Measurable
+    x: Tensor
+    theta: Tensor
+    y: Tensor
+    grad_y: Tensor
+    truth: Tensor  # (P,)
+
+    @classmethod
+    def draw(cls, bench: Bench, device: Device, batch: int, margin: float, generator: torch.Generator) -> _Case:
+        spec = device.declaration
+        if spec.oracle is None:
+            raise ArgumentError(f"`check_estimator(device=...)` needs a simulator to compare with; {spec.name} is none")
+        theta = spec.theta.draw(generator).double()
+        if spec.theta.period is not None:  # where a device starts, its curvature may happen to vanish
+            theta += spec.theta.period * torch.rand(theta.shape, generator=generator, device=theta.device)
+        theta = spec.theta.interior(theta, margin)
+        x = random_rows(spec, batch, generator, torch.float64)
+        grad_y = normal((batch, *spec.out_shape), generator, torch.float64)
+        return cls._at(bench, device, x, theta, grad_y)
+
+    @classmethod
+    def _at(cls, bench: Bench, device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> _Case:
+        (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), device)
+        oracle = device.declaration.oracle
+        assert oracle is not None
+        with torch.enable_grad():
+            leaf = theta.clone().requires_grad_()
+            (truth,) = torch.autograd.grad(oracle(x, leaf), leaf, grad_y)
+        return cls(device, x, theta, y, grad_y, truth)
+
+    def of_one_row(self, bench: Bench) -> _Case:
+        """The same row all over: whoever measures a part of the batch then measures all of it."""
+        x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))
+        return self._at(bench, self.device, x, self.theta, grad_y)
+
+    def ask(
+        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
+    ) -> Procedure[Tensor]:
+        spec = spec if spec is not None else self.device.declaration
+        return estimator.vjp(self.x, self.theta, self.y, self.grad_y, spec, generator)
+
+    def vjp(
+        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
+    ) -> Procedure[Tensor]:
+        """By a copy, where it has state: that of the estimator stays."""
+        return self.ask(copy.deepcopy(estimator) if learns(estimator) else estimator, generator, spec)
+
+    def gradients(
+        self, bench: Bench, estimator: Estimator, count: int, generator: torch.Generator
+    ) -> Tensor:  # (count, P)
+        """Independent estimates."""
+        done: list[Tensor] = []
+        while len(done) < count:
+            procedures = [self.vjp(estimator, generator) for _ in range(min(256, count - len(done)))]
+            done += bench.run("asks what the device takes", together(procedures), self.device)
+        return torch.stack(done)
+
+
+def _takes(estimator: Estimator, spec: Declaration) -> bool:
+    try:
+        estimator.check(spec)
+    except IncompatibleError:
+        return False
+    return True
+
+
+def _with(estimator: Estimator, **changes: Any) -> Estimator:
+    """The estimator with other values in those of the fields that it has, or the one that it wraps."""
+    if isinstance(estimator, nn.Module):
+        twin = copy.deepcopy(estimator)
+        for name in changes.keys() & vars(twin).keys():
+            setattr(twin, name, changes[name])
+        for name, part in _parts(twin):
+            setattr(twin, name, _with(part, **changes))
+        return twin
+    return replace(estimator, **{name: value for name, value in changes.items() if _has(estimator, name)})  # pyright: ignore[reportArgumentType]
+
+
+def _has(estimator: Estimator, name: str) -> bool:
+    if isinstance(estimator, nn.Module):
+        return name in vars(estimator) or any(_has(part, name) for _, part in _parts(estimator))
+    return is_dataclass(estimator) and name in estimator.__dataclass_fields__
+
+
+def _parts(estimator: nn.Module) -> list[tuple[str, Estimator]]:
+    held = [*vars(estimator).items(), *estimator.named_children()]
+    return [(name, part) for name, part in held if isinstance(part, Estimator)]
+
+
+def _conduct(bench: Bench, estimator: Estimator, case: _Case, generator: torch.Generator) -> None:
+    """One run: repeatable, priced, from a black box, without a trace."""
+    spec, seed, asked = case.device.declaration, fork(generator), []
+    given = (case.x, case.theta, case.y, case.grad_y)
+    before = [tensor.clone() for tensor in given]
+    quote = price(lambda: case.vjp(estimator, seeded(seed, generator)), case.device)
+    booked = Ledger()
+    with bench.own_randomness(f"draws from the generator alone, {spec.name}"):
+        procedure = watched(case.vjp(estimator, seeded(seed, generator)), asked)
+        first = bench.run("asks what the device takes", procedure, case.device, booked)
+    form = f"{tuple(first.shape)}, {first.dtype}"
+    bench.require(
+        first.shape == case.theta.shape and first.dtype == case.theta.dtype, "gradient", form, "that of theta"
+    )
+    same = all(torch.equal(now, then) for now, then in zip(given, before, strict=True))
+    bench.require(same, "leaves its arguments as given", "changed in place", "unchanged")
+    purposes = {query.purpose.value for query in asked} - {Purpose.PARAMETER.value}
+    bench.require(not purposes, "purpose of its queries", f"{purposes}", "parameter")
+    cost = f"{booked.total_rows:,} rows, {booked.total_programmings:,} programmings"
+    quoted = f"{quote.total_rows:,} rows, {quote.total_programmings:,} programmings"
+    bench.settle(quote == booked, f"price, {spec.name}", cost, quoted)
+    again = bench.run("repeats", case.vjp(estimator, seeded(seed, generator)), case.device)
+    off = float((first - again).abs().max())
+    bench.settle(
+        off == 0, f"repeats at the same seed, {spec.name}", "exactly" if off == 0 else f"off by {off:.2g}", "exactly"
+    )
+    claim, hidden = f"needs queries alone, {spec.name}", Redeclared(case.device)
+    if not _takes(estimator, hidden.declaration):
+        bench.note(claim, "no: it takes simulators only, and says so")
+        return
+    blind = bench.run(claim, case.vjp(estimator, seeded(seed, generator), hidden.declaration), hidden)
+    error = relative(blind - first, first)
+    bench.settle(error <= 1e-9, claim, f"the same gradient from a black box within {error:.2g}", "the same")
+
+
+def _limits(bench: Bench, estimator: Estimator, case: _Case, width: float, generator: torch.Generator) -> None:
+    """Limits close to θ on both sides, and θ at one of them in every other parameter."""
+    claim, seed = f"stays within limits, {case.device.declaration.name}", fork(generator)
+    even = torch.arange(case.theta.numel(), device=case.theta.device) % 2 == 0
+    low = torch.where(even, case.theta, case.theta - width)
+    theta = replace(case.device.declaration.theta, low=low, high=low + width)
+    tight = Redeclared(case.device, theta)
+    if not _takes(estimator, tight.declaration):
+        return
+    free = bench.run(claim, case.vjp(estimator, seeded(seed, generator)), case.device)
+    try:
+        held = bench.run(claim, case.vjp(estimator, seeded(seed, generator), tight.declaration), tight)
+    except IncompatibleError as error:
+        bench.note(claim, f"refuses limits {width:g} apart: {error}")
+        return
+    error = relative(held - free, free)
+    bench.settle(error <= 0.01, claim, f"the same gradient at a limit within {error:.2g}", "within 0.01")
+
+
+def _mean(bench: Bench, estimator: Estimator, case: _Case, samples: int, generator: torch.Generator) -> None:
+    """`E ĝ = ∂L/∂θ`, along the gradient and across it."""
+    name, truth = case.device.declaration.name, case.truth
+    size = float(truth.norm())
+    drawn = case.gradients(bench, estimator, _repeats(estimator, samples), generator)
+    error = drawn.mean(0) - truth
+    deviation = drawn - drawn.mean(0)
+    covariance = deviation.mT @ deviation / ((len(drawn) - 1) * len(drawn))  # of the mean
+    spread = float(covariance.diagonal().sum())
+    # |error|² is a sum of squares: its mean is the trace of the covariance, and its variance 2 tr C².
+    across = math.sqrt(spread + SIGMAS * math.sqrt(2 * float(covariance.square().sum()))) / size
+    along = SIGMAS * math.sqrt(float(truth @ covariance @ truth)) / size**2
+    off, part = float(error.norm()) / size, float(error @ truth) / size**2
+    bench.require(
+        abs(part) <= along + ROUNDING,
+        f"mean, {name}",
+        f"{1 + part:.4f} of the true gradient",
+        f"1 ± {along + ROUNDING:.2g} ({SIGMAS:g} standard errors)",
+    )
+    bench.settle(
+        off <= across + ROUNDING,
+        f"mean, {name}",
+        f"{1 + part:.4f} ± {along / SIGMAS:.2g} of the true gradient, off by {off:.2g}",
+        f"the true gradient, within {across + ROUNDING:.2g}",
+    )
+
+
+def _bias(bench: Bench, estimator: Estimator, case: _Case, step: float, generator: torch.Generator) -> None:
+    """`ĝ(h) − ĝ(h/2) ~ h^q` along the same directions."""
+    order = estimator.bias_order
+    if order is None:
+        return
+    claim = f"bias order, {case.device.declaration.name}"
+    bench.require(_has(estimator, "step"), claim, "no field `step` to fit it with", f"{order}")
+    seeds, steps = [fork(generator) for _ in range(8)], [step / 2**k for k in range(4)]
+
+    def at(each: float) -> Tensor:
+        stepped = _with(estimator, step=each)
+        procedures = [case.vjp(stepped, seeded(seed, generator)) for seed in seeds]
+        return torch.stack(bench.run(claim, together(procedures), case.device))
+
+    found = [at(each) for each in steps]
+    sizes = [float((a - b).norm()) for a, b in pairwise(found)]
+    # A difference quotient cannot be had more exactly than φ's own rounding, divided by the step.
+    floor = 1e-14 * float((case.y * case.grad_y).abs().sum()) * math.sqrt(8 * case.theta.numel())
+    seen = [(h, size) for h, size in zip(steps, sizes, strict=False) if size > floor / h]
+    if len(seen) < 2:
+        bench.note(claim, f"no bias to be seen at steps up to {step:g}")
+        return
+    slope = _slope([h for h, _ in seen], [size for _, size in seen])
+    bench.settle(abs(slope - order) <= 0.1 * order, claim, f"{slope:.3f}", f"{order}")
+
+
+def _variance(bench: Bench, estimator: Estimator, case: _Case, samples: int, generator: torch.Generator) -> None:
+    """`E|ĝ − E ĝ|² / |g|²` against the declared law, at the estimator's own count and over others."""
+    case = case.of_one_row(bench)
+    variants = [_with(estimator, count=count) for count in COUNTS] if _has(estimator, "count") else [estimator]
+    found: list[tuple[int, float, float, float]] = []  # count, measured, law, standard error
+    for variant in variants:
+        drawn = case.gradients(bench, variant, _repeats(variant, samples), generator)
+        squares = (drawn - case.truth).square().sum(1) / case.truth.square().sum()
+        measured, error = float(squares.mean()), float(squares.std()) / math.sqrt(len(squares))
+        law = variant.relative_variance(case.theta.numel())
+        count = getattr(variant, "count", None)
+        claim = "relative variance" + (f", count {count}" if count is not None else "")
+        text = f"{measured:.4g} ± {error:.2g} (law {law:.4g})"
+        bench.settle(abs(measured - law) <= SIGMAS * error + 0.02 * law + ROUNDING**2, claim, text, f"{law:.4g}")
+        found.append((count or 1, measured, law, error))
+    if len(found) > 1 and all(min(measured, law) > ROUNDING for _, measured, law, _ in found):
+        counts = [count for count, *_ in found]
+        slope, declared = (_slope(counts, [row[column] for row in found]) for column in (1, 2))
+        doubt = max(error / measured for _, measured, _, error in found) / math.log(counts[-1] / counts[0])
+        text, bound = f"{slope:.3f} (law {declared:.3f})", max(0.1 * abs(declared), SIGMAS * doubt)
+        bench.settle(
+            abs(slope - declared) <= bound, "variance over count, slope", text, f"{declared:.3f} ± {bound:.2g}"
+        )
+
+
+def _repeats(estimator: Estimator, samples: int) -> int:
+    """How many estimates of `count` directions make up so many samples; few show that an estimator is deterministic."""
+    if not _has(estimator, "count"):
+        return samples if estimator.relative_variance(2) else 4
+    return max(samples // getattr(estimator, "count"), min(samples, 200))  # noqa: B009
+
+
+def _slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of log y against log x, by least squares."""
+    u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
+    u = u - u.mean()
+    return float(u @ v / (u @ u))

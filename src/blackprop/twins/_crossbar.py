@@ -1,0 +1,39 @@
+"""The twin of a memristive crossbar: cells that come out other than they were written."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.devices._base import Device, Wrapper
+from blackprop.devices.electronic._crossbar import Crossbar
+from blackprop.errors import ArgumentError
+from blackprop.twins._physical import PhysicalTwin
+
+
+class CrossbarTwin(PhysicalTwin):
+    """A crossbar each cell of which has an unknown response, `G = (1 + slope) G_wanted + error`, both (cells,).
+
+    A stuck cell is slope −1 and an error, one that has drifted a slope below 0. Where no wire has resistance, only the
+    differences of two cells show, and only those are found. **Costs** as `surrogates.Twin` says.
+
+    **Argument:** `device`, the crossbar, of which the sizes, the kind of cell, whether it has a reference and the line
+    resistance are read, and nothing else.
+    """
+
+    def __init__(self, device: Device) -> None:
+        while isinstance(device, Wrapper):
+            device = device.device
+        if not isinstance(device, Crossbar):
+            raise ArgumentError(f"`CrossbarTwin(device)` takes a Crossbar, got {device!r}")
+        cell, array = device.memristor, device.array
+        line = array.line / cell.g_max
+        design = Crossbar(*device.in_shape, *device.out_shape, memristor=cell, reference=array.reference, line=line)
+        super().__init__(design)
+        self._crossbar = design
+        self.slope = nn.Parameter(torch.zeros(array.theta.size))
+        self.error = nn.Parameter(torch.zeros(array.theta.size))
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        g = (1 + self.slope) * self._crossbar.wanted(theta) + self.error
+        return self._crossbar.array.transfer(x, g)

@@ -1,0 +1,190 @@
+"""Models of devices that were not built as designed: the design, and its errors as parameters to be fitted."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.core._declaration import Declaration
+from blackprop.devices import (
+    Device,
+    Diffraction,
+    LightModulator,
+    Microring,
+    MZIMesh,
+    Simulator,
+    ThreeSplitterMesh,
+    Wrapper,
+)
+from blackprop.devices.photonic._imperfect import (
+    ImperfectMesh,
+    ImperfectMicroring,
+    ImperfectMZIMesh,
+    ImperfectThreeSplitterMesh,
+)
+from blackprop.errors import ArgumentError
+
+DesignT = TypeVar("DesignT", bound=Simulator)
+SPLITS = 0.25  # rad a unit: splitters are built better than phases, and the fit moves all parameters at one rate
+
+
+class PhysicalTwin(nn.Module):
+    """A design with unknown errors, none of them at first; takes settings stacked in front."""
+
+    stacks = True
+
+    def __init__(self, design: Simulator) -> None:
+        super().__init__()
+        self.design = design
+
+    @property
+    def declaration(self) -> Declaration:
+        """What the device says of itself that this is a twin of."""
+        return self.design.declaration
+
+    def extra_repr(self) -> str:
+        return str(self.design)
+
+
+class MeshTwin(PhysicalTwin):
+    """A mesh with an unknown `offset` (P,) of every phase and unknown `errors` ε of its splitters (blocks, 2 or 3).
+
+    **Argument:** `device`, the mesh, of which the kind and the sizes are read and nothing else.
+    """
+
+    def __init__(self, device: Device) -> None:
+        device, mesh = _unwrapped(device), None
+        if isinstance(device, (MZIMesh, ImperfectMZIMesh)):
+            mesh = ImperfectMZIMesh(*device.in_shape, *device.out_shape, phase=0, splitter=0)
+        if isinstance(device, (ThreeSplitterMesh, ImperfectThreeSplitterMesh)):
+            mesh = ImperfectThreeSplitterMesh(*device.in_shape, *device.out_shape, phase=0, splitter=0)
+        if mesh is None:
+            raise ArgumentError(f"`MeshTwin(device)` takes an MZIMesh or a ThreeSplitterMesh, got {device!r}")
+        super().__init__(mesh)
+        self._mesh: ImperfectMesh = mesh
+        self.offset = nn.Parameter(torch.zeros(mesh.theta.size))
+        self.splits = nn.Parameter(torch.zeros_like(mesh.errors))
+
+    @property
+    def errors(self) -> Tensor:
+        return SPLITS * self.splits
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self._mesh.transfer_with(x, theta, self.offset, self.errors)
+
+
+class MicroringTwin(PhysicalTwin):
+    """A bank of rings, each with its own unknown `a` and `r` in (0, 1) and an unknown `offset` of its phase, (P,).
+
+    The response is symmetric in a and r, so that they may come out exchanged. What is fitted are their logits.
+
+    **Argument:** `device`, the bank, of which the sizes and the nominal a and r are read and nothing else.
+    """
+
+    def __init__(self, device: Device) -> None:
+        device = _unwrapped(device)
+        if not isinstance(device, Microring):
+            raise ArgumentError(f"`MicroringTwin(device)` takes a Microring, got {device!r}")
+        bank = ImperfectMicroring(*device.in_shape, *device.out_shape, a=device.a, r=device.r, spread=0)
+        super().__init__(bank)
+        self._bank = bank
+        self.logits = nn.Parameter(torch.stack((bank.amplitudes, bank.couplings)).logit())
+        self.offset = nn.Parameter(torch.zeros(bank.theta.size))
+
+    @property
+    def a(self) -> Tensor:  # (P,)
+        return self.logits[0].sigmoid()
+
+    @property
+    def r(self) -> Tensor:  # (P,)
+        return self.logits[1].sigmoid()
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self._bank.transfer_with(x, theta, self.a, self.r, self.offset)
+
+
+class LightModulatorTwin(PhysicalTwin):
+    """A modulator with an unknown phase curve, common to all pixels, and an unknown `offset` of each pixel (P,):
+
+    `phase(θ) = θ + offset + Σ_k (c_k sin kθ + s_k (1 − cos kθ))`, k up to `harmonics`, `curve` = (c, s).
+
+    **Argument:** `device`, the modulator, of which the sizes are read and nothing else.
+    """
+
+    def __init__(self, device: Device, *, harmonics: int = 4) -> None:
+        device = _unwrapped(device)
+        if not isinstance(device, LightModulator):
+            raise ArgumentError(f"`LightModulatorTwin(device)` takes a LightModulator, got {device!r}")
+        if harmonics < 1:
+            raise ArgumentError(f"`LightModulatorTwin(harmonics=...)` must be at least 1, got {harmonics}")
+        super().__init__(LightModulator(*device.in_shape, *device.out_shape))
+        self.curve = nn.Parameter(torch.zeros(2, harmonics))
+        self.offset = nn.Parameter(torch.zeros(device.theta.size))
+
+    def phase(self, theta: Tensor) -> Tensor:
+        """The phase in rad at the setting theta (..., P)."""
+        bent = theta + self.offset
+        for k, (c, s) in enumerate(self.curve.unbind(-1), start=1):
+            bent = bent + c * (k * theta).sin() + s * (1 - (k * theta).cos())
+        return bent
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self.design.transfer(x, self.phase(theta))
+
+
+class DiffractionTwin(PhysicalTwin):
+    """A diffraction device whose diffuser is `offset` (d_in,) rad off the one of `design`, pixel by pixel.
+
+    **Argument:** `design`, the device as it is believed to be: a copy of it is taken over, with its diffuser.
+    """
+
+    def __init__(self, design: Device) -> None:
+        design = _unwrapped(design)
+        if not isinstance(design, Diffraction):
+            raise ArgumentError(f"`DiffractionTwin(design)` takes a Diffraction, got {design!r}")
+        super().__init__(_drawing(design))
+        self.offset = nn.Parameter(torch.zeros(math.prod(design.in_shape)))
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        # The diffuser stands where the rows enter: what it turns further is as good as sent so.
+        return self.design.transfer(x * torch.complex(self.offset.cos(), self.offset.sin()), theta)
+
+
+class OffsetTwin(PhysicalTwin):
+    """Any simulator at settings that are an unknown `offset` (P,) off, with an unknown gain of each output channel,
+    the last dimension: `y = gain ⊙ design(x; θ + offset)`. What is within limits stays within.
+
+    **Argument:** `design`, the device as it is believed to be, of which a copy is taken; settings must stack in front
+    (`stacks`).
+    """
+
+    def __init__(self, design: Device) -> None:
+        design = _unwrapped(design)
+        if not (isinstance(design, Simulator) and design.stacks):
+            raise ArgumentError(f"`OffsetTwin(design)` takes a Simulator whose settings stack, got {design!r}")
+        super().__init__(_drawing(design))
+        self.offset = nn.Parameter(torch.zeros(design.theta.size))
+        self.gain = nn.Parameter(torch.ones(design.out_shape[-1]))
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self.gain * self.design.transfer(x, self.design.theta.clamp(theta + self.offset))
+
+
+def _drawing(design: DesignT) -> DesignT:
+    """A copy of a design to differentiate. What happens to the device afterwards does not change it."""
+    drawing = copy.copy(design)
+    for name, value in vars(design).items():
+        if isinstance(value, Tensor):
+            setattr(drawing, name, value.clone())
+    drawing.forget()
+    return drawing
+
+
+def _unwrapped(device: Device) -> Device:
+    while isinstance(device, Wrapper):
+        device = device.device
+    return device
