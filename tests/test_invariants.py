@@ -66,7 +66,11 @@ def test_the_laboratory_asks_a_device_for_itself_only_to_park_it():
         if verb in ("program", "read") and owner(call) == "self.device"
         if function.name not in (verb, "_verb")
     }
-    assert found <= {("lab/wrappers/_parking.py", "write"), ("lab/wrappers/_parking.py", "_park"), ("lab/remote/server/_server.py", "_ask_device")}
+    assert found <= {
+        ("lab/wrappers/_parking.py", "write"),
+        ("lab/wrappers/_parking.py", "_park"),
+        ("lab/remote/server/_server.py", "_ask_device"),
+    }
 
 
 # Derivatives.
@@ -150,7 +154,7 @@ DRAWN = ("normal_", "uniform_", "random_", "bernoulli_", "exponential_", "log_no
 def test_nothing_is_drawn_from_the_global_generator_but_a_seed_at_construction():
     """One number for each layer, and each optimizer that draws, that is given no generator."""
     found = {}
-    for name, tree in sources("recipes/"):
+    for name, tree in sources("experiments/"):
         for verb, call in called(tree):
             drawn = (verb in DRAWS and owner(call) == "torch") or verb in DRAWN or verb == "dropout"
             if drawn and not any(keyword.arg == "generator" for keyword in call.keywords):
