@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Timed(devices.Wrapper):
         super().__init__(device)
         self.seconds = seconds
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         begin = synchronised(queries[0].theta.device)
         readings = super().measure(queries)
         # A round that asks for several purposes is the forward reading and what follows it: counted by its rows.

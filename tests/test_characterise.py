@@ -205,7 +205,7 @@ def test_the_budget_is_kept_and_what_it_does_not_reach_stays_unknown():
 def test_theta_is_parked_where_it_was():
     inner = Opaque(bp.devices.LightModulator(6, 4))
     theta = draw(24)
-    bp.run(bp.query.ask(bp.Query(draw(2, 6), theta, Purpose.EVALUATE)), inner.measure)
+    bp.run(bp.core.ask(bp.Query(draw(2, 6), theta, Purpose.EVALUATE)), inner.measure)
     bp.characterise(inner)
     assert torch.equal(inner.written[-1], theta)
     assert torch.equal(inner.programmed, theta)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackprop import devices
 from blackprop.core import Purpose, Query
-from blackprop.devices import _base as base
+from blackprop.devices import _simulator as simulator
 from blackprop.devices.photonic import _mzi as mzi
 from blackprop.errors import ArgumentError, LimitError
 
@@ -62,9 +62,9 @@ def close(a: Tensor, b: Tensor, rtol: float = 1e-5) -> bool:
 
 @every
 @sizes
-@pytest.mark.parametrize("batch_bytes", [base.BATCH_BYTES, 1])
+@pytest.mark.parametrize("batch_bytes", [simulator.BATCH_BYTES, 1])
 def test_a_round_is_its_queries_one_at_a_time(make, d_in, d_out, batch_bytes, monkeypatch):
-    monkeypatch.setattr(base, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(simulator, "BATCH_BYTES", batch_bytes)
     device = make(d_in, d_out)
     thetas, shared = settings(device, 6), rows(3, d_in)
     asked = [(shared, thetas[i]) for i in range(4)]  # one x, many settings

@@ -189,7 +189,7 @@ def test_reading_a_layer_back_leaves_the_global_stream():
 @pytest.fixture
 def small_rounds(monkeypatch) -> int:
     """The bytes of a round, here so few that the tests are quick."""
-    monkeypatch.setattr("blackprop.core._query.ROUND_BYTES", 4000)
+    monkeypatch.setattr("blackprop.core._procedure.ROUND_BYTES", 4000)
     return 4000
 
 
@@ -264,7 +264,7 @@ def test_all_elements_at_once_are_read_in_rounds_that_are_bounded(small_rounds):
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**6])
 def test_a_question_in_rounds_has_the_answers_of_one(limit, monkeypatch):
     """In order, at the settings that were given, as few rounds as the limit allows."""
-    monkeypatch.setattr("blackprop.core._query.ROUND_BYTES", limit)
+    monkeypatch.setattr("blackprop.core._procedure.ROUND_BYTES", limit)
     shared = draw(5, 6)
     queries = [
         Query(shared, draw(3, seed=1), Purpose.FORWARD),
@@ -295,7 +295,7 @@ def test_a_question_in_rounds_has_the_answers_of_one(limit, monkeypatch):
 @pytest.mark.parametrize(("limit", "count"), [(2 * 76, 1), (2 * 76 - 1, 2)])
 def test_a_round_may_be_full(limit, count, monkeypatch):
     """Two rows of 6 inputs and 2 outputs, and a setting of 3: 76 bytes."""
-    monkeypatch.setattr("blackprop.core._query.ROUND_BYTES", limit)
+    monkeypatch.setattr("blackprop.core._procedure.ROUND_BYTES", limit)
     rounds = []
     queries = [Query(draw(2, 6, seed=seed), draw(3, seed=seed), Purpose.FORWARD) for seed in range(2)]
     run(in_rounds(queries, 2), lambda asked: rounds.append(asked) or [q.x[:, :2] for q in asked])

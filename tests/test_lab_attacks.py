@@ -39,7 +39,7 @@ def record(tmp_path):
 
 
 def round_of(device: RemoteDevice, number: int, arrays: list[np.ndarray], kind: str = say.ROUND) -> list[wire.Buffer]:
-    fields = {"id": number, "session": device._session, "boot": device._boot, "fresh": True}
+    fields = {"id": number, "session": device._session, "boot": device._boot, "fresh": True, "kinds": ["read"]}
     return wire.encode(kind, fields, arrays)
 
 
@@ -260,12 +260,12 @@ def arrays_of(settings: int, table: list[list[int]], rows: int = 2) -> list[np.n
 
 
 def test_more_settings_than_queries_are_refused():
-    rounds.check(arrays_of(2, [[0, 2, 0, 0], [0, 2, 1, 0]]), SPEC)
-    rounds.check(arrays_of(2, [[0, 2, 0, 0], [0, 2, 0, 0]]), SPEC)
+    rounds.unpack(arrays_of(2, [[0, 2, 0, 0], [0, 2, 1, 0]]), SPEC)
+    rounds.unpack(arrays_of(2, [[0, 2, 0, 0], [0, 2, 0, 0]]), SPEC)
     with pytest.raises(errors.ProtocolError, match="2 queries with 3 settings"):
-        rounds.check(arrays_of(3, [[0, 2, 0, 0], [0, 2, 1, 0]]), SPEC)
+        rounds.unpack(arrays_of(3, [[0, 2, 0, 0], [0, 2, 1, 0]]), SPEC)
     with pytest.raises(errors.ProtocolError, match="0 queries"):
-        rounds.check([*arrays_of(0, [])[:2], np.zeros((0, 4), "<i8")], SPEC)
+        rounds.unpack([*arrays_of(0, [])[:2], np.zeros((0, 4), "<i8")], SPEC)
 
 
 def test_a_round_is_checked_in_no_more_memory_than_its_arrays():
@@ -276,7 +276,7 @@ def test_a_round_is_checked_in_no_more_memory_than_its_arrays():
     table = np.stack([np.zeros(n), np.ones(n), np.arange(n), np.zeros(n)], 1).astype("<i8")
     arrays = [np.zeros((1, 6), "<f4"), np.zeros((n, 1), "<f4"), table]
     tracemalloc.start()
-    rounds.check(arrays, spec)
+    rounds.unpack(arrays, spec)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < sum(array.nbytes for array in arrays)
@@ -290,7 +290,7 @@ def test_the_wrong_setting_of_a_round_is_named(record, wrong, k):
     settings[k, 2] = wrong
     table = np.array([[0, 1, i, 0] for i in range(5)], "<i8")
     with pytest.raises(errors.LimitError, match=r"theta\[2\]"):
-        rounds.check([np.ones((1, 3), "<f4"), settings, table], spec)
+        rounds.unpack([np.ones((1, 3), "<f4"), settings, table], spec)
 
 
 def test_an_answer_that_cannot_travel_is_refused_before_it_is_measured(keys, record):

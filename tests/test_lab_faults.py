@@ -8,7 +8,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import Count, Ledger, Purpose, Query, metered
-from blackprop.core._query import count
+from blackprop.core._round import count
 from blackprop.devices import Device, LightModulator, Noisy, Quantised
 from blackprop.errors import (
     ArgumentError,

@@ -253,7 +253,7 @@ def test_a_round_that_is_asked_again_is_not_measured_again(keys, record):
         (expected,) = device.measure([query()])
         frames = wire.encode(
             say.ROUND,
-            {"id": 1, "session": device._session, "boot": device._boot, "fresh": True},
+            {"id": 1, "session": device._session, "boot": device._boot, "fresh": True, "kinds": ["read"]},
             rounds.pack([query()]),
         )
         for _ in range(3):

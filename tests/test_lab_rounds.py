@@ -147,12 +147,12 @@ def test_the_whole_of_the_rows_is_one_tensor_and_parts_are_views():
 def test_rows_and_settings_that_are_not_finite_are_refused(which, rows, wrong):
     given = {"arrays": [np.array(a) for a in rounds.pack([query(rows)])], "spec": SPEC}
     given["queries"] = rounds.unpack(given["arrays"], SPEC)
-    names = inspect.signature(rounds.check).parameters
-    rounds.check(**{name: given[name] for name in names})
+    names = inspect.signature(rounds.unpack).parameters
+    rounds.unpack(**{name: given[name] for name in names})
     given["arrays"][which][-1, -1] = wrong
     given["queries"] = rounds.unpack(given["arrays"], SPEC)
     with pytest.raises(LimitError, match="finite"):
-        rounds.check(**{name: given[name] for name in names})
+        rounds.unpack(**{name: given[name] for name in names})
 
 
 def test_a_setting_outside_the_limits_is_refused_also_where_no_query_uses_it():
@@ -164,17 +164,17 @@ def test_a_setting_outside_the_limits_is_refused_also_where_no_query_uses_it():
     for more in (np.ones((1, 6), np.float32), np.full((1, 6), 1.5, np.float32)):
         given = {"arrays": [rows, np.concatenate((settings, more)), table], "spec": spec}
         given["queries"] = rounds.unpack(given["arrays"], spec)
-        names = inspect.signature(rounds.check).parameters
+        names = inspect.signature(rounds.unpack).parameters
         if float(more.max()) > 1:
             with pytest.raises((LimitError, ProtocolError)):
-                rounds.check(**{name: given[name] for name in names})
+                rounds.unpack(**{name: given[name] for name in names})
 
 
 def test_large_finite_rows_are_not_taken_for_infinite_ones():
     given = {"arrays": [np.array(a) for a in rounds.pack([query(5000)])], "spec": SPEC}
     given["arrays"][0][:] = 3e38
     given["queries"] = rounds.unpack(given["arrays"], SPEC)
-    rounds.check(**{name: given[name] for name in inspect.signature(rounds.check).parameters})
+    rounds.unpack(**{name: given[name] for name in inspect.signature(rounds.unpack).parameters})
 
 
 # Readings.

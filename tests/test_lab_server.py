@@ -199,7 +199,7 @@ def test_without_keys_only_this_machine_is_served(record, tmp_path):
 def wrong_messages(session: str, boot: str):
     """Many ways to be wrong, from a seed; the last are true messages that say what they must not."""
     rng = random.Random(0)
-    fields = {"id": 1, "session": session, "boot": boot, "fresh": False}
+    fields = {"id": 1, "session": session, "boot": boot, "fresh": False, "kinds": ["read"]}
     arrays = rounds.pack([query()])
     (true,) = wire.encode(say.ROUND, fields, arrays)
     while True:
@@ -208,8 +208,8 @@ def wrong_messages(session: str, boot: str):
         i = rng.randrange(len(true))
         yield [true[:i] + bytes([true[i] ^ (1 << rng.randrange(8))]) + true[i + 1 :]]
         yield [true + rng.randbytes(rng.randrange(1, 50))]
-        yield [b"BPL2" + true[4:]]
-        yield [b"BPL1" + rng.randbytes(60)] * rng.randrange(1, 20)
+        yield [b"BPL3" + true[4:]]
+        yield [b"BPL2" + rng.randbytes(60)] * rng.randrange(1, 20)
         yield [true[:40], rng.randbytes(2**18)]
         yield wire.encode(rng.choice(list(say._FIELDS)), {"id": rng.randrange(2**63)})
         yield wire.encode(say.ROUND, fields | {"session": rng.randbytes(16).hex()}, arrays)

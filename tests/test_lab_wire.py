@@ -236,11 +236,11 @@ def test_a_declaration_that_cannot_be_is_a_protocol_error(wrong):
 
 def test_errors_travel_as_their_class_and_strangers_as_a_device_error():
     for kind in (errors.ReadingError, errors.LimitError, errors.InterlockError, errors.BusyError, errors.ShapeError):
-        fields = say.error_fields(kind("too hot"), bp.query.Count())
+        fields = say.error_fields(kind("too hot"), bp.core.Count())
         back = say.error_of(say.read(wire.encode("error", {"id": 1, **fields})))
         assert type(back) is kind
         assert str(back) == "too hot"
-    back = say.error_of(wire.Message("error", say.error_fields(ZeroDivisionError("oh"), bp.query.Count())))
+    back = say.error_of(wire.Message("error", say.error_fields(ZeroDivisionError("oh"), bp.core.Count())))
     assert type(back) is errors.DeviceError
     assert str(back) == "ZeroDivisionError: oh"
     assert type(say.error_of(wire.Message("error", {"error": "SystemExit", "text": "1"}))) is errors.DeviceError

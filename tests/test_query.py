@@ -7,7 +7,8 @@ import torch
 
 import blackprop as bp
 from blackprop.core import Purpose, Query, ask, metered, run
-from blackprop.core._query import count, reading_first
+from blackprop.core._procedure import reading_first
+from blackprop.core._round import count
 from blackprop.errors import LimitError, ReadingError, ShapeError
 from support import Opaque, draw
 

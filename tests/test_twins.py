@@ -144,7 +144,7 @@ def online(twin: Twin, device: bp.Device, theta: Tensor, generator: torch.Genera
         with torch.no_grad():
             run(twin.track(old, theta, generator), measure)
             (y,) = run(
-                bp.query.ask(bp.Query(x := draw(16, *device.in_shape, seed=step), theta, Purpose.FORWARD)), measure
+                bp.core.ask(bp.Query(x := draw(16, *device.in_shape, seed=step), theta, Purpose.FORWARD)), measure
             )
             twin.observe(x, y)
     return theta

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import blackprop as bp
 from blackprop import surrogates
 from blackprop.core import metered
-from blackprop.devices._base import apply_matrix
+from blackprop.devices._simulator import apply_matrix
 
 
 class Unsigned(bp.devices.Simulator):
@@ -143,13 +143,13 @@ def test_every_surrogate_learns_within_the_limits(surrogate, kind):
     generator = torch.Generator().manual_seed(0)
     theta = device.theta.draw(generator)
     measure = metered(device, bp.Ledger())
-    bp.query.run(made.start(theta, generator), measure)
+    bp.run(made.start(theta, generator), measure)
     matrix = theta.cos().view(4, 6) / 6**0.5
     grad = made.vjp(torch.zeros(4, 6), torch.eye(4))
     assert float((grad - matrix).norm() / matrix.norm()) < 2e-2
     nudged = theta + 0.01
     if not isinstance(made, surrogates.Streaming | surrogates.Frozen):  # which follow by what training reads, or never
-        bp.query.run(made.track(theta, nudged, generator), measure)
+        bp.run(made.track(theta, nudged, generator), measure)
         matrix = nudged.cos().view(4, 6) / 6**0.5
         grad = made.vjp(torch.zeros(4, 6), torch.eye(4))
         assert float((grad - matrix).norm() / matrix.norm()) < 2e-2

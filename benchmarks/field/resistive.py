@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def nudged(network: ResistiveNetwork, args: argparse.Namespace) -> Step:
     estimator = EquilibriumPropagation(network.branches, args.beta * args.batch, centred=not args.one_sided)
     spec, unused = network.declaration, torch.Generator()
 
-    def serve(queries: list[Query]) -> list[Tensor]:
+    def serve(queries: Sequence[Query]) -> list[Tensor]:
         rows = torch.cat([query.x for query in queries])
         return list(network.transfer(rows, queries[0].theta).split(len(queries[0].x)))
 

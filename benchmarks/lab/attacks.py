@@ -112,7 +112,7 @@ class Attacker:
     number: int = 0
 
     def said(self, kind: str, number: int, arrays: list[np.ndarray]) -> None:
-        fields = {"id": number, "session": self.session, "boot": self.boot, "fresh": False}
+        fields = {"id": number, "session": self.session, "boot": self.boot, "fresh": False, "kinds": ["read"]}
         self.link.send(wire.encode(kind, fields, arrays))
 
     def round(self, *arrays: np.ndarray) -> None:
@@ -124,7 +124,7 @@ class Attacker:
 
 
 def table(*queries: tuple[int, int, int, int]) -> np.ndarray:
-    return np.array(queries, np.int64)
+    return np.array([(*query, 0) for query in queries], np.int64)
 
 
 ROW, SETTING = np.full((1, 3), -1, np.float32), np.zeros((1, 3), np.float32)
@@ -172,7 +172,9 @@ def many_queries(a: Attacker) -> None:
     n = rounds.QUERIES
     settings = np.zeros((n, 3), np.float32)
     settings[-1] = 3
-    a.round(ROW, settings, np.stack([np.zeros(n), np.ones(n), np.arange(n), np.zeros(n)], 1).astype(np.int64))
+    a.round(
+        ROW, settings, np.stack([np.zeros(n), np.ones(n), np.arange(n), np.zeros(n), np.zeros(n)], 1).astype(np.int64)
+    )
     a.heard(10.0)
 
 

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -92,7 +92,7 @@ class Marking(Transparent):
         super().__init__(device)
         self._log = log
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         self._log.write("round", hashed(*(tensor for query in queries for tensor in (query.theta, query.x))))
         return super().measure(queries)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Bench(bp.Device):
         return self.inner.read(x)
 
 
-def seconds(device: bp.Device, round_: list[Query], rounds: int) -> float:
+def seconds(device: bp.Device, round_: Sequence[Query], rounds: int) -> float:
     measure = metered(device, Ledger())
     began = time.perf_counter()
     for _ in range(rounds):
@@ -48,7 +49,9 @@ def seconds(device: bp.Device, round_: list[Query], rounds: int) -> float:
     return time.perf_counter() - began
 
 
-def ratio(members: int, settle: float, row: float, round_: list[Query], rounds: int, repeats: int) -> tuple[float, ...]:
+def ratio(
+    members: int, settle: float, row: float, round_: Sequence[Query], rounds: int, repeats: int
+) -> tuple[float, ...]:
     """Farm over one device, of several repeats: the median, the lowest, the highest."""
     one = Bench(settle, row)
     with Farm([Bench(settle, row) for _ in range(members)]) as farm:

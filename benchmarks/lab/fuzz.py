@@ -84,8 +84,7 @@ def reads(data: bytes) -> None:
         message = say.read(frames)
         if message.kind == say.ROUND:
             spec = bp.devices.LightModulator(6, 4).declaration
-            rounds.check(message.arrays, spec)
-            rounds.unpack(message.arrays, spec)
+            rounds.unpack(message.arrays, spec, message["kinds"])
         elif message.kind == say.ANSWER:
             query = bp.Query(torch.zeros(2, 6), torch.zeros(24), bp.Purpose.FORWARD)
             rounds.unpack_readings(message["joined"], message.arrays, [query])
@@ -103,10 +102,11 @@ def examples() -> list[bytes]:
     device = bp.devices.LightModulator(6, 4).declaration
     query = bp.Query(torch.ones(2, 6), torch.ones(24), bp.Purpose.FORWARD)
     session, spent = {"session": "0" * 32, "boot": "0" * 16}, say.spent_fields(Count())
+    arrays = rounds.pack([query])
     description, limits = describing.describe(device)
     welcome = {**session, "resumed": False, "lease_milliseconds": 1, "device": description}
     messages = [
-        wire.encode(say.ROUND, {"id": 1, "fresh": False, **session}, rounds.pack([query])),
+        wire.encode(say.ROUND, {"id": 1, "fresh": False, "kinds": ["read"], **session}, arrays),
         wire.encode(say.ANSWER, {"id": 1, "joined": True, **spent}, [torch.ones(2, 4).numpy()]),
         wire.encode(say.WELCOME, {"id": 1, **welcome}, limits),
         wire.encode(say.ERROR, {"id": 1, "error": "LimitError", "text": "no", **spent}),
@@ -165,7 +165,14 @@ def main() -> None:
         begun, start = time.monotonic(), None
         link = Link(address, keys)
         with RemoteDevice(address, keys=keys) as device:
-            fields = {"session": device._session, "boot": device._boot, "fresh": False, "resume": "", "seed": 1}
+            fields = {
+                "session": device._session,
+                "boot": device._boot,
+                "fresh": False,
+                "resume": "",
+                "seed": 1,
+                "kinds": ["read"],
+            }
             query = bp.Query(torch.randn(2, 6), local.theta.draw(torch.Generator().manual_seed(0)), bp.Purpose.FORWARD)
             body = b"".join(array.tobytes() for array in rounds.pack([query]))
             while time.monotonic() - begun < 60 * options.minutes:

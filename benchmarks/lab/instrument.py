@@ -15,6 +15,7 @@ import argparse
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyvisa
@@ -60,7 +61,7 @@ class Watched(VisaDevice):
 
     longest = began = 0.0
 
-    def measure(self, queries: list[Query], /) -> list[torch.Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[torch.Tensor]:
         self.began = time.perf_counter()
         try:
             return super().measure(queries)

@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Mirror(bp.Device):
     def read(self, x: Tensor, /) -> Tensor:
         return x
 
-    def measure(self, queries: list[bp.Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[bp.Query], /) -> list[Tensor]:
         self._programmed = queries[-1].theta
         return [query.x for query in queries]
 
@@ -83,7 +83,7 @@ def seconds(ask: object, *arguments: object) -> float:
 
 def sender(bare: zmq.Socket, query: bp.Query, *, pieces: bool = False) -> Callable[[], None]:
     """Sends the bytes of a round through the bare pair, and waits for them to come back."""
-    fields = {"session": "0" * 32, "boot": "0" * 16, "fresh": False, "id": 1}
+    fields = {"session": "0" * 32, "boot": "0" * 16, "fresh": False, "id": 1, "kinds": ["read"]}
     frames = wire.encode("round", fields, rounds.pack([query]))
     sent = frames if pieces else [b"".join(frames)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,9 +22,12 @@ from blackprop.characterisation._linearity import linearity
 from blackprop.characterisation._response import period, response, useful_step
 from blackprop.characterisation._signal import influence, signal
 from blackprop.characterisation._stability import stability
+from blackprop.core._budget import Budget
 from blackprop.core._declaration import Cost, Coupling
-from blackprop.core._ledger import Budget, Ledger, metered
-from blackprop.core._query import Procedure, ask, run
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered
+from blackprop.core._procedure import Procedure, ask, run
+from blackprop.core._query import Count, Purpose
 from blackprop.devices import Declared, Device, Simulator, Wrapper
 from blackprop.errors import ArgumentError, BudgetExhausted, ReadingError
 
@@ -164,8 +168,8 @@ class _Inquiry:
 
     def _reserve_parking(self) -> None:
         if self.budget is not None:
-            cost = self.stand.spec.cost
-            self.budget.reserve(1, 1, cost.row + cost.programming)
+            spent = Count(Counter({Purpose.CALIBRATE: 1}), Counter({Purpose.CALIBRATE: 1}))
+            self.budget.reserve(spent, self.stand.spec.seconds(spent))
 
     def _park(self) -> None:
         """Back to where it stood, paid for in advance; what it answers there is no matter."""

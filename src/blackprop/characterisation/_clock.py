@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.core._declaration import Cost, Declaration
-from blackprop.core._query import Count, Query, count
+from blackprop.core._query import Count, Query
+from blackprop.core._round import count
 from blackprop.devices import Device
 
 ENOUGH = 12  # rounds
@@ -34,7 +36,7 @@ class Clock:
     def repeated(self) -> Count:
         return self.device.repeated()
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         spent = count(queries, self.programmed, self.declaration.rows_each)
         begun = time.perf_counter()
         readings = self.device.measure(queries)
@@ -54,7 +56,7 @@ class Clock:
             which = int(((1 - design * alone).square().sum(0)).argmin())
             both = torch.zeros(2, dtype=torch.float64)
             both[which] = alone[which]
-        return Cost(*(_rounded(value) for value in both.tolist()))
+        return Cost(_rounded(float(both[0])), _rounded(float(both[1])))
 
 
 def cost(clock: Clock) -> Finding:

@@ -14,7 +14,7 @@ from blackprop.characterisation._device_under_test import Comparison, Stand, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.core._declaration import Coupling
 from blackprop.core._probes import Probes, spanning
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.surrogates.calibration._calibration import orthogonal
 
 SINGLES = 6  # parameters moved alone

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._probes import within
-from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.core._procedure import ROUND_BYTES, Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.devices import Device
 
 TOLERANCE = 1e-4  # of the largest output: what single precision and table look-ups may differ by

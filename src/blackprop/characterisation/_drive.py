@@ -12,7 +12,7 @@ from blackprop.characterisation._device_under_test import ROWS, Stand, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.characterisation._signal import STRONG
 from blackprop.core._declaration import limits_text
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 
 SWEEP = 13  # drives from nothing to STRONG
 REPEATS = 4  # of every reading, on a noisy device

@@ -8,7 +8,7 @@ import torch
 
 from blackprop.characterisation._device_under_test import Stand, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 
 MOST = 24  # parameters that are moved, one at a time
 UNSEEN = 0.1  # of what a parameter does: more must not have stayed unseen of other harmonics

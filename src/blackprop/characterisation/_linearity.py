@@ -13,7 +13,7 @@ from blackprop.characterisation._device_under_test import ROWS, TOLERANCE, Stand
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.characterisation._signal import STRONG
 from blackprop.core._probes import combination, within
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 
 REPEATS = 8  # of every reading on a noisy device
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackprop.characterisation._device_under_test import Stand, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 
 CANDIDATES = (2 * math.pi, 1.0, 360.0, math.pi, 2.0, 180.0, 4 * math.pi, 256.0)  # rad, turns, degrees, levels
 SUBSETS = 8

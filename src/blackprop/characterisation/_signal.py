@@ -12,7 +12,7 @@ from blackprop.characterisation._device_under_test import ROWS, Stand, rms
 from blackprop.characterisation._findings import Finding, unknown
 from blackprop.characterisation._noise import kind_of_noise
 from blackprop.characterisation._resolution import resolution
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 
 PATIENCE = 16  # repeats of a reading before a device is called stuck
 SAMPLES = 800  # repeated readings of single outputs: their spread is then known to 3 %

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from blackprop.characterisation._device_under_test import ROWS, TOLERANCE, Stand, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
-from blackprop.core._query import Procedure, Purpose, Query
+from blackprop.core._procedure import Procedure
+from blackprop.core._query import Purpose, Query
 
 READS = 6  # one after the other, after each programming
 PATHS = ((0,), (1,), (0, 1), (1, 0))  # by which of two other settings it comes back

@@ -48,7 +48,7 @@ class Characterise:
 
     def __call__(self, console: Console) -> None:
         from blackprop.characterisation import characterise  # noqa: PLC0415
-        from blackprop.core._ledger import Budget  # noqa: PLC0415
+        from blackprop.core._budget import Budget  # noqa: PLC0415
 
         budget = Budget(rows=self.rows, programmings=self.programmings)
         found = characterise(_device(self.factory), budget, scale=self.scale)

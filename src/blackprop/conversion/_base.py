@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import Probes, spanning
-from blackprop.core._query import Procedure, Purpose, Query, in_rounds, run, same_setting
+from blackprop.core._procedure import Procedure, in_rounds, run
+from blackprop.core._query import Purpose, Query, same_setting
 from blackprop.errors import BlackpropWarning, IncompatibleError
 from blackprop.surrogates import Surrogate
 
@@ -125,7 +126,7 @@ class _ElsewhereError(Exception):
 def start_from(surrogate: Surrogate, known: Programmed, generator: torch.Generator) -> bool:
     """Start a surrogate from the matrix that was read, without asking again; False where that is not enough for it."""
 
-    def answer(queries: list[Query]) -> list[Tensor]:
+    def answer(queries: Sequence[Query]) -> list[Tensor]:
         if not all(same_setting(query.theta, known.theta) for query in queries):
             raise _ElsewhereError
         return [query.x @ known.matrix.mT for query in queries]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from blackprop.conversion._base import Programmed, Programmer, bound, corrected
 from blackprop.conversion._decomposition import decomposed
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.devices import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.photonic._imperfect import ImperfectMZIMesh, ImperfectThreeSplitterMesh
 from blackprop.errors import ArgumentError, IncompatibleError

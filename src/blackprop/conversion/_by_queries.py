@@ -10,7 +10,8 @@ from torch import Tensor
 
 from blackprop.conversion._base import Programmed, Programmer, booked, read_matrix, spanning_probes
 from blackprop.core._declaration import Coupling, Declaration
-from blackprop.core._query import Procedure, Purpose, Query
+from blackprop.core._procedure import Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.errors import ArgumentError
 from blackprop.estimators import Estimator
 from blackprop.planning import remembered, step_size

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackprop.conversion._base import Programmed, Programmer, bound, corrected
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError
 from blackprop.surrogates import CalibratedResponse, Surrogate
 

@@ -12,8 +12,8 @@ from blackprop.conversion._by_queries import ByQueries
 from blackprop.conversion._by_response import ByResponse
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.devices import Device
-from blackprop.devices._base import Wrapper
 from blackprop.devices._declared import Declared
+from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import Estimator
 from blackprop.surrogates import CalibratedResponse, Surrogate, Twin

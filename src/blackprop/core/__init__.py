@@ -1,11 +1,18 @@
 """Declarations, queries, the driver that runs them, and the ledger that counts them."""
 
-from blackprop.core._declaration import Cost, Coupling, Declaration, ThetaSpec
-from blackprop.core._ledger import Budget, Ledger, metered, price
-from blackprop.core._query import Count, Measure, Procedure, Purpose, Query, ask, in_rounds, read, run
+from blackprop.core._budget import Budget
+from blackprop.core._capability import Capability
+from blackprop.core._declaration import Cost, Coupling, Declaration
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered, price
+from blackprop.core._procedure import Measure, Procedure, ask, in_rounds, read, run
+from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._round import Round
+from blackprop.core._theta import ThetaSpec
 
 __all__ = [
     "Budget",
+    "Capability",
     "Cost",
     "Count",
     "Coupling",
@@ -15,6 +22,7 @@ __all__ = [
     "Procedure",
     "Purpose",
     "Query",
+    "Round",
     "ThetaSpec",
     "ask",
     "in_rounds",

@@ -1,21 +1,21 @@
-"""What a device declares about itself, for whoever must ask it well without touching it."""
+"""Declarations: all that estimators and surrogates know of a device."""
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from blackprop.errors import ArgumentError, IncompatibleError, LimitError, ShapeError
+from blackprop.core._capability import C, Capability, Shape, declared, find
+from blackprop.core._theta import ThetaSpec, digits
+from blackprop.errors import ArgumentError, LimitError
 
-Shape = tuple[int, ...]
-
-EDGE = 0.01  # of the limits, from which no initial value is drawn
-SPREAD = 0.2  # of initial values, where nothing tells the range of θ
+if TYPE_CHECKING:
+    from blackprop.core._query import Count
 
 
 class Coupling(enum.Enum):
@@ -33,137 +33,23 @@ class Coupling(enum.Enum):
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimated lab time: seconds to write one setting, seconds to send one row."""
+    """Estimated lab time of a device.
+
+    - `programming` (s, default 0): to write one setting.
+    - `row` (s, default 0): to send one row and read it.
+    - `actions` (s, default none): by the name of a capability, for one of its units; a capability whose unit is the row
+      costs a row where it is not named.
+    """
 
     programming: float = 0.0  # s
     row: float = 0.0  # s
+    actions: Mapping[str, float] = field(default_factory=dict)  # s a unit
 
     def __post_init__(self) -> None:
-        if not (self.programming >= 0 and self.row >= 0):
+        if not all(seconds >= 0 for seconds in (self.programming, self.row, *self.actions.values())):
             raise ArgumentError(f"`Cost` takes seconds that are not negative, got {self}")
 
-
-@dataclass(frozen=True, eq=False)
-class ThetaSpec:
-    """The control parameters of a device.
-
-    **Arguments:** `size`, the number P of parameters; `initial`, a function of a generator that draws the values to
-    start from, `(P,)`; `low` and `high`, the limits, inclusive, one number or `(P,)`; `period`, where the device
-    answers θ and θ + period alike; `harmonics`, H where each output is, as a function of each single parameter, a
-    constant and H harmonics of that period: 1 for a sinusoid, as of a phase shifter that light passes once or a
-    rotation of a qubit. None for unknown.
-
-    Where `initial` is None, values are drawn uniformly from the middle 98 % of the limits, so that none starts on one;
-    where there are no two limits, from a period; where there is none, from U(−0.1, 0.1), since at 0 itself the answers
-    of many devices have no slope, and with one limit as far inside it as 0 to 0.2.
-    """
-
-    size: int
-    initial: Callable[[torch.Generator], Tensor] | None = None
-    low: float | Tensor | None = None
-    high: float | Tensor | None = None
-    period: float | None = None
-    harmonics: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ArgumentError(f"`ThetaSpec(size=...)` must be at least 1, got {self.size}")
-        if self.period is not None and not self.period > 0:
-            raise ArgumentError(f"`ThetaSpec(period=...)` must be positive, got {self.period}")
-        if self.harmonics is not None and (self.harmonics < 1 or self.period is None):
-            raise ArgumentError(
-                f"`ThetaSpec(harmonics=...)` must be at least 1, beside a period, got {self.harmonics} and a period of "
-                f"{self.period}"
-            )
-        for name in ("low", "high"):
-            limit = getattr(self, name)
-            if isinstance(limit, Tensor) and limit.shape != (self.size,):
-                raise ArgumentError(f"`ThetaSpec({name}=...)` must be a number or ({self.size},), got {limit.shape}")
-            if limit is not None and bool(torch.as_tensor(limit).isnan().any()):
-                raise ArgumentError(f"`ThetaSpec({name}=...)` must not be NaN")
-        if self.low is not None and self.high is not None and not bool(torch.as_tensor(self.high > self.low).all()):
-            raise ArgumentError("`ThetaSpec(low=..., high=...)`: every low must be under its high")
-
-    @property
-    def limited(self) -> bool:
-        return self.low is not None or self.high is not None
-
-    def draw(self, generator: torch.Generator) -> Tensor:  # (P,)
-        """Initial values, checked."""
-        if self.initial is None:
-            return self._drawn_inside(generator)
-        theta = torch.as_tensor(self.initial(generator)).detach().to(torch.get_default_dtype(), copy=True)
-        self.check(theta)
-        return theta
-
-    def _drawn_inside(self, generator: torch.Generator) -> Tensor:
-        u = torch.rand(self.size, generator=generator, device=generator.device)
-        low, high = self.bounds(u)
-        width = self.period if self.period is not None else SPREAD
-        # With one limit, the range begins there; with none, a period begins at 0 and the spread lies about it.
-        start = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high - width, 0.0))
-        if not self.limited and self.period is None:
-            start = start - width / 2
-        span = torch.where(low.isfinite() & high.isfinite(), high - low, width)
-        return self.clamp(start + span * (EDGE + (1 - 2 * EDGE) * u))
-
-    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The limits as tensors beside `like`, infinite where there is none."""
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        place = {"dtype": like.dtype, "device": like.device}
-        return torch.as_tensor(low, **place), torch.as_tensor(high, **place)
-
-    def range_around(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The limits; where there is none, the values of theta and as much again to either side."""
-        low, high = self.bounds(theta)
-        width = theta.max() - theta.min()
-        if not bool(width > 0):
-            width = theta.abs().max() + 1
-        return low.where(low.isfinite(), theta.min() - width), high.where(high.isfinite(), theta.max() + width)
-
-    def clamp(self, theta: Tensor) -> Tensor:
-        """The nearest setting within the limits; `theta` itself where it is within them already."""
-        return theta.clamp(*self.bounds(theta)) if self.limited else theta
-
-    def interior(self, theta: Tensor, margin: float) -> Tensor:
-        """The nearest setting at least `margin` inside the limits, so that a shift of that size stays within them."""
-        if not self.limited:
-            return theta
-        low, high = self.bounds(theta)
-        return theta.clamp(low + margin, high - margin)
-
-    def check_reach(self, margin: float) -> None:
-        """Raise unless a shift of `margin` to either side fits between the limits."""
-        low, high = self.bounds(torch.zeros(()))
-        if self.limited and bool((high - low < 2 * margin).any()):
-            raise IncompatibleError(
-                f"a step that reaches {margin:g} to either side does not fit into the limits; use a smaller step"
-            )
-
-    def check_shape(self, theta: Tensor) -> None:
-        if theta.shape != (self.size,):
-            raise ShapeError(f"a setting of this device has shape ({self.size},), got {tuple(theta.shape)}")
-
-    def check(self, theta: Tensor) -> None:
-        """Raise unless `theta` may be written to the device."""
-        self.check_shape(theta)
-        if bool(theta.sum().isfinite()) and torch.equal(self.clamp(theta), theta):
-            return  # a sum is finite only if every term is
-        if not bool(theta.isfinite().all()):
-            index = int((~theta.isfinite()).nonzero()[0])
-            raise LimitError(f"theta[{index}] is {float(theta[index])}: a setting must be finite")
-        if not self.limited:
-            return
-        low, high = self.bounds(theta)
-        outside = ((theta < low) | (theta > high)).nonzero()
-        if len(outside):
-            index = int(outside[0])
-            low, high = (digits(limit.expand(self.size)[index]) for limit in (low, high))
-            raise LimitError(
-                f"theta[{index}] = {digits(theta[index])} is outside the device's limits [{low}, {high}]; "
-                f"{len(outside)} of {self.size} parameters are"
-            )
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  (its mapping has none)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +59,7 @@ class Declaration:
     `noise` is the standard deviation of a reading relative to the root mean square of the outputs; 0 where unknown.
     `x_low` and `x_high` are the least and the greatest value that an input takes, inclusive; None for no limit.
     `rows_each` is how many rows the device is driven with for one that is asked.
+    `capabilities` are its actions beyond programming and reading.
     `oracle` is the differentiable transfer `(x, theta) -> y` of a simulator, None for anything else. The two classes
     named `Oracle` may use it and nothing else may.
     """
@@ -189,10 +76,31 @@ class Declaration:
     x_low: float | None = None
     x_high: float | None = None
     rows_each: int = 1
+    capabilities: tuple[Capability, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "capabilities", declared("Declaration", self.capabilities))
         for name, limit in zip(("x_low", "x_high"), input_limits("Declaration", self.x_low, self.x_high), strict=True):
             object.__setattr__(self, name, limit)
+
+    def capability(self, kind: type[C]) -> C:
+        """The declared capability of this type; `IncompatibleError` where there is none."""
+        return find(self.name, self.capabilities, kind)
+
+    def has(self, kind: type[Capability]) -> bool:
+        """Whether a capability of this type is declared."""
+        return any(isinstance(each, kind) for each in self.capabilities)
+
+    def seconds(self, spent: Count) -> float:
+        """The lab time (s) that the declared cost lets expect of what was spent."""
+        cost = self.cost
+        rows, dearer = spent.rows.total(), 0.0
+        for each in self.capabilities:
+            units = spent.actions[each.name]
+            if each.unit == "rows" and each.name in cost.actions:
+                rows -= units
+            dearer += units * cost.actions.get(each.name, 0.0)
+        return rows * cost.row + spent.programmings.total() * cost.programming + dearer
 
     @property
     def x_limited(self) -> bool:
@@ -251,8 +159,3 @@ def limits_text(low: float | None, high: float | None) -> str:
     """Limits as an interval."""
     left, right = "(-∞" if low is None else f"[{low:g}", "∞)" if high is None else f"{high:g}]"
     return f"{left}, {right}"
-
-
-def digits(value: Tensor) -> str:
-    """A number with as many digits as tell it from its neighbours in its dtype."""
-    return str(value.detach().cpu().numpy()[()]).removesuffix(".0")

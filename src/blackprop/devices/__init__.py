@@ -1,6 +1,6 @@
 """Devices: the simulators of the published method, wrappers for imperfections, and a way to bring your own."""
 
-from blackprop.devices._base import Device, Simulator, Wrapper
+from blackprop.devices._base import Device
 from blackprop.devices._chain import Chain
 from blackprop.devices._declared import Declared
 from blackprop.devices._differential import Differential
@@ -10,6 +10,8 @@ from blackprop.devices._matrix import LowRank, Matrix
 from blackprop.devices._monarch import Monarch
 from blackprop.devices._resampling import Resampling
 from blackprop.devices._rollout import Rollout
+from blackprop.devices._simulator import Simulator
+from blackprop.devices._wrapper import Wrapper
 from blackprop.devices.electronic._crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
 from blackprop.devices.electronic._diodes import Diodes, ExponentialDiodes, IdealDiodes
 from blackprop.devices.electronic._in_memory import InMemoryODE

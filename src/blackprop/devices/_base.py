@@ -1,24 +1,21 @@
-"""What a device is: two verbs for hardware, one pure function for a simulator, three hooks for what wraps a device."""
+"""The base of all devices: two methods, `program` and `read`, and a declaration."""
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, Declaration, Shape, ThetaSpec, input_limits, limits_text
-from blackprop.core._query import Count, Purpose, Query, same_setting
+from blackprop.core._capability import Capability, Shape, declared, find
+from blackprop.core._declaration import Cost, Coupling, Declaration, input_limits, limits_text
+from blackprop.core._query import Count, Query, same_setting
+from blackprop.core._round import Round
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, BusyError, InDoubtError, UnreachableError
-
-# What one batched call of a simulator may hold: settings and rows beyond it are served in several calls.
-BATCH_BYTES = 64 * 2**20
 
 
 class Device(abc.ABC):
@@ -32,8 +29,9 @@ class Device(abc.ABC):
     number P of parameters; `linear`, whether `f(x; θ) = A(θ) x`; `coupling`, which outputs a parameter can move;
     `cost`, the seconds that a programming and a row take; `noise`, the standard deviation of a reading relative to the
     root mean square of the outputs, which decides how large a step a difference takes; `x_low`, `x_high`, the least and
-    the greatest value that an input takes, inclusive (None for no limit): no row outside them is ever sent. Undeclared
-    means unknown: correct, only dearer.
+    the greatest value that an input takes, inclusive (None for no limit): no row outside them is ever sent;
+    `capabilities`, what it can do beyond the two methods (see `Capability`). Undeclared means unknown: correct, only
+    dearer.
 
     A device serves one thread at a time, as an instrument does.
     """
@@ -52,6 +50,7 @@ class Device(abc.ABC):
         noise: float = 0.0,
         x_low: float | None = None,
         x_high: float | None = None,
+        capabilities: Iterable[Capability] = (),
     ) -> None:
         if not 0 <= noise < math.inf:
             raise ArgumentError(f"`{type(self).__name__}(noise=...)` must be finite and not negative, got {noise}")
@@ -63,6 +62,7 @@ class Device(abc.ABC):
         self.cost = cost if cost is not None else Cost()
         self.noise = noise
         self.x_low, self.x_high = input_limits(type(self).__name__, x_low, x_high)
+        self.capabilities = declared(type(self).__name__, capabilities)
         self._programmed: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -108,27 +108,41 @@ class Device(abc.ABC):
             x_low=self.x_low,
             x_high=self.x_high,
             rows_each=self.rows_each,
+            capabilities=self.capabilities,
         )
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         """Serve one round, in order; a setting that the device holds already is not written again."""
+        asked = Round.of(queries)
         readings, begun = [], False
         try:
-            for query in queries:
-                if not same_setting(self._programmed, query.theta):
+            for run in asked.runs:
+                setting = asked.settings[run.setting]
+                if not same_setting(self._programmed, setting):
                     self._programmed = None  # unknown, should the next line fail
-                    self.program(query.theta)
-                    self._programmed = query.theta.detach().clone()
+                    self.program(setting)
+                    self._programmed = setting.clone()
                     begun = True
-                y = self.read(query.x)
-                begun = True
-                # A driver may hand out its acquisition buffer, and fill it again at the next read.
-                readings.append(y.clone() if isinstance(y, Tensor) else y)
+                for query in asked[run.first : run.last]:
+                    y = self.perform(query)
+                    begun = True
+                    # A driver may hand out its acquisition buffer, and fill it again at the next read.
+                    readings.append(y.clone() if isinstance(y, Tensor) else y)
         except (UnreachableError, BusyError) as error:  # not asked for this one, and asked for the ones before
             if not begun:
                 raise
             raise InDoubtError(f"{self} failed after a part of the round was measured: {error}") from error
         return readings
+
+    def perform(self, query: Query) -> Tensor:
+        """Read the rows of the query at the setting that the device holds, or do what its capability names."""
+        if query.capability is None:
+            return self.read(query.x)
+        capability = find(str(self), self.capabilities, query.capability)
+        y = capability.perform(self, query.x)
+        if capability.writes:
+            self._programmed = None
+        return y
 
     def repeated(self) -> Count:
         """What was asked of the device beyond the queries since this was last called: rows read again, settings
@@ -165,182 +179,6 @@ class Device(abc.ABC):
         limited = self.x_low is not None or self.x_high is not None
         inputs = f", inputs in {limits_text(self.x_low, self.x_high)}" if limited else ""
         return f"{type(self).__name__}({sizes}{inputs})"
-
-
-class Simulator(Device):
-    """A device that is a pure function: subclasses write `transfer(x, theta)` in PyTorch, and nothing else.
-
-    Settings are stacked: a round of queries is served in as few calls as memory allows. By default they are stacked by
-    `torch.vmap`. A subclass whose `transfer` takes leading settings dimensions, x `(rows, *in_shape)` or
-    `(S, rows, *in_shape)` with theta `(S, P)`, says so with `stacks = True` and saves that overhead.
-    """
-
-    stacks: bool = False
-
-    @abc.abstractmethod
-    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        """The rows (rows, *in_shape) at the setting theta (P,): (rows, *out_shape). Pure, differentiable."""
-
-    def program(self, theta: Tensor, /) -> None:
-        self.theta.check(theta)
-        self._programmed = theta.detach().clone()
-
-    def read(self, x: Tensor, /) -> Tensor:
-        if self._programmed is None:
-            raise ArgumentError(f"{self} must be programmed before it is read")
-        with torch.no_grad():
-            return self.transfer(x, self._programmed)
-
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
-        with torch.no_grad():
-            runs = _runs(queries)
-            outputs: list[Tensor] = []
-            for stack in self._stacks(runs):
-                outputs += self._serve([(x, theta) for x, theta, _ in stack])
-        self._programmed = queries[-1].theta.detach().clone() if queries else self._programmed
-        # Undo the joining of rows: every run gives its output back in the sizes of its queries.
-        pairs = zip(runs, outputs, strict=True)
-        return [y for (_, _, sizes), out in pairs for y in ([out] if len(sizes) == 1 else out.split(sizes))]
-
-    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        return self.transfer
-
-    def setting_bytes(self, rows: int) -> int:
-        """About what one setting of a batched call holds in memory; bounds how many are served together."""
-        return 4 * (2 * self.theta.size + rows * (self.declaration.d_in + self.declaration.d_out))
-
-    def _stacks(self, runs: list[_Run]) -> list[list[_Run]]:
-        """Consecutive runs that fit into one batched call: equally many rows, within the memory bound."""
-        stacks: list[list[_Run]] = []
-        for _, same in groupby(runs, key=lambda run: len(run[0])):
-            members = list(same)
-            size = max(1, BATCH_BYTES // self.setting_bytes(max(1, len(members[0][0]))))
-            stacks += [members[i : i + size] for i in range(0, len(members), size)]
-        return stacks
-
-    def _serve(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        first, setting = pairs[0]
-        if len(pairs) == 1:
-            return [self.transfer(first, setting)]
-        thetas = torch.stack([theta for _, theta in pairs])
-        shared = all(x is first for x, _ in pairs)
-        x = first if shared else torch.stack([x for x, _ in pairs])
-        if self.stacks:
-            return list(self.transfer(x, thetas))
-        return list(torch.vmap(self.transfer, in_dims=(None if shared else 0, 0))(x, thetas))
-
-
-class Wrapper(Device):
-    """A device around a device: changes what is written, sent or read, on every query alike, whoever asks.
-
-    Subclasses replace what they need of three hooks: `_setting(theta, fresh)`, what is written in place of θ (`fresh`
-    when this is a programming, False while the device holds θ already), `_drive(x)`, what is sent in place of the rows,
-    and `_sense(y, purpose)`, what is read in place of the outputs.
-    """
-
-    def __init__(self, device: Device) -> None:
-        if not isinstance(device, Device):
-            raise ArgumentError(f"`{type(self).__name__}(device)` wraps a Device, got {device!r}")
-        super().__init__(
-            device.in_shape,
-            device.out_shape,
-            device.theta,
-            linear=device.linear,
-            coupling=device.coupling,
-            cost=device.cost,
-            noise=device.noise,
-            x_low=device.x_low,
-            x_high=device.x_high,
-        )
-        self.device = device
-        self.rows_each = device.rows_each
-
-    @property
-    def kind(self) -> str | None:
-        return self.device.kind
-
-    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
-        del fresh
-        return theta
-
-    def _drive(self, x: Tensor) -> Tensor:
-        return x
-
-    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
-        del purpose
-        return y
-
-    def forget(self) -> None:
-        super().forget()
-        self.device.forget()  # each keeps its own note of the setting, and would skip a write by it
-
-    def program(self, theta: Tensor, /) -> None:
-        self.forget()
-        self.device.program(self._setting(theta, fresh=True))
-
-    def read(self, x: Tensor, /) -> Tensor:
-        return self._sense(self.device.read(self._drive(x)), Purpose.FORWARD)
-
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
-        sent: list[Query] = []
-        driven: dict[int, Tensor] = {}  # rows shared by many queries are driven once, and stay shared
-        held, written = self._programmed, None
-        self._programmed = None
-        for query in queries:
-            fresh = not same_setting(held, query.theta)
-            if fresh or written is None:
-                written = self._setting(query.theta, fresh)
-            if id(query.x) not in driven:
-                driven[id(query.x)] = self._drive(query.x)
-            sent.append(replace(query, x=driven[id(query.x)], theta=written))
-            held = query.theta
-        read = self.device.measure(sent)
-        readings = [self._sense(y, query.purpose) for y, query in zip(read, queries, strict=True)]
-        self._programmed = held.detach().clone() if held is not None else None
-        return readings
-
-    def repeated(self) -> Count:
-        return self.device.repeated()
-
-    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        return self.device.oracle()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"device": self.device.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self.device.load_state_dict(state["device"])
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.device})"
-
-
-_Run = tuple[Tensor, Tensor, list[int]]  # rows joined, their setting, how many rows each query had
-
-
-def _runs(queries: list[Query]) -> list[_Run]:
-    """Consecutive queries at one setting, joined."""
-    groups: list[list[Query]] = []
-    for query in queries:
-        if groups and same_setting(groups[-1][-1].theta, query.theta):
-            groups[-1].append(query)
-        else:
-            groups.append([query])
-    return [
-        (
-            group[0].x if len(group) == 1 else torch.cat([query.x for query in group]),
-            group[0].theta,
-            [len(query.x) for query in group],
-        )
-        for group in groups
-    ]
-
-
-def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
-    """`y = A x` for the rows of x `(..., rows, d_in)` and matrices `(..., d_out, d_in)`, settings stacked in front."""
-    if matrix.dim() == 3 and x.dim() == 2:  # rows shared by all settings: one product in place of S
-        return (matrix.flatten(0, 1) @ x.mT).unflatten(0, matrix.shape[:2]).mT
-    return x @ matrix.mT
 
 
 def _shape(name: str, shape: int | Shape) -> Shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, final
@@ -11,8 +11,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.core._declaration import Cost
 from blackprop.core._query import Count, Query
+from blackprop.core._round import Round
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError, LimitError, ShapeError
 
@@ -76,8 +78,9 @@ class Chain(Device):
                 x = part(x)
         return x
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         # Part after part and not query after query: each then serves the whole round as it serves one best.
+        queries = Round.of(queries)
         held, self._programmed = self._programmed, None
         rows, number = [query.x for query in queries], 0
         settings = [self.settings(query.theta) for query in queries]

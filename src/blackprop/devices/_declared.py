@@ -8,8 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, ThetaSpec, input_limits
-from blackprop.devices._base import Device, Wrapper
+from blackprop.core._capability import ALL
+from blackprop.core._declaration import Cost, Coupling, input_limits
+from blackprop.core._theta import ThetaSpec
+from blackprop.devices._base import Device
+from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError
 
 
@@ -27,6 +30,8 @@ class Declared(Wrapper):
     >>> device.device is not None and device.coupling
     <Coupling.NONE: 'none'>
     """
+
+    survives = ALL
 
     def __init__(
         self,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._query import Purpose
-from blackprop.devices._base import Device, Wrapper
+from blackprop.devices._base import Device
+from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import IncompatibleError
 
 

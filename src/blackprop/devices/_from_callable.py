@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, Shape, ThetaSpec
+from blackprop.core._capability import Shape
+from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._query import Query
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._base import Device
 from blackprop.devices._coroutines import Loop
 from blackprop.errors import ArgumentError, DeviceError, ReadingError
@@ -101,7 +103,7 @@ class _Callable(Device):
             raise ArgumentError(f"{self} must be programmed before it is read")
         return self._answers([(x, self._setting)])[0]
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         if not queries:
             return []
         self._programmed = None

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._query import Purpose
-from blackprop.devices._base import Device, Wrapper
+from blackprop.core._capability import ALL
+from blackprop.core._query import Purpose, Query
+from blackprop.devices._base import Device
+from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError
 
 Range = tuple[float, float]
@@ -45,7 +47,11 @@ class Noisy(Wrapper):
 
     Rows that evaluate draw from a stream of their own, which starts anew after every other reading. How often a model
     is evaluated then changes nothing of its training.
+
+    The readings of a capability are as noisy, relative to their own root mean square.
     """
+
+    survives = ALL
 
     def __init__(
         self,
@@ -76,6 +82,13 @@ class Noisy(Wrapper):
         if self._read_noise and self.scale is not None:
             y = y + self._read_noise * self.scale * _normal(y, stream)
         return y
+
+    def _sense_action(self, y: Tensor, query: Query) -> Tensor:
+        if not y.numel():
+            return y
+        stream = self._stream(query.purpose)
+        y = y + self.proportional * y * _normal(y, stream) if self.proportional else y
+        return y + self._read_noise * y.square().mean().sqrt() * _normal(y, stream) if self._read_noise else y
 
     def _stream(self, purpose: Purpose) -> torch.Generator:
         if purpose is not Purpose.EVALUATE:
@@ -134,6 +147,8 @@ class Quantised(Wrapper):
         if input_bits is not None and input_range is None and device.x_low is not None and device.x_high is not None:
             self._ranges["input"] = device.x_low, device.x_high
         self._auto = {name for name in ("input", "output") if self._ranges[name] is None}
+        if input_bits is None and output_bits is None:  # converters of inputs and outputs stand at their own ports
+            self.capabilities = device.capabilities
 
     def _theta_range(self) -> Range | None:
         spec = self.theta
@@ -211,6 +226,8 @@ class Drifting(Wrapper):
     once a round; `initial`, the standard deviation of the offset at the start (a device that was never aligned).
     Within limits the written setting stays within them.
     """
+
+    survives = ALL
 
     def __init__(
         self,

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, ThetaSpec
-from blackprop.devices._base import Simulator, apply_matrix
+from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._theta import ThetaSpec
+from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.errors import ArgumentError
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from blackprop.core._declaration import Cost, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
+from blackprop.devices._simulator import Simulator
 
 
 @final

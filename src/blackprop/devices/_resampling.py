@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blackprop.core._declaration import Cost, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
+from blackprop.devices._simulator import Simulator
 
 
 class Resampling(Simulator):

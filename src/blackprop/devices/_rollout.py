@@ -8,8 +8,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.core._declaration import Cost
 from blackprop.core._flattened import Flattened
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError, ReadingError
 

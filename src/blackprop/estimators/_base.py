@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError
 
 

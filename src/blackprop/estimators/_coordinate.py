@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.core._procedure import ROUND_BYTES, Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.estimators._base import Estimator, positive_step
 from blackprop.estimators._differences import Central, Contraction, Difference
 
@@ -56,7 +58,7 @@ class Coordinate(Estimator):
         held = theta.element_size() * len(self.difference.signs) * (2 * theta.numel() + 2 * outputs)
         grad = torch.zeros_like(theta)
         for block in torch.arange(theta.numel()).split(max(1, ROUND_BYTES // held)):
-            queries: list[Query] = []
+            queries: Sequence[Query] = []
             for sign in self.difference.signs:
                 settings = centre.repeat(len(block), 1)
                 settings[torch.arange(len(block)), block] += sign * self.step

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import signed
-from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.core._procedure import ROUND_BYTES, Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator, positive_step

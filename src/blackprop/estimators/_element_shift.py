@@ -10,7 +10,8 @@ from torch import Tensor
 
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._probes import spanning
-from blackprop.core._query import Procedure, Purpose, Query, in_rounds
+from blackprop.core._procedure import Procedure, in_rounds
+from blackprop.core._query import Purpose, Query
 from blackprop.directions import Orthogonal
 from blackprop.errors import IncompatibleError
 from blackprop.estimators._base import Estimator, positive_step

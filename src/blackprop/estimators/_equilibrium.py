@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure, Purpose, Query
+from blackprop.core._procedure import Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator, positive_step
 

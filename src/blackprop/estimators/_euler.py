@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._flattened import Flattened
-from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.core._procedure import ROUND_BYTES, Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator
 

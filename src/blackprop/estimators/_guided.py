@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator, positive_step

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator
 from blackprop.estimators._coordinate import Coordinate

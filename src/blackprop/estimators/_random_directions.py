@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import signed
-from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.core._procedure import ROUND_BYTES, Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError
 from blackprop.estimators._base import Estimator, positive_step
@@ -86,7 +87,7 @@ class RandomDirections(Estimator):
             u = sample(size, P, generator, theta) if whole is None else whole[done : done + size]
             picks = _draw_picks(size, asked, len(x), generator, x.device) if asked < len(x) else None
             rows = [x] * size if picks is None else [x[pick] for pick in picks]
-            queries: list[Query] = []
+            queries: Sequence[Query] = []
             for sign in self.difference.signs:
                 settings = spec.theta.clamp(torch.add(centre, u, alpha=sign * self.step))
                 queries += [Query(row, t, Purpose.PARAMETER) for row, t in zip(rows, settings, strict=True)]

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blackprop.core._ledger import Budget, Ledger, metered
+from blackprop.core._budget import Budget
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered
 from blackprop.core._probes import signed
-from blackprop.core._query import Purpose, Query, ask, run
+from blackprop.core._procedure import ask, run
+from blackprop.core._query import Purpose, Query
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
 from blackprop.nn._layer import PhysicalLayer

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from blackprop import conversion
 from blackprop.conversion import Programmed, Programmer
-from blackprop.core._ledger import Budget, Ledger
+from blackprop.core._budget import Budget
+from blackprop.core._ledger import Ledger
 from blackprop.core._packing import pack
 from blackprop.core._query import Purpose
 from blackprop.devices import Device

@@ -9,8 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from blackprop.core._ledger import Budget, Ledger, metered
-from blackprop.core._query import Procedure, Purpose, Query, read, reading_first, run, same_setting
+from blackprop.core._budget import Budget
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered
+from blackprop.core._procedure import Procedure, read, reading_first, run
+from blackprop.core._query import Purpose, Query, same_setting
 from blackprop.devices import Device
 from blackprop.errors import BudgetExhausted, DeviceChangedWarning, SurrogateError
 from blackprop.estimators import Estimator

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from blackprop.core._ledger import Budget, Ledger
+from blackprop.core._budget import Budget
+from blackprop.core._ledger import Ledger
 from blackprop.core._packing import pack, unpack
 from blackprop.devices import Device
 from blackprop.errors import CheckpointError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackprop.core._declaration import ThetaSpec
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.optim._displacement import Place, centred, displaced, one_number

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import ThetaSpec
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ReadingError, ShapeError
 
 

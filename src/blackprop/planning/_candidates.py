@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from blackprop.core._declaration import Coupling, Declaration
-from blackprop.core._ledger import Measurable
+from blackprop.core._metered import Measurable
 from blackprop.errors import ArgumentError
 from blackprop.planning import _methods as methods
 from blackprop.planning._price import Price, dry_price

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from blackprop.core._budget import Budget
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Budget, Ledger, Measurable
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import Measurable
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
 from blackprop.estimators import Estimator, Modelled
 from blackprop.estimators._modelled import KnowsTheta

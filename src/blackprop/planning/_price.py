@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Ledger, Measurable, price
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import Measurable, price
 from blackprop.core._probes import within
-from blackprop.core._query import Count, Procedure, Purpose, Query, ask, reading_first
+from blackprop.core._procedure import Procedure, ask, reading_first
+from blackprop.core._query import Count, Purpose, Query
 from blackprop.presets import Method
 
 Objective = Callable[[Ledger], float]
@@ -104,7 +106,7 @@ class Held:
             answers = yield queries
             self.programmed = queries[-1].theta if queries else self.programmed
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         raise AssertionError("a dry run measures nothing")
 
     def repeated(self) -> Count:

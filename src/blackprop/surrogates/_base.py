@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import Probes, spanning
-from blackprop.core._query import Procedure, Purpose, Query, in_rounds
+from blackprop.core._procedure import Procedure, in_rounds
+from blackprop.core._query import Purpose, Query
 from blackprop.errors import IncompatibleError
 
 

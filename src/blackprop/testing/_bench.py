@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Declaration, ThetaSpec
-from blackprop.core._ledger import Ledger, Measurable, metered
+from blackprop.core._declaration import Declaration
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import Measurable, metered
 from blackprop.core._probes import within
-from blackprop.core._query import Count, Procedure, Query, run
+from blackprop.core._procedure import Procedure, run
+from blackprop.core._query import Count, Query
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ContractError, LimitError, ReadingError, ShapeError
 
 T = TypeVar("T")
@@ -101,7 +104,7 @@ class Redeclared:
     def repeated(self) -> Count:
         return self._device.repeated()
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         readings = self._device.measure(queries)
         with torch.enable_grad():
             return [_Trap.apply(y.detach().requires_grad_()) for y in readings]  # pyright: ignore[reportReturnType]
@@ -121,7 +124,7 @@ class _Trap(torch.autograd.Function):
 def together(procedures: Sequence[Procedure[T]]) -> Procedure[list[T]]:
     """All procedures side by side, their rounds joined, so that a simulator answers them in one batch."""
     results: dict[int, T] = {}
-    waiting: dict[int, list[Query]] = {}
+    waiting: dict[int, Sequence[Query]] = {}
 
     def advance(i: int, answers: list[Tensor] | None) -> None:
         try:
@@ -140,7 +143,7 @@ def together(procedures: Sequence[Procedure[T]]) -> Procedure[list[T]]:
     return [results[i] for i in range(len(procedures))]
 
 
-def watched(procedure: Procedure[T], asked: list[Query]) -> Generator[list[Query], list[Tensor], T]:
+def watched(procedure: Procedure[T], asked: list[Query]) -> Procedure[T]:
     """The same procedure; its queries are written down in `asked`."""
     try:
         queries = next(procedure)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import combination, within
-from blackprop.core._query import Count, Purpose, Query, ask, same_setting
+from blackprop.core._procedure import ask
+from blackprop.core._query import Count, Purpose, Query, same_setting
 from blackprop.devices import Device, Simulator, Wrapper
 from blackprop.errors import ArgumentError, ContractError, LimitError, ShapeError
 from blackprop.testing._bench import (
@@ -280,7 +282,7 @@ class _Verbs:
     def repeated(self) -> Count:
         return self._device.repeated()
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         readings = []
         for query in queries:
             self._device.program(query.theta)

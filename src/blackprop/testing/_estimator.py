@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Ledger, Measurable, price
-from blackprop.core._query import Procedure, Purpose, Query, ask
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import Measurable, price
+from blackprop.core._procedure import Procedure, ask
+from blackprop.core._query import Purpose, Query
 from blackprop.devices import Device, Diffraction, LightModulator, LowRank
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import Estimator

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Measurable, price
-from blackprop.core._query import Procedure, Query
+from blackprop.core._metered import Measurable, price
+from blackprop.core._procedure import Procedure
+from blackprop.core._query import Query
 from blackprop.estimators import Estimator, RandomDirections
 from blackprop.testing._bench import Bench, fork, relative, seeded, together
 
@@ -162,7 +163,7 @@ def _cut_short(lesson: _Lesson, estimator: Estimator, when: str) -> None:
 def _cut(procedure: Procedure[Tensor], rounds: int) -> Procedure[bool]:
     """Serve so many rounds and close it in the next; whether there was one."""
     try:
-        queries: list[Query] = next(procedure)
+        queries: Sequence[Query] = next(procedure)
         for _ in range(rounds):
             queries = procedure.send((yield queries))
     except StopIteration:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from blackprop import presets
-from blackprop.core._declaration import ThetaSpec
 from blackprop.core._ledger import Ledger
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Simulator
 from blackprop.errors import BlackpropError, ContractError
 from blackprop.nn._layer import PhysicalLayer

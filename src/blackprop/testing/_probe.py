@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from blackprop.core._query import Purpose, Query, ask
+from blackprop.core._procedure import ask
+from blackprop.core._query import Purpose, Query
 from blackprop.devices import Device
 from blackprop.testing._bench import Bench
 

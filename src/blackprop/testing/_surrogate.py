@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Ledger, Measurable, price
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import Measurable, price
 from blackprop.core._probes import spanning
-from blackprop.core._query import Count, Procedure, Purpose, Query, ask, same_setting
+from blackprop.core._procedure import Procedure, ask
+from blackprop.core._query import Count, Purpose, Query, same_setting
 from blackprop.devices import Device, LowRank
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates import Surrogate
@@ -206,7 +208,7 @@ class _Failing:
     def repeated(self) -> Count:
         return self._device.repeated()
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         if self._left == 0:
             raise _Cut
         self._left -= 1
@@ -250,7 +252,7 @@ def _gradient(case: _Case, surrogate: Surrogate, theta: Tensor) -> None:
 
 
 def _order(case: _Case, track: Learn, learnt: Surrogate, old: Tensor, new: Tensor) -> None:
-    asked: list[Query] = []
+    asked: Sequence[Query] = []
     procedure = watched(track(case.copy(learnt), seeded(fork(case.generator), case.generator)), asked)
     case.bench.run("track", procedure, case.device)
     at_old = [same_setting(query.theta, old) for query in asked]

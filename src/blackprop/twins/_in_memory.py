@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from blackprop.devices._base import Device, Wrapper
+from blackprop.devices._base import Device
+from blackprop.devices._wrapper import Wrapper
 from blackprop.devices.electronic._in_memory import InMemoryODE
 from blackprop.errors import ArgumentError
 from blackprop.twins._physical import PhysicalTwin

@@ -9,9 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
+from blackprop.devices._simulator import Simulator
 from blackprop.errors import ArgumentError
 
 SMALL = 1e-3  # below this a series of (1 − e^−z)/z to z³ is exact in float32 and better than the quotient

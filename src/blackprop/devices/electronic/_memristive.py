@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._query import Query, same_setting
-from blackprop.devices._base import Wrapper, apply_matrix
+from blackprop.devices._simulator import apply_matrix
+from blackprop.devices._wrapper import Wrapper
 from blackprop.devices.electronic._crossbar import Crossbar
 from blackprop.errors import ArgumentError
 
@@ -83,7 +84,7 @@ class Memristive(Wrapper):
             return self._fluctuating(self._array.transfer(x, g), x, g)
 
     @torch.no_grad()
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         sent: list[Query] = []
         standing: Tensor | None = None
         now, held = self._clock(), self._programmed

@@ -10,8 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
+from blackprop.devices._simulator import Simulator
 from blackprop.devices.electronic._diodes import Circuit, Diodes, IdealDiodes
 from blackprop.errors import ArgumentError, ShapeError
 

@@ -10,9 +10,10 @@ from typing import TypeVar, final
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, ThetaSpec
-from blackprop.devices._base import Simulator, apply_matrix
+from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
+from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.errors import ArgumentError
 
 T = TypeVar("T", float, Tensor)

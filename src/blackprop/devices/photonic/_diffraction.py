@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from blackprop.core._declaration import Cost, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
+from blackprop.devices._simulator import Simulator
 from blackprop.devices.photonic._light_modulator import FRAME
 from blackprop.errors import ArgumentError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Cost
-from blackprop.devices._base import apply_matrix
 from blackprop.devices._matrix import normal
+from blackprop.devices._simulator import apply_matrix
 from blackprop.devices.photonic._microring import Microring
 from blackprop.devices.photonic._mzi import Blocks, _Mesh
 from blackprop.errors import ArgumentError

@@ -7,9 +7,10 @@ from functools import partial
 
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, ThetaSpec
-from blackprop.devices._base import Simulator, apply_matrix
+from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
+from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.errors import ArgumentError
 
 

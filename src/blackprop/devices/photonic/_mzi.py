@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from blackprop.core._declaration import Cost, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import normal
+from blackprop.devices._simulator import Simulator
 
 CHUNK_BYTES = 2 * 2**20  # coefficients held at a time: they stay in the cache, and a large mesh stays out of memory
 

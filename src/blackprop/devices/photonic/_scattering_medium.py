@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, ThetaSpec
-from blackprop.devices._base import Simulator
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import normal, uniform
+from blackprop.devices._simulator import Simulator
 from blackprop.devices.photonic._light_modulator import FRAME
 
 

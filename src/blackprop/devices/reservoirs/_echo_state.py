@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.core._declaration import Cost
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices.reservoirs._reservoir import (
     Reservoir,
     check_counts,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import abc
 import cmath
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, ThetaSpec
+from blackprop.core._declaration import Cost
 from blackprop.core._query import Query
-from blackprop.devices._base import Device, Simulator, Wrapper
+from blackprop.core._theta import ThetaSpec
+from blackprop.devices._base import Device
 from blackprop.devices._matrix import uniform
+from blackprop.devices._simulator import Simulator
+from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError, ReadingError, ShapeError
 
 
@@ -53,7 +56,7 @@ class Reservoir(Simulator):
         self.check_finite(y, self._programmed)
         return y
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         readings = super().measure(queries)
         for query, y in zip(queries, readings, strict=True):
             self.check_finite(y, query.theta)
@@ -104,7 +107,7 @@ class Carried(Wrapper):
         self.state = state
         return y
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         return Device.measure(self, queries)  # one at a time: each begins where the one before ended
 
     def oracle(self) -> None:

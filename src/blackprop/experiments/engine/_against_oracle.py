@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blackprop import estimators, surrogates
-from blackprop.core._query import Query, run
+from blackprop.core._procedure import run
+from blackprop.core._query import Query
 from blackprop.nn._layer import PhysicalLayer
 
 
@@ -74,5 +75,5 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return float(F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
 
 
-def _asks_nothing(queries: list[Query]) -> list[Tensor]:
+def _asks_nothing(queries: Sequence[Query]) -> list[Tensor]:
     raise AssertionError(f"an oracle asked {len(queries)} queries")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from blackprop.core._ledger import Budget
+from blackprop.core._budget import Budget
 from blackprop.core._query import Purpose
 from blackprop.errors import ArgumentError, BudgetExhausted
 from blackprop.experiments.engine._trial import Stream, stream_seed

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.core._ledger import Ledger
-from blackprop.core._ledger import price as dry_run
+from blackprop.core._metered import price as dry_run
 from blackprop.core._probes import within
-from blackprop.core._query import Count, Procedure, Purpose, Query, ask, reading_first
+from blackprop.core._procedure import Procedure, ask, reading_first
+from blackprop.core._query import Count, Purpose, Query
 from blackprop.experiments.engine._bill import Bill
 from blackprop.experiments.engine._execution import lent_generators
 from blackprop.experiments.engine._trial import Cell

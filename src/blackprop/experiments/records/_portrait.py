@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blackprop import surrogates
-from blackprop.core._query import Query, run
+from blackprop.core._procedure import run
+from blackprop.core._query import Query
 from blackprop.errors import RunFolderError, SurrogateError
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.surrogates import Surrogate
@@ -113,5 +114,5 @@ def _numpy(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy().copy()
 
 
-def _asks_nothing(queries: list[Query]) -> list[Tensor]:
+def _asks_nothing(queries: Sequence[Query]) -> list[Tensor]:
     raise AssertionError(f"a portrait asked {len(queries)} queries")

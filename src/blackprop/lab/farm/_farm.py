@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackprop.core._budget import Budget
+from blackprop.core._capability import Capability
 from blackprop.core._declaration import Cost
-from blackprop.core._ledger import Budget, Ledger
-from blackprop.core._query import Count, Purpose, Query, count
+from blackprop.core._ledger import Ledger
+from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, DeviceError
 from blackprop.lab.farm._cross_calibration import Agreement, reference
@@ -77,6 +80,7 @@ class Farm(Device):
             noise=max(device.noise for device in devices),
             x_low=first.x_low,
             x_high=first.x_high,
+            capabilities=shared_by(devices),
         )
         members = [Member(device, tolerance, backoff, clock) for device in devices]
         self._crew = Crew(f"Farm({len(devices)} × {first})", members)
@@ -87,12 +91,13 @@ class Farm(Device):
     def members(self) -> tuple[Health, ...]:
         return tuple(member.health() for member in self._crew.members)
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         self._crew.take_back()
-        self._booked.add(count(queries, self._programmed))
+        asked = Round.of(queries)
+        self._booked.add(asked.spending(self._programmed, spec=self.declaration))
         self._programmed = None
-        readings = self._crew.serve(queries)
-        self._programmed = queries[-1].theta.detach().clone() if queries else None
+        readings = self._crew.serve(asked)
+        self._programmed = asked[-1].theta.clone() if len(asked) else None
         return readings
 
     def program(self, theta: Tensor, /) -> None:
@@ -219,6 +224,12 @@ class Farm(Device):
 
     def __repr__(self) -> str:
         return self._crew.name
+
+
+def shared_by(devices: Sequence[Device]) -> tuple[Capability, ...]:
+    """The capabilities that all members declare alike, without those that write: each keeps that state to itself."""
+    first, *others = (device.capabilities for device in devices)
+    return tuple(each for each in first if not each.writes and all(each in other for other in others))
 
 
 def _check_alike(devices: list[Device]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Cost
-from blackprop.core._ledger import Ledger, metered
-from blackprop.core._query import Measure, Purpose, Query, ask, run
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered
+from blackprop.core._procedure import Measure, ask, run
+from blackprop.core._query import Purpose, Query
 from blackprop.devices._base import Device
 from blackprop.errors import DeviceError, ReadingError
 from blackprop.lab.farm._cross_calibration import corrected, disagreement
@@ -65,11 +67,11 @@ class Member:
         """`work` in the member's own thread."""
         return self._worker.submit(work)
 
-    def serve(self, queries: list[Query]) -> Future[list[Tensor]]:
+    def serve(self, queries: Sequence[Query]) -> Future[list[Tensor]]:
         """Checked readings, as the device gives them."""
         return self.do(lambda: self.asked(queries, self._measure))
 
-    def asked(self, queries: list[Query], measure: Measure) -> list[Tensor]:
+    def asked(self, queries: Sequence[Query], measure: Measure) -> list[Tensor]:
         """In the member's thread."""
         if self.stale:
             self.device.forget()
@@ -85,7 +87,7 @@ class Member:
     def in_service(self) -> bool:
         return not self.reason
 
-    def answered(self, queries: list[Query], readings: list[Tensor]) -> list[Tensor]:
+    def answered(self, queries: Sequence[Query], readings: list[Tensor]) -> list[Tensor]:
         """The readings corrected; one of them is what the device will be known by."""
         self.rounds += 1
         self._strikes = 0
@@ -168,4 +170,4 @@ def told(error: BaseException) -> str:
 def _small(query: Query) -> Query:
     """A few of its rows, kept whatever becomes of the tensors."""
     with torch.no_grad():
-        return Query(query.x[:KNOWN].detach().clone(), query.theta.detach().clone(), Purpose.CALIBRATE)
+        return Query(query.x[:KNOWN].clone(), query.theta.clone(), Purpose.CALIBRATE, query.capability)

@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from blackprop.core._ledger import Budget, Ledger, metered, price
-from blackprop.core._query import Count, Measure, Purpose, Query, ask
+from blackprop.core._budget import Budget
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered, price
+from blackprop.core._procedure import Measure, ask
+from blackprop.core._query import Count, Query
 from blackprop.errors import DeviceError
 from blackprop.lab.farm._member import FAULTS, Member, told
 from blackprop.lab.farm._shares import Piece, cut, joined, shares
@@ -40,7 +43,7 @@ class Crew:
             if member.trial is not None and (alone or member.trial.done()):
                 member.conclude()
 
-    def serve(self, queries: list[Query]) -> list[Tensor]:
+    def serve(self, queries: Sequence[Query]) -> list[Tensor]:
         """A round; as long as anyone is in service."""
         answers: dict[Piece, Tensor] = {}
         missing = [Piece(index, 0, len(query.x)) for index, query in enumerate(queries)]
@@ -48,7 +51,7 @@ class Crew:
             missing = self._share_out(queries, missing, answers)
         return joined(queries, answers)
 
-    def _share_out(self, queries: list[Query], pieces: list[Piece], answers: dict[Piece, Tensor]) -> list[Piece]:
+    def _share_out(self, queries: Sequence[Query], pieces: list[Piece], answers: dict[Piece, Tensor]) -> list[Piece]:
         """Have `pieces` served by those in service; returns the pieces of those that failed."""
         crew = [member for member in self.members if member.in_service]
         if not crew or self.closed:
@@ -66,12 +69,12 @@ class Crew:
                 answers.update(zip(share, member.answered(asked, outcome), strict=True))
         return sorted(missing)
 
-    def asked_apart(self, who: list[int], queries: list[Query], budget: Budget | None) -> tuple[Answers, Ledger]:
+    def asked_apart(self, who: list[int], queries: Sequence[Query], budget: Budget | None) -> tuple[Answers, Ledger]:
         """The same queries to each of them, at once: readings and seconds of those that answered, and the bill."""
         members = [self.members[at] for at in who]
         due = Ledger.sum(price(lambda: ask(*queries), member.device) for member in members)
         if budget is not None:
-            budget.reserve(due.total_rows, due.total_programmings, due.lab_seconds)
+            budget.reserve(due.spent, due.lab_seconds)
         own = [Ledger() for _ in members]
         jobs = [
             member.do(partial(_timed, member, queries, metered(member.device, ledger)))
@@ -85,17 +88,14 @@ class Crew:
                 found[at] = outcome
         bill = Ledger.sum(own)
         if budget is not None:
-            more = bill.lab_seconds - due.lab_seconds
-            budget.spend(bill.total_rows - due.total_rows, bill.total_programmings - due.total_programmings, more)
+            more = bill.spent
+            more.subtract(due.spent)
+            budget.spend(more, bill.lab_seconds - due.lab_seconds)
         return found, bill
 
     def asked(self) -> Count:
-        """Of all members, ever."""
-        total = Count()
-        for purpose in Purpose:
-            for kind, name in ((total.rows, "rows"), (total.programmings, "programmings")):
-                kind[purpose] = sum(getattr(member.ledger, name)[purpose] for member in self.members)
-        return total
+        """Everything that the members were asked so far."""
+        return Ledger.sum(member.ledger for member in self.members).spent
 
     def nobody(self) -> DeviceError:
         if self.closed:
@@ -140,6 +140,6 @@ def _outcomes(jobs: Sequence[Future[T]]) -> list[T | BaseException]:
     return [job.result() if error is None else error for job, error in zip(jobs, errors, strict=True)]
 
 
-def _timed(member: Member, queries: list[Query], measure: Measure) -> tuple[list[Tensor], float]:
+def _timed(member: Member, queries: Sequence[Query], measure: Measure) -> tuple[list[Tensor], float]:
     began = time.perf_counter()
     return member.asked(queries, measure), time.perf_counter() - began

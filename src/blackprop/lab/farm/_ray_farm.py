@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor
 
 from blackprop._extras import install
-from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._capability import Capability
+from blackprop.core._query import Count, Query
+from blackprop.core._round import Round
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError, UnreachableError
 
-Told = tuple[Any, BaseException | None, dict[str, dict[str, int]]]  # an answer, or an error, and what was asked again
+Told = tuple[Any, BaseException | None, Count]  # an answer, or an error, and what was asked again
 
 
 class RayDevice(Device):
@@ -63,16 +64,14 @@ class RayDevice(Device):
     def read(self, x: Tensor, /) -> Tensor:
         return _tensor(self._call("read", _array(x)), x)
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
-        self._programmed = None
-        if not queries:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        asked, self._programmed = Round.of(queries), None
+        if not len(asked):
             return []
-        shared = {id(query.x): query.x for query in queries}  # many settings share their rows
-        places = {name: place for place, name in enumerate(shared)}
-        asked = [(places[id(query.x)], _array(query.theta), query.purpose.value) for query in queries]
-        readings = self._call("measure", [_array(x) for x in shared.values()], asked)
-        self._programmed = queries[-1].theta.detach().clone()
-        return [_tensor(y, query.x) for y, query in zip(readings, queries, strict=True)]
+        parts, settings = [_array(part) for part in asked.parts], _array(asked.settings)
+        readings = self._call("measure", parts, settings, asked.table, asked.kinds)
+        self._programmed = asked[-1].theta.clone()
+        return [_tensor(y, query.x) for y, query in zip(readings, asked, strict=True)]
 
     def repeated(self) -> Count:
         again, self._again = self._again, Count()
@@ -113,8 +112,7 @@ class RayDevice(Device):
         except exceptions.RayError as error:
             raise DeviceError(f"the actor is gone: {str(error).strip().splitlines()[0]}") from error
         answer, fault, again = told
-        for kind, more in (("rows", again["rows"]), ("programmings", again["programmings"])):
-            getattr(self._again, kind).update(Counter({Purpose(purpose): n for purpose, n in more.items()}))
+        self._again.add(again)
         if fault is not None:
             raise fault
         return answer
@@ -171,12 +169,12 @@ class _Host:
 
     def about(self) -> Told:
         names = ("in_shape", "out_shape", "theta", "linear", "coupling", "cost", "noise", "x_low", "x_high")
+        names += ("capabilities",)
         return self._told(lambda device: {"name": str(device), **{name: getattr(device, name) for name in names}})
 
-    def measure(self, rows: list[Any], asked: list[tuple[int, Any, str]]) -> Told:
-        shared = [torch.tensor(x) for x in rows]
-        queries = [Query(shared[place], torch.tensor(theta), Purpose(purpose)) for place, theta, purpose in asked]
-        return self._told(lambda device: [_array(y) for y in device.measure(queries)])
+    def measure(self, parts: list[Any], settings: Any, table: Any, kinds: tuple[type[Capability] | None, ...]) -> Told:
+        asked = Round([torch.tensor(part) for part in parts], torch.tensor(settings), table, kinds)
+        return self._told(lambda device: [_array(y) for y in device.measure(asked)])
 
     def program(self, theta: Any) -> Told:
         return self._told(lambda device: device.program(torch.tensor(theta)))
@@ -198,16 +196,14 @@ class _Host:
 
     def _told(self, work: Callable[[Device], Any]) -> Told:
         if self.device is None:
-            return None, self.fault, {"rows": {}, "programmings": {}}
+            return None, self.fault, Count()
         answer, fault = None, None
         try:
             with torch.no_grad():
                 answer = work(self.device)
         except Exception as error:
             fault = _tellable(error)
-        again = self.device.repeated()
-        counts = {"rows": again.rows, "programmings": again.programmings}
-        return answer, fault, {name: {p.value: n for p, n in each.items()} for name, each in counts.items()}
+        return answer, fault, self.device.repeated()
 
 
 def _tellable(error: Exception, before: str = "") -> Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ Part = list[Piece]  # consecutive pieces at one setting, served by one device
 
 
 def shares(
-    queries: list[Query], pieces: list[Piece], costs: Sequence[Cost], held: Sequence[Tensor | None]
+    queries: Sequence[Query], pieces: list[Piece], costs: Sequence[Cost], held: Sequence[Tensor | None]
 ) -> list[list[Piece]]:
     """Divide `pieces` of a round among devices of the given `costs` (s), which hold the settings `held`.
 
@@ -54,7 +54,7 @@ def shares(
     return best
 
 
-def cut(queries: list[Query], pieces: list[Piece], cache: dict[tuple[int, int, int], Tensor]) -> list[Query]:
+def cut(queries: Sequence[Query], pieces: list[Piece], cache: dict[tuple[int, int, int], Tensor]) -> list[Query]:
     """The pieces as queries. Rows that many queries share stay shared, by way of the `cache` of a round."""
     found = []
     for piece in pieces:
@@ -63,11 +63,11 @@ def cut(queries: list[Query], pieces: list[Piece], cache: dict[tuple[int, int, i
             found.append(query)
             continue
         x = cache.setdefault((id(query.x), piece.start, piece.stop), query.x[piece.start : piece.stop])
-        found.append(Query(x, query.theta, query.purpose))
+        found.append(replace(query, x=x))
     return found
 
 
-def joined(queries: list[Query], answers: dict[Piece, Tensor]) -> list[Tensor]:
+def joined(queries: Sequence[Query], answers: dict[Piece, Tensor]) -> list[Tensor]:
     """The readings of the queries, in order, from those of their pieces."""
     found: list[list[Tensor]] = [[] for _ in queries]
     for piece in sorted(answers):
@@ -75,7 +75,7 @@ def joined(queries: list[Query], answers: dict[Piece, Tensor]) -> list[Tensor]:
     return [some[0] if len(some) == 1 else torch.cat(some) for some in found]
 
 
-def _together(queries: list[Query], pieces: list[Piece]) -> list[Part]:
+def _together(queries: Sequence[Query], pieces: list[Piece]) -> list[Part]:
     parts: list[Part] = []
     for piece in pieces:
         if parts and same_setting(queries[parts[-1][-1].index].theta, queries[piece.index].theta):
@@ -85,13 +85,13 @@ def _together(queries: list[Query], pieces: list[Piece]) -> list[Part]:
     return parts
 
 
-def _names(queries: list[Query], parts: list[Part]) -> list[int]:
+def _names(queries: Sequence[Query], parts: list[Part]) -> list[int]:
     """A number for the setting of each part, the same where a setting comes back as the same tensor."""
     known: dict[int, int] = {}
     return [known.setdefault(id(queries[part[0].index].theta), len(known)) for part in parts]
 
 
-def _name_of(theta: Tensor | None, queries: list[Query], parts: list[Part], names: list[int]) -> int | None:
+def _name_of(theta: Tensor | None, queries: Sequence[Query], parts: list[Part], names: list[int]) -> int | None:
     """The number of a setting that is held; None where the round does not ask for it."""
     for part, name in zip(parts, names, strict=True):
         if same_setting(theta, queries[part[0].index].theta):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blackprop.core._declaration import ThetaSpec
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, ReadingError
 from blackprop.lab.instruments._instrument import Bench, Instrument
 from blackprop.lab.instruments._pixels import LEVELS, Region

@@ -12,8 +12,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, Shape, ThetaSpec
+from blackprop.core._capability import Shape
+from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._query import Query
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Device
 from blackprop.errors import (
     ArgumentError,
@@ -131,7 +133,7 @@ class Instrument(Device):
                 self._verify()
         return torch.tensor(y, dtype=x.dtype, device=x.device).reshape(len(x), *self.out_shape)
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         for query in queries:
             self.theta.check(query.theta)
         for x in {id(query.x): query.x for query in queries}.values():  # many settings share their rows

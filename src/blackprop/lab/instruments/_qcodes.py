@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop._extras import install
-from blackprop.core._declaration import ThetaSpec
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, ReadingError
 from blackprop.lab.instruments._instrument import Bench, Instrument
 

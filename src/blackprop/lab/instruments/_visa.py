@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop._extras import install
-from blackprop.core._declaration import ThetaSpec
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, DeviceError, ReadingError, UnreachableError
 from blackprop.lab.instruments._instrument import Bench, Instrument
 from blackprop.lab.instruments._scpi import Channels, Readings, no_error, numbers, numbers_of_block

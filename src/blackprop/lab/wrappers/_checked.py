@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count as counting
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._query import Query
+from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, ReadingError
 from blackprop.lab.wrappers._detectors import Detector, Finding, NotFinite, Outlier, Saturated, Stuck
@@ -50,6 +51,8 @@ class Checked(Transparent):
     measured a second time (`detectors.Outlier`). The first looks at values alone; the last two keep to rules that
     practically never fire on a healthy device, at any scale.
 
+    Readings of capabilities are handed on unchecked.
+
     `found` counts the readings of rows that were wrong, by `Finding`. `program` and `read` by hand are not looked at.
     """
 
@@ -83,9 +86,11 @@ class Checked(Transparent):
         self._policies: dict[Detector, Policy] = {d: p for d, p in pairs if d is not None and p is not None}
         self.found: Counter[Finding] = Counter()
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
-        held = self.programmed
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        held, queries = self.programmed, Round.of(queries)
         readings = self.device.measure(queries)
+        if not queries.plain:
+            return readings  # the detectors know ordinary readings alone
         if not self._usable(queries, readings):
             return readings  # the driver refuses it in its own words
         y = _joined(readings)
@@ -102,7 +107,9 @@ class Checked(Transparent):
             self._stuck.settle(y)
         return readings
 
-    def _repaired(self, queries: list[Query], y: Tensor, marked: dict[Detector, Tensor], held: Tensor | None) -> Tensor:
+    def _repaired(
+        self, queries: Sequence[Query], y: Tensor, marked: dict[Detector, Tensor], held: Tensor | None
+    ) -> Tensor:
         asked: list[Asked] = [(queries, held)]
         for detector, mask in marked.items():
             if detector.convicts_at_once:
@@ -126,7 +133,7 @@ class Checked(Transparent):
             self._book((queries, held), asked)
         raise AssertionError("unreachable")
 
-    def _ask_again(self, again: list[Query], asked: list[Asked]) -> list[Tensor]:
+    def _ask_again(self, again: Sequence[Query], asked: list[Asked]) -> list[Tensor]:
         try:
             return self._asked(again, asked)
         except NOT_ASKED as error:
@@ -134,7 +141,13 @@ class Checked(Transparent):
             raise TimeoutError(f"{self.device} could not be asked for rows of a round again: {error}") from error
 
     def _judged(
-        self, queries: list[Query], rows: Tensor, old: Tensor, new: Tensor, marked: dict[Detector, Tensor], total: int
+        self,
+        queries: Sequence[Query],
+        rows: Tensor,
+        old: Tensor,
+        new: Tensor,
+        marked: dict[Detector, Tensor],
+        total: int,
     ) -> dict[Detector, Tensor]:
         still: dict[Detector, Tensor] = {}
         for detector, policy in self._policies.items():
@@ -161,7 +174,7 @@ class Checked(Transparent):
         # A suspect is refused once a repeat has convicted it.
         return policy.attempts if isinstance(policy, Remeasure) else int(not detector.convicts_at_once)
 
-    def _refusal(self, queries: list[Query], detector: Detector, mask: Tensor, attempts: int) -> ReadingError:
+    def _refusal(self, queries: Sequence[Query], detector: Detector, mask: Tensor, attempts: int) -> ReadingError:
         rows = mask.any(1).nonzero().flatten().tolist()
         starts = torch.tensor([len(query.x) for query in queries]).cumsum(0)
         index = int(torch.searchsorted(starts, rows[0], right=True))
@@ -173,7 +186,7 @@ class Checked(Transparent):
         after = f", also after measuring it again, attempts: {attempts}" if attempts else ""
         return ReadingError(f"{self.device}: {where}{others} is {detector.finding.value}{after}")
 
-    def _usable(self, queries: list[Query], readings: list[Tensor]) -> bool:
+    def _usable(self, queries: Sequence[Query], readings: list[Tensor]) -> bool:
         return (
             bool(queries)
             and len(readings) == len(queries)
@@ -207,7 +220,7 @@ def _joined(readings: list[Tensor]) -> Tensor:
     return readings[0].flatten(1) if len(readings) == 1 else torch.cat([y.flatten(1) for y in readings])
 
 
-def _differing(queries: list[Query]) -> Tensor:
+def _differing(queries: Sequence[Query]) -> Tensor:
     """Whether a row, as sent, differs from the one before it in its query (rows,)."""
     found: dict[int, Tensor] = {}  # many settings share their rows
     for query in queries:
@@ -218,9 +231,9 @@ def _differing(queries: list[Query]) -> Tensor:
     return torch.cat([found[id(query.x)] for query in queries])
 
 
-def _only(queries: list[Query], rows: Tensor) -> list[Query]:
+def _only(queries: Sequence[Query], rows: Tensor) -> list[Query]:
     """The queries, of these rows of the round alone."""
-    chosen: list[Query] = []
+    chosen: Sequence[Query] = []
     start = 0
     for query in queries:
         mine = rows[(rows >= start) & (rows < start + len(query.x))] - start

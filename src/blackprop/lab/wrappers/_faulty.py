@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackprop.core._query import Query, count
+from blackprop.core._query import Query
+from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, InDoubtError, ProtocolError, UnreachableError
 from blackprop.lab.wrappers._pass_through import Transparent
@@ -74,7 +75,8 @@ class Faulty(Transparent):
         self._generator = torch.Generator().manual_seed(seed)
         self._last: Tensor | None = None  # the outputs (d_out,) of the row read last
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        queries = Round.of(queries)
         # Every round draws alike, so that a fault at another rate leaves the others where they were.
         draws = dict(zip(self.rates, torch.rand(len(self.rates), generator=self._generator).tolist(), strict=True))
         happens = {name for name, rate in self.rates.items() if draws[name] < rate} - {"nan_rows"}
@@ -89,7 +91,7 @@ class Faulty(Transparent):
         readings = self.device.measure(queries)
         if "duplicated" in happens:
             self.injected["duplicated"] += 1
-            self._again.add(count(queries, self.programmed, self.rows_each))
+            self._again.add(queries.spending(self.programmed, self.rows_each, self.declaration))
             self.device.measure(queries)
         if "timeout" in happens:
             self._fail("timeout", TimeoutError(f"{self.device} did not answer in time"))
@@ -97,7 +99,7 @@ class Faulty(Transparent):
             self._fail("dropped", InDoubtError(f"the answer of {self.device} was lost"))
         if "corrupted" in happens and not self.silent:
             self._fail("corrupted", ProtocolError(f"the answer of {self.device} does not fit its checksum"))
-        return self._spoiled(readings, happens)
+        return self._spoiled(readings, happens) if queries.plain else readings
 
     def _fail(self, name: str, error: Exception) -> None:
         self.injected[name] += 1

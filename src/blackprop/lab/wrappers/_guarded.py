@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from types import TracebackType
 from typing import NoReturn, Self
 
 import torch
 from torch import Tensor
 
-from blackprop.core._ledger import check_queries
 from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, DeviceError, InterlockError, LimitError, ShapeError
-from blackprop.lab.wrappers._limits import Limit, clearly_right, tightened
+from blackprop.lab.wrappers._limits import Limit, tightened
 from blackprop.lab.wrappers._parking import Stand
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
 
@@ -104,36 +103,36 @@ class Guarded(Transparent):
             )
         return idle
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         self._check_open()
-        self._check(queries)
+        queries = Round.of(queries, self.declaration)
+        queries.check(self.declaration)
         if self._interlock is not None:
             self._ask_interlock(queries)
         if self._slew is not None:
             return self._step_by_step(queries)
         if self._rate is not None:
-            self._wait(sum(len(query.x) for query in queries))
+            self._wait(sum(queries.sizes()))
         return self._measure_at_once(queries)
 
-    def _measure_at_once(self, queries: list[Query]) -> list[Tensor]:
-        if queries:
+    def _measure_at_once(self, queries: Round) -> list[Tensor]:
+        if len(queries):
             self._stand.begin(queries[-1].theta)
         try:
             readings = self.device.measure(queries)
         except BaseException as error:
             self._park_after(error)
             raise
-        if queries:
+        if len(queries):
             self._stand.arrived(self.device.programmed)
         return readings
 
-    def _step_by_step(self, queries: list[Query]) -> list[Tensor]:
+    def _step_by_step(self, queries: Round) -> list[Tensor]:
         held, asked, readings = self.programmed, list[Asked](), []
         try:
-            for _, same in groupby(queries, key=lambda query: id(query.theta)):
-                run = list(same)
-                theta = run[0].theta
-                self._wait(sum(len(query.x) for query in run))
+            for at in queries.runs:
+                run, theta = queries.only(at.first, at.last), queries.settings[at.setting]
+                self._wait(sum(run.sizes()))
                 with self._parked_on_failure(None):
                     for step in self._stand.way(self._stand.at, theta):
                         self._stand.write(step, run[0].purpose)
@@ -164,7 +163,7 @@ class Guarded(Transparent):
         if self._stand.at is None or self._stand.parked:
             raise ArgumentError(f"{self} must be programmed before it is read")
         queries = [Query(x, self._stand.at, Purpose.CALIBRATE)]
-        self._check(queries)
+        Round.of(queries, self.declaration).check(self.declaration)
         self._ask_interlock(queries)
         self._wait(len(x))
         with self._parked_on_failure(None):
@@ -207,12 +206,7 @@ class Guarded(Transparent):
         if self.closed is not None and self._latch:
             raise InterlockError(f"{self.device} is stopped until `reset()`: {self.closed}")
 
-    def _check(self, queries: list[Query]) -> None:
-        """Look at everything at once; what is not clearly right is looked at one by one, for the driver's words."""
-        if not clearly_right(queries, self.theta, self.in_shape, self.declaration.x_limited):
-            check_queries(self.declaration, queries)
-
-    def _ask_interlock(self, queries: list[Query]) -> None:
+    def _ask_interlock(self, queries: Sequence[Query]) -> None:
         if self._interlock is None:
             return
         at = self._stand.at

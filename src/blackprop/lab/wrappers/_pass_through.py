@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from blackprop.core._query import Count, Query, count
+from blackprop.core._capability import ALL
+from blackprop.core._query import Count, Query
+from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import BusyError, UnreachableError
 
 NOT_ASKED = (UnreachableError, BusyError)  # of other failures, nobody knows whether the device was asked
-Asked = tuple[list[Query], Tensor | None]  # a round, and the setting that the device held before it
+Asked = tuple[Sequence[Query], Tensor | None]  # a round, and the setting that the device held before it
 
 
 class Transparent(Wrapper):
-    """A wrapper that writes the settings and sends the rows that it is given, whatever else it does.
+    """A wrapper that writes the settings and sends the rows that it is given, whatever else it does; so every
+    capability survives it.
 
     What the device holds, it holds: `programmed` is the device's own, after a failure too. So the driver's count of a
     round, from `programmed`, and `repeated`, what was asked beyond that, together are what the device was asked.
     """
+
+    survives = ALL
 
     def __init__(self, device: Device) -> None:
         super().__init__(device)
@@ -39,18 +44,18 @@ class Transparent(Wrapper):
     def read(self, x: Tensor, /) -> Tensor:
         return self.device.read(x)
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         return self.device.measure(queries)
 
     def repeated(self) -> Count:
         inner, total = self.device.repeated(), self._again
-        if not (total.rows or total.programmings):
+        if not total:
             return inner  # the usual case
         self._again = Count()
         total.add(inner)
         return total.entries()
 
-    def _asked(self, queries: list[Query], asked: list[Asked]) -> list[Tensor]:
+    def _asked(self, queries: Sequence[Query], asked: list[Asked]) -> list[Tensor]:
         """Measure, and write into `asked` what may have been."""
         at = self.programmed
         try:
@@ -66,5 +71,8 @@ class Transparent(Wrapper):
     def _book(self, once: Asked, asked: Iterable[Asked]) -> None:
         """Book what was `asked` beyond the round that the driver books, `once`."""
         for round_ in asked:
-            self._again.add(count(*round_, self.rows_each))
-        self._again.subtract(count(*once, self.rows_each))
+            self._again.add(self._spending(*round_))
+        self._again.subtract(self._spending(*once))
+
+    def _spending(self, queries: Sequence[Query], held: Tensor | None) -> Count:
+        return Round.of(queries).spending(held, self.rows_each, self.declaration)

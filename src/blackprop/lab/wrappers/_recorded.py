@@ -6,7 +6,7 @@ import builtins
 import hashlib
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from blackprop import errors
-from blackprop.core._declaration import Cost, Coupling, ThetaSpec
+from blackprop.core._capability import Capability, restored
+from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._round import Round
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Device
 from blackprop.errors import BlackpropError, CheckpointError, DeviceError
 from blackprop.lab.wrappers._pass_through import Transparent
@@ -47,8 +50,9 @@ class Recorded(Transparent):
         self._writer.append({"kind": "draw", "generator": before}, [theta, generator.get_state()])
         return theta
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         self._writer.require_open()
+        queries = Round.of(queries)
         header, arrays = described(queries)
         try:
             readings = self.device.measure(queries)
@@ -87,6 +91,7 @@ class Recorded(Transparent):
         self._again.add(again)
         held = self.programmed
         header["again"] = [{p.value: n for p, n in c.items()} for c in (again.rows, again.programmings)]
+        header["again"].append(dict(again.actions))
         header["held"] = held is not None
         self._writer.append(header, arrays if held is None else [*arrays, held])
 
@@ -110,10 +115,13 @@ class Replayed(Device):
     so does one after its end. Numbers may differ by `tolerance · max(1, |recorded|)`; shapes, dtypes and purposes not
     at all. A recorded failure is raised again, and `repeated()`, `programmed` and the draws of the initial θ are as
     they were. A file that ends within a record, as when the recording process was killed, is replayed up to there with
-    a warning; one that is damaged raises `CheckpointError`. `left` is how many records are still to be played.
+    a warning; one that is damaged raises `CheckpointError`. `capabilities` are the types of those
+    that the recorded device declares; others are left out. `left` is how many records are still to be played.
     """
 
-    def __init__(self, path: str | Path, *, tolerance: float = 0.0) -> None:
+    def __init__(
+        self, path: str | Path, *, tolerance: float = 0.0, capabilities: Iterable[type[Capability]] = ()
+    ) -> None:
         if not tolerance >= 0:
             raise errors.ArgumentError(f"`Replayed(tolerance=...)` must not be negative, got {tolerance}")
         self._records = Reader(Path(path))
@@ -136,6 +144,7 @@ class Replayed(Device):
                 noise=header["noise"],
                 x_low=x_low,
                 x_high=x_high,
+                capabilities=restored(header.get("capabilities", {}), capabilities),
             )
             self._name = str(header["name"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -156,16 +165,20 @@ class Replayed(Device):
         self._next += 1
         return theta
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        queries = Round.of(queries)
         header, arrays = self._expect("round")
         asked = header["queries"]
         if len(queries) != len(asked):
             raise DeviceError(f"{self._where()}: {len(queries)} queries in a round, recorded {len(asked)}")
         seen: dict[tuple[int, int], bool] = {}  # rows shared by many queries are compared once
-        for index, (query, (x, theta, purpose)) in enumerate(zip(queries, asked, strict=True)):
+        for index, (query, (x, theta, purpose, *action)) in enumerate(zip(queries, asked, strict=True)):
             what = f"{self._where()}, query {self._asked + index}"
             if query.purpose.value != purpose:
                 raise DeviceError(f"{what}: asked for {query.purpose.value}, recorded for {purpose}")
+            name = [] if query.capability is None else [query.capability.name]
+            if name != action:
+                raise DeviceError(f"{what}: asked by {name or 'read'}, recorded by {action or 'read'}")
             for name, value, place in (("theta", query.theta, theta), ("x", query.x, x)):
                 if not seen.get((id(value), place)):
                     self._compare(f"{what}: {name}", value, arrays[place])
@@ -218,8 +231,9 @@ class Replayed(Device):
 
     def _finish(self, header: dict[str, Any], arrays: list[Tensor], inputs: int) -> list[Tensor]:
         """Go on to the next record; what is left of this one's arrays is what the device returned."""
-        rows, programmings = (Counter({Purpose(name): n for name, n in c.items()}) for c in header["again"])
-        self._again.add(Count(rows, programmings))
+        rows, programmings, *actions = header["again"]  # older recordings name no actions
+        by_purpose = [Counter({Purpose(name): n for name, n in c.items()}) for c in (rows, programmings)]
+        self._again.add(Count(by_purpose[0], by_purpose[1], Counter(actions[0] if actions else {})))
         rest = arrays[inputs:]
         self._programmed = rest.pop() if header["held"] else None
         self._next += 1

@@ -22,6 +22,7 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,12 @@ def declared(spec: Declaration) -> Record:
         "cost": [spec.cost.programming, spec.cost.row],
         "noise": spec.noise,
         "input_limits": [spec.x_low, spec.x_high],
+        "capabilities": {each.name: each.fields() for each in spec.capabilities},
     }
     return header, arrays
 
 
-def described(queries: list[Query]) -> Record:
+def described(queries: Sequence[Query]) -> Record:
     """The questions of a round, every tensor that they share once."""
     places: dict[int, int] = {}
     arrays: list[Tensor] = []
@@ -171,8 +173,12 @@ def described(queries: list[Query]) -> Record:
             arrays.append(tensor)
         return places[id(tensor)]
 
-    asked = [[place(query.x), place(query.theta), query.purpose.value] for query in queries]
+    asked = [[place(q.x), place(q.theta), q.purpose.value, *_named(q)] for q in queries]
     return {"kind": "round", "queries": asked, "inputs": len(arrays)}, arrays
+
+
+def _named(query: Query) -> list[str]:
+    return [] if query.capability is None else [query.capability.name]
 
 
 def _checksum(file: Any, size: int) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from blackprop.core._query import Purpose, Query
+from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, InDoubtError, ProtocolError, UnreachableError
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
@@ -30,6 +31,8 @@ class Retrying(Transparent):
     nothing is asked again unless `also` names it. Instruments (`VisaDevice`, `QcodesDevice`, `CameraModulator`) say so
     of every answer that was lost after something was written: name it for them where driving a row twice does no harm.
     Nor is a round asked again after anything else, such as a setting outside the limits, which would only fail again.
+
+    Nor is a round that writes by a capability (pulses): a second train would move the device again.
 
     **Booked** in `repeated()`: every further round that may have been measured, whole. `UnreachableError` and
     `BusyError` say that the device was not asked, and book nothing. The last failure is raised as `InDoubtError` where
@@ -65,8 +68,10 @@ class Retrying(Transparent):
         self._generator = torch.Generator().manual_seed(seed)
         self._clock, self._sleep = clock, sleep
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
-        held = self.programmed
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        held, queries = self.programmed, Round.of(queries)
+        if any(kind is not None and kind.writes for kind in queries.kinds):
+            return self.device.measure(queries)
         asked: list[Asked] = []
 
         try:

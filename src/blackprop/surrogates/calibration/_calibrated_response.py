@@ -9,7 +9,8 @@ from torch import Tensor
 
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._probes import spanning_count
-from blackprop.core._query import Procedure, Purpose, Query
+from blackprop.core._procedure import Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
 from blackprop.surrogates._monitor import AGAIN, FOUND, LEFT, Monitor, warn_of_doubt

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import Probes, spanning
-from blackprop.core._query import ROUND_BYTES, Procedure, Purpose, Query
+from blackprop.core._procedure import ROUND_BYTES, Procedure
+from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate

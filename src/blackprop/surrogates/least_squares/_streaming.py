@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
 from blackprop.surrogates.least_squares._rules import Projection, Rule, few_equations

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._probes import signed
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.directions import Directions, Gaussian
 from blackprop.errors import ArgumentError
 from blackprop.surrogates.low_rank._base import LowRankSurrogate

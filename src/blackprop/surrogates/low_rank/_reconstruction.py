@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blackprop.core._query import Procedure
+from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError
 from blackprop.surrogates.low_rank._base import LowRankSurrogate
 

@@ -13,17 +13,20 @@ from blackprop.lab.remote.shared._wire import Message
 
 @dataclass
 class Outgoing:
-    """A round on its way: its number, its arrays."""
+    """A round on its way: its number, the names of its kinds of queries, its arrays."""
 
     number: int
     fresh: bool
+    kinds: list[str]
     arrays: list[np.ndarray]
     said: int = 0  # messages about it so far
     cancelled: bool = False
 
-    def same(self, arrays: Sequence[np.ndarray]) -> bool:
-        """Whether a round of these arrays is the same one."""
-        return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(self.arrays, arrays, strict=True))
+    def same(self, kinds: Sequence[str], arrays: Sequence[np.ndarray]) -> bool:
+        """Whether a round of these kinds and arrays is the same one."""
+        return self.kinds == kinds and all(
+            a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(self.arrays, arrays, strict=True)
+        )
 
 
 def not_taken(reply: Message) -> bool:

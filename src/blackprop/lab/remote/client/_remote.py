@@ -6,7 +6,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +14,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from blackprop.core._capability import Capability
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Count, Purpose, Query, count
+from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BusyError, DeviceError, InDoubtError, ProtocolError, ShapeError
 from blackprop.lab.remote.client._connection import DAMAGED, Link, of_other_version, unreachable
@@ -43,7 +45,8 @@ class RemoteDevice(Device):
     `insecure=True` for a server on this machine that asks for none; `wait`, seconds to wait for other clients, for a
     session and for each round, until `BusyError`; `deadline`, seconds in which a round is answered, beyond twice the
     time that the device declares for it and the waiting for others, until `UnreachableError`. A round that is too large
-    to be sent, or whose readings are, raises `ShapeError`, and nothing is measured.
+    to be sent, or whose readings are, raises `ShapeError`, and nothing is measured; `capabilities`, the types of those
+    of the served device that this client uses (others are left out of its declaration).
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class RemoteDevice(Device):
         wait: float = 60.0,
         deadline: float = 20.0,
         repeat_in_doubt: bool = False,
+        capabilities: Iterable[type[Capability]] = (),
     ) -> None:
         if (keys is None) != insecure:
             raise ArgumentError("`RemoteDevice(keys=...)` takes the folder of its keys, or `insecure=True`; not both")
@@ -62,7 +66,7 @@ class RemoteDevice(Device):
             if not value > 0:
                 raise ArgumentError(f"`RemoteDevice({name}=...)` must be positive, got {value}")
         self.address, self.wait, self.deadline, self.repeat_in_doubt = address, wait, deadline, repeat_in_doubt
-        self._keys = None if keys is None else Path(keys)
+        self._keys, self._kinds = None if keys is None else Path(keys), tuple(capabilities)
         self._process = os.getpid()
         self._session = self._boot = ""
         self._resumed = False
@@ -90,6 +94,7 @@ class RemoteDevice(Device):
             noise=spec.noise,
             x_low=spec.x_low,
             x_high=spec.x_high,
+            capabilities=spec.capabilities,
         )
 
     def _connect(self) -> Link:
@@ -101,7 +106,7 @@ class RemoteDevice(Device):
         said = (welcome["device"], [array.tobytes() for array in welcome.arrays])
         if self._said is not None and said != self._said:
             raise DeviceError(f"the server at {self.address} was started again with another device: {said[0]}")
-        spec = understand(welcome["device"], welcome.arrays, self._draw)
+        spec = understand(welcome["device"], welcome.arrays, self._draw, self._kinds)
         self._said, self._boot, self._session = said, welcome["boot"], welcome["session"]
         self._link.farewell = wire.encode(say.BYE, {"id": 0, "session": self._session})
         self._resumed, self._lease_seconds = welcome["resumed"], float(max(1, welcome["lease_milliseconds"])) / 1000
@@ -133,55 +138,59 @@ class RemoteDevice(Device):
         self.theta.check(theta)
         self._setting = theta.detach().clone()
         self._programmed = None
-        self._round([Query(theta.new_zeros(0, *self.in_shape), self._setting, Purpose.CALIBRATE)], by_hand=True)
+        nothing = theta.new_zeros(0, *self.in_shape)
+        self._round(Round.of([Query(nothing, self._setting, Purpose.CALIBRATE)]), by_hand=True)
 
     def read(self, x: Tensor, /) -> Tensor:
         """One round at the setting that `program` wrote; written again should another client have moved the device."""
         if self._setting is None:
             raise ArgumentError(f"{self} must be programmed before it is read")
-        (reading,) = self._round([Query(x, self._setting, Purpose.CALIBRATE)], by_hand=True)
+        (reading,) = self._round(Round.of([Query(x, self._setting, Purpose.CALIBRATE)], self._spec), by_hand=True)
         return reading
 
-    def measure(self, queries: list[Query], /) -> list[Tensor]:
-        if not queries:
-            return []
-        return self._round(queries)
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        asked = Round.of(queries)
+        return self._round(asked) if len(asked) else []
 
-    def _round(self, queries: list[Query], *, by_hand: bool = False) -> list[Tensor]:
+    def _round(self, asked: Round, *, by_hand: bool = False) -> list[Tensor]:
         self._check_usable()
-        held, arrays, out = self._programmed, rounds.pack(queries), self._outgoing
+        held, arrays, out = self._programmed, rounds.pack(asked), self._outgoing
+        kinds = rounds.names(asked)
         try:
-            rounds.check_travel(queries, arrays, self._spec)
+            rounds.check_travel(asked, arrays, self._spec)
         except ShapeError:
-            self._again.subtract(Count() if by_hand else count(queries, held))  # nothing was asked
+            self._again.subtract(Count() if by_hand else self._spending(asked, held))  # nothing was asked
             raise
         if out is None and time.monotonic() - self._spoke > self._lease_seconds:
             self._greet(self.deadline)  # the server may have forgotten a silent session; this round it will know
-        if out is None or not out.same(arrays):
+        if out is None or not out.same(kinds, arrays):
             self._number += 1
-            out = self._outgoing = Outgoing(self._number, held is None and not by_hand, arrays)
+            out = self._outgoing = Outgoing(self._number, held is None and not by_hand, kinds, arrays)
         self._programmed = None  # unknown, should the next line fail
         begun = time.monotonic()
         self._send(out)
         # While the server is at it already:
-        counted = None if by_hand else count(queries, held)
-        holds = held if counted is None or not counted.programmings else queries[-1].theta.detach().clone()
-        answer = self._insist(out, queries, counted)
+        counted = None if by_hand else self._spending(asked, held)
+        holds = held if counted is None or not counted.programmings else asked[-1].theta.clone()
+        answer = self._insist(out, asked, counted)
         self._outgoing = None
         if out.said == 1:  # undisturbed
             self._usual += 0.2 * (time.monotonic() - begun - self._usual)
-        if counted is not None and say.spent_fields(counted) != {k: answer[k] for k in ("rows", "programmings")}:
+        if counted is not None and counted != say.spent_of(answer):
             self._again.add(say.spent_of(answer))
             self._again.subtract(counted)  # below nothing where the server refused the round
         if answer.kind == say.ERROR:
             raise say.error_of(answer)
-        readings = rounds.unpack_readings(answer["joined"], answer.arrays, queries)
+        readings = rounds.unpack_readings(answer["joined"], answer.arrays, asked)
         self._programmed = None if by_hand else holds
         return readings
 
-    def _insist(self, out: Outgoing, queries: list[Query], counted: Count | None) -> Message:
+    def _spending(self, asked: Round, held: Tensor | None) -> Count:
+        return asked.spending(held, spec=self._spec)
+
+    def _insist(self, out: Outgoing, asked: Round, counted: Count | None) -> Message:
         """Say whatever it takes until the round, which has been sent, is answered."""
-        patience = self._patience(out, queries, counted)
+        patience = self._patience(out, asked, counted)
         damaged, out.cancelled = 0, False
         while True:
             now = time.monotonic()
@@ -252,18 +261,16 @@ class RemoteDevice(Device):
         self._number += 1
         out.number, out.said, out.cancelled = self._number, 0, False
 
-    def _patience(self, out: Outgoing, queries: list[Query], counted: Count | None) -> Patience:
-        spent = counted if counted is not None else count(queries, None)
-        rows, programmings = sum(spent.rows.values()), sum(spent.programmings.values())
-        declared = rows * self.cost.row + programmings * self.cost.programming
-        size = 8 * rows * math.prod(self.out_shape) + out.arrays[0].nbytes + out.arrays[1].nbytes
+    def _patience(self, out: Outgoing, asked: Round, counted: Count | None) -> Patience:
+        declared = self._spec.seconds(counted if counted is not None else self._spending(asked, None))
+        size = rounds.answer_bytes(asked, self._spec) + sum(array.nbytes for array in out.arrays)
         first = max(4 * self._usual, size / BYTES_PER_SECOND)
         deadline = self.deadline + 2 * declared
         return Patience(time.monotonic(), deadline, self.wait, first, self._lease_seconds / 3)
 
     def _send(self, out: Outgoing) -> None:
         fields = {"id": out.number, "session": self._session, "boot": self._boot, "fresh": out.fresh}
-        self._link.send(wire.encode(say.ROUND, fields, out.arrays))
+        self._link.send(wire.encode(say.ROUND, {**fields, "kinds": out.kinds}, out.arrays))
         self._spoke, out.said = time.monotonic(), out.said + 1
 
     def _say(self, kind: str, out: Outgoing) -> None:
@@ -294,6 +301,7 @@ class RemoteDevice(Device):
     def __reduce__(self) -> tuple[Callable[[], RemoteDevice], tuple[()]]:
         """Another process connects anew."""
         options = {name: getattr(self, name) for name in ("wait", "deadline", "repeat_in_doubt")}
+        options["capabilities"] = self._kinds
         return partial(RemoteDevice, self.address, keys=self._keys, insecure=self._keys is None, **options), ()
 
     @property

@@ -96,7 +96,7 @@ class Reception:
                 raise ProtocolError(f"{message.kind!r} is what a server says")
             number = message["id"]
             if message.kind == say.ROUND:
-                self._round(message, route, user, heard.fault)
+                self._round(heard, message, route, user)
             else:
                 self._handlers[message.kind](message, route, user)
         except BlackpropError as error:
@@ -132,17 +132,17 @@ class Reception:
         holder = () if self._leases.holder is None else (self._leases.holder,)
         return {*self._due, *self._leases.waiting, *running, *holder}
 
-    def _round(self, message: Message, route: bytes, user: bytes, fault: Exception | None) -> None:
+    def _round(self, heard: Heard, message: Message, route: bytes, user: bytes) -> None:
         session, number = message["session"], message["id"]
         entry, due = self._entry(message, route, user), self._due.get(session)
         if entry is None or number <= entry.number or (due is not None and number <= due.number):
             self._tell(entry, message, route)  # asked again, or late
             return
-        if fault is not None:
-            raise fault
+        if heard.round is None:
+            raise heard.fault or ProtocolError("the round could not be read")
         if number <= 0:
             raise ProtocolError("a round has a number from 1")
-        self._due.add(Due(session, user, number, message["fresh"], message.arrays))
+        self._due.add(Due(session, user, number, message["fresh"], heard.round))
         self._leases.want(session, self._clock())
 
     def _ask(self, message: Message, route: bytes, user: bytes) -> None:
@@ -241,7 +241,7 @@ class Reception:
             self._leave(session)
             return None
         try:
-            entry.begin(due.number, rounds.answer_bytes(due.arrays, self._spec))
+            entry.begin(due.number, rounds.answer_bytes(due.asked, self._spec))
         except OSError as error:
             fields = say.error_fields(DeviceError(f"nothing was measured, the journal failed: {error}"), Count())
             self.tally.fault(fields["text"])

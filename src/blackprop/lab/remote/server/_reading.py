@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blackprop.core._declaration import Declaration
+from blackprop.core._round import Round
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
@@ -14,21 +15,22 @@ from blackprop.lab.remote.shared._wire import Message
 
 @dataclass(frozen=True)
 class Heard:
-    """A message, None where it could not be read, and what is wrong with it."""
+    """A message, None where it could not be read, its round where it is one, and what is wrong with it."""
 
     message: Message | None
     fault: Exception | None = None
+    round: Round | None = None
 
 
 def read(frames: Sequence[wire.Buffer], spec: Declaration) -> Heard:
     """Read a message, and check its round against what the device takes. Never raises; touches nothing shared."""
-    message = None
+    message = asked = None
     try:
         message = say.read(frames)
         if message.kind == say.ROUND:
-            rounds.check(message.arrays, spec)
+            asked = rounds.unpack(message.arrays, spec, message["kinds"])
     except Exception as error:  # whatever a client sends, the others are served
         # Neither the arrays nor the frames of the traceback, which hold them, live any longer.
         kept = None if message is None else Message(message.kind, message.fields)
         return Heard(kept, error.with_traceback(None))
-    return Heard(message)
+    return Heard(message, round=asked)

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blackprop.core._query import Count, Query, count
+from blackprop.core._query import Count
+from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError
 from blackprop.lab.remote.server._dispatcher import Reception
@@ -173,17 +174,15 @@ class Server:
         """The answer as it travels, what it took, and what went wrong."""
         spent = Count()
         try:
-            queries = rounds.unpack(due.arrays, self._spec)
             if due.fresh:
                 self.device.forget()
-            spent = count(queries, self.device.programmed, self.device.rows_each)
+            spent = due.asked.spending(self.device.programmed, self.device.rows_each, self._spec)
             try:
-                readings = self._ask_device(queries)
+                readings = self._ask_device(due.asked)
             finally:
-                again = self.device.repeated()
-                if again.rows or again.programmings:
+                if again := self.device.repeated():
                     spent.add(again)
-            joined, arrays = rounds.pack_readings(readings, queries)
+            joined, arrays = rounds.pack_readings(readings, due.asked)
             fields = {"id": due.number, "joined": joined, **say.spent_fields(spent)}
             return wire.encode(say.ANSWER, fields, arrays), spent, None
         except KeyboardInterrupt:
@@ -193,12 +192,11 @@ class Server:
             fault = f"{fields['error']}: {fields['text']}"
             return wire.encode(say.ERROR, {"id": due.number, **fields}), spent, fault
 
-    def _ask_device(self, queries: list[Query]) -> list[Tensor]:
-        (first, *others) = queries
-        if others or len(first.x):
-            return self.device.measure(queries)
-        self.device.program(first.theta)  # a round of one query without rows is a programming by hand
-        return [first.x.new_zeros(0, *self._spec.out_shape)]
+    def _ask_device(self, asked: Round) -> list[Tensor]:
+        if len(asked) > 1 or not asked.plain or asked.sizes()[0]:
+            return self.device.measure(asked)
+        self.device.program(asked.settings[0])  # a round of one query without rows is a programming by hand
+        return [asked.rows.new_zeros(0, *self._spec.out_shape)]
 
     def _park(self) -> None:
         """Park the device, which its last client has left; where that fails, it is tried again."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
+from blackprop.core._round import Round
 from blackprop.errors import BusyError
 from blackprop.lab.remote.shared._quota import FairQuota
 
@@ -15,17 +14,19 @@ WAITING_BYTES = 2**30
 
 @dataclass
 class Due:
-    """A round that waits to be measured, as it came: queries are made of it when its turn has come."""
+    """A round that waits to be measured."""
 
     session: str
     user: bytes
     number: int
     fresh: bool
-    arrays: list[np.ndarray]
+    asked: Round
 
     @property
     def size(self) -> int:
-        return sum(array.nbytes for array in self.arrays)
+        """The memory (bytes) that it takes."""
+        tensors = (self.asked.settings, *self.asked.parts)
+        return self.asked.table.nbytes + sum(t.element_size() * t.numel() for t in tensors)
 
 
 class Waiting:

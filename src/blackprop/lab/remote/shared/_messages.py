@@ -25,15 +25,15 @@ QUEUED, RUNNING, LOST, CANCELLED, DOUBT = "queued", "running", "lost", "cancelle
 
 _FIELDS: dict[str, dict[str, type]] = {
     HELLO: {"resume": str},
-    ROUND: {"session": str, "boot": str, "fresh": bool},
+    ROUND: {"session": str, "boot": str, "fresh": bool, "kinds": list},
     ASK: {"session": str, "boot": str},
     CANCEL: {"session": str, "boot": str},
     DRAW: {"seed": int},
     STATUS: {},
     BYE: {"session": str},
     WELCOME: {"session": str, "boot": str, "resumed": bool, "lease_milliseconds": int, "device": dict},
-    ANSWER: {"joined": bool, "rows": dict, "programmings": dict},
-    ERROR: {"error": str, "text": str, "rows": dict, "programmings": dict},
+    ANSWER: {"joined": bool, "rows": dict, "programmings": dict, "actions": dict},
+    ERROR: {"error": str, "text": str, "rows": dict, "programmings": dict, "actions": dict},
     STATE: {"state": str, "place": int},
     AGAIN: {},
     INITIAL: {},
@@ -41,8 +41,6 @@ _FIELDS: dict[str, dict[str, type]] = {
 }
 _WANTED = {kind: (("id", int), *fields.items()) for kind, fields in _FIELDS.items()}
 _COUNTED = {kind: ("rows", "programmings") if "rows" in fields else () for kind, fields in _FIELDS.items()}
-# Purposes travel as their place in this list.
-PURPOSES = list(Purpose)
 _NAMES = {purpose.value: purpose for purpose in Purpose}
 # Those that come back as they are; any other comes back as a `DeviceError` that names it.
 _TRAVELLING = {
@@ -68,6 +66,9 @@ def read(frames: Sequence[wire.Buffer]) -> Message:
         for purpose, n in fields[name].items():
             if purpose not in _NAMES or type(n) is not int or not 0 <= n < 2**63:
                 raise ProtocolError(f"the message {message.kind!r} counts {name} by something that is no purpose")
+    for name, n in fields["actions"].items() if "actions" in _FIELDS[message.kind] else ():
+        if type(name) is not str or type(n) is not int or not 0 <= n < 2**63:
+            raise ProtocolError(f"the message {message.kind!r} counts actions by something that is no name")
     return message
 
 
@@ -75,11 +76,12 @@ def spent_fields(spent: Count) -> dict[str, dict[str, int]]:
     return {
         "rows": {purpose.value: n for purpose, n in spent.rows.items()},
         "programmings": {purpose.value: n for purpose, n in spent.programmings.items()},
+        "actions": dict(spent.actions),
     }
 
 
 def spent_of(message: Message) -> Count:
-    return Count(_counter(message["rows"]), _counter(message["programmings"]))
+    return Count(_counter(message["rows"]), _counter(message["programmings"]), Counter(message["actions"]))
 
 
 def _counter(numbers: Mapping[str, int]) -> Counter[Purpose]:

@@ -1,4 +1,4 @@
-"""A round of queries as three arrays, and its readings as one."""
+"""Rounds and readings as arrays: a round travels as it is held."""
 
 from __future__ import annotations
 
@@ -9,106 +9,92 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackprop.core._capability import Capability
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import Query
-from blackprop.errors import ArgumentError, LimitError, ProtocolError, ReadingError, ShapeError
+from blackprop.core._query import PURPOSES, Query
+from blackprop.core._round import KIND, PURPOSE, SETTING, SIZE, START, Round
+from blackprop.errors import ArgumentError, ProtocolError, ReadingError, ShapeError
 from blackprop.lab.remote.shared import _wire as wire
-from blackprop.lab.remote.shared._messages import PURPOSES
 from blackprop.lab.remote.shared._wire import HEADER_BYTES, MESSAGE_BYTES
 
 QUERIES = 2**18
+KINDS = 16
 ANSWER_HEADER_BYTES = 4096
-SMALL = 2**14
-_CODES = {purpose: code for code, purpose in enumerate(PURPOSES)}
+READ = "read"  # the kind of an ordinary reading
 _TRAVEL = {torch.float32: torch.float32, torch.float64: torch.float64, torch.int64: torch.int64}
 _TRAVEL |= {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def pack(queries: Sequence[Query]) -> list[np.ndarray]:
-    """Rows (R, *in_shape), settings (T, P), and for each query: its first row, its rows, its setting, its purpose.
+    """The arrays of a round: rows (R, *in_shape), settings (T, P), the table (Q, 5), then the rows of further kinds."""
+    asked = Round.of(queries)
+    first, *others = map(_array, asked.parts)
+    return [first, _array(asked.settings), asked.table, *others]
 
-    Rows and settings that several queries share are sent once.
+
+def names(asked: Round) -> list[str]:
+    """The names of the kinds of queries of a round, in the order of their rows."""
+    return [READ if kind is None else kind.name for kind in asked.kinds]
+
+
+def unpack(arrays: Sequence[np.ndarray], spec: Declaration, kinds: Sequence[str] = (READ,)) -> Round:
+    """The round again, of these kinds of queries, checked against what the device takes (`Round.check`).
+
+    `ProtocolError` for a wrong layout, and a `ShapeError` for more rows than an answer can hold. Takes no memory beyond
+    that of the arrays, about: no object is made for a query.
     """
-    rows: dict[int, tuple[Tensor, int]] = {}
-    settings: dict[int, tuple[Tensor, int]] = {}
-    table: list[tuple[int, int, int, int]] = []
-    at = 0
-    for query in queries:
-        x, theta = query.x, query.theta
-        size = x.shape[0]
-        start = rows.setdefault(id(x), (x, at))[1]
-        at = max(at, start + size)
-        which = settings.setdefault(id(theta), (theta, len(settings)))[1]
-        table.append((start, size, which, _CODES[query.purpose]))
-    xs, thetas = [x for x, _ in rows.values()], [theta for theta, _ in settings.values()]
-    stacked = _array(thetas[0])[None] if len(thetas) == 1 else _array(_stacked(thetas))
-    return [_array(xs[0] if len(xs) == 1 else torch.cat(xs)), stacked, np.array(table, np.int64)]
+    first, settings, table, *others = _layout(arrays, kinds)
+    parts = [torch.from_numpy(part) for part in (first, *others)]
+    asked = Round(parts, torch.from_numpy(settings), table, [_kind(name, spec) for name in kinds])
+    asked.check(spec)
+    check_answer(answer_bytes(asked, spec), spec)
+    return asked
 
 
-def unpack(arrays: Sequence[np.ndarray], spec: Declaration) -> list[Query]:
-    """The queries again, checked against the shapes of the device; what they share is shared here too."""
-    rows, settings, table = _layout(arrays, spec)
-    x_all, settings, many = torch.from_numpy(rows), torch.from_numpy(settings), len(rows)
-    xs: dict[tuple[int, int], Tensor] = {}
-    thetas: dict[int, Tensor] = {}
-    queries = []
-    for start, size, which, code in table.tolist():
-        x, theta = xs.get((start, size)), thetas.get(which)
-        if x is None:
-            x = xs[start, size] = x_all if size == many else x_all[start : start + size]
-        if theta is None:
-            theta = thetas[which] = settings[which]
-        queries.append(Query(x, theta, PURPOSES[code]))
-    return queries
+def _kind(name: str, spec: Declaration) -> type[Capability] | None:
+    for capability in spec.capabilities:
+        if capability.name == name:
+            return type(capability)
+    if name != READ:
+        raise ProtocolError(f"{spec.name} does not declare the capability {name[:40]!r}")
+    return None
 
 
-def _layout(arrays: Sequence[np.ndarray], spec: Declaration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, settings and queries of a round, their shapes and the table checked; no object is made for each of them."""
-    if len(arrays) != 3 or arrays[2].ndim != 2 or arrays[2].shape[1] != 4 or arrays[2].dtype != np.int64:
-        raise ProtocolError("a round is three arrays: rows, settings, and four whole numbers a query")
-    rows, settings, table = arrays
+def _layout(arrays: Sequence[np.ndarray], kinds: Sequence[str]) -> Sequence[np.ndarray]:
+    """The arrays of a round, the table checked against them."""
+    if not 0 < len(kinds) <= KINDS or len(set(kinds)) < len(kinds) or not all(type(kind) is str for kind in kinds):
+        raise ProtocolError(f"a round names its kinds of queries, each once and at most {KINDS}")
+    if len(arrays) != 2 + len(kinds) or arrays[2].ndim != 2 or arrays[2].shape[1] != 5 or arrays[2].dtype != np.int64:
+        raise ProtocolError("a round is rows, settings, a table of five whole numbers a query, and further kinds' rows")
+    first, settings, table, *others = arrays
+    parts = [first, *others]
     if len(table) > QUERIES:
         raise ProtocolError(f"a round of {len(table)} queries; at most {QUERIES} are taken")
-    if rows.ndim == 0 or rows.shape[1:] != spec.in_shape:
-        raise ShapeError(f"{spec.name} takes rows of shape {spec.in_shape}, got {rows.shape[1:]}")
-    if settings.dtype.kind != "f":
-        raise ShapeError(f"a setting of this device is of floating point, got {settings.dtype}")
-    if settings.ndim != 2 or settings.shape[1] != spec.theta.size:
-        raise ShapeError(f"a setting of this device has shape ({spec.theta.size},), got {settings.shape[1:]}")
-    start, size, which, code = table.T
-    inside = (start >= 0) & (start <= len(rows)) & (size >= 0) & (size <= len(rows) - start)
-    inside &= (which >= 0) & (which < len(settings)) & (code >= 0) & (code < len(PURPOSES))
-    if not inside.all():
-        raise ProtocolError("a query of the round points outside its rows, its settings or the purposes")
-    return rows, settings, table
-
-
-def check(arrays: Sequence[np.ndarray], spec: Declaration) -> None:
-    """Raise unless a round may be measured: whatever a client sends.
-
-    `ProtocolError` for a wrong layout; `ShapeError` for rows or settings of a wrong shape, and for more rows than an
-    answer can hold; `LimitError` unless every row is finite and every setting within the limits. Takes no memory beyond
-    that of the arrays, about.
-    """
-    rows, settings, table = _layout(arrays, spec)
+    if settings.ndim != 2 or settings.dtype.kind != "f":
+        raise ShapeError(f"the settings of a round are (T, P) of floating point, got {settings.shape} {settings.dtype}")
     if not 0 < len(table) >= len(settings):
         raise ProtocolError(f"{len(table)} queries with {len(settings)} settings; a round has a query for each setting")
-    check_answer(answer_bytes(arrays, spec), spec)
-    if spec.theta.limited or not _finite(settings):
-        thetas = torch.from_numpy(settings)
-        low, high = spec.theta.bounds(thetas)
-        right = ((thetas >= low) & (thetas <= high) & thetas.isfinite()).all(1)
-        if not bool(right.all()):
-            spec.theta.check(thetas[int((~right).nonzero()[0])])
-            raise LimitError("a setting is outside the device's limits")
-    if not _finite(rows):
-        raise LimitError("a row of the round is not finite")
-    spec.check_rows(torch.from_numpy(rows))
+    if any(part.ndim == 0 for part in parts):
+        raise ShapeError("the rows of a round are one behind the other, got a single number")
+    kind, start, size, which, code = (table[:, column] for column in (KIND, START, SIZE, SETTING, PURPOSE))
+    right = (kind >= 0) & (kind < len(kinds)) & (which >= 0) & (which < len(settings))
+    right &= (code >= 0) & (code < len(PURPOSES))
+    if right.all():
+        rows = np.array([len(part) for part in parts])[kind]
+        right &= (start >= 0) & (start <= rows) & (size >= 0) & (size <= rows - start)
+    if not right.all():
+        raise ProtocolError("a query of the round points outside its rows, its settings or the purposes")
+    return arrays
 
 
-def answer_bytes(arrays: Sequence[np.ndarray], spec: Declaration) -> int:
+def answer_bytes(asked: Round, spec: Declaration) -> int:
     """The size of the answer to a round: its readings, and at most so much for the header."""
-    return int(arrays[2][:, 1].sum()) * math.prod(spec.out_shape) * arrays[0].itemsize + ANSWER_HEADER_BYTES
+    total = 0
+    for code, (kind, part) in enumerate(zip(asked.kinds, asked.parts, strict=True)):
+        shape = spec.out_shape if kind is None else spec.capability(kind).reading_shape(spec)
+        rows = int(asked.table[asked.table[:, KIND] == code, SIZE].sum())
+        total += rows * math.prod(shape) * part.element_size()
+    return total + ANSWER_HEADER_BYTES
 
 
 def check_answer(size: int, spec: Declaration) -> None:
@@ -120,22 +106,15 @@ def check_answer(size: int, spec: Declaration) -> None:
         )
 
 
-def check_travel(queries: Sequence[Query], arrays: Sequence[np.ndarray], spec: Declaration) -> None:
+def check_travel(asked: Round, arrays: Sequence[np.ndarray], spec: Declaration) -> None:
     """Raise `ShapeError` for a round that is too large to be sent, or to be answered."""
     size = sum(array.nbytes for array in arrays) + HEADER_BYTES
-    if size > MESSAGE_BYTES or len(queries) > QUERIES:
+    if size > MESSAGE_BYTES or len(asked) > QUERIES:
         raise ShapeError(
-            f"a round of {len(queries):,} queries and {size / 2**20:.0f} MiB; at most {QUERIES:,} and "
+            f"a round of {len(asked):,} queries and {size / 2**20:.0f} MiB; at most {QUERIES:,} and "
             f"{MESSAGE_BYTES // 2**20} MiB travel at once: ask for less in one round"
         )
-    check_answer(answer_bytes(arrays, spec), spec)
-
-
-def _finite(array: np.ndarray) -> bool:
-    if array.size < SMALL:
-        return bool(np.isfinite(array).all())
-    tensor = torch.from_numpy(array)  # a sum is finite only if every term is, and takes no memory
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+    check_answer(answer_bytes(asked, spec), spec)
 
 
 def pack_readings(readings: Sequence[Tensor], queries: Sequence[Query]) -> tuple[bool, list[np.ndarray]]:
@@ -192,11 +171,6 @@ def _common(tensors: Sequence[Tensor]) -> torch.dtype:
     if dtype not in _TRAVEL:
         raise ArgumentError(f"rows and settings travel as float32, float64 or int64, not as {dtype}")
     return _TRAVEL[dtype]
-
-
-def _stacked(thetas: list[Tensor]) -> Tensor:
-    dtype = _common(thetas)
-    return torch.stack([theta.to(dtype) for theta in thetas])
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, Declaration, Shape, ThetaSpec
+from blackprop.core._capability import Capability, Shape, restored
+from blackprop.core._declaration import Cost, Coupling, Declaration
+from blackprop.core._theta import ThetaSpec
 from blackprop.errors import BlackpropError, ProtocolError
 from blackprop.lab.remote.shared._wire import MESSAGE_BYTES
 from blackprop.lab.wrappers._printable import printable
@@ -37,12 +39,19 @@ def describe(spec: Declaration) -> tuple[dict[str, Any], list[np.ndarray]]:
         "row_seconds": float(spec.cost.row),
         "noise": float(spec.noise),
         "input_limits": [spec.x_low, spec.x_high],
+        "capabilities": {each.name: each.fields() for each in spec.capabilities},
+        "action_seconds": {name: float(seconds) for name, seconds in spec.cost.actions.items()},
     }
     return fields, [_limit(limit) for limit in limits.values()]
 
 
-def understand(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Draw) -> Declaration:
-    """The declaration again; `draw` asks for initial values where the device has some of its own."""
+def understand(
+    fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Draw, kinds: Iterable[type[Capability]] = ()
+) -> Declaration:
+    """The declaration again; `draw` asks for initial values where the device has some of its own.
+
+    Capabilities of other types than `kinds` are left out.
+    """
     try:
         limits = dict(zip(fields["limits"], map(_number, arrays), strict=True))
         spec = ThetaSpec(
@@ -63,10 +72,13 @@ def understand(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], draw: Dr
             theta=spec,
             linear=fields["linear"] is True,
             coupling=Coupling(fields["coupling"]),
-            cost=Cost(float(fields["programming_seconds"]), float(fields["row_seconds"])),
+            cost=Cost(
+                float(fields["programming_seconds"]), float(fields["row_seconds"]), dict(fields["action_seconds"])
+            ),
             noise=float(fields["noise"]),
             x_low=x_low,
             x_high=x_high,
+            capabilities=restored(fields["capabilities"], kinds),
         )
     except ProtocolError:
         raise

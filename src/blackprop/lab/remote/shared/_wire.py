@@ -29,7 +29,7 @@ import numpy as np
 from blackprop._extras import install
 from blackprop.errors import ArgumentError, ProtocolError
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"BPL"
 PREFIX = struct.Struct("<4sIII")
 _START, _TAIL = struct.Struct("<4sI"), struct.Struct("<II")

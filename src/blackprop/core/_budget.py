@@ -1,0 +1,75 @@
+"""The budget: the most that may be asked of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from blackprop.core._query import Count
+from blackprop.errors import ArgumentError, BudgetExhausted
+
+ROUNDING = 1e-12  # of a limit: what sums of seconds may be off by, since 3 · 0.1 s is not 0.3 s in floating point
+
+
+class Budget:
+    """The most that may be spent: rows, programmings, lab seconds, units of capabilities; None for no limit.
+
+    Lab seconds are those that the devices' `Cost` lets expect. For a device that declares no cost they are measured by
+    the clock and booked after each round, so the round that passes the limit is the last.
+
+    One budget given to several layers is shared by them. A round that would exceed it raises `BudgetExhausted` before
+    any of it is measured.
+
+    - `rows`, `programmings` (default None): the most of each.
+    - `seconds` (s, default None): the most lab time.
+    - further keywords: the most units of a capability, by its name, as `Budget(pulses=10_000)`.
+    """
+
+    def __init__(
+        self,
+        rows: int | None = None,
+        programmings: int | None = None,
+        seconds: float | None = None,
+        **actions: int | None,
+    ) -> None:
+        self.limits = {"rows": rows, "programmings": programmings, "seconds": seconds, **actions}
+        self.spent: dict[str, float] = {"rows": 0, "programmings": 0, "seconds": 0.0, **dict.fromkeys(actions, 0)}
+        for name, limit in self.limits.items():
+            if limit is not None and not limit >= 0:
+                raise ArgumentError(f"`Budget({name}=...)` must not be negative, got {limit}")
+
+    def reserve(self, spent: Count, seconds: float) -> None:
+        """Book what a round will cost, or raise and book nothing."""
+        wanted = self._entries(spent, seconds)
+        for name, limit in self.limits.items():
+            if limit is not None and self.spent[name] + wanted[name] > limit * (1 + ROUNDING):
+                raise BudgetExhausted(
+                    f"{self.spent[name]:,} of {limit:,} {name} are spent and the next round of queries wants "
+                    f"{wanted[name]:,}; nothing of it was measured"
+                )
+        self.spend(spent, seconds)
+
+    def spend(self, spent: Count, seconds: float) -> None:
+        """Book what has been spent already."""
+        for name, more in self._entries(spent, seconds).items():
+            self.spent[name] += more
+
+    def _entries(self, spent: Count, seconds: float) -> dict[str, float]:
+        basic = {"rows": spent.rows.total(), "programmings": spent.programmings.total(), "seconds": seconds}
+        return {name: basic[name] if name in basic else spent.actions[name] for name in self.limits}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Budget:
+        """A copied model spends from the same budget, for it speaks to the same device."""
+        del memo
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": dict(self.spent)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        spent = state["spent"]
+        self.spent = {name: type(old)(spent.get(name, 0)) for name, old in self.spent.items()}
+
+    def __repr__(self) -> str:
+        limits = [f"{name} {self.spent[name]:,} of {v:,}" for name, v in self.limits.items() if v is not None]
+        return f"Budget({', '.join(limits) or 'no limit'})"

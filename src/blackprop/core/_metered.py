@@ -1,0 +1,143 @@
+"""The way to a device: a round is checked, counted, budgeted, measured, and its readings are checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from blackprop.core._budget import Budget
+from blackprop.core._capability import Shape
+from blackprop.core._declaration import Cost, Declaration
+from blackprop.core._ledger import Ledger
+from blackprop.core._procedure import Measure, Procedure, run
+from blackprop.core._query import Count, Query
+from blackprop.core._round import Round, all_finite
+from blackprop.errors import ReadingError
+
+T = TypeVar("T")
+
+
+class Measurable(Protocol):
+    """What the driver needs of a device."""
+
+    @property
+    def declaration(self) -> Declaration: ...
+    @property
+    def programmed(self) -> Tensor | None: ...
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]: ...
+    def repeated(self) -> Count: ...
+
+
+def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) -> Measure:
+    """Return the function that measures rounds on `device`: it checks and books what is asked, and checks the answer.
+
+    Before the device is touched, the whole round is checked (`Round.check`) and the budget must hold it. Afterwards
+    every reading must have the right shape, dtype and place and be finite. The device is sent copies of the rows,
+    contiguous and without autograd, and must leave them as they are, for several queries may share them.
+
+    A device that raises half-way has spent what the ledger then shows: the whole round, since no one can know. What the
+    device was asked again (`repeated`) is booked after the round, even where that passes the budget.
+    """
+    spec = device.declaration
+    timed = spec.cost == Cost()
+
+    def measure(queries: Sequence[Query]) -> list[Tensor]:
+        asked = Round.of(queries, spec)
+        asked.check(spec)
+        spent = asked.spending(device.programmed, spec.rows_each, spec)
+        seconds = spec.seconds(spent)
+        if budget is not None:
+            budget.reserve(spent, seconds)
+        ledger.add(spent, seconds)
+        sent = asked.copy()
+        began = time.perf_counter()
+        try:
+            with torch.no_grad():
+                readings = device.measure(sent)
+        finally:
+            took = time.perf_counter() - began if timed else 0.0
+            ledger.measured_seconds += took
+            if budget is not None and budget.limits["seconds"] is not None:
+                budget.spend(Count(), took)
+            again = device.repeated()
+            if again:
+                if budget is not None:
+                    budget.spend(again, spec.seconds(again))
+                ledger.add(again, spec.seconds(again))
+        if not all(map(torch.equal, sent.parts, asked.parts)):
+            raise ReadingError(
+                f"a device leaves the rows as sent, and {spec.name} has written into them; work on a copy, as "
+                "`x.clone()`"
+            )
+        _check_readings(spec, asked, readings)
+        return readings
+
+    return measure
+
+
+def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -> Ledger:
+    """What a procedure would cost on `device`: a dry run, in which nothing is measured.
+
+    `procedure_factory` makes the procedure, as `lambda: estimator.vjp(...)`; give it a generator of its own, since the
+    dry run draws from it, and where the procedure writes down what it learns, as a surrogate's does, a copy:
+    `lambda: copy.deepcopy(surrogate).track(...)`. The readings it is sent are normal random numbers, so a procedure
+    whose next question depends on the last answer is priced as it would run on such answers.
+    """
+    dry = _Dry(device)
+    ledger = Ledger()
+    run(procedure_factory(), metered(dry, ledger))
+    return ledger
+
+
+class _Dry:
+    """A device that answers at once and for nothing."""
+
+    def __init__(self, device: Measurable) -> None:
+        self.declaration = device.declaration
+        self.programmed = device.programmed
+        self._generator = torch.Generator().manual_seed(0)
+
+    def repeated(self) -> Count:
+        return Count()
+
+    def measure(self, queries: Sequence[Query]) -> list[Tensor]:
+        spec, self.programmed = self.declaration, queries[-1].theta if queries else self.programmed
+        shapes = [reading_shape(spec, query) for query in queries]
+        return [
+            torch.randn(len(q.x), *shape, generator=self._generator).to(q.x)
+            for q, shape in zip(queries, shapes, strict=True)
+        ]
+
+
+def _check_readings(spec: Declaration, asked: Round, readings: list[Tensor]) -> None:
+    if len(readings) != len(asked):
+        raise ReadingError(f"{spec.name} answered {len(readings)} of {len(asked)} queries")
+    for query, y in zip(asked, readings, strict=True):
+        what = f"the {query.purpose.value} query to {spec.name}"
+        expected = (len(query.x), *reading_shape(spec, query))
+        if not isinstance(y, Tensor):
+            raise ReadingError(f"{what} returned {type(y).__name__}, expected a tensor of shape {expected}")
+        if tuple(y.shape) != expected:
+            raise ReadingError(f"{what} returned shape {tuple(y.shape)}, expected {expected}")
+        if y.dtype != query.x.dtype:
+            raise ReadingError(f"{what} returned {y.dtype}, expected the dtype of the rows, {query.x.dtype}")
+        if y.device != query.x.device:
+            raise ReadingError(f"{what} returned a tensor on {y.device}, expected the rows' own, {query.x.device}")
+    if all_finite(readings):
+        return
+    for query, y in zip(asked, readings, strict=True):
+        bad = (~y.isfinite()).flatten(1).any(1).nonzero()
+        if len(bad):
+            raise ReadingError(
+                f"the {query.purpose.value} query to {spec.name} returned a value that is not finite, "
+                f"first in row {int(bad[0])} of {len(y)}"
+            )
+
+
+def reading_shape(spec: Declaration, query: Query) -> Shape:
+    """The shape of the reading of one row of the query."""
+    return spec.out_shape if query.capability is None else spec.capability(query.capability).reading_shape(spec)

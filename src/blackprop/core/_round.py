@@ -1,0 +1,300 @@
+"""A round of queries: the one form in which questions are checked, counted, split, sent and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple, final, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackprop.core._capability import Capability
+from blackprop.core._declaration import Declaration
+from blackprop.core._query import CODES, PURPOSES, Count, Purpose, Query, same_setting
+from blackprop.errors import LimitError, ShapeError
+
+
+class Run(NamedTuple):
+    """Consecutive queries `first` to `last` (exclusive) at one setting, `Round.settings[setting]`."""
+
+    setting: int
+    first: int
+    last: int
+
+
+START, SIZE, SETTING, PURPOSE, KIND = range(5)  # the columns of the table
+
+
+@final
+class Round(Sequence[Query]):
+    """A round of queries, in three parts.
+
+    - `settings` (T, P): the distinct settings, in the order of their first use.
+    - `parts`: the distinct rows of each kind of query, `(R, *row_shape)`; the kinds are in `kinds`, None for readings.
+    - `table` (Q, 5), whole numbers: for each query its first row, its number of rows, its setting, the code of its
+      purpose, and its kind.
+
+    Rows and settings that several queries share are held once. A round is a sequence of its queries; those that share
+    rows or a setting share the tensor. Make one with `Round.of(queries)`, or with `Round.at` for the same rows at many
+    settings. The parts are never written to.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        settings: Tensor,
+        table: np.ndarray,
+        kinds: Sequence[type[Capability] | None] = (None,),
+    ) -> None:
+        self.parts, self.settings, self.table, self.kinds = tuple(parts), settings, table, tuple(kinds)
+        self._checked: list[object] = []  # what it has been checked against
+
+    @classmethod
+    def of(cls, queries: Iterable[Query], spec: Declaration | None = None) -> Round:
+        """The round of these queries; `ShapeError` where their rows or settings do not fit together, or the device."""
+        if isinstance(queries, Round):
+            return queries
+        rows: dict[type[Capability] | None, dict[int, tuple[Tensor, int]]] = {}
+        settings: dict[int, tuple[Tensor, int]] = {}
+        ends: dict[type[Capability] | None, int] = {}
+        table: list[tuple[int, int, int, int, int]] = []
+        order: dict[type[Capability] | None, int] = {}
+        for query in queries:
+            x, theta, kind = query.x, query.theta, query.capability
+            mine = rows.setdefault(kind, {})
+            known = mine.get(id(x))
+            if known is None:
+                if spec is not None:
+                    _check_rows_shape(x, kind, spec)
+                known = mine[id(x)] = (x, ends.get(kind, 0))
+                ends[kind] = known[1] + len(x)
+            place = settings.get(id(theta))
+            if place is None:
+                if spec is not None:
+                    spec.theta.check_shape(theta)
+                place = settings[id(theta)] = (theta, len(settings))
+            code = order.setdefault(kind, len(order))
+            table.append((known[1], len(x), place[1], CODES[query.purpose], code))
+        parts = [_joined([x for x, _ in rows[kind].values()]) for kind in order]
+        thetas = [theta for theta, _ in settings.values()]
+        return cls(parts, _stacked(thetas), np.array(table, np.int64).reshape(-1, 5), tuple(order) or (None,))
+
+    @classmethod
+    def at(cls, x: Tensor, settings: Tensor, purpose: Purpose, capability: type[Capability] | None = None) -> Round:
+        """The same rows x (rows, *row_shape) at each of the settings (T, P)."""
+        table = np.zeros((len(settings), 5), np.int64)
+        table[:, SIZE], table[:, SETTING], table[:, PURPOSE] = len(x), np.arange(len(settings)), CODES[purpose]
+        return cls((x.detach(),), settings.detach(), table, (capability,))
+
+    @property
+    def rows(self) -> Tensor:
+        """The distinct rows of ordinary readings (R, *in_shape)."""
+        return self.parts[self.kinds.index(None)]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it asks for readings alone."""
+        return self.kinds == (None,)
+
+    @cached_property
+    def _queries(self) -> list[Query]:
+        thetas = list(self.settings)
+        blocks: dict[tuple[int, int, int], Tensor] = {}
+        found = []
+        for start, size, setting, code, kind in self.table.tolist():
+            x = blocks.get((kind, start, size))
+            if x is None:
+                part = self.parts[kind]
+                x = blocks[kind, start, size] = part if size == len(part) else part[start : start + size]
+            found.append(Query(x, thetas[setting], PURPOSES[code], self.kinds[kind]))
+        return found
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Consecutive queries at one setting: the programmings of the round, but for one that the device holds."""
+        found: list[Run] = []
+        before = -1
+        for number, setting in enumerate(self.table[:, SETTING].tolist()):
+            if before >= 0 and (setting == before or torch.equal(self.settings[setting], self.settings[before])):
+                found[-1] = found[-1]._replace(last=number + 1)
+            else:
+                found.append(Run(setting, number, number + 1))
+            before = setting
+        return found
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Query]:
+        return iter(self._queries)
+
+    @overload
+    def __getitem__(self, index: int, /) -> Query: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Query]: ...
+    def __getitem__(self, index: int | slice, /) -> Query | list[Query]:
+        return self._queries[index]
+
+    def only(self, first: int, last: int) -> Round:
+        """The queries `first` to `last` (exclusive), over the same rows and settings."""
+        return (
+            self
+            if (first, last) == (0, len(self))
+            else Round(self.parts, self.settings, self.table[first:last], self.kinds)
+        )
+
+    def rows_of(self, run: Run) -> Tensor:
+        """The rows (rows, *in_shape) of a run of readings; one object for runs of one query that share their rows."""
+        first, *others = self.table[run.first : run.last]
+        if not others:
+            return self[run.first].x
+        start, ends = first[START], np.cumsum(self.table[run.first : run.last, SIZE])
+        starts = self.table[run.first : run.last, START]
+        if np.array_equal(starts[1:], start + ends[:-1]):  # one behind the other
+            return self.rows[start : start + ends[-1]]
+        return torch.cat([query.x for query in self[run.first : run.last]])
+
+    def settings_of(self, runs: Sequence[Run]) -> Tensor:
+        """The settings (S, P) of the runs; without a copy where they lie one behind the other."""
+        places = [run.setting for run in runs]
+        if places == list(range(places[0], places[0] + len(places))):
+            return self.settings[places[0] : places[0] + len(places)]
+        return self.settings[places]
+
+    def copy(self) -> Round:
+        """The round over rows of its own, contiguous and with nothing pending: what a driver may be handed."""
+        plain = [part.resolve_conj().resolve_neg().contiguous() for part in self.parts]
+        own = [
+            new.clone() if new.data_ptr() == old.data_ptr() else new for new, old in zip(plain, self.parts, strict=True)
+        ]
+        copy = Round(own, self.settings, self.table, self.kinds)
+        copy._checked = self._checked  # the same numbers
+        return copy
+
+    def sizes(self) -> list[int]:
+        """The number of rows of each query."""
+        return self.table[:, SIZE].tolist()
+
+    def check(self, spec: Declaration) -> None:
+        """Raise unless every row and every setting of the round may be sent to the device.
+
+        `ShapeError` for a wrong shape, `LimitError` for what is not finite or outside the limits, `IncompatibleError`
+        for a capability that the device does not declare.
+        """
+        limits = (id(spec.theta), spec.in_shape, spec.x_low, spec.x_high, spec.capabilities)
+        if limits in self._checked:
+            return
+        if self.settings.dim() != 2 or self.settings.shape[1] != spec.theta.size:
+            raise ShapeError(
+                f"a setting of this device has shape ({spec.theta.size},), got {tuple(self.settings.shape[1:])}"
+            )
+        for kind, part in zip(self.kinds, self.parts, strict=True):
+            _check_rows_shape(part, kind, spec)
+        finite = all_finite((self.settings, *self.parts))
+        if spec.theta.limited or not finite:
+            spec.theta.check_all(self.settings)
+        for code, (kind, part) in enumerate(zip(self.kinds, self.parts, strict=True)):
+            if not finite and not bool(part.isfinite().all()):
+                raise LimitError(self._not_finite(code, part, spec))
+            if kind is None:
+                spec.check_rows(part)
+            else:
+                spec.capability(kind).check_rows(part, spec)
+        self._checked.append(limits)
+
+    def _not_finite(self, code: int, part: Tensor, spec: Declaration) -> str:
+        bad = int((~part.isfinite()).flatten(1).any(1).nonzero()[0])
+        for start, size, _, purpose, kind in self.table.tolist():
+            if kind == code and start <= bad < start + size:
+                return f"row {bad - start} of the {PURPOSES[purpose].value} query to {spec.name} is not finite"
+        return f"row {bad} of a round to {spec.name} is not finite, and no query reads it"
+
+    def spending(self, programmed: Tensor | None, rows_each: int = 1, spec: Declaration | None = None) -> Count:
+        """What serving the round costs a device that holds `programmed` and is driven `rows_each` times for a row.
+
+        A run is one programming, booked under the purpose of its first query; the first is none where the device holds
+        that setting. `spec` describes the capabilities, of which a round without any needs none.
+        """
+        total = Count()
+        table = self.table.tolist()
+        for place, run in enumerate(self.runs):
+            if place or not same_setting(programmed, self.settings[run.setting]):
+                total.programmings[PURPOSES[table[run.first][PURPOSE]]] += 1
+        for number, (_, size, _, code, kind) in enumerate(table):
+            capability = self.kinds[kind]
+            if capability is None:
+                total.rows[PURPOSES[code]] += rows_each * size
+                continue
+            amount = self[number].x
+            spent = spec.capability(capability).amount(amount) if spec is not None else len(amount)
+            total.actions[capability.name] += spent
+            if capability.unit == "rows":
+                total.rows[PURPOSES[code]] += spent
+        return total
+
+    def __repr__(self) -> str:
+        kinds = [k.name for k in self.kinds if k is not None]
+        also = f", {', '.join(kinds)}" if kinds else ""
+        return f"Round({len(self)} queries, {sum(self.sizes())} rows, {len(self.settings)} settings{also})"
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number is finite, at one look: a sum is finite only if every term is.
+
+    False also where a sum of finite numbers overflows.
+    """
+    sums = [t.sum() for t in tensors]
+    if len(sums) == 1:
+        return bool(sums[0].isfinite())
+    return (
+        not sums or all(bool(s.isfinite()) for s in sums)
+        if _on_host(sums)
+        else bool(torch.stack([s.isfinite() for s in sums]).all())
+    )
+
+
+def _on_host(tensors: list[Tensor]) -> bool:
+    return all(t.device.type == "cpu" for t in tensors)
+
+
+def count(queries: Iterable[Query], programmed: Tensor | None, rows_each: int = 1) -> Count:
+    """`Round.spending` of these queries."""
+    return Round.of(queries).spending(programmed, rows_each)
+
+
+def _check_rows_shape(x: Tensor, kind: type[Capability] | None, spec: Declaration) -> None:
+    if kind is None:
+        wanted, what = spec.in_shape, spec.name
+    else:
+        wanted, what = spec.capability(kind).row_shape(spec), f"`{kind.name}` of {spec.name}"
+    if x.dim() == 0 or tuple(x.shape[1:]) != wanted:
+        raise ShapeError(f"{what} takes rows of shape {wanted}, got {tuple(x.shape)}")
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    if len(blocks) == 1:
+        return blocks[0].detach()
+    _check_alike("rows", blocks)
+    return torch.cat([block.detach() for block in blocks])
+
+
+def _stacked(thetas: list[Tensor]) -> Tensor:
+    if not thetas:
+        return torch.zeros(0, 0)
+    if len(thetas) == 1:
+        return thetas[0].detach()[None]
+    _check_alike("settings", thetas)
+    return torch.stack([theta.detach() for theta in thetas])
+
+
+def _check_alike(what: str, tensors: list[Tensor]) -> None:
+    first = tensors[0]
+    for other in tensors:
+        skip = 1 if what == "rows" else 0
+        if (other.shape[skip:], other.dtype, other.device) != (first.shape[skip:], first.dtype, first.device):
+            raise ShapeError(
+                f"the {what} of a round have one shape, dtype and device, got {tuple(first.shape)} {first.dtype} on "
+                f"{first.device} and {tuple(other.shape)} {other.dtype} on {other.device}"
+            )

@@ -1,0 +1,100 @@
+"""Simulators: devices that are a pure function of rows and settings."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from blackprop.core._query import Query
+from blackprop.core._round import Round, Run
+from blackprop.devices._base import Device
+from blackprop.errors import ArgumentError
+
+# What one batched call of a simulator may hold: settings and rows beyond it are served in several calls.
+BATCH_BYTES = 64 * 2**20
+
+
+class Simulator(Device):
+    """A device that is a pure function: subclasses write `transfer(x, theta)` in PyTorch, and nothing else.
+
+    Settings are stacked: a round of queries is served in as few calls as memory allows. By default they are stacked by
+    `torch.vmap`. A subclass whose `transfer` takes leading settings dimensions, x `(rows, *in_shape)` or
+    `(S, rows, *in_shape)` with theta `(S, P)`, says so with `stacks = True` and saves that overhead.
+    """
+
+    stacks: bool = False
+
+    @abc.abstractmethod
+    def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        """The rows (rows, *in_shape) at the setting theta (P,): (rows, *out_shape). Pure, differentiable."""
+
+    def program(self, theta: Tensor, /) -> None:
+        self.theta.check(theta)
+        self._programmed = theta.detach().clone()
+
+    def read(self, x: Tensor, /) -> Tensor:
+        if self._programmed is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        with torch.no_grad():
+            return self.transfer(x, self._programmed)
+
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        asked = Round.of(queries)
+        if not len(asked):
+            return []
+        if not asked.plain:
+            return super().measure(asked)
+        with torch.no_grad():
+            readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
+        self._programmed = asked.settings[asked.runs[-1].setting].clone()
+        return readings
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        return self.transfer
+
+    def setting_bytes(self, rows: int) -> int:
+        """About what one setting of a batched call holds in memory; bounds how many are served together."""
+        return 4 * (2 * self.theta.size + rows * (math.prod(self.in_shape) + math.prod(self.out_shape)))
+
+    def _stacks(self, asked: Round) -> list[list[Run]]:
+        """Consecutive runs that fit into one batched call: equally many rows, within the memory bound."""
+        sizes = asked.sizes()
+        stacks: list[list[Run]] = []
+        for rows, same in groupby(asked.runs, key=lambda run: sum(sizes[run.first : run.last])):
+            members = list(same)
+            most = max(1, BATCH_BYTES // self.setting_bytes(max(1, rows)))
+            stacks += [members[i : i + most] for i in range(0, len(members), most)]
+        return stacks
+
+    def _serve(self, asked: Round, runs: list[Run]) -> list[Tensor]:
+        """The readings of the queries of these runs, in order."""
+        blocks = [asked.rows_of(run) for run in runs]
+        first = blocks[0]
+        if len(runs) == 1:
+            outputs = [self.transfer(first, asked.settings[runs[0].setting])]
+        else:
+            thetas = asked.settings_of(runs)
+            shared = all(x is first for x in blocks)
+            x = first if shared else torch.stack(blocks)
+            if self.stacks:
+                outputs = self.transfer(x, thetas).unbind()
+            else:
+                outputs = torch.vmap(self.transfer, in_dims=(None if shared else 0, 0))(x, thetas).unbind()
+        sizes = asked.sizes()
+        return [
+            y
+            for run, out in zip(runs, outputs, strict=True)
+            for y in ([out] if run.last - run.first == 1 else out.split(sizes[run.first : run.last]))
+        ]
+
+
+def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
+    """`y = A x` for the rows of x `(..., rows, d_in)` and matrices `(..., d_out, d_in)`, settings stacked in front."""
+    if matrix.dim() == 3 and x.dim() == 2:  # rows shared by all settings: one product in place of S
+        return (matrix.flatten(0, 1) @ x.mT).unflatten(0, matrix.shape[:2]).mT
+    return x @ matrix.mT

@@ -1,0 +1,124 @@
+"""Wrappers: devices around a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from blackprop.core._capability import Survives, find, surviving
+from blackprop.core._query import Count, Purpose, Query, same_setting
+from blackprop.core._round import Round
+from blackprop.devices._base import Device
+from blackprop.errors import ArgumentError
+
+
+class Wrapper(Device):
+    """A device around a device: changes what is written, sent or read, on every query alike, whoever asks.
+
+    Subclasses replace what they need of three hooks: `_setting(theta, fresh)`, what is written in place of θ (`fresh`
+    when this is a programming, False while the device holds θ already), `_drive(x)`, what is sent in place of the rows,
+    and `_sense(y, purpose)`, what is read in place of the outputs.
+    """
+
+    survives: ClassVar[Survives] = ()
+    """The capabilities of the device inside that the wrapper hands on: their types, or `ALL`."""
+
+    def __init__(self, device: Device) -> None:
+        if not isinstance(device, Device):
+            raise ArgumentError(f"`{type(self).__name__}(device)` wraps a Device, got {device!r}")
+        super().__init__(
+            device.in_shape,
+            device.out_shape,
+            device.theta,
+            linear=device.linear,
+            coupling=device.coupling,
+            cost=device.cost,
+            noise=device.noise,
+            x_low=device.x_low,
+            x_high=device.x_high,
+            capabilities=surviving(device.capabilities, self.survives),
+        )
+        self.device = device
+        self.rows_each = device.rows_each
+
+    @property
+    def kind(self) -> str | None:
+        return self.device.kind
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        del fresh
+        return theta
+
+    def _drive(self, x: Tensor) -> Tensor:
+        return x
+
+    def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+        del purpose
+        return y
+
+    def forget(self) -> None:
+        super().forget()
+        self.device.forget()  # each keeps its own note of the setting, and would skip a write by it
+
+    def program(self, theta: Tensor, /) -> None:
+        self.forget()
+        self.device.program(self._setting(theta, fresh=True))
+
+    def read(self, x: Tensor, /) -> Tensor:
+        return self._sense(self.device.read(self._drive(x)), Purpose.FORWARD)
+
+    def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        asked = Round.of(queries)
+        for kind in asked.kinds:
+            if kind is not None:
+                find(str(self), self.capabilities, kind)  # what does not survive the wrapper is refused here
+        held, self._programmed = self._programmed, None
+        readings = self.device.measure(self._sent(asked, held))
+        sensed = [
+            self._sense(y, query.purpose) if query.capability is None else self._sense_action(y, query)
+            for y, query in zip(readings, asked, strict=True)
+        ]
+        self._programmed = asked.settings[asked.runs[-1].setting].clone() if len(asked) else held
+        return sensed
+
+    def _sent(self, asked: Round, held: Tensor | None) -> Round:
+        """The round that the device inside is asked: every setting and every distinct block of rows changed once."""
+        driven: dict[int, Tensor] = {}  # rows shared by many queries are driven once, and stay shared
+        sent: Sequence[Query] = []
+        written: Tensor | None = None
+        changed = False
+        for run in asked.runs:
+            theta = asked.settings[run.setting]
+            fresh = not same_setting(held, theta)
+            if fresh or written is None:
+                written = self._setting(theta, fresh)
+            held = theta
+            for query in asked[run.first : run.last]:
+                if id(query.x) not in driven:
+                    driven[id(query.x)] = self._drive(query.x) if query.capability is None else query.x
+                x = driven[id(query.x)]
+                changed |= x is not query.x or written is not theta
+                sent.append(replace(query, x=x, theta=written))
+        return Round.of(sent) if changed else asked
+
+    def _sense_action(self, y: Tensor, query: Query) -> Tensor:
+        """What is read of a capability in place of y; by default as of a reading."""
+        return self._sense(y, query.purpose)
+
+    def repeated(self) -> Count:
+        return self.device.repeated()
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        return self.device.oracle()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"device": self.device.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.device.load_state_dict(state["device"])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.device})"
