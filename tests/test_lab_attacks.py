@@ -260,12 +260,12 @@ def arrays_of(settings: int, table: list[list[int]], rows: int = 2) -> list[np.n
 
 
 def test_more_settings_than_queries_are_refused():
-    rounds.unpack(arrays_of(2, [[0, 2, 0, 0], [0, 2, 1, 0]]), SPEC)
-    rounds.unpack(arrays_of(2, [[0, 2, 0, 0], [0, 2, 0, 0]]), SPEC)
+    rounds.unpack(arrays_of(2, [[0, 2, 0, 0, 0], [0, 2, 1, 0, 0]]), SPEC)
+    rounds.unpack(arrays_of(2, [[0, 2, 0, 0, 0], [0, 2, 0, 0, 0]]), SPEC)
     with pytest.raises(errors.ProtocolError, match="2 queries with 3 settings"):
-        rounds.unpack(arrays_of(3, [[0, 2, 0, 0], [0, 2, 1, 0]]), SPEC)
+        rounds.unpack(arrays_of(3, [[0, 2, 0, 0, 0], [0, 2, 1, 0, 0]]), SPEC)
     with pytest.raises(errors.ProtocolError, match="0 queries"):
-        rounds.unpack([*arrays_of(0, [])[:2], np.zeros((0, 4), "<i8")], SPEC)
+        rounds.unpack([*arrays_of(0, [])[:2], np.zeros((0, 5), "<i8")], SPEC)
 
 
 def test_a_round_is_checked_in_no_more_memory_than_its_arrays():
@@ -273,7 +273,7 @@ def test_a_round_is_checked_in_no_more_memory_than_its_arrays():
 
     spec = bp.devices.from_callable(lambda x, theta: x, in_shape=6, out_shape=6, theta_size=1, low=0.0).declaration
     n = rounds.QUERIES
-    table = np.stack([np.zeros(n), np.ones(n), np.arange(n), np.zeros(n)], 1).astype("<i8")
+    table = np.stack([np.zeros(n), np.ones(n), np.arange(n), np.zeros(n), np.zeros(n)], 1).astype("<i8")
     arrays = [np.zeros((1, 6), "<f4"), np.zeros((n, 1), "<f4"), table]
     tracemalloc.start()
     rounds.unpack(arrays, spec)
@@ -288,14 +288,14 @@ def test_the_wrong_setting_of_a_round_is_named(record, wrong, k):
     spec = Recorder(record).declaration
     settings = np.zeros((5, 3), "<f4")
     settings[k, 2] = wrong
-    table = np.array([[0, 1, i, 0] for i in range(5)], "<i8")
+    table = np.array([[0, 1, i, 0, 0] for i in range(5)], "<i8")
     with pytest.raises(errors.LimitError, match=r"theta\[2\]"):
         rounds.unpack([np.ones((1, 3), "<f4"), settings, table], spec)
 
 
 def test_an_answer_that_cannot_travel_is_refused_before_it_is_measured(keys, record):
     rows = np.zeros((2000, 3), "<f4")
-    table = np.array([[0, 2000, 0, 0]] * 12_300, "<i8")  # 24.6 million rows of a small message
+    table = np.array([[0, 2000, 0, 0, 0]] * 12_300, "<i8")  # 24.6 million rows of a small message
     with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
         device._link.send(round_of(device, 1, [rows, np.zeros((1, 3), "<f4"), table]))
         reply = device._link.hear(5)

@@ -51,14 +51,14 @@ class Client:
         for array in arrays:
             body += array.tobytes() + bytes(-array.nbytes % 8)
         rest = struct.pack("<II", len(header), 0) + body
-        message = b"BPL1" + struct.pack("<I", zlib.crc32(rest)) + rest
+        message = b"BPL2" + struct.pack("<I", zlib.crc32(rest)) + rest
         size = cut or len(message)
         self.socket.send_multipart([message[i : i + size] for i in range(0, len(message), size)])
 
     def hear(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         message = b"".join(self.socket.recv_multipart())
         start, crc, size, zero = struct.unpack_from("<4sIII", message)
-        assert (start, crc, zero) == (b"BPL1", zlib.crc32(message[8:]), 0)
+        assert (start, crc, zero) == (b"BPL2", zlib.crc32(message[8:]), 0)
         header, at, arrays = msgpack.unpackb(message[16 : 16 + size]), 16 + size + -size % 8, []
         for dtype, shape in header["arrays"]:
             count = int(np.prod(shape, dtype=np.int64))
@@ -75,7 +75,7 @@ class Client:
 
     def round(self, number: int, rows, settings, queries, **more):
         arrays = [np.array(rows, "<f4"), np.array(settings, "<f4"), np.array(queries, "<i8")]
-        return self.ask("round", number, arrays, fresh=False, **self.place, **more)
+        return self.ask("round", number, arrays, fresh=False, kinds=["read"], **self.place, **more)
 
     def close(self) -> None:
         self.say("bye", 0, session=self.place["session"])
@@ -113,7 +113,7 @@ def test_it_learns_what_the_device_is(client):
 @pytest.mark.parametrize("cut", [None, 16, 50])
 def test_it_measures_and_is_told_what_was_done(client, record, cut):
     rows, settings = [[1, 2, 3], [4, 5, 6]], [[1, 1, 1], [0.5, 0.5, 0.5]]
-    queries = [[0, 2, 0, 0], [1, 1, 1, 1], [0, 1, 1, 2]]
+    queries = [[0, 2, 0, 0, 0], [1, 1, 1, 1, 0], [0, 1, 1, 2, 0]]
     header, (readings,) = client.round(1, rows, settings, queries, cut=cut)
     assert (header["kind"], header["joined"]) == ("answer", True)
     assert readings.tolist() == [[1, 2, 3], [4, 5, 6], [2, 2.5, 3], [0.5, 1, 1.5]]
@@ -128,14 +128,19 @@ def test_it_measures_and_is_told_what_was_done(client, record, cut):
 def test_it_is_refused_what_the_page_says_is_refused(client, record):
     one = [[1, 1, 1]]
     wrong = {
-        "a setting outside the limits": (one, [[3, 0, 0]], [[0, 1, 0, 0]], "LimitError"),
-        "a setting of no query outside": (one, [[0, 0, 0], [3, 0, 0]], [[0, 1, 0, 0], [0, 1, 0, 0]], "LimitError"),
-        "a row that is not finite": ([[np.nan, 1, 1]], one, [[0, 1, 0, 0]], "LimitError"),
-        "a row of another shape": ([[1, 1]], one, [[0, 1, 0, 0]], "ShapeError"),
-        "more settings than queries": (one, one * 2, [[0, 1, 0, 0]], "ProtocolError"),
-        "no query": (one, np.zeros((0, 3)), np.zeros((0, 4)), "ProtocolError"),
-        "a query outside": (one, one, [[0, 2, 0, 0]], "ProtocolError"),
-        "an answer that is too large": (one * 1000, one, [[0, 1000, 0, 0]] * 30_000, "ShapeError"),
+        "a setting outside the limits": (one, [[3, 0, 0]], [[0, 1, 0, 0, 0]], "LimitError"),
+        "a setting of no query outside": (
+            one,
+            [[0, 0, 0], [3, 0, 0]],
+            [[0, 1, 0, 0, 0], [0, 1, 0, 0, 0]],
+            "LimitError",
+        ),
+        "a row that is not finite": ([[np.nan, 1, 1]], one, [[0, 1, 0, 0, 0]], "LimitError"),
+        "a row of another shape": ([[1, 1]], one, [[0, 1, 0, 0, 0]], "ShapeError"),
+        "more settings than queries": (one, one * 2, [[0, 1, 0, 0, 0]], "ProtocolError"),
+        "no query": (one, np.zeros((0, 3)), np.zeros((0, 5)), "ProtocolError"),
+        "a query outside": (one, one, [[0, 2, 0, 0, 0]], "ProtocolError"),
+        "an answer that is too large": (one * 1000, one, [[0, 1000, 0, 0, 0]] * 25_000, "ShapeError"),
     }
     for (what, (rows, settings, queries, error)), number in zip(wrong.items(), itertools.count(1), strict=False):
         header, _ = client.round(number, rows, settings, queries)
@@ -146,7 +151,7 @@ def test_it_is_refused_what_the_page_says_is_refused(client, record):
 
 def test_a_round_is_lost_cancelled_or_late_as_the_page_says(client, record):
     assert client.ask("ask", 4, **client.place)[0]["state"] == "lost"
-    header, _ = client.round(4, [[1, 1, 1]], [[1, 1, 1]], [[0, 1, 0, 0]])
+    header, _ = client.round(4, [[1, 1, 1]], [[1, 1, 1]], [[0, 1, 0, 0, 0]])
     assert header["kind"] == "answer"
     client.say("ask", 3, **client.place)  # a smaller one is late, and gets no answer
     assert client.ask("cancel", 4, **client.place)[0] == header
@@ -156,7 +161,7 @@ def test_a_round_is_lost_cancelled_or_late_as_the_page_says(client, record):
 
 
 def test_a_setting_by_hand_reads_nothing(client, record):
-    header, (readings,) = client.round(1, np.zeros((0, 3)), [[1, 0.5, 0]], [[0, 0, 0, 4]])
+    header, (readings,) = client.round(1, np.zeros((0, 3)), [[1, 0.5, 0]], [[0, 0, 0, 4, 0]])
     assert (readings.shape, header["programmings"]) == ((0, 3), {"calibrate": 1})
     assert lines(record) == [f"program {torch.tensor([1, 0.5, 0]).tolist()}"]
 
@@ -166,4 +171,4 @@ def test_a_message_of_another_version_is_told_both(client):
     header, _ = client.hear()
     assert (header["kind"], header["id"], header["error"]) == ("error", 0, "ProtocolError")
     assert "version 9" in header["text"]
-    assert "version 1" in header["text"]
+    assert "version 2" in header["text"]

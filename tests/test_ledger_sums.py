@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -77,22 +79,25 @@ def test_a_budget_of_seconds_holds_as_many_rows_as_divide_it(seconds, cost, rows
         run(ask(Query(draw(1, 6), torch.zeros(24), Purpose.FORWARD)), measure)
 
 
+def spent(rows=0, programmings=0):
+    return Count(Counter({Purpose.FORWARD: rows}), Counter({Purpose.FORWARD: programmings}))
+
+
 @pytest.mark.parametrize("name", ["rows", "programmings"])
 def test_a_budget_of_whole_numbers_is_exact_however_large(name):
     """One more than ten billion is more than ten billion."""
     budget = bp.Budget(**{name: 10**10})
-    asked = {"rows": 0, "programmings": 0, "seconds": 0.0}
-    budget.reserve(**{**asked, name: 10**10})
+    budget.reserve(spent(**{name: 10**10}), 0.0)
     with pytest.raises(BudgetExhausted):
-        budget.reserve(**{**asked, name: 1})
+        budget.reserve(spent(**{name: 1}), 0.0)
     assert budget.spent[name] == 10**10
 
 
 def test_a_budget_of_nothing_is_one_and_none_is_no_limit():
     with pytest.raises(BudgetExhausted):
-        bp.Budget(rows=0).reserve(1, 0, 0.0)
-    bp.Budget(rows=0).reserve(0, 5, 5.0)
-    bp.Budget().reserve(10**12, 10**12, 1e12)
+        bp.Budget(rows=0).reserve(spent(1, 0), 0.0)
+    bp.Budget(rows=0).reserve(spent(0, 5), 5.0)
+    bp.Budget().reserve(spent(10**12, 10**12), 1e12)
     with pytest.raises(ArgumentError):
         bp.Budget(seconds=-1e-9)
 

@@ -24,7 +24,7 @@ class Scaled(bp.devices.Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         matrix = theta.cos().unflatten(-1, (*self.out_shape, *self.in_shape)) / self.in_shape[0] ** 0.5
-        return self.scale * bp.devices.base.apply_matrix(matrix, x)
+        return self.scale * apply_matrix(matrix, x)
 
 
 def layer(scale: float, **options) -> bp.PhysicalLayer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -233,7 +234,7 @@ def test_a_cheaper_plan_that_trains_worse_is_not_chosen_unless_the_budget_forces
 def test_what_is_spent_of_a_budget_is_gone():
     device, budget = Microring(16, 8), Budget(rows=600)
     assert bp.plan(device, 32, budget).name == "calibrated-16"
-    budget.spend(rows=400, programmings=0, seconds=0.0)
+    budget.spend(bp.core.Count(Counter({bp.Purpose.FORWARD: 400})), 0.0)
     assert bp.plan(device, 32, budget).name == "calibrated-8"
 
 

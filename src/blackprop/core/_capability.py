@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blackprop.core._declaration import Declaration
 
 Shape = tuple[int, ...]
+RESERVED = {"read", "rows", "programmings", "seconds"}  # names of a round's readings and of a budget's limits
 C = TypeVar("C", bound="Capability")
 
 
@@ -71,6 +72,8 @@ def declared(owner: str, capabilities: Iterable[Capability]) -> tuple[Capability
         if not isinstance(each, Capability):
             raise ArgumentError(f"`{owner}(capabilities=...)` takes instances of `Capability`, got {each!r}")
     names = [each.name for each in found]
+    if taken := RESERVED.intersection(names):
+        raise ArgumentError(f"`{owner}(capabilities=...)`: {', '.join(taken)} names something else already")
     if len(set(names)) < len(names):
         raise ArgumentError(f"`{owner}(capabilities=...)` declares each capability once, got {', '.join(names)}")
     return found
