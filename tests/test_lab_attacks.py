@@ -370,7 +370,7 @@ def test_an_answer_with_the_wrong_row_count_is_refused(keys, record, monkeypatch
 
 
 def test_a_count_below_zero_is_no_count():
-    spent = {"rows": {"forward": -5}, "programmings": {}}
+    spent = {"rows": {"forward": -5}, "programmings": {}, "actions": {}}
     with pytest.raises(errors.ProtocolError, match="counts rows"):
         say.read(wire.encode(say.ANSWER, {"id": 1, "joined": True, **spent}))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.core import Count, Ledger, Purpose, Query, metered
+from blackprop.core import Count, Ledger, Purpose, Query, Round, metered
 from blackprop.core._round import count
 from blackprop.devices import Device, LightModulator, Noisy, Quantised
 from blackprop.errors import (
@@ -361,9 +361,9 @@ def test_the_state_brings_back_the_next_faults_and_checks():
 def test_a_quiet_round_is_handed_on_as_it_is():
     bench = Scripted(LightModulator(6, 4))
     theta, x = _theta(bench), draw(5, 6)
-    queries = [Query(x, theta + i, Purpose.FORWARD) for i in range(3)]
-    Checked(_retrying(Faulty(bench, timeout=1e-9))).measure(queries)
-    assert bench.rounds[0] is queries
+    asked = Round.of([Query(x, theta + i, Purpose.FORWARD) for i in range(3)])
+    Checked(_retrying(Faulty(bench, timeout=1e-9))).measure(asked)
+    assert bench.rounds[0] is asked
 
 
 @pytest.mark.parametrize("wrap", [Retrying, Checked, Faulty], ids=lambda wrap: wrap.__name__)

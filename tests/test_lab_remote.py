@@ -342,7 +342,7 @@ def test_an_answer_that_was_lost_with_the_server_comes_from_the_journal(keys, re
     try:
         with RemoteDevice(process.address, keys=keys) as device:
             device.measure([query()])
-            fields = {"id": 2, "session": device._session, "boot": device._boot, "fresh": False}
+            fields = {"id": 2, "session": device._session, "boot": device._boot, "fresh": False, "kinds": ["read"]}
             device._link.send(wire.encode(say.ROUND, fields, rounds.pack([query(5)])))
             assert eventually(lambda: len(lines(record, "read")) == 4)
             time.sleep(0.1)

@@ -257,7 +257,7 @@ def test_a_client_of_another_version_is_told_both(keys, record, monkeypatch):
         reply = link.hear(2)
         link.close()
     assert reply is not None
-    with pytest.raises(errors.ProtocolError, match=r"of version 3 .* version 1 is spoken here"):
+    with pytest.raises(errors.ProtocolError, match=r"of version 3 .* version 2 is spoken here"):
         raise say.error_of(reply)
 
 

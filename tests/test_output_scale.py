@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
+from blackprop.devices._simulator import apply_matrix
 
 
 class Scaled(bp.devices.Simulator):
