@@ -157,8 +157,7 @@ def test_bad_arguments_are_refused():
         lambda: IdealDiodes(tolerance=0.0),
         lambda: IdealDiodes(sweeps=0),
         lambda: ExponentialDiodes(thermal=-1.0),
-        lambda: EquilibriumPropagation(Branches((3, 2)), step=0.0),
-        lambda: EquilibriumPropagation(ResistiveNetwork(3, 2)),  # pyright: ignore[reportArgumentType]
+        lambda: EquilibriumPropagation(step=0.0),
     ):
         with pytest.raises(ArgumentError):
             make()
@@ -174,9 +173,27 @@ def test_weights_of_both_signs():
 
 
 def test_a_device_whose_nodes_cannot_be_read_is_refused():
-    estimator = EquilibriumPropagation(Branches((6, 4)))
-    with pytest.raises(IncompatibleError, match="nodes it can nudge and read"):
-        make_layer(bp.devices.LightModulator(6, 4), method=(estimator, bp.surrogates.Streaming()))
+    with pytest.raises(IncompatibleError, match="does not declare the capability `nudges`; it declares: none"):
+        make_layer(bp.devices.LightModulator(6, 4), method=(EquilibriumPropagation(), bp.surrogates.Streaming()))
+
+
+@pytest.mark.parametrize("wrap", [bp.devices.Noisy, bp.lab.Retrying, bp.lab.Checked], ids=lambda wrap: wrap.__name__)
+def test_nudges_survive_a_wrapper_and_are_counted_by_name(wrap):
+    network, x = ResistiveNetwork(4, 6, 3), draw(5, 13)
+    layer, plain = (bp.PhysicalLayer(each, EquilibriumPropagation()) for each in (wrap(network), network))
+    with torch.no_grad():
+        plain.theta.copy_(layer.theta)
+    for each in (layer, plain):
+        each(x).square().sum().backward()
+    torch.testing.assert_close(layer.theta.grad, plain.theta.grad)
+    assert layer.ledger.actions == {"nudges": 10}
+    assert layer.ledger.rows[bp.Purpose.PARAMETER] == 10
+
+
+def test_nudges_do_not_survive_converters_of_the_inputs():
+    device = bp.devices.Quantised(ResistiveNetwork(4, 6, 3), input_bits=8, input_range=(-1, 1))
+    with pytest.raises(IncompatibleError, match="nudges"):
+        bp.PhysicalLayer(device, EquilibriumPropagation(), bp.surrogates.Frozen())
 
 
 @pytest.mark.parametrize("centred", [True, False])
@@ -190,9 +207,7 @@ def test_a_device_whose_nodes_cannot_be_read_is_refused():
     ids=str,
 )
 def test_the_estimator_keeps_its_declarations(network, centred):
-    report = bp.testing.check_estimator(
-        EquilibriumPropagation(network.branches, centred=centred), device=network, step=0.1
-    )
+    report = bp.testing.check_estimator(EquilibriumPropagation(centred=centred), device=network, step=0.1)
     slope = dict(report.claims)[f"bias order, {network}"]
     if centred and network.diodes is EXACT:
         assert "no bias" in slope  # voltages are linear in a current until a diode switches
@@ -205,7 +220,7 @@ def estimate(network: ResistiveNetwork, estimator: EquilibriumPropagation, x: Te
     (y,) = network.measure([Query(x, theta, Purpose.FORWARD)])
     grad_y = torch.zeros_like(y)
     grad_y[:, : target.shape[1]] = network.branches.outputs(y) - target
-    return run(estimator.gradients(x, theta, y, grad_y), network.measure)
+    return run(estimator.gradients(x, theta, y, grad_y, network.declaration), network.measure)
 
 
 def loss(network: ResistiveNetwork, x: Tensor, theta: Tensor, target: Tensor) -> Tensor:
@@ -217,7 +232,7 @@ def loss(network: ResistiveNetwork, x: Tensor, theta: Tensor, target: Tensor) ->
 def test_both_gradients_equal_finite_differences_of_the_loss(diodes, amplification):
     network = ResistiveNetwork(4, 6, 5, 3, diodes=diodes, amplification=amplification)
     x, theta, target = rows(network), setting(network), draw(6, 3, seed=3, dtype=torch.float64)
-    grad, grad_x = estimate(network, EquilibriumPropagation(network.branches, 1e-4), x, theta, target)
+    grad, grad_x = estimate(network, EquilibriumPropagation(1e-4), x, theta, target)
     h = 1e-6
     with torch.no_grad():
         for index in range(0, network.theta.size, 5):
@@ -233,7 +248,7 @@ def test_both_gradients_equal_finite_differences_of_the_loss(diodes, amplificati
 def test_the_local_rule_before_k_amplifiers_is_too_small_by_the_gain_to_the_2k():
     network = ResistiveNetwork(4, 6, 5, 3, diodes=EXACT, amplification=4.0)
     x, theta, target = rows(network), setting(network), draw(6, 3, seed=3, dtype=torch.float64)
-    grad, _ = estimate(network, EquilibriumPropagation(network.branches, 1e-4), x, theta, target)
+    grad, _ = estimate(network, EquilibriumPropagation(1e-4), x, theta, target)
     leaf = theta.clone().requires_grad_()
     (truth,) = torch.autograd.grad(loss(network, x, leaf, target), leaf)
     torch.testing.assert_close(grad, truth, rtol=1e-6, atol=1e-9)
@@ -257,9 +272,7 @@ def test_the_local_rule_before_k_amplifiers_is_too_small_by_the_gain_to_the_2k()
 
 def test_a_layer_learns_by_nudges_and_pays_for_rows_alone():
     network = ResistiveNetwork(4, 12, 2)
-    layer = bp.PhysicalLayer(
-        network, EquilibriumPropagation(network.branches, step=16.0), generator=torch.Generator().manual_seed(0)
-    )
+    layer = bp.PhysicalLayer(network, EquilibriumPropagation(step=16.0), generator=torch.Generator().manual_seed(0))
     layer.gain.requires_grad_(False)
     optimizer = torch.optim.SGD([layer.theta], lr=0.05)
     x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(4, 1) * 2 - 1
@@ -283,6 +296,6 @@ def test_a_layer_learns_by_nudges_and_pays_for_rows_alone():
 
 def test_a_zero_gradient_asks_nothing():
     network = ResistiveNetwork(4, 6, 2)
-    layer = bp.PhysicalLayer(network, EquilibriumPropagation(network.branches))
+    layer = bp.PhysicalLayer(network, EquilibriumPropagation())
     (0 * layer(network.branches.rows(draw(3, 4)))).sum().backward()
     assert layer.ledger.rows[Purpose.PARAMETER] == 0

@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> None:
 def nudged(network: ResistiveNetwork, args: argparse.Namespace) -> Step:
     """Equilibrium propagation, as a layer would run it, but for the copies and checks of θ that booking takes."""
     # The loss is a mean over the batch, so β for one row is β · batch for the gradient of that mean.
-    estimator = EquilibriumPropagation(network.branches, args.beta * args.batch, centred=not args.one_sided)
+    estimator = EquilibriumPropagation(args.beta * args.batch, centred=not args.one_sided)
     spec, unused = network.declaration, torch.Generator()
 
     def serve(queries: Sequence[Query]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from blackprop.core._capability import Capability
 from blackprop.core._declaration import Cost, Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import metered, price
+from blackprop.core._nudges import Nudges
 from blackprop.core._procedure import Measure, Procedure, ask, in_rounds, read, run
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
@@ -19,6 +20,7 @@ __all__ = [
     "Declaration",
     "Ledger",
     "Measure",
+    "Nudges",
     "Procedure",
     "Purpose",
     "Query",

@@ -36,6 +36,7 @@ class Device(abc.ABC):
     A device serves one thread at a time, as an instrument does.
     """
 
+    single: bool = True  # one device stands behind it, and `program` has written to it when it returns
     rows_each: int = 1  # rows that it is driven with for one that is asked: more in a wrapper that sends several
 
     def __init__(

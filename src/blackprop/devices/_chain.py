@@ -169,12 +169,17 @@ def _theta(devices: tuple[Device, ...]) -> ThetaSpec:
     """All settings in one row."""
     specs = [device.theta for device in devices]
     period = specs[0].period if len({spec.period for spec in specs}) == 1 else None
-    low = high = None
-    if any(spec.limited for spec in specs):
-        bounds = [[b.expand(spec.size) for b in spec.bounds(torch.zeros(()))] for spec in specs]
-        low, high = (torch.cat(parts) for parts in zip(*bounds, strict=True))
+    low, high = _limit(specs, "low", 0), _limit(specs, "high", 1)
     size = sum(spec.size for spec in specs)
     return ThetaSpec(size, lambda generator: torch.cat([s.draw(generator) for s in specs]), low, high, period)
+
+
+def _limit(specs: list[ThetaSpec], name: str, end: int) -> float | Tensor | None:
+    """The limit of all parameters: one number where the devices share it."""
+    limits = [getattr(spec, name) for spec in specs]
+    if not any(isinstance(limit, Tensor) for limit in limits) and len(set(limits)) == 1:
+        return limits[0]
+    return torch.cat([spec.bounds(torch.zeros(()))[end].expand(spec.size) for spec in specs])
 
 
 def _slowest(devices: tuple[Device, ...]) -> Cost:

@@ -42,7 +42,7 @@ class Wrapper(Device):
             capabilities=surviving(device.capabilities, self.survives),
         )
         self.device = device
-        self.rows_each = device.rows_each
+        self.rows_each, self.single = device.rows_each, device.single
 
     @property
     def kind(self) -> str | None:

@@ -14,7 +14,7 @@ from blackprop.estimators._differences import (
 )
 from blackprop.estimators._directional_memory import DirectionalMemory
 from blackprop.estimators._element_shift import ElementShift
-from blackprop.estimators._equilibrium import EquilibriumPropagation, Nudgeable
+from blackprop.estimators._equilibrium import EquilibriumPropagation
 from blackprop.estimators._euler import EulerGradient
 from blackprop.estimators._guided import GuidedDirections
 from blackprop.estimators._modelled import Modelled
@@ -39,7 +39,6 @@ __all__ = [
     "Forward",
     "GuidedDirections",
     "Modelled",
-    "Nudgeable",
     "Oracle",
     "ParameterShift",
     "ProbeContraction",

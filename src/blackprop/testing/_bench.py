@@ -185,9 +185,7 @@ def relative(error: Tensor, reference: Tensor) -> float:
 
 
 def _add(book: Ledger, spent: Ledger) -> None:
-    book.rows.update(spent.rows)
-    book.programmings.update(spent.programmings)
-    book.lab_seconds += spent.lab_seconds
+    book.add(spent.spent, spent.lab_seconds)
     book.measured_seconds += spent.measured_seconds
 
 

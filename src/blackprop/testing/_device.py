@@ -24,6 +24,7 @@ from blackprop.testing._bench import (
     normal,
     seeded,
 )
+from blackprop.testing._capabilities import check_capabilities
 from blackprop.testing._coupling import check_coupling
 from blackprop.testing._harmonics import check_harmonics
 from blackprop.testing._probe import SIGMAS, Probe
@@ -42,8 +43,8 @@ def check_device(
     repeats: int = 16,
     generator: torch.Generator | None = None,
 ) -> Report:
-    """Measure what `device` declares: shapes, limits of θ and of the inputs, period, linearity, coupling, and that θ
-    and x alone decide, in whatever layout x is.
+    """Measure what `device` declares: shapes, limits of θ and of the inputs, period, linearity, coupling, capabilities,
+    and that θ and x alone decide, in whatever layout x is.
 
     Two readings count as alike within `tolerance` of the largest output and 6 standard deviations of the device's own
     noise, which is measured first; on a noisy device, whatever is compared is read `repeats` times, in turns. Raise the
@@ -78,6 +79,7 @@ def check_device(
     check_coupling(probe, parameters, subsets)
     _influence(probe)
     _precision(probe)
+    check_capabilities(probe)
     stays = torch.equal(first, kept)
     bench.settle(stays, "readings stay", "yes" if stays else "one changed after it was returned", "yes")
     bench.note("global random streams", f"it moves {moved_since(before)}" if moved_since(before) else "untouched")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Cost
+from blackprop.core._nudges import Nudges
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._simulator import Simulator
 from blackprop.devices.electronic._diodes import Circuit, Diodes, IdealDiodes
@@ -18,7 +19,7 @@ from blackprop.errors import ArgumentError, ShapeError
 
 
 @dataclass(frozen=True)
-class Branches:
+class Branches(Nudges):
     """Which nodes the resistors of a layered network join: all that equilibrium propagation must know of it.
 
     `sizes` are the numbers of sources, of nodes a hidden layer, and of outputs; every node of a layer is joined to
@@ -35,6 +36,7 @@ class Branches:
     amplification: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
         if len(self.sizes) < 2 or not all(isinstance(n, int) and n >= 1 for n in self.sizes):
             raise ArgumentError(f"`Branches(sizes=...)`: sources, hidden layers, outputs, all positive; {self.sizes}")
         if not 0 < self.amplification < math.inf:
@@ -155,7 +157,7 @@ class ResistiveNetwork(Simulator):
             raise ArgumentError(f"`ResistiveNetwork(leak=...)` must be positive and finite, got {leak}")
         self.leak = leak
         theta = ThetaSpec(self.branches.count, self._initial, low=0.0)
-        super().__init__(self.branches.row, self.branches.nodes, theta, cost=cost)
+        super().__init__(self.branches.row, self.branches.nodes, theta, cost=cost, capabilities=[self.branches])
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self.branches.reading(self.diodes.settle(self._circuit(x, theta)))

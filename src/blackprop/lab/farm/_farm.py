@@ -55,6 +55,8 @@ class Farm(Device):
     [True, True]
     """
 
+    single = False
+
     def __init__(
         self,
         devices: Sequence[Device],

@@ -16,7 +16,7 @@ from torch import Tensor
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
-from blackprop.errors import ArgumentError, DeviceError, InterlockError, LimitError, ShapeError
+from blackprop.errors import ArgumentError, DeviceError, IncompatibleError, InterlockError, LimitError, ShapeError
 from blackprop.lab.wrappers._limits import Limit, tightened
 from blackprop.lab.wrappers._parking import Stand
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
@@ -68,6 +68,11 @@ class Guarded(Transparent):
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(device)
+        if not device.single and (slew is not None or park is not None):
+            raise IncompatibleError(
+                f"{device} stands for several devices, and a guard around it cannot move or park each of them: guard "
+                "the members, as `Farm([Guarded(device, slew=..., park=...) for device in devices])`"
+            )
         for name, value in (("slew", slew), ("rows_per_second", rows_per_second)):
             if value is not None and not 0 < value < math.inf:
                 raise ArgumentError(f"`Guarded({name}=...)` must be positive and finite, got {value}")

@@ -1,0 +1,74 @@
+"""Does a device do what its capabilities say?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from blackprop.core._capability import Capability
+from blackprop.core._procedure import ask
+from blackprop.core._query import Purpose, Query
+from blackprop.core._round import Round
+from blackprop.testing._bench import normal
+from blackprop.testing._probe import Probe
+
+
+def check_capabilities(probe: Probe) -> None:
+    """Check the declared capabilities one after the other; a device that declares none passes."""
+    for capability in probe.spec.capabilities:
+        _check(probe, capability)
+
+
+def _check(probe: Probe, capability: Capability) -> None:
+    """One capability.
+
+    Rows of its shape are answered by finite readings of its shape and the rows' dtype. In a round with ordinary
+    readings at the same setting it costs no further programming, it is counted by its name, and, unless it writes, it
+    moves no ordinary reading and repeats its own.
+    """
+    spec, claim = probe.spec, f"capability {capability.name}"
+    rows = capability_rows(probe, capability)
+    queries = [
+        Query(probe.x, probe.theta, Purpose.CALIBRATE),
+        Query(rows, probe.theta, Purpose.CALIBRATE, type(capability)),
+        Query(probe.x, probe.theta, Purpose.CALIBRATE),
+    ]
+    spent = Round.of(queries, spec).spending(None, spec.rows_each, spec)
+    probe.bench.require(
+        spent.programmings.total() == 1 and spent.actions[capability.name] == capability.amount(rows),
+        claim,
+        f"{spent.programmings.total()} programmings, {dict(spent.actions)}",
+        f"1 programming, {capability.amount(rows)} units",
+    )
+    (reading,) = _readings(probe, claim, queries[1:2])
+    wanted = (len(rows), *capability.reading_shape(spec))
+    probe.bench.require(tuple(reading.shape) == wanted, claim, str(tuple(reading.shape)), str(wanted))
+    if capability.writes:
+        probe.bench.note(claim, f"{wanted}, writes")
+        return
+    text = probe.alike(
+        claim,
+        lambda: _readings(probe, claim, queries)[2],
+        lambda: _readings(probe, claim, queries[:1])[0],
+        "an ordinary reading after it",
+    )
+    if reading.numel():
+        text = probe.alike(
+            claim,
+            lambda: _readings(probe, claim, queries)[1],
+            lambda: _readings(probe, claim, queries[1:2])[0],
+            "its reading in a round with others",
+        )
+    probe.bench.note(claim, text)
+
+
+def capability_rows(probe: Probe, capability: Capability) -> Tensor:
+    """Random rows that the capability may be sent, as many as the probe has."""
+    if capability.row_shape(probe.spec) == probe.spec.in_shape:
+        return probe.x
+    x = normal((len(probe.x), *capability.row_shape(probe.spec)), torch.Generator().manual_seed(0))
+    return (x / x.abs().max()).to(probe.x)
+
+
+def _readings(probe: Probe, claim: str, queries: list[Query]) -> list[Tensor]:
+    return probe.bench.run(claim, ask(*queries), probe.device)
