@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, final, overload
@@ -56,6 +57,8 @@ class Round(Sequence[Query]):
         """The round of these queries; `ShapeError` where their rows or settings do not fit together, or the device."""
         if isinstance(queries, Round):
             return queries
+        if isinstance(queries, list) and len(queries) == 1:
+            return cls._single(queries[0], spec)
         rows: dict[type[Capability] | None, dict[int, tuple[Tensor, int]]] = {}
         settings: dict[int, tuple[Tensor, int]] = {}
         ends: dict[type[Capability] | None, int] = {}
@@ -80,6 +83,16 @@ class Round(Sequence[Query]):
         parts = [_joined([x for x, _ in rows[kind].values()]) for kind in order]
         thetas = [theta for theta, _ in settings.values()]
         return cls(parts, _stacked(thetas), np.array(table, np.int64).reshape(-1, 5), tuple(order) or (None,))
+
+    @classmethod
+    def _single(cls, query: Query, spec: Declaration | None) -> Round:
+        """The round of one query, which most are."""
+        x, theta = query.x, query.theta
+        if spec is not None:
+            _check_rows_shape(x, query.capability, spec)
+            spec.theta.check_shape(theta)
+        table = np.array([(0, len(x), 0, CODES[query.purpose], 0)], np.int64)
+        return cls((x.detach(),), theta.detach()[None], table, (query.capability,))
 
     @classmethod
     def at(cls, x: Tensor, settings: Tensor, purpose: Purpose, capability: type[Capability] | None = None) -> Round:
@@ -114,6 +127,8 @@ class Round(Sequence[Query]):
     @cached_property
     def runs(self) -> list[Run]:
         """Consecutive queries at one setting: the programmings of the round, but for one that the device holds."""
+        if len(self.table) == 1:
+            return [Run(int(self.table[0, SETTING]), 0, 1)]
         found: list[Run] = []
         before = -1
         for number, setting in enumerate(self.table[:, SETTING].tolist()):
@@ -165,10 +180,10 @@ class Round(Sequence[Query]):
 
     def copy(self) -> Round:
         """The round over rows of its own, contiguous and with nothing pending: what a driver may be handed."""
-        plain = [part.resolve_conj().resolve_neg().contiguous() for part in self.parts]
-        own = [
-            new.clone() if new.data_ptr() == old.data_ptr() else new for new, old in zip(plain, self.parts, strict=True)
-        ]
+        own: list[Tensor] = []
+        for part in self.parts:
+            plain = part.resolve_conj().resolve_neg().contiguous()
+            own.append(plain.clone() if plain.data_ptr() == part.data_ptr() else plain)
         copy = Round(own, self.settings, self.table, self.kinds)
         copy._checked = self._checked  # the same numbers
         return copy
@@ -220,7 +235,7 @@ class Round(Sequence[Query]):
         total = Count()
         table = self.table.tolist()
         for place, run in enumerate(self.runs):
-            if place or not same_setting(programmed, self.settings[run.setting]):
+            if place or programmed is None or not same_setting(programmed, self.settings[run.setting]):
                 total.programmings[PURPOSES[table[run.first][PURPOSE]]] += 1
         for number, (_, size, _, code, kind) in enumerate(table):
             capability = self.kinds[kind]
@@ -245,18 +260,14 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
     False also where a sum of finite numbers overflows.
     """
-    sums = [t.sum() for t in tensors]
-    if len(sums) == 1:
-        return bool(sums[0].isfinite())
-    return (
-        not sums or all(bool(s.isfinite()) for s in sums)
-        if _on_host(sums)
-        else bool(torch.stack([s.isfinite() for s in sums]).all())
-    )
-
-
-def _on_host(tensors: list[Tensor]) -> bool:
-    return all(t.device.type == "cpu" for t in tensors)
+    beyond: list[Tensor] = []
+    for tensor in tensors:
+        total = tensor.sum()
+        if not total.is_cpu:
+            beyond.append(total.isfinite())  # an accelerator is asked once, for all of them
+        elif not math.isfinite(total.item()):
+            return False
+    return not beyond or bool(torch.stack(beyond).all())
 
 
 def count(queries: Iterable[Query], programmed: Tensor | None, rows_each: int = 1) -> Count:

@@ -28,7 +28,7 @@ class BlackBox(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor, rules: Rules, setting: Tensor, recording: bool) -> Tensor:
-        wants_x, wants_theta = (recording and needed for needed in ctx.needs_input_grad[:2])
+        wants_x, wants_theta = ctx.needs_input_grad[:2] if recording else (False, False)
         y, ctx.observed = rules.measure_rows(x, setting, wants_x, wants_theta)
         ctx.rules = rules
         ctx.save_for_backward(x, setting, y)

@@ -110,11 +110,12 @@ class PhysicalLayer(MeasuredLayer):
     def forward(self, x: Tensor) -> Tensor:
         theta = self.theta
         check_execution(x, theta)
-        check_rows(x, self.in_shape, theta.dtype, str(self.device))
-        lead = x.shape[: x.dim() - len(self.in_shape)]
+        shape = self.device.in_shape
+        check_rows(x, shape, theta.dtype, self.device)
+        lead = x.shape[: x.dim() - len(shape)]
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(theta.dtype)
-            rows = x.reshape(-1, *self.in_shape)
+            rows = x.reshape(-1, *shape)
             y = BlackBox.apply(rows, theta, self, self._setting(theta), torch.is_grad_enabled())
             y = self.gain * y.reshape(*lead, *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
             if self.digital is not None:

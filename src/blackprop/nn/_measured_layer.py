@@ -68,7 +68,10 @@ class MeasuredLayer(nn.Module):
         follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
         if follows:
             self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
-        y = self._run(self._read_and_follow(query) if follows else read(query))
+        if not follows or (self.started and self._stands_at(setting)):
+            y = self._run(read(query))
+        else:
+            y = self._run(self._read_and_follow(query))
         if self.answers.unconfirmed:
             self._confirm_device(x, y)
         if follows:
@@ -79,7 +82,7 @@ class MeasuredLayer(nn.Module):
             self._observed += 1
         if self.training:
             self.answers.keep(x, y, setting)
-            self.scale.see(y, self.gain, str(self.device))
+            self.scale.see(y, self.gain, self.device)
         return y, self._observed
 
     def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
@@ -92,7 +95,8 @@ class MeasuredLayer(nn.Module):
         if self.estimator.reads is not None:
             self._require_surrogate_at(setting)
         generator = self._generator_beside(setting)
-        grad = self._run(self.estimator.vjp(x, setting, y, grad_y, self.device.declaration, generator))
+        procedure = self.estimator.vjp(x, setting, y, grad_y, self.device.declaration, generator)
+        grad = self._run(procedure)
         if self.training:
             self.signal.add(grad)
         return grad
@@ -105,13 +109,15 @@ class MeasuredLayer(nn.Module):
         the optimizer has moved θ, when it costs no programming.
         """
         limits, wanted = self.device.theta, theta.detach()
+        if self._sent is not None and same_setting(self._sent, wanted):
+            return self._sent  # it has not moved since, and was within the limits then
         if self.training and theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
             wanted = self.surrogate.counter(wanted)
-        wanted = limits.clamp(wanted)
-        if self.training and not torch.equal(wanted, theta):
-            theta.copy_(wanted)
-        if self._sent is None or not same_setting(self._sent, wanted):
-            self._sent = wanted.clone()
+        clamped = limits.clamp(wanted)
+        if self.training and clamped.data_ptr() != theta.data_ptr() and not torch.equal(clamped, theta):
+            theta.copy_(clamped)
+        if self._sent is None or not (limits.limited and same_setting(self._sent, clamped)):
+            self._sent = clamped.clone()
         return self._sent
 
     def _read_and_follow(self, query: Query) -> Procedure[Tensor]:

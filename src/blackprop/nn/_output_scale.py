@@ -35,7 +35,7 @@ class OutputScale:
         """The root mean square of the readings that the gain was set for."""
 
     @torch.no_grad()
-    def see(self, y: Tensor, gain: Tensor, name: str) -> None:
+    def see(self, y: Tensor, gain: Tensor, name: object) -> None:
         """Look at readings y of a training pass; may change the gain."""
         if self.decided:
             return

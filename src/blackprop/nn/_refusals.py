@@ -30,22 +30,24 @@ def check_execution(*tensors: Tensor) -> None:
             "`torch.func` and `vmap` cannot transform a device: put what is mapped into the batch dimension, use "
             "`backward()`, or convert the layer with `to_linear()`"
         )
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if forward_ad._current_level >= 0):
-        raise IncompatibleError(
-            "a device has no forward-mode derivative: use `backward()`, or convert the layer with `to_linear()`"
-        )
+    for tensor in tensors if forward_ad._current_level >= 0 else ():
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            raise IncompatibleError(
+                "a device has no forward-mode derivative: use `backward()`, or convert the layer with `to_linear()`"
+            )
     if torch.compiler.is_exporting():
         raise IncompatibleError(f"`torch.export`: {NO_GRAPH}")
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         raise IncompatibleError(f"`torch.jit.trace`: {NO_GRAPH}")
-    if any(tensor.is_meta for tensor in tensors):
-        raise ArgumentError(
-            "a device cannot read tensors on `meta`, which hold no numbers: move the model with `to_empty(device=...)` "
-            "and load its weights, and give it rows with numbers"
-        )
+    for tensor in tensors:
+        if tensor.is_meta:
+            raise ArgumentError(
+                "a device cannot read tensors on `meta`, which hold no numbers: move the model with "
+                "`to_empty(device=...)` and load its weights, and give it rows with numbers"
+            )
 
 
-def check_rows(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> None:
+def check_rows(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: object) -> None:
     """Raise unless `x` (..., *shape) can be sent to a device by a layer of this dtype without loss."""
     kept = x.dim() - len(shape)
     if kept < 0 or tuple(x.shape[kept:]) != shape:

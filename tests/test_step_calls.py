@@ -1,0 +1,43 @@
+"""A training step of the default is short: how many Python calls of the library it makes."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from types import FrameType
+
+import torch
+
+import blackprop as bp
+from support import draw
+
+MOST = 130  # calls, of functions, generators and comprehensions
+
+
+def test_a_step_of_the_default_makes_few_calls():
+    layer = bp.PhysicalLayer(bp.devices.LightModulator(16, 16))
+    optimizer = torch.optim.Adam(layer.parameters(), 1e-2)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        layer(draw(8, 16).requires_grad_()).square().mean().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        del argument
+        if event == "call" and "/blackprop/" in frame.f_code.co_filename:
+            calls[f"{frame.f_code.co_filename.rpartition('/blackprop/')[2]} {frame.f_code.co_qualname}"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        step()
+    finally:
+        sys.setprofile(before)
+    assert calls.total() <= MOST, calls.most_common(20)
+    assert calls["core/_metered.py _check_readings"] == 1  # one round a step
+    assert calls["core/_round.py Round.check"] == 1
