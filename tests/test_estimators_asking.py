@@ -4,6 +4,7 @@ they say; and what stateful ones keep in eval.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -275,6 +276,19 @@ def test_estimators_that_draw_nothing_declare_no_variance_and_none_is_drawn():
 def test_a_device_without_a_period_has_no_parameter_shift():
     with pytest.raises(IncompatibleError, match=r"declares a period, and .* does not"):
         ParameterShift().check(bp.devices.Matrix(3, 2).declaration)
+
+
+@pytest.mark.parametrize("harmonics", [None, 1, 2, 3])
+def test_parameter_shift_is_for_one_harmonic_a_parameter(harmonics):
+    """Of two, it would be wrong in silence."""
+    spec = bp.ThetaSpec(4, period=2 * math.pi, harmonics=harmonics)
+    device = bp.devices.from_callable(lambda x, theta: x, in_shape=4, out_shape=4, theta_size=4)
+    declared = dataclasses.replace(device.declaration, theta=spec)
+    if harmonics in {None, 1}:
+        ParameterShift().check(declared)
+    else:
+        with pytest.raises(IncompatibleError, match=f"one harmonic a parameter and .* declares {harmonics}"):
+            ParameterShift().check(declared)
 
 
 # Estimators with state.

@@ -285,6 +285,8 @@ def test_a_seed_gives_the_same_layer_and_layers_differ():
     again = bp.PhysicalLayer(bp.devices.LightModulator(6, 4))
     assert torch.equal(one.theta, again.theta)
     assert not torch.equal(one.theta, two.theta)
+    many = [bp.PhysicalLayer(bp.devices.LightModulator(3, 2)) for _ in range(100)]
+    assert len({tuple(layer.theta.tolist()) for layer in many}) == 100
 
 
 def test_a_device_that_fails_leaves_the_weights(opaque):

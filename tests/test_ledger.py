@@ -99,3 +99,13 @@ def test_a_budget_is_not_negative(wrong):
 def test_a_cost_is_not_negative():
     with pytest.raises(ArgumentError, match="not negative"):
         bp.Cost(row=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.25, "0.25 s"), (59.0, "59 s"), (60.0, "1.0 min"), (3599.0, "60.0 min"), (3600.0, "1.0 h"), (9000.0, "2.5 h")],
+)
+def test_lab_time_is_told_in_the_largest_unit_that_it_fills(seconds, told):
+    ledger = bp.Ledger()
+    ledger.lab_seconds = seconds
+    assert f"estimated lab time {told}" in repr(ledger)

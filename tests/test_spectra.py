@@ -1,4 +1,4 @@
-"""The statistics of a calibration: spectra of the greatest likelihood, posterior means, places, and how far to trust."""
+"""The statistics of a calibration: spectra of the greatest likelihood, posterior means, places, what may be trusted."""
 
 from __future__ import annotations
 

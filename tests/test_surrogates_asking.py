@@ -27,6 +27,10 @@ from blackprop.surrogates import (
 )
 from blackprop.surrogates._monitor import AGAIN, FOUND, KEPT, Monitor
 from blackprop.surrogates._watch import CALM, excess, has_moved, watched
+<<<<<<< HEAD
+=======
+from blackprop.surrogates.monitor import AGAIN, FOUND, Monitor
+>>>>>>> 1eee8bb (Sessions on disk by themselves, layers that all begin differently, lab time told in its unit)
 from support import draw
 
 D_IN, D_OUT = 7, 5
@@ -116,8 +120,11 @@ def test_a_bound_on_the_rank_is_the_smaller_side():
         Bench(make(5)).start()
         with pytest.raises(IncompatibleError, match=r"min\(d_in, d_out\) = 5"):
             Bench(make(6))
+        Bench(make(1)).start()
         with pytest.raises(ArgumentError, match="at least 1, got 0"):
             make(0)
+    with pytest.raises(ArgumentError, match="every"):
+        Reconstruction(every=0)
     with pytest.raises(ArgumentError, match="rebuild_every"):
         ProjectorSplitting(rebuild_every=0)
     with pytest.raises(ArgumentError, match="samples"):
@@ -275,11 +282,11 @@ def test_the_allowance_is_a_reserve_and_a_share_less_what_was_spent(caplog):
 
 def test_the_log_keeps_the_latest_and_sums_reach_back():
     monitor = Monitor(0.0)
-    for number in range(KEPT + 3):
+    for number in range(103):
         monitor.saw(1)
         monitor.spend("bench", FOUND, 1.0, number, 1)
-    assert [event.rows for event in monitor.events] == list(range(3, KEPT + 3))
-    assert monitor.diagnosis()["moved"] == KEPT + 3
+    assert [event.rows for event in monitor.events] == list(range(3, 103))
+    assert monitor.diagnosis()["moved"] == 103
     other = Monitor(0.0)
     other.load_state_dict(monitor.state_dict())
     assert other.events == monitor.events
