@@ -12,8 +12,13 @@ import pytest
 import torch
 
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
+<<<<<<< HEAD
 from blackprop.experiments import Existing, RunFolder
 from blackprop.experiments.records._run_folder import decoded, encoded
+=======
+from blackprop.recipes import Existing, RunFolder, portrait
+from blackprop.recipes.run_folder import decoded, encoded
+>>>>>>> 39f70f2 (Calibrated curves by themselves; a run folder's portraits, damaged summaries and full disks)
 
 CONFIG = {"task": "digits", "settings": {"epochs": 3, "rates": [1, 2]}, "methods": {"paper": {"samples": 3}}}
 
@@ -199,6 +204,28 @@ def test_a_file_is_whole_on_the_disk_before_it_takes_its_name(path, monkeypatch)
     assert (path / "checkpoint.bin").read_bytes() == content
 
 
+def test_a_summary_of_which_one_result_is_damaged_is_refused(path):
+    folder = begun(path)
+    good = {"method": "paper", "device": "matrix", "seed": 0}
+    for results in ([], [good], [good, {**good, "seed": 1}]):
+        folder.save_summary({"results": results})
+        assert folder.summary() == {"results": results}
+    for results in ([good, {"method": "paper"}], [good, 3], [{}], None, {"a": good}):
+        folder.save_summary({"results": results})
+        with pytest.raises(RunFolderError, match=r"it is damaged|is not the summary"):
+            folder.summary()
+
+
+def test_a_disk_that_filled_up_is_left_without_half_files(path, disk):
+    folder = begun(path)
+    disk.full = True
+    with pytest.warns(BlackpropWarning, match="No space left on device"):
+        folder.save_checkpoint(encoded({"step": 1}))
+    with pytest.warns(BlackpropWarning, match="No space left on device"):
+        folder.save_summary({"results": []})
+    assert {file.name for file in path.iterdir()} == {"config.json", "origin.json", "metrics.jsonl"}
+
+
 # What is opened.
 
 
@@ -283,8 +310,14 @@ def test_a_portrait_that_cannot_be_kept_costs_a_warning(path):
     arrays = {"theta": np.zeros(3, np.float32)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for tally in (torch.zeros(2, 2), torch.zeros(2)):
+        for tally, shown in ((torch.tensor([[3, 1], [0, 2]]), True), (torch.zeros(2), False)):
             folder.save_portrait(cell, arrays, arrays, tally, ("a", "b"))
+            kept = portrait.load(path / "portraits" / "paper.matrix.0.npz")
+            assert kept.keys() >= {"theta_before", "theta_after"}
+            assert ("confusion" in kept) is ("classes" in kept) is shown
+            if shown:
+                assert kept["confusion"].tolist() == [[3, 1], [0, 2]]
+                assert kept["classes"].tolist() == ["a", "b"]
     assert [file.name for file in (path / "portraits").iterdir()] == ["paper.matrix.0.npz"]
     begun(path.parent / "b")
     (path.parent / "b" / "portraits").write_text("in the way")
