@@ -92,6 +92,28 @@ def test_elements_that_are_alike_have_no_spectrum_of_their_own(even):
 
 
 @pytest.mark.parametrize("even", [False, True])
+def test_orders_in_the_noise_are_expected_to_decay_as_those_above_it(even):
+    """Beyond the tenth order little of a common curve stands out: it is known better than from its readings alone, or
+    from none, and by about how much is told."""
+    H, noise, P = 24, 0.01, 400
+    errors, told, truths = torch.zeros(3, 6, dtype=torch.float64)
+    for seed in range(6):
+        sweep = Sweep.draw(P, 9, even, torch.zeros(()), torch.Generator().manual_seed(seed))
+        grid, _ = sweep.call(0)
+        order = orders(H, even, grid)
+        common = 0.6**order * draw(len(order), seed=100 + seed, dtype=torch.float64)
+        readings = (waves(grid[:, sweep.group], H, even) * common).sum(2)
+        readings = readings + math.sqrt(noise) * draw(*readings.shape, seed=seed, dtype=torch.float64)
+        found, faint = estimate(Samples.of(grid, sweep.groups, readings, even), 32), order > 10
+        errors[seed] = (found.common[: len(order)] - common)[faint].square().sum()
+        told[seed] = found.doubt.diagonal()[: len(order)][faint].sum()
+        truths[seed] = common[faint].square().sum()
+    unshrunk = noise / readings.numel() * int(faint.sum())
+    assert float(errors.mean()) < 0.6 * min(unshrunk, float(truths.mean()))
+    assert 1 / 3 < float(errors.mean() / told.mean()) < 3
+
+
+@pytest.mark.parametrize("even", [False, True])
 def test_noise_alone_is_taken_for_noise(even):
     given = Elements(even, 0.5, own=0.0)
     found = estimate(given.samples, 8)
