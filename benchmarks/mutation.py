@@ -57,6 +57,8 @@ WARM = (
 )
 WARM += ("accelerate", "rich.console", "tyro", "sklearn.datasets")
 
+CURVES = ("_calibration", "_spectra", "_sweep", "_trust", "_curves")
+
 # The files that are damaged, and the test files that are about each; of two patterns the later holds.
 FILES = {
     "estimators/_*.py": "estimators* contractions layer_order invariants",
@@ -67,20 +69,21 @@ FILES = {
     "surrogates/**/_*.py": "surrogates* contracts_surrogates layer_order invariants",
     "surrogates/least_squares/_streaming.py": "streaming surrogates* invariants",
     "surrogates/least_squares/_rules.py": "streaming surrogates*",
-    "surrogates/_monitor.py": "drift surrogates*",
+    "surrogates/_monitor.py": "drift surrogates* checked*",
     "surrogates/_watch.py": "drift surrogates* twins",
     "surrogates/_model.py": "twins surrogates*",
-    "surrogates/_twin.py": "twins drift layer_order surrogates*",
-    "surrogates/calibration/_curves.py": "calibrated_response* drift",
-    "surrogates/calibration/_calibrated_response.py": "calibrated_response* drift layer_order",
-    "core/_ledger.py": "ledger* query layer layer_state",
+    "surrogates/_twin.py": "twin* drift layer_order surrogates*",
+    **{f"surrogates/calibration/{name}.py": "spectra curves calibrat* checked* drift" for name in CURVES},
+    "surrogates/calibration/_calibrated_response.py": "calibrat* checked* drift layer_order",
+    "core/_ledger.py": "ledger* query layer layer_state handing_over",
     "core/_query.py": "query ledger* layer layer_order invariants",
-    "nn/_*.py": "layer* diagnostics converting ledger* drift",
+    "nn/_*layer.py": "layer* checkpoints diagnostics converting ledger* drift",
+    "nn/_state.py": "layer* checkpoints",
     "nn/_autograd.py": "layer*",
-    "lab/remote/shared/_rounds.py": "lab_rounds lab_wire lab_attacks lab_server",
-    "lab/remote/server/_journal.py": "lab_server lab_attacks lab_faults",
-    "lab/remote/server/_entry.py": "lab_server lab_attacks lab_faults",
-    "experiments/records/_run_folder.py": "run_folder recipes",
+    "lab/remote/shared/_rounds.py": "lab_rounds lab_wire lab_server",
+    "lab/remote/server/_journal.py": "lab_journal lab_server lab_faults",
+    "lab/remote/server/_entry.py": "lab_journal lab_server lab_faults",
+    "experiments/records/_run_folder.py": "run_folder",
 }
 
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from blackprop.surrogates._spectra import Samples, orders, waves
-from blackprop.surrogates._sweep import Sweep
+from blackprop.surrogates.calibration._spectra import Samples, orders, waves
+from blackprop.surrogates.calibration._sweep import Sweep
 from support import draw
 
 POWER = (0.2, 1.0, 0.3, 0.1)  # of an element's own coefficients, by order

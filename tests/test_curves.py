@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.surrogates._calibration import BLOCK, Range, orthogonal, trustworthy
-from blackprop.surrogates._spectra import estimate, slopes, waves
-from blackprop.surrogates._trust import Trust
-from blackprop.surrogates.curves import (
+from blackprop.surrogates.calibration._calibration import BLOCK, Range, orthogonal, trustworthy
+from blackprop.surrogates.calibration._curves import (
     WIDTHS,
     clearest,
     common_table,
@@ -23,6 +21,8 @@ from blackprop.surrogates.curves import (
     read_table,
     smoothing,
 )
+from blackprop.surrogates.calibration._spectra import estimate, slopes, waves
+from blackprop.surrogates.calibration._trust import Trust
 from elements import Elements
 from support import draw
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from blackprop.errors import ArgumentError
-from blackprop.lab import entry as entries
-from blackprop.lab import journal as journals
-from blackprop.lab import wire
-from blackprop.lab.entry import HEAD, ROOM, SPARE, Entry
-from blackprop.lab.journal import Journal
-from blackprop.lab.wire import MESSAGE_BYTES, PIECE_BYTES
+from blackprop.lab.remote.server import _entry as entries
+from blackprop.lab.remote.server import _journal as journals
+from blackprop.lab.remote.server._entry import HEAD, ROOM, SPARE, Entry
+from blackprop.lab.remote.server._journal import Journal
+from blackprop.lab.remote.shared import _wire as wire
+from blackprop.lab.remote.shared._wire import MESSAGE_BYTES, PIECE_BYTES
 
 ME, OTHER = b"m" * 40, b"o" * 40
 NAME = "0123456789abcdef" * 2 + ".answer"

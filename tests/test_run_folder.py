@@ -12,13 +12,9 @@ import pytest
 import torch
 
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
-<<<<<<< HEAD
 from blackprop.experiments import Existing, RunFolder
+from blackprop.experiments.records import _portrait as portrait
 from blackprop.experiments.records._run_folder import decoded, encoded
-=======
-from blackprop.recipes import Existing, RunFolder, portrait
-from blackprop.recipes.run_folder import decoded, encoded
->>>>>>> 39f70f2 (Calibrated curves by themselves; a run folder's portraits, damaged summaries and full disks)
 
 CONFIG = {"task": "digits", "settings": {"epochs": 3, "rates": [1, 2]}, "methods": {"paper": {"samples": 3}}}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from blackprop.surrogates._spectra import Samples, Spectra, estimate, orders, slopes, waves
-from blackprop.surrogates._sweep import NEAR, PLACES, Sweep
-from blackprop.surrogates._trust import surprise, trust
-from blackprop.surrogates.curves import clearest, smoothing
+from blackprop.surrogates.calibration._curves import clearest, smoothing
+from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate, orders, slopes, waves
+from blackprop.surrogates.calibration._sweep import NEAR, PLACES, Sweep
+from blackprop.surrogates.calibration._trust import surprise, trust
 from elements import POWER, Elements
 from support import draw
 

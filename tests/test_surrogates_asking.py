@@ -15,6 +15,7 @@ from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, BlackpropWarning, IncompatibleError
 from blackprop.surrogates import (
     BasisUpdate,
+    CalibratedResponse,
     Euler,
     Frozen,
     LowRankRecursive,
@@ -25,12 +26,8 @@ from blackprop.surrogates import (
     Recursive,
     Streaming,
 )
-from blackprop.surrogates._monitor import AGAIN, FOUND, KEPT, Monitor
+from blackprop.surrogates._monitor import AGAIN, FOUND, Monitor
 from blackprop.surrogates._watch import CALM, excess, has_moved, watched
-<<<<<<< HEAD
-=======
-from blackprop.surrogates.monitor import AGAIN, FOUND, Monitor
->>>>>>> 1eee8bb (Sessions on disk by themselves, layers that all begin differently, lab time told in its unit)
 from support import draw
 
 D_IN, D_OUT = 7, 5
@@ -158,6 +155,15 @@ def test_gradients_are_those_of_the_factors_for_rows_of_any_shape():
         g = draw(4, 2, 3)
         found = surrogate.vjp(draw(4, 3, 2), g)
         torch.testing.assert_close(found, (g.flatten(1) * theta).unflatten(1, (3, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Streaming, CalibratedResponse])
+def test_what_is_expected_of_rows_is_what_the_device_answers(make):
+    bench = Bench(make(), bp.devices.LightModulator(D_IN, D_OUT))
+    bench.start()
+    x = draw(9, D_IN, seed=4)
+    torch.testing.assert_close(bench.surrogate.predict(x), bench.device.transfer(x, bench.theta), rtol=1e-3, atol=1e-3)
+    assert Bench(Frozen()).surrogate.predict(x) is None
 
 
 def test_feedback_is_fixed_by_its_seed_uniform_and_asks_nothing():

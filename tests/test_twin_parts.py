@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
-from blackprop.ledger import metered
-from blackprop.query import Purpose, Query, run
+from blackprop.core import Purpose, Query, metered, run
 from blackprop.surrogates import Twin
 from support import draw
 
@@ -126,7 +125,7 @@ def test_a_calibration_is_read_in_rounds_that_are_bounded(limit, monkeypatch):
 
     found = []
     for most in (2**20, limit):
-        monkeypatch.setattr("blackprop.surrogates.twin.ROUND_BYTES", most)
+        monkeypatch.setattr("blackprop.surrogates._twin.ROUND_BYTES", most)
         bench = Bench(Twin(Scaled(), settings=32, rows=5, fit_steps=20))
         bench.start()
         found.append(bench.twin.model.w.clone())
