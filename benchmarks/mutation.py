@@ -69,6 +69,7 @@ FILES = {
     "surrogates/**/_*.py": "surrogates* contracts_surrogates layer_order invariants",
     "surrogates/least_squares/_streaming.py": "streaming surrogates* invariants",
     "surrogates/least_squares/_rules.py": "streaming surrogates*",
+    "surrogates/_euler.py": "euler surrogates*",
     "surrogates/_monitor.py": "drift surrogates* checked*",
     "surrogates/_watch.py": "drift surrogates* twins",
     "surrogates/_model.py": "twins surrogates*",

@@ -104,6 +104,23 @@ def test_unlike_elements_are_told_apart():
     assert _cosines(found, truth)[1] > 0.8
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_batches_are_missed_by_about_what_the_calibration_leaves(noise):
+    """At settings anywhere, of elements that the curves cannot wholly explain; a little is told in addition."""
+    device = Noisy(_Spread(30, 20, spread=0.0, shift=2.0), read=noise)
+    surrogate, _, _, _ = _calibrated(device)
+    found = []
+    for seed in range(10):
+        theta = 2 * math.pi * torch.rand(600, generator=torch.Generator().manual_seed(seed))
+        surrogate._stand_at(theta)
+        x = draw(64, 30, seed=seed)
+        (y,) = device.measure([bp.Query(x, theta, Purpose.FORWARD)])
+        surrogate.said.fill_(1)
+        surrogate.observe(x, y)
+        found.append(float(surrogate.excess))
+    assert 0.5 < sum(found) / len(found) < 1.2
+
+
 @pytest.mark.parametrize("low", [0.0, torch.full((600,), 0.25)], ids=["one limit", "limits of each"])
 def test_the_sweep_stays_within_limits(low):
     seen = []

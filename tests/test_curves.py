@@ -164,6 +164,22 @@ def test_faint_orders_and_those_without_room_are_left_out(even, room):
 
 
 @EVEN
+@pytest.mark.parametrize("kept", [1, 2, 3, 4, 5])
+def test_as_many_harmonics_are_held_as_the_last_order_that_is_not_faint_wants(even, kept):
+    given = Elements(even, 0.01, P=300)
+    found = estimate(given.samples, 8)
+    found = replace(found, own=torch.where(torch.arange(len(found.own)) < kept, 1.0, 0.0).double())
+    own = own_harmonics(found, given.sweep.groups, given.values, 9)
+    assert len(own) == ((kept + 1) // 2 if even else kept // 2 + 1)
+    gain, _, _ = found.gains()
+    rest = given.values.mT - (found.waves @ found.common)[given.sweep.group]
+    mean = (gain[given.sweep.group] @ rest[..., None])[..., 0]
+    turns = torch.rand(300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    value, _ = read_harmonics(own, turns, even)
+    torch.testing.assert_close(value, (waves(turns, 8, even) * mean).sum(1), atol=1e-6, rtol=0)
+
+
+@EVEN
 def test_smoothing_is_what_a_mean_does_to_a_wave(even):
     order = torch.arange(6, dtype=torch.float64)
     scales = smoothing(order, even)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 import blackprop as bp
 from blackprop import twins
-from blackprop.core import Purpose
+from blackprop.core import Purpose, metered, run
 from blackprop.devices import LightModulator, Microring, Noisy, Quantised
 from blackprop.errors import ArgumentError, BlackpropWarning
 from blackprop.surrogates import CalibratedResponse, Twin
 from blackprop.surrogates._monitor import AGAIN, FOUND, KEPT, Monitor
+from blackprop.surrogates.calibration._calibration import Range, calibrate
 from support import draw
 
 
@@ -196,3 +198,37 @@ def test_wrong_shares_are_refused():
         CalibratedResponse(share=-0.1)
     with pytest.raises(ArgumentError, match="share"):
         Twin(twins.MicroringTwin(Microring(4, 3)), share=float("nan"))
+
+
+@pytest.mark.parametrize("settings", [4, 16])
+def test_known_curves_are_kept_where_they_explain_new_settings_or_do_so_better_than_the_new_ones(settings):
+    """What new settings say: all elements are found on the known curves from half of them, and the others agree."""
+
+    class Fading(LightModulator):
+        gain = 1.0
+
+        def transfer(self, x, theta, /):
+            return self.gain * super().transfer(x, theta)
+
+    device = Displaced(Fading(24, 20))
+    surrogate = CalibratedResponse()
+    surrogate.bind(device.declaration)
+    generator, measure = torch.Generator().manual_seed(0), metered(device, bp.Ledger())
+    theta = device.theta.draw(generator)
+    run(surrogate.start(theta, generator), measure)
+    device.shift = 0.15 * draw(480, seed=3)
+    range_ = Range.of(device.declaration, theta, per_element=False)
+
+    def asked(left: float):
+        device.forget()
+        how = {"settings": settings, "calls": 1, "harmonics": 32}
+        new = run(calibrate(device.declaration, range_, None, theta, generator, **how), measure)
+        return replace(new, trust=replace(new.trust, left=left))
+
+    assert surrogate._found_on_old(asked(left=0.0))
+    assert float((surrogate.offset - device.shift).square().mean().sqrt()) < 0.1 * 0.15
+    device.device.gain = 0.6
+    found = surrogate.offset.clone()
+    assert not surrogate._found_on_old(asked(left=0.0))
+    assert torch.equal(surrogate.offset, found)
+    assert surrogate._found_on_old(asked(left=100.0))  # which would be worse
