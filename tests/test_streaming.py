@@ -287,3 +287,16 @@ def test_a_ridge_below_what_is_rounded_off_and_rows_as_large_as_numbers_go():
     for _ in range(3):
         surrogate.observe(x, x @ A.mT)
     assert _error(surrogate, A) < 1e-3
+
+
+@pytest.mark.parametrize("make", [Projection, lambda: Recursive(0.9), lambda: LowRankRecursive(3, 0.9)])
+@pytest.mark.parametrize("size", [50, 400])
+def test_many_rows_that_say_the_same_are_explained_in_single_precision(make, size):
+    """Their Gram matrix is singular but for what is rounded off, which grows with their number."""
+    rule = make()
+    for directions in (1, 3):
+        x = draw(size, directions) @ draw(directions, size, seed=1)
+        y = x @ draw(size, 3, seed=2)
+        change, memory = rule.step(rule.memory(size), x, y, 1e-20)
+        torch.testing.assert_close(x @ change.mT, y, rtol=0, atol=1e-3 * float(y.abs().max()))
+        assert all(bool(value.isfinite().all()) for value in memory.values())

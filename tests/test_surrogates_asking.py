@@ -345,3 +345,17 @@ def test_a_calibration_that_leaves_more_lets_more_pass(error, moved):
     statistics = watch([0.01] * (2 * CALM) + [error] * 80)
     assert has_moved(statistics, 3.0, left=0.2) == moved
     assert excess(statistics, left=0.2) == pytest.approx(error / 0.2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("left", "limit"),
+    [(0.01, 0.09), (0.05, 0.45), (1e-5, 0.01)],  # 3 · 3 · left, and no less than 1 %
+)
+@pytest.mark.parametrize("batches", [1, CALM + 1, 2 * CALM])
+def test_the_first_batches_are_judged_by_what_the_calibration_left(left, limit, batches):
+    for power in (1.0, 100.0):
+        size = math.sqrt(power)
+        assert not has_moved(watch([0.95 * limit * size] * batches, power), 3.0, left)
+        assert has_moved(watch([1.05 * limit * size] * batches, power), 3.0, left)
+        assert not has_moved(watch([1.05 * limit * size] * batches, power), None, left)
+        assert not has_moved(watch([5.0 * size] * batches, power), 3.0, left=0.0)
