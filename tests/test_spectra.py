@@ -213,6 +213,26 @@ def test_slopes_agree_with_the_true_ones_as_much_as_is_told(even, noise, own):
 
 
 @pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize("settings", [5, 6, 7, 8])
+@pytest.mark.parametrize("noise", [1e-3, 0.1])
+def test_of_few_settings_no_more_is_told_than_is_so(even, settings, noise):
+    """Fewer than a curve has coefficients: between them it is known worse than at them."""
+    given = Elements(even, noise, settings=settings)
+    found = estimate(given.samples, 8)
+    told, group = trust(found, given.sweep.group, given.values, 1.0), given.sweep.group
+    rest = given.values.mT - (found.waves @ found.common)[group]
+    fitted = found.common + (found.gains()[0][group] @ rest[..., None])[..., 0]
+    turns = torch.rand(40, 2000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    wrong = (waves(turns, 3, even) * given.coefficients).sum(2) - (waves(turns, 8, even) * fitted).sum(2)
+    assert told.left > 0.8 * float(wrong.square().mean())
+    if not even:
+        known, wide = slopes(turns, 3, even) * given.coefficients, slopes(turns, 8, even) * fitted
+        scales = smoothing(orders(8, even, turns), even)[:, None]
+        ours = clearest(torch.stack([(wide * scale).sum(2) for scale in scales]), told.doubts)
+        assert told.cosine < 0.02 + float(torch.cosine_similarity(known.sum(2).flatten(), ours.flatten(), 0))
+
+
+@pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize("noise", [1e-3, 0.3])
 def test_what_was_held_out_is_predicted_as_well_as_is_told(even, noise):
     given = Elements(even, noise)
