@@ -70,8 +70,8 @@ FILES = {
     "surrogates/least_squares/_streaming.py": "streaming surrogates* invariants",
     "surrogates/least_squares/_rules.py": "streaming surrogates*",
     "surrogates/_euler.py": "euler surrogates*",
-    "surrogates/_monitor.py": "drift surrogates* checked*",
-    "surrogates/_watch.py": "drift surrogates* twins",
+    "surrogates/_monitor.py": "watching drift surrogates* checked*",
+    "surrogates/_watch.py": "watching drift surrogates* twins",
     "surrogates/_model.py": "twins surrogates*",
     "surrogates/_twin.py": "twin* drift layer_order surrogates*",
     **{f"surrogates/calibration/{name}.py": "spectra curves calibrat* checked* drift" for name in CURVES},
@@ -84,7 +84,7 @@ FILES = {
     "lab/remote/shared/_rounds.py": "lab_rounds lab_wire lab_server",
     "lab/remote/server/_journal.py": "lab_journal lab_server lab_faults",
     "lab/remote/server/_entry.py": "lab_journal lab_server lab_faults",
-    "experiments/records/_run_folder.py": "run_folder",
+    "experiments/records/_run_folder.py": "run_folder*",
 }
 
 

@@ -1,8 +1,7 @@
-"""A run on disk, by itself: what is whole, what is refused, and what a full disk holds back."""
+"""A run on disk, by itself: what is whole, and what is refused."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import warnings
@@ -26,26 +25,6 @@ def path(tmp_path):
 
 def begun(path) -> RunFolder:
     return RunFolder.open(path, CONFIG)
-
-
-class Full:
-    """A disk on which nothing can be made final for as long as it is `full`."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.full, self.synced, fsync = False, 0, os.fsync
-
-        def fill(descriptor):
-            if self.full:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            self.synced += 1
-            fsync(descriptor)
-
-        monkeypatch.setattr(os, "fsync", fill)
-
-
-@pytest.fixture
-def disk(monkeypatch) -> Full:
-    return Full(monkeypatch)
 
 
 # Checkpoints.
@@ -115,44 +94,7 @@ def test_from_a_damaged_checkpoint_the_one_before_is_taken_and_said(path):
         RunFolder.open(path, CONFIG, Existing.RESUME)
 
 
-# A full disk.
-
-
-def test_a_checkpoint_that_a_full_disk_refused_is_written_at_the_end(path, disk):
-    folder = begun(path)
-    folder.save_checkpoint(encoded({"step": 1}))
-    disk.full = True
-    with pytest.warns(BlackpropWarning, match="No space left on device.*the checkpoint before it stays good"):
-        folder.save_checkpoint(encoded({"step": 2}))
-    assert folder.checkpoint() == {"step": 1}
-    assert not list(path.glob(".*"))
-    with pytest.raises(RunFolderError, match="No space left on device"):
-        folder.complete()
-    disk.full = False
-    folder.complete()
-    assert folder.checkpoint() == {"step": 2}
-    written = disk.synced
-    folder.complete()  # nothing is left to write
-    assert disk.synced == written
-
-
-def test_a_summary_that_a_full_disk_refused_is_written_at_the_end(path, disk):
-    folder = begun(path)
-    assert folder.summary() is None
-    folder.save_summary({"results": []})
-    disk.full = True
-    later = {"results": [], "ended": True}
-    with pytest.warns(BlackpropWarning, match="the summary is written when there is room"):
-        folder.save_summary(later)
-    assert json.loads((path / "summary.json").read_text()) == {"results": []}
-    with pytest.raises(RunFolderError):
-        folder.complete()
-    disk.full = False
-    folder.complete()
-    assert json.loads((path / "summary.json").read_text()) == later
-    folder.save_summary({"results": []})
-    folder.complete()
-    assert json.loads((path / "summary.json").read_text()) == {"results": []}
+# Lines and summaries.
 
 
 def test_lines_that_could_not_be_written_come_in_order_with_the_next_or_at_the_end(path):
@@ -210,16 +152,6 @@ def test_a_summary_of_which_one_result_is_damaged_is_refused(path):
         folder.save_summary({"results": results})
         with pytest.raises(RunFolderError, match=r"it is damaged|is not the summary"):
             folder.summary()
-
-
-def test_a_disk_that_filled_up_is_left_without_half_files(path, disk):
-    folder = begun(path)
-    disk.full = True
-    with pytest.warns(BlackpropWarning, match="No space left on device"):
-        folder.save_checkpoint(encoded({"step": 1}))
-    with pytest.warns(BlackpropWarning, match="No space left on device"):
-        folder.save_summary({"results": []})
-    assert {file.name for file in path.iterdir()} == {"config.json", "origin.json", "metrics.jsonl"}
 
 
 # What is opened.
