@@ -97,7 +97,7 @@ def _changes(node: ast.AST, lines: tuple[int, int]) -> Iterator[Change]:
         lines = (node.lineno, node.end_lineno or node.lineno)
     elif isinstance(node, ast.stmt) and not isinstance(node, ast.ClassDef):
         body = getattr(node, "body", None)
-        if _runs(lines):
+        if _runs(lines) and not _yields(node):
             lines = (node.lineno, body[0].lineno - 1 if body else node.end_lineno or node.lineno)
             lines = (lines[0], max(lines))
         yield from ((node, kind, text, lines) for kind, text in _statement(node))
@@ -117,6 +117,11 @@ def _changes(node: ast.AST, lines: tuple[int, int]) -> Iterator[Change]:
 def _runs(lines: tuple[int, int]) -> bool:
     """Whether these are the lines of a function, in which a statement's own lines tell who runs it."""
     return lines[0] > 1 or lines[1] == 0
+
+
+def _yields(node: ast.stmt) -> bool:
+    """Whether the function may be a generator by this statement, though it never runs."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Yield | ast.YieldFrom)
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -71,6 +71,14 @@ def test_a_mutant_is_met_by_the_tests_that_run_its_lines(operators):
     assert module.last >= 19
 
 
+def test_a_yield_that_never_runs_is_met_by_the_tests_of_its_function(operators):
+    """It makes a procedure of the function, and another thing without it."""
+    source = "LIMIT = 3\n\n\ndef ask(x):\n    del x\n    return\n    yield\n"
+    (removed,) = (m for m in operators.mutants("thing.py", source.encode()) if m.line == 7)
+    assert removed.kind == "statement removed"
+    assert (removed.first, removed.last) == (4, 7)
+
+
 def test_places_are_counted_in_bytes(operators):
     source = 'a = "θσ"; b = 1\n'.encode()
     assert {mutant.applied(source).decode() for mutant in operators.mutants("a.py", source)} == {
