@@ -111,3 +111,8 @@ def test_the_first_batches_are_judged_by_what_the_calibration_left(left, limit, 
         assert has_moved(watch([1.05 * limit * size] * batches, power), 3.0, left)
         assert not has_moved(watch([1.05 * limit * size] * batches, power), None, left)
         assert not has_moved(watch([5.0 * size] * batches, power), 3.0, left=0.0)
+
+
+@pytest.mark.parametrize("batches", [1, CALM, 3 * CALM])
+def test_a_device_that_answers_nothing_to_nothing_has_not_moved(batches):
+    assert not has_moved(watch([0.0] * batches, power=0.0), 3.0, left=0.1)
