@@ -8,6 +8,7 @@ from blackprop.core._metered import metered, price
 from blackprop.core._nudges import Nudges
 from blackprop.core._procedure import Measure, Procedure, ask, in_rounds, read, run
 from blackprop.core._query import Count, Purpose, Query
+from blackprop.core._read_back import ReadBack
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 
@@ -24,6 +25,7 @@ __all__ = [
     "Procedure",
     "Purpose",
     "Query",
+    "ReadBack",
     "Round",
     "ThetaSpec",
     "ask",

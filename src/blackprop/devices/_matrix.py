@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.errors import ArgumentError
@@ -25,7 +26,9 @@ class Matrix(Simulator):
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
         bound = 1 / math.sqrt(d_in)
         theta = ThetaSpec(d_in * d_out, partial(uniform, d_in * d_out, -bound, bound))
-        super().__init__(d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost)
+        super().__init__(
+            d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost, capabilities=[ReadBack()]
+        )
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return apply_matrix(theta.unflatten(-1, (*self.out_shape, *self.in_shape)), x)
@@ -45,7 +48,7 @@ class LowRank(Simulator):
         self.rank = rank
         size = rank * (d_in + d_out)
         theta = ThetaSpec(size, partial(normal, size, 0.0, 0.1))
-        super().__init__(d_in, d_out, theta, linear=True, cost=cost)
+        super().__init__(d_in, d_out, theta, linear=True, cost=cost, capabilities=[ReadBack()])
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         right, left = theta.split([self.rank * self.in_shape[0], self.rank * self.out_shape[0]], -1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from blackprop.core._declaration import Cost
+from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator
@@ -33,7 +34,7 @@ class Monarch(Simulator):
         size = k * j * j + k * k * j
         theta = ThetaSpec(size, partial(uniform, size, math.pi / 2 - 0.1, math.pi / 2 + 0.1), period=2 * math.pi)
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
-        super().__init__(d_in, d_out, theta, linear=True, cost=cost)
+        super().__init__(d_in, d_out, theta, linear=True, cost=cost, capabilities=[ReadBack()])
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         j, k = self.sides

@@ -43,6 +43,15 @@ class Simulator(Device):
         with torch.no_grad():
             return self.transfer(x, self._programmed)
 
+    def read_back(self, g: Tensor, /) -> Tensor:
+        """`A(θ)ᵀ g` for rows g (rows, *out_shape) sent into the outputs, of a linear simulator: (rows, *in_shape)."""
+        if self._programmed is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        with torch.enable_grad():  # the transposed map of one that is linear in x
+            x = g.new_zeros(len(g), *self.in_shape, requires_grad=True)
+            (back,) = torch.autograd.grad(self.transfer(x, self._programmed), x, g.detach())
+        return back
+
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         asked = Round.of(queries)
         if not len(asked):

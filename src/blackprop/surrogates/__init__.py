@@ -5,6 +5,7 @@ from blackprop.surrogates._euler import Euler
 from blackprop.surrogates._frozen import Frozen
 from blackprop.surrogates._oracle import Oracle
 from blackprop.surrogates._random_feedback import RandomFeedback
+from blackprop.surrogates._reciprocal import Reciprocal
 from blackprop.surrogates._twin import Twin
 from blackprop.surrogates.calibration._calibrated_response import CalibratedResponse
 from blackprop.surrogates.least_squares._rules import LowRankRecursive, Projection, Recursive, Rule
@@ -25,6 +26,7 @@ __all__ = [
     "Projection",
     "ProjectorSplitting",
     "RandomFeedback",
+    "Reciprocal",
     "Reconstruction",
     "Recursive",
     "Rule",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,15 @@ class Surrogate(nn.Module, abc.ABC):
     @abc.abstractmethod
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         """`∂L/∂x` (B, *in_shape) for rows x (B, *in_shape) and cotangents grad_y (B, *out_shape). Asks nothing."""
+
+    asks: ClassVar[bool] = False
+    """Whether the gradient for the input is read from the device, by `read_vjp`, in place of `vjp`."""
+
+    def read_vjp(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
+        """`∂L/∂x` at the setting theta (P,), by queries; by default `vjp`, which makes none."""
+        del theta
+        return self.vjp(x, grad_y)
+        yield  # a procedure that asks no query
 
     def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         """`∂L/∂x` for rows x whose readings were y, after other batches have been observed at the same setting.

@@ -8,9 +8,10 @@ from torch import Tensor
 from blackprop.core._capability import Capability
 from blackprop.core._procedure import ask
 from blackprop.core._query import Purpose, Query
+from blackprop.core._read_back import ReadBack
 from blackprop.core._round import Round
 from blackprop.testing._bench import normal
-from blackprop.testing._probe import Probe
+from blackprop.testing._probe import SIGMAS, Probe
 
 
 def check_capabilities(probe: Probe) -> None:
@@ -72,3 +73,33 @@ def capability_rows(probe: Probe, capability: Capability) -> Tensor:
 
 def _readings(probe: Probe, claim: str, queries: list[Query]) -> list[Tensor]:
     return probe.bench.run(claim, ask(*queries), probe.device)
+
+
+def check_reciprocity(probe: Probe) -> None:
+    """`⟨g, A x⟩ = ⟨Aᵀ g, x⟩` of a device that declares `ReadBack`, within its noise, at two settings."""
+    if not probe.spec.has(ReadBack):
+        return
+    claim, x = "reciprocal", probe.x
+    g = capability_rows(probe, probe.spec.capability(ReadBack))
+    for theta in (probe.theta, probe.other):
+        queries = [
+            Query(x, theta, Purpose.CALIBRATE),
+            Query(g, theta, Purpose.CALIBRATE, ReadBack),
+        ]
+
+        def both(queries: list[Query] = queries) -> list[Tensor]:
+            y, z = _readings(probe, claim, queries)
+            return [g.flatten(1) @ y.flatten(1).mT, z.flatten(1) @ x.flatten(1).mT]
+
+        pairs = [both() for _ in range(probe.repeats)]
+        ahead, back = (torch.stack(side).mean(0) for side in zip(*pairs, strict=True))
+        apart, size = float((ahead - back).norm()), float(ahead.norm())
+        allowed = 10 * probe.tolerance * size + SIGMAS * probe.spec.noise * size / probe.repeats**0.5
+        allowed += SIGMAS * probe.sigma * float(g.norm()) / probe.repeats**0.5
+        probe.bench.require(
+            apart <= allowed,
+            claim,
+            f"⟨g, A x⟩ and ⟨Aᵀ g, x⟩ differ by {apart / size if size else apart:.2g} of their size",
+            "they are equal: something along the way is not reciprocal, or a port is scaled in one direction only",
+        )
+    probe.bench.note(claim, "⟨g, A x⟩ = ⟨Aᵀ g, x⟩")

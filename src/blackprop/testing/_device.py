@@ -24,7 +24,7 @@ from blackprop.testing._bench import (
     normal,
     seeded,
 )
-from blackprop.testing._capabilities import check_capabilities
+from blackprop.testing._capabilities import check_capabilities, check_reciprocity
 from blackprop.testing._coupling import check_coupling
 from blackprop.testing._harmonics import check_harmonics
 from blackprop.testing._probe import SIGMAS, Probe
@@ -80,6 +80,7 @@ def check_device(
     _influence(probe)
     _precision(probe)
     check_capabilities(probe)
+    check_reciprocity(probe)
     stays = torch.equal(first, kept)
     bench.settle(stays, "readings stay", "yes" if stays else "one changed after it was returned", "yes")
     bench.note("global random streams", f"it moves {moved_since(before)}" if moved_since(before) else "untouched")

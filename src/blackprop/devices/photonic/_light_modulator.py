@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator, apply_matrix
@@ -28,7 +29,9 @@ class LightModulator(Simulator):
         size = d_in * d_out
         theta = ThetaSpec(size, partial(uniform, size, math.pi / 2 - 0.1, math.pi / 2 + 0.1), period=2 * math.pi)
         cost = cost if cost is not None else Cost(programming=FRAME, row=1e-5)
-        super().__init__(d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost)
+        super().__init__(
+            d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost, capabilities=[ReadBack()]
+        )
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         # The rows carry 1/√d_in: they are fewer than the elements.

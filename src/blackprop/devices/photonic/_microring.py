@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator, apply_matrix
@@ -33,7 +34,9 @@ class Microring(Simulator):
         size = d_in * d_out
         theta = ThetaSpec(size, partial(uniform, size, 0.01, math.pi / 4), period=2 * math.pi)
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
-        super().__init__(d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost)
+        super().__init__(
+            d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost, capabilities=[ReadBack()]
+        )
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         a, r = self.a, self.r

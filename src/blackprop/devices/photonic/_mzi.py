@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from blackprop.core._declaration import Cost
+from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import Simulator
@@ -31,7 +32,9 @@ class _Mesh(Simulator):
         size = self.modes * (self.modes - 1)
         initial = partial(normal, size, math.pi / 2, 1 / math.sqrt(self.modes))
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
-        super().__init__(d_in, d_out, ThetaSpec(size, initial, period=2 * math.pi), linear=True, cost=cost)
+        super().__init__(
+            d_in, d_out, ThetaSpec(size, initial, period=2 * math.pi), linear=True, cost=cost, capabilities=[ReadBack()]
+        )
 
     @abc.abstractmethod
     def _blocks(self, theta_phi: Tensor) -> Blocks:

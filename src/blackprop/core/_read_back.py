@@ -1,0 +1,34 @@
+"""The capability of a reciprocal device: it is read backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from blackprop.core._capability import Capability, Shape
+
+if TYPE_CHECKING:
+    from blackprop.core._declaration import Declaration
+
+
+@dataclass(frozen=True)
+class ReadBack(Capability):
+    """Rows g (B, *out_shape) sent into the outputs are read at the inputs as `A(θ)ᵀ g` (B, *in_shape).
+
+    A linear device declares it where light or current runs both ways through the same matrix: passive optics without
+    magnetic materials, and crossbars of resistors. The device class then has a method `read_back(g)`, which sends the
+    rows at the setting that the device holds. `testing.check_device` compares `⟨g, A x⟩` with `⟨Aᵀ g, x⟩`.
+    """
+
+    name: ClassVar[str] = "read_back"
+
+    def row_shape(self, spec: Declaration) -> Shape:
+        return spec.out_shape
+
+    def reading_shape(self, spec: Declaration) -> Shape:
+        return spec.in_shape
+
+    def perform(self, device: Any, x: Tensor, /) -> Tensor:
+        return device.read_back(x)
