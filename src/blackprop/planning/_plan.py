@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def plan(
     suited = _suited(spec, candidates)
     if budget is None:
         return table.made(table.best(suited), "")
-    left = _left(budget)
+    left = _left(budget, spec)
     for quality in sorted({candidate.quality for candidate in suited}, reverse=True):
         fitting = [each for each in suited if each.quality == quality and not table.lacking(each, left)]
         if fitting:
@@ -195,23 +196,21 @@ def _suited(spec: Declaration, candidates: Sequence[Candidate]) -> list[Candidat
     return suited
 
 
-def _left(budget: Budget | Mapping[str, float]) -> dict[str, float]:
+def _left(budget: Budget | Mapping[str, float], spec: Declaration) -> dict[str, float]:
     if not isinstance(budget, Budget):
-        try:
-            budget = Budget(**budget)  # pyright: ignore[reportArgumentType]
-        except TypeError:
+        known = {"rows", "programmings", "seconds", *(capability.name for capability in spec.capabilities)}
+        if not isinstance(budget, Mapping) or not known.issuperset(budget):
             raise ArgumentError(
-                f"`plan(budget=...)` takes a Budget, or limits named rows, programmings and seconds, got {budget!r}"
-            ) from None
+                "`plan(budget=...)` takes a Budget, or limits named rows, programmings and seconds, or as a capability "
+                f"of {spec.name}, got {budget!r}"
+            )
+        budget = Budget(**budget)  # pyright: ignore[reportArgumentType]
     return {name: limit - budget.spent[name] for name, limit in budget.limits.items() if limit is not None}
 
 
-def _totals(ledger: Ledger) -> dict[str, float]:
-    return {
-        "rows": ledger.total_rows,
-        "programmings": ledger.total_programmings,
-        "seconds": ledger.lab_seconds,
-    }
+def _totals(ledger: Ledger) -> defaultdict[str, float]:
+    basic = {"rows": ledger.total_rows, "programmings": ledger.total_programmings, "seconds": ledger.lab_seconds}
+    return defaultdict(float, {**ledger.actions, **basic})
 
 
 def _possible(price: Price, left: Mapping[str, float]) -> int:
