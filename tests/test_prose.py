@@ -30,7 +30,7 @@ NOT_YET = (
 )
 BANS = {
     r"\bwhat\b(?![^.]*\?)": "name the thing: 'the reading', 'the rows that …'; or use which or how",
-    r"\b(?:who|whom|what)ever\b": "name the person or the thing: 'the caller', 'any value'",
+    r"\b(?:who|whom)ever\b|\bwhatever\b(?! the\b)": "name the person or the thing: 'the caller', 'any value'",
     r"\b(?:nothing|nobody|no one)\b": "deny the verb: 'does not', 'makes no queries'",
     r"(?<!\bthere )\b(?:is|are|was|were) no\b(?! longer| more| less| larger| smaller| better)": "write 'is not a'",
     r"(?:^|[.:;] )Who\b|\b(?:those|one|him) who\b": "name the person",
