@@ -212,7 +212,7 @@ def test_wrong_parts_are_refused():
         CalibratedResponse(watch=1.0)
     with pytest.raises(IncompatibleError, match="another surrogate"):
         bp.PhysicalLayer(LightModulator(6, 4), bp.estimators.Modelled(CalibratedResponse()), CalibratedResponse())
-    with pytest.raises(ArgumentError, match="knows nothing of theta"):
+    with pytest.raises(ArgumentError, match="does not model theta"):
         bp.estimators.Modelled(bp.surrogates.Frozen())
 
 

@@ -115,7 +115,7 @@ def test_estimators_with_state_keep_their_contract(estimator, device):
         "price",
         "bias order",
         "cosine after (1, 4, 16) calls",
-        "eval changes nothing",
+        "eval leaves the state unchanged",
         "all or nothing later",
     ):
         assert any(each.startswith(claim) for each in claims)
@@ -344,8 +344,8 @@ class _WritesFirst(_Late):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (_LearnsInEval, "eval changes nothing, .* measured its state"),
-        (_HidesState, "eval changes nothing|state_dict is its whole state"),
+        (_LearnsInEval, "eval leaves the state unchanged, .* measured its state"),
+        (_HidesState, "eval leaves the state unchanged|state_dict is its whole state"),
         (_GetsWorse, "cosine after .* measured 0.*, declared not falling"),
         (_IsNoise, "no worse than random directions"),
         (_ClaimsToBeExact, "exact once learnt, .* measured within 0"),

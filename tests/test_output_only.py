@@ -128,7 +128,7 @@ def test_parts_that_do_not_fit_are_refused(parts, error, match):
 def test_models_that_do_not_fit_are_refused():
     chain = deep()
     models = [bp.twins.OffsetTwin(device) for device in MODULATORS]
-    for given, match in ((models[:2], "of each of 3"), (models[::-1], "stands for"), ([1, 2, 3], "takes Modules")):
+    for given, match in ((models[:2], "of each of 3"), (models[::-1], "is given for"), ([1, 2, 3], "takes Modules")):
         with pytest.raises(ArgumentError, match=match):
             ChainTwin(chain, *given)
     with pytest.raises(ArgumentError, match="takes a Chain"):

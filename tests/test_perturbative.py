@@ -107,7 +107,7 @@ class _Careless(PerturbativeGradient):
         (_Noise, "mean"),
         (_Boastful, "variance"),
         (_Forgetful, "state_dict"),
-        (_Drifting, "moves nothing"),
+        (_Drifting, "moves no parameter"),
         (_Careless, "all or nothing"),
     ],
 )

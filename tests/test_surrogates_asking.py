@@ -206,7 +206,7 @@ def test_the_oracle_stands_where_it_was_put():
 
 def test_one_surrogate_stands_for_one_device_and_knows_none_before():
     surrogate = Frozen()
-    with pytest.raises(IncompatibleError, match="bound to no device"):
+    with pytest.raises(IncompatibleError, match="not bound to a device"):
         _ = surrogate.spec
     Bench(surrogate)
     with pytest.raises(IncompatibleError, match="already stands for"):

@@ -1,6 +1,6 @@
-"""Families of random directions: what stochastic differences perturb along and sketches probe with.
+"""Families of random directions, for perturbations of θ and for probes.
 
-Every family draws rows u in R^n with E[u uᵀ] = I, so that the mean of `⟨g, u⟩ u` is g. What tells them apart is the
+Every family draws rows u in R^n with E[u uᵀ] = I, so that the mean of `⟨g, u⟩ u` is g. Families differ in their
 variance: `relative_variance(M, n)` is `E|(1/M) Σ_m ⟨g, u_m⟩ u_m − g|² / |g|²`.
 """
 
@@ -19,27 +19,30 @@ from blackprop.errors import ArgumentError
 class Directions(abc.ABC):
     """A family of random directions.
 
-    `joint` where directions of one draw depend on each other, so that a set must be drawn in one piece.
+    `joint` is True if the directions of one draw depend on each other, so that a set must be drawn in one call.
     """
 
     joint: bool = False
 
     @abc.abstractmethod
     def reach(self, size: int) -> float:
-        """How far from zero an entry may lie, for all practical purposes (2 in a billion lie further)."""
+        """Return the largest size of an entry, for all practical purposes (2 in a billion are larger)."""
 
     @abc.abstractmethod
     def sample(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:  # (count, size)
-        """`count` directions with the dtype and the place of `like`, drawn where `generator` lives."""
+        """Draw `count` directions with the dtype and the place of `like`, on the device of `generator`."""
 
     @abc.abstractmethod
     def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
-        """The law for M = `count`, n = `size`; for g and u cut down to `part` of the n entries, where that is given."""
+        """Return the relative variance for M = `count`, n = `size`.
+
+        With `part`, g and u are cut down to `part` of the n entries.
+        """
 
 
 @dataclass(frozen=True)
 class Gaussian(Directions):
-    """`u ~ N(0, I)`, as published: relative variance (n + 1)/M."""
+    """`u ~ N(0, I)`, as published. Relative variance (n + 1)/M."""
 
     def reach(self, size: int) -> float:
         return 6.0
@@ -53,7 +56,7 @@ class Gaussian(Directions):
 
 @dataclass(frozen=True)
 class Rademacher(Directions):
-    """`u_i = ±1`, relative variance (n − 1)/M: all parameters move by the same amount."""
+    """`u_i = ±1`, so that all parameters move by the same amount. Relative variance (n − 1)/M."""
 
     def reach(self, size: int) -> float:
         return 1.0
@@ -68,7 +71,7 @@ class Rademacher(Directions):
 
 @dataclass(frozen=True)
 class Sphere(Directions):
-    """Uniform on the sphere of radius √n, relative variance (n − 1)/M."""
+    """Uniform on the sphere of radius √n. Relative variance (n − 1)/M."""
 
     def reach(self, size: int) -> float:
         return min(6.0, math.sqrt(size))
@@ -85,10 +88,15 @@ class Sphere(Directions):
 class LowRankFactored(Directions):
     """`U = A Bᵀ/√r` with Gaussian A (rows, r), B (columns, r), for parameters that form a matrix, row by row.
 
-    A direction is (rows + columns)·r numbers in place of rows × columns. It is uncorrelated, as all families are, and
-    its entries are not independent: relative variance `(n + 1 + 2 (rows + columns + 1)/r)/M`, r → ∞ being `Gaussian`.
+    A direction takes (rows + columns)·r numbers in place of rows × columns. Its entries are uncorrelated, as in all
+    families, but not independent: relative variance `(n + 1 + 2 (rows + columns + 1)/r)/M`. For r → ∞ it is `Gaussian`.
 
-    **Arguments:** `shape`, (rows, columns); `rank`, r. Source: arXiv 2410.07698.
+    **Arguments:**
+
+    - `shape`: (rows, columns).
+    - `rank` (default 2): r.
+
+    Source: arXiv 2410.07698.
     """
 
     shape: tuple[int, int]
@@ -110,7 +118,7 @@ class LowRankFactored(Directions):
         return (a @ b.mT).flatten(1) / math.sqrt(self.rank)
 
     def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
-        """A part is of whole rows, or lies within one."""
+        """Return the law; a part consists of whole rows, or lies within one."""
         columns = min(self.shape[1], part or size)
         rows = (part or size) // columns
         return (rows * columns + 1 + 2 * (rows + columns + 1) / self.rank) / count
@@ -118,7 +126,7 @@ class LowRankFactored(Directions):
 
 @dataclass(frozen=True)
 class Orthogonal(Directions):
-    """Sets of up to n mutually orthogonal directions of length √n, relative variance n/M − 1 for M ≤ n.
+    """Sets of up to n mutually orthogonal directions of length √n. Relative variance n/M − 1 for M ≤ n.
 
     M = n spans the space, and `Σ u uᵀ / M = I` then holds exactly. Needs `M n` numbers and `M² n` operations.
     """
@@ -136,7 +144,7 @@ class Orthogonal(Directions):
         return torch.cat(blocks)
 
     def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
-        M, n, p = count % size, size, part or size  # complete sets are exact and only weigh the rest down
+        M, n, p = count % size, size, part or size  # complete sets are exact, and only dilute the others
         if n == 1:
             return 0.0
         # A uniformly random projector Q of rank M: E Q_ii² and E Q_ij², of which p − 1 meet each entry of a part.
@@ -146,10 +154,10 @@ class Orthogonal(Directions):
 
 @dataclass(frozen=True)
 class Coordinates(Directions):
-    """`√n e_i`, one parameter at a time, none twice within n: relative variance n/M − 1 for M ≤ n, as `Orthogonal`.
+    """`√n e_i`, one parameter at a time, without repetition within n draws. Relative variance n/M − 1 for M ≤ n.
 
-    What `count` of them a step cost is what a block of coordinate differences costs. A step of μ moves the one
-    parameter by `√n μ`.
+    The variance is that of `Orthogonal`. `count` directions a step cost as much as a block of coordinate differences. A
+    step of μ moves the one parameter by `√n μ`.
     """
 
     joint = True
@@ -164,16 +172,20 @@ class Coordinates(Directions):
         return u
 
     def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
-        del part  # every coordinate is hit or missed alike
+        del part  # every coordinate is drawn or not, with equal chances
         rest = count % size
         return rest * (size - rest) / count**2
 
 
 @dataclass(frozen=True)
 class Antithetic(Directions):
-    """Directions of a family, each followed by its opposite: forward differences along both are a central one.
+    """Directions of a family, each followed by its opposite: forward differences along both form a central one.
 
-    Even orders of the device's response cancel; M count as M/2 of the family.
+    Even orders of the device's response cancel. M directions count as M/2 of the family.
+
+    **Arguments:**
+
+    - `family`: the family that the first of each pair is drawn from.
     """
 
     joint = True

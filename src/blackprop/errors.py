@@ -1,4 +1,4 @@
-"""Everything the library raises on purpose.
+"""All exceptions that the library raises on purpose.
 
 ```
 BlackpropError
@@ -6,117 +6,117 @@ BlackpropError
 ├── IncompatibleError    two parts that cannot work together                (also a ValueError)
 ├── ShapeError           rows or settings of the wrong size                 (also a ValueError)
 ├── LimitError           a setting or a row outside the device's limits, or not finite (also a ValueError)
-├── ReadingError         what a device returned cannot be used
-├── DeviceError          a device, or the way to it, failed
-│   ├── UnreachableError the device could not be asked; nothing of the round was measured
+├── ReadingError         a device returned an unusable reading
+├── DeviceError          a device, or the link to it, failed
+│   ├── UnreachableError the device did not answer; the round was not measured
 │   ├── ProtocolError    a message that is damaged, or of another version
-│   ├── BusyError        somebody else holds the device
-│   ├── InterlockError   what guards the device forbade it, or has stopped it
-│   └── InDoubtError     a round that may have been measured, its answer lost
-├── BudgetExhausted      the next query would exceed the budget
-├── SurrogateError       a gradient asked of a surrogate that cannot give it
+│   ├── BusyError        another client holds the device
+│   ├── InterlockError   a guard forbade the setting, or has stopped the device
+│   └── InDoubtError     a round that may have been measured, and whose answer is lost
+├── BudgetExhausted      the next round would exceed the budget
+├── SurrogateError       a surrogate that cannot give the requested gradient
 ├── SecondDerivativeError
 ├── SubstitutionError    a layer that cannot be replaced                    (also a ValueError)
-├── CheckpointError      a file that is damaged or not ours
-├── RunFolderError       a run folder that exists, or does not fit
+├── CheckpointError      a file that is damaged or foreign
+├── RunFolderError       a run folder that exists, or does not match
 ├── DataError            a data set that is missing or damaged
 └── ContractError        a shipped contract test that failed                (also an AssertionError)
 
 BlackpropWarning         (a UserWarning)
 ├── CalibrationWarning   a calibration that does not explain the device
-├── NoisyGradientWarning a device whose training does more harm than good
-└── DeviceChangedWarning a device that answers otherwise than when a checkpoint was written
+├── NoisyGradientWarning a device whose training may do more harm than good
+└── DeviceChangedWarning a device whose answers differ from those in a checkpoint
 ```
 
-All are raised before anything is spent or changed, `ReadingError` and `DeviceError` apart: there the device was asked,
-and the ledger holds what that may have cost.
+Errors are raised before any query is spent or any state is changed. `ReadingError` and `DeviceError` are the
+exceptions: the device has then received queries, and the ledger holds their possible cost.
 """
 
 from __future__ import annotations
 
 
 class BlackpropError(Exception):
-    """The root of the tree."""
+    """Base class of all errors of the library."""
 
 
 class ArgumentError(BlackpropError, ValueError):
-    """A value that an object cannot be built with: what was given, what is allowed."""
+    """An object cannot be built with this value. The message gives the value and the allowed range."""
 
 
 class IncompatibleError(BlackpropError, ValueError):
-    """Two parts that cannot work together, and why."""
+    """Two parts cannot work together. The message gives the reason."""
 
 
 class ShapeError(BlackpropError, ValueError):
-    """Rows or settings of the wrong size."""
+    """Rows or settings have the wrong size."""
 
 
 class LimitError(BlackpropError, ValueError):
-    """A setting or a row that is outside the device's limits, or not finite."""
+    """A setting or a row is outside the device's limits, or not finite."""
 
 
 class ReadingError(BlackpropError, RuntimeError):
-    """A device returned something unusable: wrong shape, dtype or place, or not finite."""
+    """A device returned an unusable reading: wrong shape, dtype or place, or not finite."""
 
 
 class DeviceError(BlackpropError, RuntimeError):
-    """A device, or the way to it, failed."""
+    """A device, or the link to it, failed."""
 
 
 class UnreachableError(DeviceError):
-    """The device could not be asked, or did not answer; nothing of the round was measured."""
+    """The device could not be reached, or did not answer. The round was not measured."""
 
 
 class ProtocolError(DeviceError):
-    """A message that is damaged, or of another version."""
+    """A message is damaged, or of another version."""
 
 
 class BusyError(DeviceError):
-    """Somebody else holds the device."""
+    """Another client holds the device."""
 
 
 class InterlockError(DeviceError):
-    """What guards the device forbade a setting, or has stopped it altogether."""
+    """A guard of the device forbade a setting, or has stopped the device."""
 
 
 class InDoubtError(DeviceError):
-    """A round that may have been measured, and whose answer is lost: asking again may measure it twice."""
+    """A round may have been measured, and its answer is lost. Repeating it may measure it twice."""
 
 
 class BudgetExhausted(BlackpropError, RuntimeError):
-    """The next round of queries would exceed the budget; nothing of it was measured."""
+    """The next round of queries would exceed the budget. It was not measured."""
 
 
 class SurrogateError(BlackpropError, RuntimeError):
-    """A surrogate was asked for a gradient at a setting that it does not know."""
+    """A surrogate does not know the setting at which a gradient was requested."""
 
 
 class SecondDerivativeError(BlackpropError, RuntimeError):
-    """A second derivative through a black box was asked for."""
+    """A second derivative through a black box was requested."""
 
 
 class SubstitutionError(BlackpropError, ValueError):
-    """A layer that cannot be replaced; nothing was."""
+    """A layer cannot be replaced. The model is unchanged."""
 
 
 class CheckpointError(BlackpropError, RuntimeError):
-    """A checkpoint that is damaged, or not one of ours."""
+    """A checkpoint is damaged, or was not written by this library."""
 
 
 class RunFolderError(BlackpropError, RuntimeError):
-    """A run folder that exists already, or belongs to another configuration."""
+    """A run folder exists already, or belongs to another configuration."""
 
 
 class DataError(BlackpropError, RuntimeError):
-    """A data set that is missing or damaged."""
+    """A data set is missing or damaged."""
 
 
 class ContractError(BlackpropError, AssertionError):
-    """A device, estimator or surrogate does not do what it declares."""
+    """A device, estimator or surrogate does not fulfil its declaration."""
 
 
 class BlackpropWarning(UserWarning):
-    """The root of what the library warns of."""
+    """Base class of all warnings of the library."""
 
 
 class CalibrationWarning(BlackpropWarning):
@@ -128,4 +128,4 @@ class NoisyGradientWarning(BlackpropWarning):
 
 
 class DeviceChangedWarning(BlackpropWarning):
-    """A device answers otherwise than when the checkpoint was written that a layer has loaded."""
+    """A device's answers differ from those in the checkpoint that its layer has loaded."""

@@ -28,20 +28,33 @@ def paper(
     rebuild_every: int | None = None,
     linear: bool = True,
 ) -> Method:
-    """The published method of arXiv 2509.15113, to the letter, for one layer.
+    """The published method of arXiv 2509.15113, for one layer.
 
-    θ-gradient: forward differences along `samples` Gaussian directions at the published step (1e-4; use 1 for the plain
-    matrix), contracted to d_out rows where the batch is larger. Input gradient: I-PSI of that `rank` with
-    `surrogate_samples` probes (as many as `samples` where None), rebuilt every `rebuild_every` changes (published: 100
-    for the meshes). **Costs** a layer and step: `M·min(B, d_out)` rows and M programmings for the parameters, d_out
-    rows more where contracted, and `2(r + M)` rows and one programming for the input gradient, after d_in rows to
-    start.
+    - θ-gradient: forward differences along `samples` Gaussian directions, contracted to d_out rows where the batch is
+      larger.
+    - Input gradient: I-PSI of rank `rank` with `surrogate_samples` probes.
 
-    `linear=False` is what the published code does on a device that is not linear: no contraction, and the surrogate
-    answers as if the device were a matrix.
+    **Costs** a step: `M·min(B, d_out)` rows and M programmings for the parameters, d_out rows more where contracted;
+    `2(r + M)` rows and one programming for the input gradient, after d_in rows to start.
 
-    Not taken over are the faults of that code: its backward pass uses factors one step old, its noise spares the
-    gradient queries, its quantisation rounds θ in the forward pass alone. Here every query meets the same device.
+    **Arguments:**
+
+    - `rank` (default 10): r of the surrogate.
+    - `samples` (default 10): M, directions a step.
+    - `surrogate_samples` (default None, as many as `samples`): probes a step of the surrogate.
+    - `step` (units of θ, default 1e-4 as published): μ; use 1 for the plain matrix.
+    - `rebuild_every` (default None, never): changes of θ between two rebuilds of the surrogate; published: 100 for the
+      meshes.
+    - `linear` (default True): False reproduces the published code on a device that is not linear, without contraction
+      and with a surrogate that treats the device as a matrix.
+
+    Three faults of the published code are corrected: its backward pass uses factors one step old, its noise does not
+    affect the gradient queries, and its quantisation rounds θ in the forward pass alone. Here, every query meets the
+    same device.
+
+    >>> import blackprop as bp
+    >>> bp.PhysicalLayer(bp.devices.LightModulator(8, 4), *bp.presets.paper(rank=4)).surrogate.rank
+    4
     """
     return Method(
         RandomDirections(samples, step, contraction=BatchContraction() if linear else None),
@@ -60,16 +73,27 @@ def oracle() -> Method:
 
 
 def output_only(model: nn.Module) -> Method:
-    """Output-only error: the error of the physical output goes back through the Jacobians of `model` at its own,
-    digital activations, and nothing is asked beyond the forward pass. For a `devices.Chain`, give a `twins.ChainTwin`:
-    physical intermediates are then never read, whatever the depth. With one layer it is physics-aware training.
+    """Output-only error: pull the error of the physical output back through a digital model of the device.
+
+    The Jacobians of `model` are taken at its own, digital activations. There are no queries beyond the forward pass.
+    With one device this is physics-aware training.
+
+    **Arguments:**
+
+    - `model`: a differentiable model `(x, theta) -> y`. For a `devices.Chain`, pass a `twins.ChainTwin`: intermediate
+      signals are then never read, whatever the depth.
     """
     twin = Twin(model, fit_steps=0, online_steps=0)
     return Method(Modelled(twin), twin)
 
 
 def euler(model: nn.Module, h: float, members: int | None = None) -> Method:
-    """The Euler gradient approximation for a `devices.Rollout` around `model`, with the solver's step `h`: the static
-    form, or with an ensemble of `members`, which asks members − 1 rows a sample.
+    """The Euler gradient approximation for a `devices.Rollout`.
+
+    **Arguments:**
+
+    - `model`: the module inside the rollout.
+    - `h` (time units of the solver): its step.
+    - `members` (default None, the static form): members of the ensemble; it adds `members − 1` rows a sample.
     """
     return Method(EulerGradient(model, h, members), Euler())

@@ -1,4 +1,4 @@
-"""Programming: how a device is brought to a wanted matrix, by what is known of it."""
+"""Conversion: program a device to a given weight matrix."""
 
 from blackprop.conversion._base import Programmed, Programmer, read_matrix, start_from, warn_if_poor
 from blackprop.conversion._by_model import ByModel

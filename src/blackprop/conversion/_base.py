@@ -1,4 +1,4 @@
-"""What programming a device to a wanted matrix is: a procedure, and what it has reached."""
+"""The base class of programmers, and their result."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")
 
-POOR = 0.5  # the relative error that the user is told of
+POOR = 0.5  # the relative error above which a warning is given
 
 
 @dataclass(frozen=True, eq=False)
 class Programmed:
-    """A setting, the matrix A that was read there, and the gain that makes most of it: `gain · A ≈ W`.
+    """A setting, the matrix A that was read there, and the best gain: `gain · A ≈ W`.
 
-    `error` is `|gain · A − W| / |W|`; 1 is what a matrix of zeros has. From two readings it is the root of
-    `⟨gain A₁ − W, gain A₂ − W⟩ / |W|²`, and the gain `⟨W, A⟩ / ⟨A₁, A₂⟩`: read noise is then in neither, and an error
-    is never told smaller than that noise lets it be known.
+    - `error`: `|gain · A − W| / |W|`; 1 for a matrix of zeros. From two readings it is the root of `⟨gain A₁ − W, gain
+      A₂ − W⟩ / |W|²`, and the gain is `⟨W, A⟩ / ⟨A₁, A₂⟩`. Read noise then affects neither, and the error is never
+      stated below the resolution that the noise allows.
+    - `theta` (P,), `matrix` (d_out, d_in), `gain`.
     """
 
     theta: Tensor  # (P,)
@@ -40,7 +41,7 @@ class Programmed:
 
     @classmethod
     def of(cls, wanted: Tensor, theta: Tensor, readings: Tensor) -> Programmed:
-        """From one or two readings (R, d_out, d_in) at theta."""
+        """Build the result from one or two readings (R, d_out, d_in) at theta."""
         matrix, (first, second) = readings.mean(0), (readings[0], readings[-1])
         power = float((first * second).sum())
         gain = float((wanted * matrix).sum()) / power if power > 0 else 0.0
@@ -53,11 +54,11 @@ class Programmed:
 
 
 class Programmer(abc.ABC):
-    """A way to find the θ at which a linear device is as near as it can be to a wanted matrix, up to a gain."""
+    """Finds the θ at which a linear device is closest to a given matrix, up to a gain."""
 
     @property
     def surrogate(self) -> Surrogate | None:
-        """The surrogate that stands at the setting found once the procedure is through; None where there is none."""
+        """The surrogate that is at the new setting after the procedure; None if there is none."""
         return None
 
     @abc.abstractmethod
@@ -68,12 +69,13 @@ class Programmer(abc.ABC):
         spec: Declaration,
         generator: torch.Generator,
     ) -> Procedure[Programmed]:
-        """The procedure; everything is booked as `CALIBRATE`."""
+        """Return the procedure; all its queries are booked as `CALIBRATE`."""
 
 
 def spanning_rows(size: int, like: Tensor, amplitude: float = 1.0) -> Tensor:
-    """Rows X (n, size) of ±amplitude with orthogonal columns, n the next power of two: all inputs are lit alike, and a
-    converter of few bits has levels for them.
+    """Return rows X (n, size) of ±amplitude with orthogonal columns, n the next power of two.
+
+    All inputs are driven equally, and at levels that a converter of few bits has.
     """
     n = 1 << max(0, size - 1).bit_length()
     X = torch.ones(1, 1, dtype=like.dtype, device=like.device)
@@ -85,20 +87,20 @@ def spanning_rows(size: int, like: Tensor, amplitude: float = 1.0) -> Tensor:
 def read_matrix(
     spec: Declaration, theta: Tensor, purpose: Purpose = Purpose.CALIBRATE, readings: int = 1
 ) -> Procedure[Tensor]:  # (readings, d_out, d_in)
-    """A linear device's matrix at theta, from so many readings of rows that span its inputs."""
+    """Read a linear device's matrix at theta, from this many readings of rows that span its inputs."""
     probes = spanning_probes(spec, theta)
     answers = yield from in_rounds([Query(probes.rows, theta, purpose)] * readings, spec.d_out)
     return torch.stack([probes.matrix(y) for y in answers])
 
 
 def spanning_probes(spec: Declaration, like: Tensor) -> Probes:
-    """`spanning_rows`, or where the inputs have limits rows within them."""
+    """Return `spanning_rows`, or rows within the limits of the inputs."""
     X = spanning_rows(spec.d_in, like)
     return spanning(spec, X, len(X), 1.0)
 
 
 def booked(procedure: Procedure[T], purpose: Purpose) -> Procedure[T]:
-    """`procedure`, with all of its queries booked under `purpose`."""
+    """Return `procedure` with all its queries booked under `purpose`."""
     try:
         queries = next(procedure)
         while True:
@@ -108,10 +110,10 @@ def booked(procedure: Procedure[T], purpose: Purpose) -> Procedure[T]:
 
 
 def warn_if_poor(device: object, found: Programmed, stacklevel: int) -> None:
-    """Tell the user of a setting that misses more than half of what was wanted."""
+    """Warn about a setting whose error exceeds half of the weights."""
     if found.error > POOR:
         warnings.warn(
-            f"{device} came no nearer to the weights than a relative error of {found.error:.2f}, at its best gain of "
+            f"{device} came to the weights within a relative error of {found.error:.2f} only, at its best gain of "
             f"{found.gain:.3g}; keep more of them digital (`from_linear(digital=...)`), or use a device of more range "
             "or more parameters",
             BlackpropWarning,
@@ -120,11 +122,11 @@ def warn_if_poor(device: object, found: Programmed, stacklevel: int) -> None:
 
 
 class _ElsewhereError(Exception):
-    """A question that the matrix at one setting does not answer."""
+    """A query at another setting than the known one."""
 
 
 def start_from(surrogate: Surrogate, known: Programmed, generator: torch.Generator) -> bool:
-    """Start a surrogate from the matrix that was read, without asking again; False where that is not enough for it."""
+    """Start a surrogate from the matrix that was read, without queries; False if that is not sufficient for it."""
 
     def answer(queries: Sequence[Query]) -> list[Tensor]:
         if not all(same_setting(query.theta, known.theta) for query in queries):
@@ -139,7 +141,7 @@ def start_from(surrogate: Surrogate, known: Programmed, generator: torch.Generat
 
 
 def bound(surrogate: Surrogate, spec: Declaration) -> None:
-    """Bind a surrogate that no layer has bound."""
+    """Bind a surrogate, unless a layer has bound it already."""
     try:
         _ = surrogate.spec
     except IncompatibleError:
@@ -153,10 +155,11 @@ def corrected(
     spec: Declaration,
     corrections: int,
 ) -> Procedure[Programmed]:
-    """Program what a model says, read what came of it, and tell the model how far it was off, as long as that helps.
+    """Program the setting of a model, read the result, and correct the model by the difference, as long as that helps.
 
-    `solve(off, theta)` returns the setting at which the model, plus the matrix `off`, is nearest to the wanted one, and
-    the model's own matrix there. The matrix is read twice, and what their difference says is noise is not told.
+    `solve(off, theta)` returns the setting at which the model, plus the matrix `off`, is closest to the wanted one, and
+    the model's own matrix there. The matrix is read twice; the part of the difference that is noise is left out.
+
     **Costs** at most `corrections + 1` programmings, each read on twice the spanning rows.
     """
     best: Programmed | None = None
@@ -169,13 +172,13 @@ def corrected(
             return min(best, found, key=lambda each: each.error)
         best, more = found, _believed(found.matrix - expected - off, readings)
         if abs(found.gain) * float(more.norm()) < 0.1 * found.error * float(wanted.norm()):
-            break  # the model is right: it is the device that cannot come nearer
+            break  # the model is right: the device cannot come closer
         off = off + more
     assert best is not None
     return best
 
 
 def _believed(surprise: Tensor, readings: Tensor) -> Tensor:
-    """What of it is no read noise: the part `1 − noise²/surprise²` (the Wiener rule)."""
+    """The part of a difference that is not read noise, `1 − noise²/surprise²` (the Wiener rule)."""
     noise, power = ((readings[0] - readings[1]) / 2).square().sum(), surprise.square().sum()
     return surprise * (1 - noise / power.clamp_min(torch.finfo(power.dtype).tiny)).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Devices with a model: the setting is found on it, and corrected by what the device then shows."""
+"""Devices with a model: find the setting on the model, and correct it by the device's readings."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ HISTORY = 20  # of L-BFGS
 
 @dataclass(frozen=True)
 class ByModel(Programmer):
-    """`θ = argmin 1 − |cos(A_model(θ), W)|` by L-BFGS through a differentiable model: the gain is free.
+    """`θ = argmin 1 − |cos(A_model(θ), W)|` by L-BFGS through a differentiable model; the gain is free.
 
-    A `Twin` is calibrated first. The fit starts at the present θ; for a `MeshTwin` at the decomposition of W (see
-    `decomposed`), less the phase offsets that the twin knows. What the device then shows is told to the model as an
-    offset, and the fit goes on, up to `corrections` times.
+    A `Twin` is calibrated first. The fit starts at the present θ; for a `MeshTwin` at the decomposition of W
+    (`decomposed`), less the phase offsets of the twin. The difference between the device's readings and the model is
+    then added to the model as an offset, and the fit continues, up to `corrections` times.
 
-    A mesh of N modes has N(N − 1) phases and misses N of a universal one, so that a square matrix comes within 0.1 to
-    0.2 of its norm and a narrow one much nearer. Gaussian matrices on an ideal mesh of 64 modes, 400 iterations: 64→10
-    to 0.006 and 64→64 to 0.16; from random phases 0.52 and 0.53, from the present ones, all alike, 0.83 and 0.78.
+    A mesh of N modes has N(N − 1) phases, N fewer than a universal one, so that a square matrix comes within 0.1 to 0.2
+    of its norm and a narrow one much closer. Gaussian matrices on an ideal mesh of 64 modes, 400 iterations: 64→10 to
+    0.006 and 64→64 to 0.16; from random phases 0.52 and 0.53, from the present ones, all equal, 0.83 and 0.78.
 
-    **Costs** the twin's calibration and up to `corrections + 1` programmings and double readings of the matrix;
-    time `iterations` times the gradient of d_in rows.
+    **Costs** the twin's calibration, and up to `corrections + 1` programmings and double readings of the matrix; time
+    `iterations` times the gradient of d_in rows.
 
-    **Arguments:** `model`, a `Twin`, the layer's own, or a module as it takes one: `forward(x, theta)`.
+    **Arguments:**
+
+    - `model`: a `Twin`, the layer's own, or a module `forward(x, theta)` as a `Twin` takes.
+    - `iterations` (default 800): of L-BFGS.
+    - `corrections` (default 3): at most.
     """
 
     model: nn.Module
@@ -73,7 +77,7 @@ class ByModel(Programmer):
         def solve(off: Tensor, theta: Tensor) -> Procedure[tuple[Tensor, Tensor]]:
             found = _fitted(model, wanted, off, theta, spec, self.iterations)
             return found, _matrix(model, found, spec)
-            yield  # a procedure that asks nothing
+            yield  # a procedure without queries
 
         best = yield from corrected(solve, wanted, theta, spec, self.corrections)
         if twin is not None:
@@ -82,7 +86,7 @@ class ByModel(Programmer):
 
 
 def mesh_model(device: object) -> MeshTwin | None:
-    """The model of a mesh that is as designed; None for any other device."""
+    """Return the model of an ideal mesh; None for any other device."""
     return MeshTwin(device) if isinstance(device, (MZIMesh, ThreeSplitterMesh)) else None
 
 
@@ -96,14 +100,14 @@ def _mesh_start(model: MeshTwin, wanted: Tensor) -> Tensor:
 
 
 def _matrix(model: nn.Module, theta: Tensor, spec: Declaration) -> Tensor:
-    """The model's matrix (d_out, d_in): its answers to unit rows, as long as rows are."""
+    """Return the model's matrix (d_out, d_in), from unit rows."""
     length = math.sqrt(spec.d_in)
     rows = length * torch.eye(spec.d_in, dtype=theta.dtype, device=theta.device)
     return model(rows, theta).mT / length
 
 
 def _fitted(model: nn.Module, wanted: Tensor, off: Tensor, theta: Tensor, spec: Declaration, iterations: int) -> Tensor:
-    """The setting at which the model's matrix, plus `off`, has the greatest cosine to the wanted one."""
+    """Return the setting at which the model's matrix, plus `off`, has the greatest cosine to the wanted one."""
     limits = _Limits(spec, theta)
     free = limits.free(theta).requires_grad_()
     with torch.no_grad():
@@ -132,7 +136,7 @@ def _fitted(model: nn.Module, wanted: Tensor, off: Tensor, theta: Tensor, spec: 
 
 
 class _Limits:
-    """θ as a function of what is free: itself, and between two limits `middle + half · sin`."""
+    """θ as a function of free variables: θ itself, or `middle + half · sin` between two limits."""
 
     def __init__(self, spec: Declaration, like: Tensor) -> None:
         low, high = (limit.expand(like.shape) for limit in spec.theta.bounds(like))
@@ -141,7 +145,7 @@ class _Limits:
         self.half = torch.where(self.closed, (high - low) / 2, 1)
 
     def free(self, theta: Tensor) -> Tensor:
-        inside = ((theta - self.middle) / self.half).clamp(-0.99, 0.99)  # at ±1 nothing moves
+        inside = ((theta - self.middle) / self.half).clamp(-0.99, 0.99)  # at ±1 the slope is zero
         return torch.where(self.closed, inside.asin(), theta)
 
     def theta(self, free: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any linear device: the setting is searched for by asking."""
+"""Any linear device: search for the setting by queries."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ MOMENTS = (0.9, 0.99)  # of Adam
 
 @dataclass(frozen=True)
 class ByQueries(Programmer):
-    """`min_θ |s A(θ) − W|² / |W|²` in `steps` steps of Adam, with the gradient of an `estimator` and the best gain s of
-    each step; the rate falls to zero along a cosine.
+    """`min_θ |s A(θ) − W|² / |W|²` by Adam, with the gradient of an `estimator` and the best gain s of each step.
 
-    A step reads the whole matrix, so that the best setting that was seen is kept. An estimator that knows its cosine to
-    the truth (`DirectionalMemory`) has its steps made so much shorter.
+    The rate falls to zero along a cosine. Every step reads the whole matrix, so the best setting of all steps is kept.
+    If the estimator knows its cosine to the true gradient (`DirectionalMemory`), the steps are scaled by it.
 
-    **Costs** a step the rows that span the inputs, one programming, and what the estimator asks for that batch; the
-    best setting is read twice more in the end.
+    **Costs** of a step: the rows that span the inputs, one programming, and the estimator's queries for that batch; the
+    best setting is read twice more at the end.
 
-    **Arguments:** `estimator`, the layer's own, so that what it remembers serves training, or by default what suits the
-    device; `rate`, the first step's length in radians of θ: 2π are its period, or else the width of its limits.
+    **Arguments:**
+
+    - `estimator` (default: one that suits the device): pass the layer's own, so that its memory serves training.
+    - `steps` (default 300).
+    - `rate` (rad, default 0.05): length of the first step, with 2π to a period of θ, or to the width of its limits.
     """
 
     estimator: Estimator | None = None
@@ -43,7 +45,7 @@ class ByQueries(Programmer):
             raise ArgumentError(f"`ByQueries(estimator=...)` takes an Estimator, got {self.estimator!r}")
         if self.estimator is not None and self.estimator.reads is not None:
             raise ArgumentError(
-                f"`ByQueries(estimator=...)` needs one that asks, and {self.estimator} reads a surrogate"
+                f"`ByQueries(estimator=...)` needs one that queries, and {self.estimator} reads a surrogate"
             )
         if self.steps < 1:
             raise ArgumentError(f"`ByQueries(steps=...)` must be at least 1, got {self.steps}")
@@ -77,14 +79,14 @@ class ByQueries(Programmer):
 
 
 def _cotangent(matrix: Tensor, wanted: Tensor) -> Tensor:
-    """`∂/∂A |s A − W|² / 2|W|²` (d_out, d_in), s at its best."""
+    """Return `∂/∂A |s A − W|² / 2|W|²` (d_out, d_in), at the best s."""
     power = matrix.square().sum()
     gain = (wanted * matrix).sum() / power.clamp_min(torch.finfo(power.dtype).tiny)
     return gain * (gain * matrix - wanted) / wanted.square().sum()
 
 
 def _adam(grad: Tensor, moments: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The direction of Adam's step, and its moments after it."""
+    """Return the direction of Adam's step, and its new moments."""
     keep = torch.tensor(MOMENTS).to(moments)[:, None]
     moments = keep * moments + (1 - keep) * torch.stack((grad, grad * grad))
     mean, power = moments / (1 - keep**step)

@@ -1,4 +1,4 @@
-"""Devices of independent elements: the response curves are measured, and inverted."""
+"""Devices of independent elements: measure the response curves and invert them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError
 from blackprop.surrogates import CalibratedResponse, Surrogate
 
-GRID = 128  # points of a curve between which its crossings are looked for
+GRID = 128  # points of a curve, between which its crossings are searched
 HALVINGS = 20  # of the interval of a crossing
-PRECISION = 1e-3  # of its range, to which an element is programmed: what speaks against a large gain
+PRECISION = 1e-3  # of its range, to which an element is programmed: limits the gain
 OCTAVE = 8  # gains tried in each factor of two
 
 
@@ -23,13 +23,18 @@ OCTAVE = 8  # gains tried in each factor of two
 class ByResponse(Programmer):
     """`θ_ij = R_ij⁻¹(W_ij / s)`, with the response curves R_ij that a `CalibratedResponse` measures.
 
-    The gain s is the one with the least left to clip, `Σ (W_ij − s · nearest response of ij)²`, plus `(s · precision)²`
-    an element: the range of the responses is used as far as the weights allow it. s may be negative, where the range is
-    not symmetric. What is then read is told to the curves as an offset, up to `corrections` times.
+    The gain s minimises the clipped part, `Σ (W_ij − s · nearest response of ij)²`, plus `(s · precision)²` for each
+    element, so the weights use the range of the responses as far as possible. s may be negative if the range is not
+    symmetric. The difference between the device's readings and the curves is then added to the curves as an offset, up
+    to `corrections` times.
 
-    **Costs** what the calibration costs, and up to `corrections + 1` programmings and double readings of the matrix.
+    **Costs** the calibration, and up to `corrections + 1` programmings and double readings of the matrix.
 
-    **Arguments:** `curves`, the surrogate, the layer's own, so that training needs no calibration any more.
+    **Arguments:**
+
+    - `curves` (default `CalibratedResponse()`): pass the layer's own surrogate, so that training needs no further
+      calibration.
+    - `corrections` (default 3): at most.
     """
 
     curves: CalibratedResponse = field(default_factory=CalibratedResponse)
@@ -51,7 +56,7 @@ class ByResponse(Programmer):
         span = _span(spec, theta)
 
         def response(theta: Tensor) -> Procedure[Tensor]:
-            yield from self.curves.track(theta, theta, generator)  # asks nothing so soon after the calibration
+            yield from self.curves.track(theta, theta, generator)  # makes no queries so soon after the calibration
             return self.curves.A
 
         lowest, highest = yield from _range(response, span)
@@ -69,7 +74,7 @@ class ByResponse(Programmer):
 
 
 def covering_gain(wanted: Tensor, lowest: Tensor, highest: Tensor) -> float:
-    """The gain s with which elements of these ranges (d_out, d_in) come nearest to the wanted ones."""
+    """Return the gain s with which elements of these ranges (d_out, d_in) come closest to the wanted ones."""
     width = float((highest - lowest).mean())
     reach = float(torch.maximum(highest.abs(), lowest.abs()).mean())
     largest = float(wanted.abs().max()) / (reach or 1.0)
@@ -83,7 +88,7 @@ def covering_gain(wanted: Tensor, lowest: Tensor, highest: Tensor) -> float:
 
 
 def _span(spec: Declaration, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """What of θ is looked through: one period, or what is calibrated of a range."""
+    """The searched range of θ: one period, or the calibrated part of a range."""
     if spec.theta.period is not None and not spec.theta.limited:
         return theta.new_zeros(theta.shape), theta.new_full(theta.shape, spec.theta.period)
     low, high = spec.theta.range_around(theta)
@@ -104,7 +109,7 @@ def _range(response, span: tuple[Tensor, Tensor]) -> Procedure[tuple[Tensor, Ten
 
 
 def _inverted(response, values: Tensor, span: tuple[Tensor, Tensor]) -> Procedure[Tensor]:
-    """The first θ (P,) at which each element responds with its value; the nearest one where none does."""
+    """Return the first θ (P,) at which each element responds with its value, or the nearest one."""
     left, right = span[0].clone(), span[0].clone()
     before = yield from response(span[0])
     rising = torch.zeros_like(values, dtype=torch.bool)

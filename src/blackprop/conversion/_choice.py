@@ -1,4 +1,4 @@
-"""Which way of programming suits a layer, and what it refuses."""
+"""The choice of a programmer for a layer, and its checks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from blackprop.surrogates import CalibratedResponse, Surrogate, Twin
 
 
 def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Programmer:
-    """What the layer knows of its device, or what the device declares: its twin; its response curves, where it is a
-    matrix of independent elements; the design of an ideal mesh; or else queries alone.
+    """Choose the programmer for a device, by the layer's knowledge or the device's declaration.
+
+    In this order: its twin; its response curves, if it is a matrix of independent elements; the design of an ideal
+    mesh; queries.
     """
     if isinstance(surrogate, Twin):
         return ByModel(surrogate)
@@ -30,7 +32,9 @@ def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Progra
     if device.coupling is Coupling.ELEMENT:
         return ByResponse()
     inner = device
-    while isinstance(inner, Wrapper) and not isinstance(inner, Declared):  # that may have renumbered the parameters
+    while isinstance(inner, Wrapper) and not isinstance(
+        inner, Declared
+    ):  # `Declared` may have renumbered the parameters
         inner = inner.device
     if (model := mesh_model(inner)) is not None:
         return ByModel(model)
@@ -38,7 +42,7 @@ def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Progra
 
 
 def check_wanted(weight: Tensor, spec: Declaration) -> None:
-    """Refuse weights that this device cannot be programmed to."""
+    """Raise an error for weights that this device cannot be programmed to."""
     require_matrix(spec, "a weight matrix can be programmed")
     expected = (spec.d_out, spec.d_in)
     if tuple(weight.shape) != expected:
@@ -53,11 +57,11 @@ def check_wanted(weight: Tensor, spec: Declaration) -> None:
         index = tuple((~weight.isfinite()).nonzero()[0].tolist())
         raise ArgumentError(f"the weights are not finite: weight{list(index)} is {float(weight.detach()[index])}")
     if not bool(weight.any()):
-        raise ArgumentError("the weights are all zero: there is nothing to program; use `PhysicalLayer(device)`")
+        raise ArgumentError("the weights are all zero, which needs no programming; use `PhysicalLayer(device)`")
 
 
 def check_linear(linear: object) -> None:
-    """Refuse what is no linear layer with weights."""
+    """Raise `ArgumentError` unless `linear` is a linear layer with weights."""
     if not isinstance(linear, nn.Linear):
         hint = "; give an object and not its class" if isinstance(linear, type) else ""
         raise ArgumentError(f"`from_linear(linear, ...)` takes a torch.nn.Linear, got {linear!r}{hint}")
@@ -66,8 +70,6 @@ def check_linear(linear: object) -> None:
 
 
 def require_matrix(spec: Declaration, what: str) -> None:
-    """Refuse a device that is not declared a matrix."""
+    """Raise `IncompatibleError` unless the device is declared a matrix."""
     if not spec.linear or len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
-        raise IncompatibleError(
-            f"{spec.name} does not declare to be linear, from vectors to vectors: only there {what}"
-        )
+        raise IncompatibleError(f"{spec.name} is not declared linear, from vectors to vectors: only there {what}")

@@ -1,4 +1,4 @@
-"""A mesh of interferometers from the matrix it shall be: singular values, then block by block."""
+"""The decomposition of a matrix for a mesh of interferometers: singular values, then block by block."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Block = Callable[[float, float], np.ndarray]
 
 
 def decomposed(wanted: Tensor, modes: int, three_splitters: bool) -> Tensor:
-    """The phases (P,) of the brick wall M, with `W = |W| Re(M D)` for phases D (N,) before the mesh.
+    """Return the phases (P,) of the brick wall M, with `W = |W| Re(M D)` for phases D (N,) before the mesh.
 
-    W (d_out, d_in) is filled up with zeros to N modes; `W / |W| = P S Qᵀ` is the real part of the unitary
-    `U = P (S + i √(1 − S²)) Qᵀ`, with |W| the spectral norm. U is taken apart as Clements et al. do it (Optica 3, 1460,
-    2016): its elements are nulled one by one from below, by blocks on its rows and its columns in turn, and the
-    diagonal that is left is moved to the input. The meshes of the library have no phases there, N too few for every
-    unitary, so D is dropped: M is no solution, and a good place to look for one.
+    W (d_out, d_in) is filled up with zeros to N modes; `W / |W| = P S Qᵀ` is the real part of the unitary `U = P (S + i
+    √(1 − S²)) Qᵀ`, with |W| the spectral norm. U is decomposed as by Clements et al. (Optica 3, 1460, 2016): its
+    elements are nulled one by one from below, by blocks on its rows and its columns in turn, and the remaining diagonal
+    is moved to the input. The meshes of the library have no phases there, N too few for every unitary, so D is dropped:
+    M is not a solution, but a good starting point.
     """
     d_out, d_in = wanted.shape
     padded = np.zeros((modes, modes))
@@ -34,12 +34,12 @@ def decomposed(wanted: Tensor, modes: int, three_splitters: bool) -> Tensor:
 
 
 def blocks_of(three_splitters: bool) -> tuple[Null, Block]:
-    """How a block of either mesh nulls, and what it is."""
+    """Return the nulling rule of a block of either mesh, and the block."""
     return (_null_three, _block_three) if three_splitters else (_null_two, _block_two)
 
 
 def take_apart(unitary: np.ndarray, null: Null, block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """`U = M(θ) diag(D)`: θ (P,) in the order of the meshes, and D (N,)."""
+    """Decompose `U = M(θ) diag(D)`: θ (P,) in the order of the meshes, and D (N,)."""
     U, N = unitary.astype(complex), len(unitary)
     outer: list[tuple[int, float, float]] = []  # from the output inwards
     inner: list[tuple[int, np.ndarray]] = []  # from the input inwards
@@ -67,7 +67,7 @@ def take_apart(unitary: np.ndarray, null: Null, block: Block) -> tuple[np.ndarra
 
 
 def _laid_out(blocks: list[tuple[int, float, float]], modes: int) -> np.ndarray:
-    """Blocks from the input on, each put into the first column that is free for it."""
+    """Place the blocks from the input on, each in the first free column."""
     n = modes // 2
     columns = np.zeros((n, n, 2)), np.zeros((n, n - 1, 2))  # the even ones, the odd ones
     depth = [0] * modes

@@ -1,4 +1,4 @@
-"""An exponential average of past estimates: the plainest memory, for comparison."""
+"""An exponential average of past estimates: the simplest memory, for comparison."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from blackprop.estimators._base import Estimator
 
 
 class Averaged(nn.Module, Estimator):
-    """What another estimator found, averaged over the steps:
+    """The exponential average of another estimator's results,
 
     `m_t = β m_{t−1} + (1 − β) ĝ_t`, and the estimate is `m_t / (1 − βᵗ)`, a weighted mean of all ĝ so far.
 
-    At a fixed θ and batch its mean is that of the other estimator, and its variance falls by (1 − β)/(1 + β) once
-    1/(1 − β) steps are behind it. In training the batches and θ move, and what is averaged is the gradient of some
-    1/(1 − β) steps: that much staleness is the price, which momentum in an optimizer pays as well.
+    At a fixed θ and batch its mean is that of the other estimator, and its variance falls by (1 − β)/(1 + β) after
+    1/(1 − β) steps. In training the batches and θ move, and the average is over the gradients of some 1/(1 − β) steps.
+    The price is that delay, as with momentum in an optimizer.
 
-    **Costs** nothing beyond the other estimator's queries; memory P.
+    **Costs** the queries of the other estimator; memory P.
 
-    **Arguments:** `estimator`, the other one; `decay`, β in [0, 1), 0 for no memory. Holds state: one serves one layer.
+    **Arguments:**
+
+    - `estimator`: the other estimator.
+    - `decay` (default 0.9): β in [0, 1); 0 for no memory.
+
+    Holds state: use one for each layer.
+
+    **Raises** `ArgumentError` for an estimator that makes no queries.
     """
 
     average: Tensor
@@ -33,7 +40,7 @@ class Averaged(nn.Module, Estimator):
         if not 0 <= decay < 1:
             raise ArgumentError(f"`Averaged(decay=...)` must be in [0, 1), got {decay}")
         if estimator.reads is not None:
-            raise ArgumentError(f"`Averaged` is for estimators that ask the device, and {estimator} does not")
+            raise ArgumentError(f"`Averaged` is for estimators that query the device, and {estimator} does not")
         self.estimator, self.decay = estimator, decay
         self._bound: str | None = None
 
@@ -42,7 +49,7 @@ class Averaged(nn.Module, Estimator):
         return self.estimator.bias_order
 
     def relative_variance(self, size: int) -> float:
-        """At a fixed gradient, after many steps."""
+        """Return the variance at a fixed gradient, after many steps."""
         return self.estimator.relative_variance(size) * (1 - self.decay) / (1 + self.decay)
 
     def check(self, spec: Declaration) -> None:

@@ -1,4 +1,4 @@
-"""What an estimator owes: the gradient for the device's parameters, from queries alone."""
+"""The base class of estimators: the gradient for the device's parameters, from queries alone."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ from blackprop.errors import ArgumentError
 
 
 class Estimator(abc.ABC):
-    """A way to find `∂L/∂θ = Σ_b (∂f(x_b; θ)/∂θ)ᵀ ∂L/∂y_b` by asking the device.
+    """Computes `∂L/∂θ = Σ_b (∂f(x_b; θ)/∂θ)ᵀ ∂L/∂y_b` from queries.
 
-    Subclasses are frozen dataclasses. They yield queries and are sent readings; they never see the device, only its
-    declaration. What they declare of themselves, `bias_order` and `relative_variance`, `bp.testing.check_estimator`
-    holds them to.
+    Subclasses are frozen dataclasses. They yield queries and receive readings; they see the declaration of the device,
+    and never the device. `bp.testing.check_estimator` tests the declared `bias_order` and `relative_variance`.
     """
 
     @property
     @abc.abstractmethod
     def bias_order(self) -> int | None:
-        """The order q of a bias that is O(step^q), None where there is none but rounding."""
+        """The order q of a bias that is O(step^q); None for an estimator without bias, except rounding."""
 
     @abc.abstractmethod
     def relative_variance(self, size: int) -> float:
-        """`E|ĝ − E ĝ|² / |g|²` for P = `size` parameters on a noise-free device; 0 for a deterministic estimator."""
+        """Return `E|ĝ − E ĝ|² / |g|²` for P = `size` parameters on a noise-free device; 0 if deterministic."""
 
     @property
     def reads(self) -> object | None:
-        """The surrogate whose knowledge this estimator uses, which must then be the layer's; None for most."""
+        """The surrogate that this estimator reads, which must be the layer's; None for most estimators."""
         return None
 
     @property
     def cosine(self) -> float | None:
-        """The cosine to the true gradient that it knows its latest one to have; None where it cannot tell."""
+        """The cosine of the latest estimate to the true gradient, if the estimator knows it; otherwise None."""
         return None
 
     def check(self, spec: Declaration) -> None:
-        """Raise `IncompatibleError` where this estimator cannot serve the device."""
+        """Raise `IncompatibleError` if this estimator cannot serve the device."""
         del spec
 
     def bind(self, spec: Declaration) -> None:
-        """Take on a device: refuse one that cannot be served. One that remembers makes its buffers here."""
+        """Bind to a device: check it, and make the buffers of an estimator with memory."""
         self.check(spec)
 
     def diagnosis(self) -> dict[str, float]:
-        """What it knows of how well it does, by name, for `bp.diagnose`; nothing where it knows nothing."""
+        """Return the estimator's own quality measures by name, for `bp.diagnose`; empty by default."""
         return {}
 
     @abc.abstractmethod
@@ -61,10 +60,20 @@ class Estimator(abc.ABC):
         spec: Declaration,
         generator: torch.Generator,
     ) -> Procedure[Tensor]:  # (P,)
-        """The procedure that returns `∂L/∂θ`."""
+        """Return the procedure that computes `∂L/∂θ` (P,).
+
+        **Arguments:**
+
+        - `x` (B, *in_shape): the rows of the batch.
+        - `theta` (P,): the setting.
+        - `y` (B, *out_shape): the readings of `x` at `theta`, from the forward pass.
+        - `grad_y` (B, *out_shape): `∂L/∂y`.
+        - `spec`: the declaration of the device.
+        - `generator`: the only source of random numbers.
+        """
 
 
 def positive_step(owner: object, step: float) -> None:
-    """Refuse a step that no difference can be divided by."""
+    """Raise `ArgumentError` unless the step is positive and finite."""
     if not 0 < step < float("inf"):
         raise ArgumentError(f"`{type(owner).__name__}(step=...)` must be positive and finite, got {step}")

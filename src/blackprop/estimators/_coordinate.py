@@ -1,4 +1,4 @@
-"""Differences along one parameter at a time: dear, and exact but for the step."""
+"""Differences along one parameter at a time: expensive, and exact except for the step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ from blackprop.estimators._differences import Central, Contraction, Difference
 class Coordinate(Estimator):
     """`ĝ_i = [φ(θ + μ e_i) − φ(θ − μ e_i)] / 2μ` for every parameter i, or forward differences.
 
-    Deterministic, error O(μ²) (central) or O(μ) (forward). **Costs** 2P programmings (P forward), each with the rows of
-    the batch or of its contraction, and forward, where contracted, its base rows: the reference for small devices.
-    Within a step of a limit the difference is taken about the nearest setting that leaves room, and its error is then
-    O(μ).
+    The reference for small devices. Deterministic, error O(μ²) (central) or O(μ) (forward). Within a step of a limit,
+    the difference is taken about the nearest setting that leaves room, and its error is then O(μ).
+
+    **Costs** 2P programmings (P forward), each with the rows of the batch or of its contraction; forward differences
+    with a contraction read their base rows too.
+
+    **Arguments:**
+
+    - `step` (units of θ, default 1e-3): μ.
+    - `difference` (default `Central()`): or `Forward()`.
+    - `contraction` (default None): a shorter set of rows, for linear devices.
     """
 
     step: float = 1e-3

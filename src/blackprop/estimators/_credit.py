@@ -1,4 +1,4 @@
-"""Whom a perturbation's effect is credited to."""
+"""Credit: the parameters that the effect of a perturbation is assigned to."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from blackprop.errors import IncompatibleError
 
 
 class Credit(abc.ABC):
-    """How the slopes along directions u_m become a gradient."""
+    """Turns the slopes along directions u_m into a gradient."""
 
     @abc.abstractmethod
     def gradient(self, slopes: Tensor, u: Tensor) -> Tensor:
-        """`Σ_m` of slopes (M, rows, *out_shape), already weighted by the cotangents, times directions (M, P): (P,)."""
+        """Return `Σ_m` of slopes (M, rows, *out_shape), weighted by the cotangents, times directions (M, P): (P,)."""
 
     @abc.abstractmethod
     def relative_variance(self, directions: Directions, count: int, size: int) -> float:
-        """The variance law of the estimate, for P = `size`."""
+        """Return the relative variance of the estimate, for P = `size`."""
 
     def check(self, owner: object, spec: Declaration) -> None:
-        """Raise where the device's coupling does not allow it."""
+        """Raise `IncompatibleError` if the device's coupling does not allow this credit."""
         del owner, spec
 
 
 @dataclass(frozen=True)
 class Whole(Credit):
-    """All parameters share in the change of all outputs: `Σ_m (Σ_i s_mi) u_m`. Right for any device."""
+    """Credit all parameters with the change of all outputs: `Σ_m (Σ_i s_mi) u_m`. Valid for any device."""
 
     def gradient(self, slopes: Tensor, u: Tensor) -> Tensor:
         return slopes.flatten(1).sum(1) @ u
@@ -42,12 +42,14 @@ class Whole(Credit):
 
 @dataclass(frozen=True)
 class ByOutput(Credit):
-    """Each output's change is credited to its own block of parameters: `Σ_m s_mi u_m[block i]`.
+    """Credit each output's change to its own block of parameters: `Σ_m s_mi u_m[block i]`.
 
-    For `Coupling.ROW` and `ELEMENT`: one perturbation of all parameters yields d_out separate directional
-    derivatives, and the variance falls by the factor d_out.
+    For `Coupling.ROW` and `ELEMENT`. One perturbation of all parameters gives d_out separate directional derivatives,
+    and the variance falls by the factor d_out.
 
-    **Argument:** `outputs`, d_out.
+    **Arguments:**
+
+    - `outputs`: d_out.
     """
 
     outputs: int

@@ -13,10 +13,13 @@ from blackprop.errors import ArgumentError, IncompatibleError
 
 
 class Difference(abc.ABC):
-    """Where a difference looks on either side of θ.
+    """A finite difference around θ.
 
-    `order` is the order of its error in the step. `signs` are the shifts it reads besides θ itself, in steps. With
-    `values` the readings at those shifts (and `base` at θ where `based`), `φ'·u ≈ slope(values, base) / step`.
+    - `order`: the order of its error in the step.
+    - `signs`: the shifts it reads besides θ itself, in steps.
+    - `based`: whether it also uses the readings at θ.
+
+    With `values` the readings at the shifts and `base` those at θ, `φ'·u ≈ slope(values, base) / step`.
     """
 
     order: int
@@ -25,12 +28,12 @@ class Difference(abc.ABC):
 
     @abc.abstractmethod
     def slope(self, values: Tensor, base: Tensor | None) -> Tensor:
-        """Values (directions, len(signs), ...) and base (...): the difference over one step, (directions, ...)."""
+        """Return the difference over one step (directions, ...); values (directions, len(signs), ...), base (...)."""
 
 
 @dataclass(frozen=True)
 class Forward(Difference):
-    """`(φ(θ + μu) − φ(θ)) / μ`, error O(μ): one programming a direction, against rows that were read at θ anyway."""
+    """`(φ(θ + μu) − φ(θ)) / μ`, error O(μ): one programming a direction, against the rows of the forward pass."""
 
     order = 1
     signs = (1,)
@@ -43,7 +46,7 @@ class Forward(Difference):
 
 @dataclass(frozen=True)
 class Central(Difference):
-    """`(φ(θ + μu) − φ(θ − μu)) / 2μ`, error O(μ²): two programmings a direction, even orders cancel."""
+    """`(φ(θ + μu) − φ(θ − μu)) / 2μ`, error O(μ²): two programmings a direction; even orders cancel."""
 
     order = 2
     signs = (1, -1)
@@ -55,15 +58,15 @@ class Central(Difference):
 
 
 class Contraction(abc.ABC):
-    """A shorter set of rows that stands for the batch on a linear device.
+    """A shorter set of rows that replaces the batch on a linear device.
 
-    `φ` depends on the batch only through the matrix `GᵀX = Σ_b v_b x_bᵀ`, so any rows p with cotangents w and
-    `Σ w pᵀ = GᵀX` give the same differences.
+    `φ` depends on the batch only through the matrix `GᵀX = Σ_b v_b x_bᵀ`. Any rows p with cotangents w and
+    `Σ w pᵀ = GᵀX` therefore give the same differences.
     """
 
     @abc.abstractmethod
     def rows(self, x: Tensor, grad_y: Tensor, asked: int) -> tuple[Tensor, Tensor] | None:
-        """Rows (k, d_in) and cotangents (k, d_out), or None where they are no fewer than the rows `asked` otherwise."""
+        """Return rows (k, d_in) and cotangents (k, d_out); None if they are not fewer than the `asked` rows."""
 
     def check(self, owner: object, spec: Declaration) -> None:
         if not spec.linear:
@@ -77,10 +80,12 @@ class Contraction(abc.ABC):
 
 @dataclass(frozen=True)
 class BatchContraction(Contraction):
-    """The d_out rows of `GᵀX` in place of the B rows, where B > d_out: `Σ_b ⟨v_b, A x_b⟩ = tr(A (GᵀX)ᵀ)`.
+    """The d_out rows of `GᵀX` in place of the B rows, if B > d_out: `Σ_b ⟨v_b, A x_b⟩ = tr(A (GᵀX)ᵀ)`.
 
-    The rows are sent as they are, which is as published. They are about 1/B of the data, so on a noisy or coarsely read
-    device they drown; `ProbeContraction` drives its rows at the amplitude of the data. Source: arXiv 2509.15113.
+    The rows are sent as they are, as published. Their amplitude is about 1/B of the data's, which vanishes in the noise
+    of a noisy or coarse device; `ProbeContraction` sends rows at the amplitude of the data.
+
+    Source: arXiv 2509.15113.
     """
 
     def rows(self, x: Tensor, grad_y: Tensor, asked: int) -> tuple[Tensor, Tensor] | None:
@@ -93,11 +98,13 @@ class BatchContraction(Contraction):
 class ProbeContraction(Contraction):
     """The k leading right singular vectors of `GᵀX = Σ_i σ_i p_i q_iᵀ` in place of the batch: `Σ_i σ_i ⟨p_i, A q_i⟩`.
 
-    Rows q_i, cotangents σ_i p_i: the best k rows for a linear device. They are driven at the amplitude of the data (the
-    root mean square norm of its rows), so that read noise hurts no more than in training.
+    Rows q_i, cotangents σ_i p_i: the best k rows for a linear device. They are sent at the amplitude of the data (the
+    root mean square norm of its rows), so that read noise has the same effect as in training.
 
-    **Arguments:** `rank`, k at most; `energy`, the part of `Σ σ²` that may be left out, so that fewer rows do where the
-    batch allows it (0: always k).
+    **Arguments:**
+
+    - `rank` (default 8): k at most.
+    - `energy` (default 0, always k): the part of `Σ σ²` that may be left out to save rows.
     """
 
     rank: int = 8
@@ -113,7 +120,7 @@ class ProbeContraction(Contraction):
         if min(asked, grad_y.shape[1]) <= 1 or asked <= self.rank:
             return None
         p, sigma, q = _leading(grad_y, x, min(self.rank, *x.shape, grad_y.shape[1]))
-        # Below what float32 resolves, a direction is rounding.
+        # Directions below the resolution of float32 are rounding.
         kept = int((sigma > 1e-6 * sigma[0]).sum())
         if self.energy:
             left = 1 - sigma.square().cumsum(0) / grad_y.mT.matmul(x).square().sum()

@@ -1,4 +1,4 @@
-"""A memory of what perturbations have revealed of the device: old measurements serve today's gradient."""
+"""A memory of perturbations of the device: old measurements serve the present gradient."""
 
 from __future__ import annotations
 
@@ -19,38 +19,49 @@ from blackprop.estimators._base import Estimator, positive_step
 from blackprop.estimators._credit import ByOutput
 from blackprop.estimators._hadamard import HadamardFamily, family_size, shuffled_columns
 
-SKETCH = 64  # projections of θ that tell how far it has moved, within 1/√(2·64) of the distance
+SKETCH = 64  # projections of θ that measure its distance, to a relative error of 1/√(2·64)
 LENGTHS = 32  # correlation lengths tried, a factor 2^(1/2) apart
-FORGET = 0.99  # a step, of what re-measured directions have told about staleness
-FOLLOW = 0.05  # a step, of the data's second moment
-TURN = 8  # steps between two turns of the basis: turning all that is remembered costs more than measuring
+FORGET = 0.99  # decay a step of the evidence about the correlation length
+FOLLOW = 0.05  # rate a step of the average of the data's second moment
+TURN = 8  # steps between two turns of the basis: turning the whole memory costs more than measuring
 
 
 class DirectionalMemory(nn.Module, Estimator):
-    """What a perturbation reveals, `J u = ∂(A(θ)V)/∂θ · u`, is a property of the device and not of the batch: it is
-    remembered, and makes a directional derivative of the loss of every later batch, `s_m = ⟨D_m, (GᵀX) V⟩`:
+    """Remembers perturbations of a linear device and reuses them for every later gradient:
 
-    `ĝ = Σ_m w_m s_m u_m / c`, over the last `size` K directions, `w_m = exp(−(|θ − θ_m|/ℓ)²)`, c between P and n.
+    `ĝ = Σ_m w_m s_m u_m / c`, over the last K directions, `w_m = exp(−(|θ − θ_m|/ℓ)²)`, c between P and n,
 
-    V `(d_in, rank)` are the leading directions of the rows of training, followed as those change; one measurement
-    `D_m = (A(θ_m + μ u_m) − A(θ_m)) V / μ` takes `rank` rows, driven at the data's amplitude, all outputs kept. The u
-    are ±1 and orthogonal, from one `HadamardFamily` that is never stored. Under independent parameters this is the
-    posterior mean of the gradient: K fresh directions give the cosine √(K/P), for the price of `count` M a step.
+    with `s_m = ⟨D_m, (GᵀX) V⟩`, the directional derivative of the present loss. `J u = ∂(A(θ)V)/∂θ · u` is a property
+    of the device and not of the batch, so a measurement `D_m = (A(θ_m + μ u_m) − A(θ_m)) V / μ` serves later batches
+    without queries. V `(d_in, k)` holds the leading directions of the rows of training and follows them. A measurement
+    takes k rows at the data's amplitude; all outputs are kept. The u_m are ±1 and orthogonal, from one `HadamardFamily`
+    that is never stored. For independent parameters this is the posterior mean of the gradient: K fresh directions give
+    the cosine √(K/P), at the price of M a step.
 
-    **Staleness is learnt.** Every `refresh`-th measurement repeats an old direction; how well the old readings predict
-    the new ones, over many pairs, gives the correlation length ℓ that explains them best, and what read noise leaves of
-    them. Distances are root mean squares over the parameters, of a sketch of θ. So it knows its own `cosine`,
-    `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`, which `bp.optim.SignalScaled` takes as the length of the step that it is worth: do
-    wrap the optimizer in that, for what is missing of the gradient is the same from step to step, and no momentum
-    averages it.
+    **Decay.** Every `refresh`-th measurement repeats an old direction. Pairs of old and new readings give the
+    correlation length ℓ and the effect of read noise. Distances are root mean squares over the parameters, of a sketch
+    of θ. The estimator therefore knows its own `cosine`, `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`. Wrap the optimizer in
+    `bp.optim.SignalScaled`, which scales the steps by it: the missing part of the gradient is the same from step to
+    step, and momentum does not average it.
 
-    **Costs** M programmings and `(M + 1)·rank` rows a step; at the first, `start` directions in place of M. Memory
-    `4·K·d_out·rank` bytes, `9 P` for the family. For linear devices: where the device is not, `D_m` would hold at the
-    rows where it was read and not at those to come.
+    **Costs** M programmings and `(M + 1)·k` rows a step; at the first step, `start` directions in place of M. Memory
+    `4·K·d_out·k` bytes, and `9 P` for the family.
 
-    **Arguments:** `count`, M; `size`, K; `rank`, k; `step`, μ in θ's units; `start`, directions measured before the
-    first step; `refresh`; `credit`, `ByOutput(d_out)` where the coupling allows it: each output then has K directions
-    of its own P/d_out parameters, and K = P/d_out knows them all. Holds state: one memory serves one layer.
+    **Arguments:**
+
+    - `count` (default 4): M, directions measured a step.
+    - `size` (default 1000): K, directions remembered.
+    - `rank` (default 32): k, rows of a measurement.
+    - `step` (units of θ, default 0.01): μ.
+    - `start` (default 0): directions measured before the first step.
+    - `refresh` (default 8): every how many measurements an old direction is repeated.
+    - `credit` (default None): `ByOutput(d_out)` if the coupling allows it. Each output then has K directions of its own
+      P/d_out parameters, and K = P/d_out determines them all.
+
+    Holds state: use one for each layer.
+
+    **Raises** `IncompatibleError` for a device that is not linear, where `D_m` would hold only for the rows that it was
+    read with, and for a memory larger than half of the machine's.
     """
 
     D: Tensor
@@ -93,7 +104,7 @@ class DirectionalMemory(nn.Module, Estimator):
 
     @property
     def cosine(self) -> float | None:
-        """What its weights and its basis say is known of the latest gradient, `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`."""
+        """The expected cosine of the latest estimate to the true gradient, `√(Σ w²/c · |GᵀX V|²/|GᵀX|²)`."""
         return None if self._bound is None else min(1.0, math.sqrt(float(self.known)))
 
     def diagnosis(self) -> dict[str, float]:
@@ -108,15 +119,15 @@ class DirectionalMemory(nn.Module, Estimator):
         return 1
 
     def relative_variance(self, size: int) -> float:
-        """What is not remembered, of what is: of the K directions at their best."""
+        """Return the power of the forgotten part over that of the remembered part, for K directions at their best."""
         width = size // (self.credit.outputs if self.credit is not None else 1)
         return max(0.0, width / self.size - 1)
 
     def check(self, spec: Declaration) -> None:
         if not spec.linear or len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
             raise IncompatibleError(
-                f"`DirectionalMemory` needs a linear device of vectors, and {spec.name} does not declare that: "
-                "elsewhere a remembered derivative holds at the rows where it was read alone; use `RandomDirections`"
+                f"`DirectionalMemory` needs a linear device of vectors, and {spec.name} does not declare linearity: "
+                "a remembered derivative then holds only at the rows where it was read; use `RandomDirections`"
             )
         if self.credit is not None:
             self.credit.check(self, spec)
@@ -141,18 +152,18 @@ class DirectionalMemory(nn.Module, Estimator):
         self.register_buffer("V", torch.zeros(spec.d_in, k))
         self.register_buffer("power", torch.zeros(k))  # of the data along V
         self.register_buffer("places", torch.zeros(K, min(SKETCH, n)))  # where each was measured
-        self.register_buffer("taken", torch.zeros(K, dtype=torch.int64))  # which direction each is, of the filled ones
+        self.register_buffer("taken", torch.zeros(K, dtype=torch.int64))  # the direction in each filled slot
         self.register_buffer("columns", torch.zeros(width, dtype=torch.int64))
         self.register_buffer("signs", torch.zeros(blocks, width, dtype=torch.int8))
         self.register_buffer("order", torch.zeros(n, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # steps, directions drawn
-        self.register_buffer("known", torch.zeros(()))  # the part of the gradient's power that is remembered
+        self.register_buffer("known", torch.zeros(()))  # the remembered part of the gradient's power
         self.register_buffer("evidence", torch.zeros(2, LENGTHS))  # ⟨new, old⟩ and |old|² for each length
 
     def vjp(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
-        if not self.training:  # nothing is learnt in eval()
+        if not self.training:  # eval() changes no state
             return (yield from copy.deepcopy(self).train().vjp(x, theta, y, grad_y, spec, generator))
         if self._bound is None:
             self.bind(spec)
@@ -189,7 +200,7 @@ class DirectionalMemory(nn.Module, Estimator):
         return self._gradient(family, grad_y.mT @ x, self._distances(here))
 
     def _gradient(self, family: HadamardFamily, whole: Tensor, distances: Tensor) -> Tensor:
-        """From all that is remembered, for `GᵀX` (d_out, d_in), of which the basis sees a part."""
+        """The estimate from all remembered directions, for `GᵀX` (d_out, d_in), of which the basis holds a part."""
         cotangent = whole @ self.V.to(whole)
         filled = self._filled
         D, taken = self.D[:filled], self.taken[:filled]
@@ -205,7 +216,7 @@ class DirectionalMemory(nn.Module, Estimator):
 
     @property
     def _mass(self) -> float:
-        """What a sum over the remembered directions is divided by: P where they are few, n where they are all."""
+        """The divisor of a sum over the remembered directions: P for few of them, n for all."""
         width, n = self.columns.numel(), self.order.numel()
         return width + (n - width) * self._filled / n
 
@@ -230,15 +241,16 @@ class DirectionalMemory(nn.Module, Estimator):
         k, first = self.V.shape[1], int(self.counts[0]) == 0
         old = 0.0 if first else (1 - FOLLOW) ** TURN
         parts = [x * math.sqrt((1 - old) / len(x)), self.V.to(x).mT * (old * self.power.to(x)).sqrt()[:, None]]
-        if first:  # a batch of few rows leaves the rest of the basis to chance
+        if first:  # a batch of few rows determines only a part of the basis
             noise = torch.randn(k, x.shape[1], generator=generator, device=generator.device, dtype=x.dtype)
             parts[1] = 1e-3 * x.square().mean().sqrt() * noise.to(x)
         _, sigma, directions = torch.linalg.svd(torch.cat(parts), full_matrices=False)
         return directions[:k].mT, sigma[:k].square()
 
     def _chosen(self, order: Tensor, generator: torch.Generator) -> tuple[list[int], list[int], int]:
-        """Which slots are measured next, along which directions, and how many of these come next in the family's order:
-        orthogonal to all that is remembered, but for an old one now and then.
+        """The slots to measure next, their directions, and how many of these are new in the family's order.
+
+        New directions are orthogonal to all remembered ones; now and then an old one is repeated.
         """
         steps, drawn = self.counts.tolist()
         K, n = len(self.taken), len(order)
@@ -263,7 +275,7 @@ class DirectionalMemory(nn.Module, Estimator):
     def _remember(
         self, basis: Tensor, power: Tensor, slots: list[int], indices: list[int], found: Tensor, here: Tensor
     ) -> None:
-        """Keep what was found along these directions at the place `here`, the sketch of θ."""
+        """Store the measurements along these directions, at the place `here`, the sketch of θ."""
         if basis is not self.V:
             self.D.copy_(self.D @ (self.V.mT @ basis.to(self.V)))
             self.V.copy_(basis)
@@ -278,15 +290,15 @@ class DirectionalMemory(nn.Module, Estimator):
         self.evidence *= FORGET
 
     def _compare(self, new: Tensor, old: Tensor, distance: Tensor) -> None:
-        """A direction measured again: evidence for every correlation length."""
+        """Add the evidence of a repeated direction, for every correlation length."""
         kept = self._kept(distance[None])[:, 0]
         self.evidence += torch.stack((kept * (new * old).sum(), kept.square() * old.square().sum()))
 
     def _fitted(self) -> tuple[int, float]:
-        """The correlation length that explains the evidence best, by number, and the amplitude that goes with it.
+        """The number of the correlation length that explains the evidence best, and its amplitude.
 
-        That is 1, unless another explains clearly more, as it does under read noise: pairs that are all as far apart
-        cannot tell the two.
+        The amplitude is 1, unless another one explains clearly more, as under read noise: pairs at equal distances
+        cannot separate amplitude and length.
         """
         product, square = self.evidence
         if not bool(square.any()):
@@ -307,7 +319,7 @@ class DirectionalMemory(nn.Module, Estimator):
         return (-(distances / lengths[:, None]).square()).exp()
 
     def _distances(self, here: Tensor) -> Tensor:
-        """Root mean square over the parameters, from where each was measured to the place `here`."""
+        """Root mean square over the parameters, from the place of each measurement to `here`."""
         away = self.places - here.to(self.places)
         return (away.square().sum(1) / (away.shape[1] * self.signs.numel())).sqrt()
 
@@ -319,5 +331,5 @@ class DirectionalMemory(nn.Module, Estimator):
 
 
 def _memory() -> float:
-    """Bytes of this machine."""
+    """Bytes of memory of this machine."""
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

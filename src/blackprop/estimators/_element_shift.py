@@ -20,12 +20,20 @@ from blackprop.estimators._differences import Central, Difference
 
 @dataclass(frozen=True)
 class ElementShift(Estimator):
-    """`∂L/∂θ_ij = (GᵀX)_ij [A_ij(θ_ij + μ) − A_ij(θ_ij − μ)] / 2μ`: with element coupling, one shift of all θ together
-    shows every derivative.
+    """`∂L/∂θ_ij = (GᵀX)_ij [A_ij(θ_ij + μ) − A_ij(θ_ij − μ)] / 2μ`, for element coupling.
 
-    A is read on d_in orthogonal rows as long as the data's are on average. Deterministic but for noise, error O(μ²)
-    (central) or O(μ) (forward). **Costs** 2 d_in rows, and 2 programmings (forward: 1). `CalibratedResponse` asks once
-    what this asks at every step; it follows a device whose curves change faster than that.
+    One shift of all θ together gives every derivative. A is read on d_in orthogonal rows of the data's average length.
+    Deterministic except for noise; error O(μ²) (central) or O(μ) (forward). `CalibratedResponse` makes these queries
+    once in place of every step; use `ElementShift` for a device whose curves change faster than that.
+
+    **Costs** 2 d_in rows and 2 programmings (forward: 1).
+
+    **Arguments:**
+
+    - `step` (units of θ, default 1e-2): μ.
+    - `difference` (default `Central()`): or `Forward()`.
+
+    **Raises** `IncompatibleError` for a device without element coupling.
     """
 
     step: float = 1e-2
@@ -55,7 +63,7 @@ class ElementShift(Estimator):
         del y
         x, grad_y = x.flatten(1), grad_y.flatten(1)
         norm = math.sqrt(float(x.square().sum()) / len(x))
-        if norm == 0:  # nothing was sent, so nothing depends on θ
+        if norm == 0:  # rows of zeros: the loss does not depend on θ
             return torch.zeros_like(theta)
         amplitude = norm / math.sqrt(spec.d_in)
         rows = Orthogonal().sample(spec.d_in, spec.d_in, generator, x) * amplitude

@@ -1,4 +1,4 @@
-"""The gradient of a device that settles where an energy is least, from how it settles when it is nudged."""
+"""The gradient of a device that settles where an energy is least, from its response to small nudges."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from blackprop.estimators._base import Estimator, positive_step
 
 @dataclass(frozen=True)
 class EquilibriumPropagation(Estimator):
-    """`∂L/∂θ = (1/2β) Σ_b [∂E/∂θ at +β − ∂E/∂θ at −β]`: what the device reads at rest when its energy is tilted by
-    `±β ∂L/∂y`. For a conductance g it is `(1/4β) [(ΔV^{+β})² − (ΔV^{−β})²]`, of the voltages at its own two ends.
+    """`∂L/∂θ = (1/2β) Σ_b [∂E/∂θ at +β − ∂E/∂θ at −β]`, the device at rest with its energy tilted by `±β ∂L/∂y`.
 
-    The device must declare the capability `Nudges`: the energy that each parameter sees. No setting is written, and no
-    derivative or model of the device is used. **Costs** 2 rows a training row at the setting that the forward pass
-    wrote, and has an error O(β²). One-sided (`centred=False`), it costs 1 row against the reading at rest, which is
-    paid for already, and has an error O(β). Where currents nudge a network of ideal diodes, a centred estimate has no
+    For a conductance g it is `(1/4β) [(ΔV^{+β})² − (ΔV^{−β})²]`, of the voltages at its own two ends. The device must
+    declare the capability `Nudges`: the energy that each parameter sees. Settings are not written, and the device is
+    neither differentiated nor modelled. Error O(β²); with ideal diodes nudged by currents, a centred estimate has no
     error until a diode switches.
 
-    - `step` (default 1): β, which multiplies `∂L/∂y` as autograd hands it over. A loss that is a mean over B rows takes
-      B times the β of one that is a sum.
-    - `centred` (default True): whether both signs of β are read.
+    **Costs** 2 rows for each training row, at the setting of the forward pass; one-sided 1 row, against the reading of
+    the forward pass, with error O(β).
+
+    **Arguments:**
+
+    - `step` (default 1.0): β, which multiplies `∂L/∂y` as autograd returns it. A loss that is a mean over B rows takes B
+      times the β of one that is a sum.
+    - `centred` (default True): False for the one-sided form.
+
+    **Raises** `IncompatibleError` for a device without the capability.
 
     Sources: Scellier and Bengio, arXiv 1602.05179; Kendall et al., arXiv 2006.01981; Laborieux et al., arXiv
     2006.03824.

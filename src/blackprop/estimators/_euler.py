@@ -22,20 +22,28 @@ class EulerGradient(Estimator):
 
     `ĝ = Σ_j (h ∂M_θ(u_j)/∂θ)ᵀ λ_{j+1}`, `λ_j = ∂L/∂u_j + J_jᵀ λ_{j+1}`,
 
-    with u_j the states that the solver has found, and J_j its flow Jacobian `∂Ψ/∂u` at u_j. F is never needed.
+    with u_j the states of the solver, and J_j its flow Jacobian `∂Ψ/∂u` at u_j. F is not needed.
 
-    *Static* (`members=None`): J = I. **Costs** nothing beyond the forward pass. For a given number of steps the error
-    is O(h²), one order below the gradient itself; over a given time it does not vanish with h, for what J = I leaves
-    out adds up: short rollouts.
+    *Static* (`members=None`): J = I. **Costs** no queries beyond the forward pass. For a given number of steps the
+    error is O(h²), one order below the gradient itself. Over a given time it does not vanish with h, since the terms
+    neglected by J = I add up: use short rollouts.
 
     *Ensemble*: `J_j = Y Xᵀ (X Xᵀ)⁻¹`, X and Y the deviations of the members from their mean before and after the step.
-    One member is the row itself; the others start from normal deviations of the size `spread`, relative to the root
-    mean square of the states, and roll out beside it. **Costs** `members − 1` rows for each row of the batch, and no
-    programming; that must be no fewer than the state has dimensions. O(h²) a step, O(h) over a given time.
+    One member is the row itself; the others start from normal deviations and roll out beside it. **Costs** `members −
+    1` rows for each row of the batch, at least as many as the state has dimensions, and no programming. Error O(h²) a
+    step, O(h) over a given time.
 
-    **Arguments:** `model`, M, the module that the device was given; `h`, the solver's step in units of its time. Its
-    bias is of the solver's step and not of one that may be chosen here, so it declares no order. Source: Ouala et al.,
-    arXiv 2311.10665.
+    **Arguments:**
+
+    - `model`: M, the module that the device contains.
+    - `h` (time units of the solver): its step. The bias depends on it, and it cannot be chosen here, so the estimator
+      declares no bias order.
+    - `members` (default None, static): members of the ensemble, at least 2.
+    - `spread` (default 1e-3): size of the members' deviations, relative to the root mean square of the states.
+
+    **Raises** `IncompatibleError` for a device that is not a rollout of such a model, or with too few members.
+
+    Source: Ouala et al., arXiv 2311.10665.
     """
 
     model: nn.Module
@@ -92,7 +100,7 @@ class EulerGradient(Estimator):
     def _flow(
         self, x: Tensor, theta: Tensor, y: Tensor, limits: tuple[float, float], generator: torch.Generator
     ) -> Procedure[Tensor]:
-        """The Jacobians of all steps but the first (B, steps − 1, d, d): that to the first state moves no θ."""
+        """The Jacobians of all steps but the first (B, steps − 1, d, d): the first state does not depend on θ."""
         assert self.members is not None
         low, high = limits
         (B, d), others, steps = x.shape, self.members - 1, y.shape[1]

@@ -1,4 +1,4 @@
-"""Guided evolution strategies: perturbations that favour where past estimates have pointed, for comparison."""
+"""Guided evolution strategies: perturbations that favour the directions of past estimates, for comparison."""
 
 from __future__ import annotations
 
@@ -18,25 +18,31 @@ from blackprop.estimators._random_directions import RandomDirections
 
 
 class GuidedDirections(nn.Module, Estimator):
-    """Differences along `count` directions drawn wider in the space of past estimates,
+    """Differences along directions that are drawn wider in the space of past estimates,
 
     `ĝ = (1/M) Σ_m ⟨g, u_m⟩ u_m` with `u ~ N(0, C)`, `C = α I + (1 − α)(P/k) Q Qᵀ`, `E|u|² = P`,
 
-    Q `(P, k)` an orthonormal basis of the last k = `memory` exponential averages `m_t = β m_{t−1} + (1 − β) ĝ_t` of the
-    estimates. β = 0 is guided evolution strategies with the estimates for surrogate gradients; β near 1 and k = 1
-    perturbs along the momentum, and k > 1 along the momentum and the last k − 1 estimates.
+    Q `(P, k)` an orthonormal basis of the last k exponential averages `m_t = β m_{t−1} + (1 − β) ĝ_t` of the estimates.
+    β = 0 is guided evolution strategies with the estimates as surrogate gradients; β near 1 and k = 1 perturbs along
+    the momentum, and k > 1 along the momentum and the last k − 1 estimates.
 
     **Biased by design:** the mean is `C g` and not g, that is g times α across the subspace and times α + (1 − α)P/k
-    within. It is a descent direction always (C is positive definite), pays where the subspace holds more than its part
-    k/P of |g|², and else adds variance. Until something is remembered, C = I and the estimate is that of Gaussian
-    `RandomDirections`.
+    within. It is always a descent direction (C is positive definite). It helps if the subspace holds more than its part
+    k/P of |g|², and otherwise adds variance. Before the first estimate, C = I, as in Gaussian `RandomDirections`.
 
-    **Costs** what `RandomDirections` costs: M programmings (2M central). Memory `4·(k + 1)·P` bytes, `k² P` operations
-    a step.
+    **Costs** as `RandomDirections`: M programmings (2M central). Memory `4·(k + 1)·P` bytes, `k² P` operations a step.
 
-    **Arguments:** `count`, M; `step`, μ in θ's units; `memory`, k; `alpha`, α in (0, 1], the part of |u|² that explores
-    (1: no guidance); `decay`, β; `difference`; `contraction`. Holds state: one serves one layer. Source: arXiv
-    1806.10230.
+    **Arguments:**
+
+    - `count` (default 10): M.
+    - `step` (units of θ, default 1e-4): μ.
+    - `memory` (default 10): k.
+    - `alpha` (default 0.5): α in (0, 1], the part of |u|² that explores; 1 for no guidance.
+    - `decay` (default 0): β.
+    - `difference` (default `Forward()`): or `Central()`.
+    - `contraction` (default None): a shorter set of rows, for linear devices.
+
+    Holds state: use one for each layer. Source: arXiv 1806.10230.
     """
 
     past: Tensor
@@ -69,11 +75,11 @@ class GuidedDirections(nn.Module, Estimator):
 
     @property
     def bias_order(self) -> int | None:
-        """Of the differences, about the mean `C g`."""
+        """The order of the differences, about the mean `C g`."""
         return self.difference.order
 
     def relative_variance(self, size: int) -> float:
-        """Of the first estimate, when nothing is remembered."""
+        """Return the variance of the first estimate, without memory."""
         return Gaussian().relative_variance(self.count, size)
 
     def check(self, spec: Declaration) -> None:
@@ -95,7 +101,7 @@ class GuidedDirections(nn.Module, Estimator):
         filled = min(int(self.steps), len(self.past))
         family = Guided(_basis(self.past[:filled].to(theta)), self.alpha) if filled else Gaussian()
         grad = yield from self._along(family).vjp(x, theta, y, grad_y, spec, generator)
-        if self.training and bool(grad.any()):  # nothing points nowhere
+        if self.training and bool(grad.any()):  # a gradient of zero has no direction
             self.average.lerp_(grad.to(self.average), 1 - self.decay)
             self.past.copy_(torch.cat((self.average[None] / self.average.norm(), self.past[:-1])))
             self.steps += 1

@@ -11,9 +11,9 @@ FACTOR = 5  # bits that one small Hadamard matrix turns at a time: 32 × 32 suit
 class HadamardFamily:
     """`u_j[p] = signs[p] · H[j, columns[p]]`, j < n, for P ≤ n = 2^q parameters: `Σ_j u_j u_jᵀ = n I`.
 
-    A tight frame: the n directions are orthogonal where P = n, and nearly so otherwise. Sums over thousands of
-    directions take n log n operations and no memory beyond `columns` (P,) and `signs` (blocks, P); the parameters are
-    blocks × P, and the columns are the same in each block.
+    A tight frame: the n directions are orthogonal if P = n, and nearly so otherwise. Sums over thousands of directions
+    take n log n operations and no memory beyond `columns` (P,) and `signs` (blocks, P). There are blocks × P
+    parameters, and the columns are the same in each block.
     """
 
     def __init__(self, columns: Tensor, signs: Tensor) -> None:
@@ -21,7 +21,7 @@ class HadamardFamily:
         self.size = family_size(len(columns))
 
     def directions(self, indices: list[int], like: Tensor) -> Tensor:
-        """The directions (len(indices), blocks·P) with these numbers."""
+        """Return the directions (len(indices), blocks·P) with these numbers."""
         high, low = (1 << (self.bits + 1) // 2), (1 << self.bits // 2)
         rows = []
         for index in indices:
@@ -31,11 +31,11 @@ class HadamardFamily:
         return torch.stack(rows)
 
     def combine(self, coefficients: Tensor) -> Tensor:
-        """`Σ_j a[·, j] u_j` for a (blocks, n): (blocks·P,)."""
+        """Return `Σ_j a[·, j] u_j` for a (blocks, n): (blocks·P,)."""
         return (_transform(coefficients)[:, self.columns] * self.signs.to(coefficients)).flatten()
 
     def project(self, theta: Tensor, indices: Tensor) -> Tensor:
-        """`⟨u_j, theta⟩` of each block, for these j: (blocks, len(indices))."""
+        """Return `⟨u_j, theta⟩` of each block, for these j: (blocks, len(indices))."""
         spread = theta.new_zeros(len(self.signs), self.size)
         spread[:, self.columns] = self.signs.to(theta) * theta.view(len(self.signs), -1)
         return _transform(spread)[:, indices]
@@ -46,7 +46,7 @@ class HadamardFamily:
 
 
 def family_size(parameters: int) -> int:
-    """The power of two that so many parameters need."""
+    """Return the smallest power of two that is at least `parameters`."""
     return 1 << max(0, parameters - 1).bit_length()
 
 
@@ -73,5 +73,5 @@ def _transform(z: Tensor) -> Tensor:
 
 
 def shuffled_columns(parameters: int, generator: torch.Generator) -> Tensor:
-    """Distinct columns for so many parameters, at random."""
+    """Draw distinct columns for this many parameters."""
     return torch.randperm(family_size(parameters), generator=generator, device=generator.device)[:parameters]

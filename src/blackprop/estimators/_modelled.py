@@ -1,4 +1,4 @@
-"""The gradient for the parameters from a surrogate that knows how the device depends on them."""
+"""The gradient for the parameters from a surrogate that models their effect."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from blackprop.estimators._base import Estimator
 
 @runtime_checkable
 class KnowsTheta(Protocol):
-    """A surrogate that has learnt `∂f/∂θ` besides `∂f/∂x`."""
+    """A surrogate that models `∂f/∂θ` besides `∂f/∂x`."""
 
     def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Modelled(Estimator):
-    """`∂L/∂θ` through the layer's surrogate, which stands at the present θ. Asks nothing; as exact as the surrogate is.
+    """`∂L/∂θ` through the layer's surrogate at the present θ. Makes no queries; as exact as the surrogate.
 
-    **Argument:** `surrogate`, the same object that the layer is given: `CalibratedResponse`, `Twin`.
+    **Arguments:**
+
+    - `surrogate`: the object that the layer also gets as its surrogate, a `CalibratedResponse` or a `Twin`.
+
+    **Raises** `ArgumentError` for a surrogate that does not model θ.
     """
 
     surrogate: KnowsTheta
 
     def __post_init__(self) -> None:
         if not isinstance(self.surrogate, KnowsTheta):
-            raise ArgumentError(f"`Modelled(surrogate=...)`: {type(self.surrogate).__name__} knows nothing of theta")
+            raise ArgumentError(f"`Modelled(surrogate=...)`: {type(self.surrogate).__name__} does not model theta")
 
     @property
     def reads(self) -> object:
@@ -51,4 +55,4 @@ class Modelled(Estimator):
     ) -> Procedure[Tensor]:
         del theta, y, spec, generator
         return self.surrogate.grad_theta(x, grad_y)
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries

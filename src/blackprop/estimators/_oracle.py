@@ -1,4 +1,4 @@
-"""The gradient that autograd finds through a simulator: for comparison, never for training a real device."""
+"""The gradient by autograd through a simulator: for comparison, never for training a real device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blackprop.estimators._base import Estimator
 
 @dataclass(frozen=True)
 class Oracle(Estimator):
-    """`∂L/∂θ` by autograd through the simulator's transfer, free of noise. Costs no query; accepts simulators only."""
+    """`∂L/∂θ` by autograd through the simulator's transfer, without noise or queries. Accepts simulators only."""
 
     @property
     def bias_order(self) -> int | None:
@@ -27,7 +27,7 @@ class Oracle(Estimator):
 
     def check(self, spec: Declaration) -> None:
         if spec.oracle is None:
-            raise IncompatibleError(f"`estimators.Oracle()` needs a simulator to differentiate; {spec.name} is none")
+            raise IncompatibleError(f"`estimators.Oracle()` needs a simulator to differentiate; {spec.name} is not one")
 
     def vjp(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
@@ -39,4 +39,4 @@ class Oracle(Estimator):
             output = spec.oracle(x.detach(), theta)
         (grad,) = torch.autograd.grad(output, theta, grad_y)
         return grad
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries

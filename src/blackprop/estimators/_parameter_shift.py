@@ -18,16 +18,23 @@ from blackprop.estimators._differences import Contraction
 
 @dataclass(frozen=True)
 class ParameterShift(Estimator):
-    """`∂φ/∂θ_i = ω [φ(θ + s e_i) − φ(θ − s e_i)] / (2 sin ωs)`, ω = 2π/period: exact where each output is a sinusoid
-    (plus a constant) in each parameter, as a phase shifter's is that light passes once.
+    """`∂φ/∂θ_i = ω [φ(θ + s e_i) − φ(θ − s e_i)] / (2 sin ωs)`, ω = 2π/period.
 
-    The shift s is large, so read noise is divided by a large number. Light modulators and both meshes are such devices;
-    a microring, whose light goes round and round, is not; `ThetaSpec(harmonics=...)` declares that, and nothing here
-    would notice it undeclared. **Costs** 2P programmings,
-    each with the rows of the batch or of its contraction.
+    Exact if each output is a sinusoid (plus a constant) in each parameter, as for a phase shifter that light passes
+    once. The shift s is large, so read noise is divided by a large number. Light modulators and both meshes are such
+    devices; a microring, in which light circulates, is not. `ThetaSpec(harmonics=...)` declares it, and the estimator
+    cannot detect a missing declaration.
 
-    **Arguments:** `turns`, s in periods: a quarter gives the least noise; `contraction`, for linear devices. Source:
-    arXiv 1803.00745.
+    **Costs** 2P programmings, each with the rows of the batch or of its contraction.
+
+    **Arguments:**
+
+    - `turns` (periods, default 0.25): s; a quarter gives the least noise.
+    - `contraction` (default None): a shorter set of rows, for linear devices.
+
+    **Raises** `IncompatibleError` for a device without a period, or with several harmonics.
+
+    Source: arXiv 1803.00745.
     """
 
     turns: float = 0.25

@@ -22,22 +22,35 @@ from blackprop.estimators._differences import Contraction, Difference, Forward
 
 @dataclass(frozen=True)
 class RandomDirections(Estimator):
-    """Along `count` random directions u_m, the same for the whole batch,
+    """Differences along M random directions u_m, the same for the whole batch,
 
     `ĝ = (1/M) Σ_m [φ(θ + μ u_m) − φ(θ)]/μ · u_m` with `φ(θ) = Σ_b ⟨f(x_b; θ), ∂L/∂y_b⟩`
 
     for forward differences, and likewise for central ones. Mean: the gradient, within O(μ) (forward) or O(μ²)
     (central). Variance: the family's law, (P + 1)/M · |g|² for Gaussian directions.
 
-    **Costs** M programmings (2M central) and M rows for every row of the batch, or of its contraction. Forward
-    differences are taken against the rows that the forward pass has read; with a contraction, or where θ is so near a
-    limit that the perturbations are centred a little inside it (which costs a programming), the base rows are asked
-    again.
+    **Costs** M programmings (2M central), each with the rows of the batch or of its contraction. Forward differences
+    use the rows of the forward pass as their base. They read the base rows again with a contraction, and where θ is so
+    near a limit that the perturbations are centred inside it (which costs a programming).
 
-    **Arguments:** `count`, M; `step`, μ in θ's units; `directions`, a family (`bp.directions`); `difference`,
-    `Forward()` or `Central()`; `contraction`, for linear devices; `credit`, `ByOutput(d_out)` where the coupling
-    allows it; `fraction`, the part of the batch that each direction is measured on, drawn anew for each and scaled
-    back to the whole. Source: arXiv 2509.15113.
+    **Arguments:**
+
+    - `count` (default 10): M.
+    - `step` (units of θ, default 1e-4): μ.
+    - `directions` (default `Gaussian()`): a family of `bp.directions`.
+    - `difference` (default `Forward()`): or `Central()`.
+    - `contraction` (default None): a shorter set of rows, for linear devices.
+    - `credit` (default `Whole()`): `ByOutput(d_out)` if the coupling allows it.
+    - `fraction` (default 1): the part of the batch that each direction is measured on, drawn anew for each direction
+      and scaled back to the whole.
+
+    Source: arXiv 2509.15113.
+
+    >>> import torch, blackprop as bp
+    >>> layer = bp.PhysicalLayer(bp.devices.MZIMesh(8, 4), bp.estimators.RandomDirections(5, step=1e-3))
+    >>> layer(torch.ones(3, 8)).sum().backward()
+    >>> layer.ledger.total_programmings, layer.ledger.total_rows  # 1 + 5 settings, 3 rows each
+    (6, 18)
     """
 
     count: int = 10
@@ -60,7 +73,7 @@ class RandomDirections(Estimator):
         return self.difference.order
 
     def relative_variance(self, size: int) -> float:
-        """Of the directions alone; a `fraction` under 1 adds the sampling variance of the batch, also over M."""
+        """Return the law of the directions; a `fraction` under 1 adds the sampling variance of the batch over M."""
         return self.credit.relative_variance(self.directions, self.count, size)
 
     def check(self, spec: Declaration) -> None:
@@ -102,7 +115,7 @@ class RandomDirections(Estimator):
         return grad * (len(x) / (asked * self.step * self.count))
 
     def _rounds(self, theta: Tensor, outputs: int) -> Iterator[tuple[int, int]]:
-        """How many directions are done and how many the next round asks along, for so many output numbers each."""
+        """Yield the number of finished directions and the size of the next round, for this many output numbers each."""
         held = theta.element_size() * len(self.difference.signs) * (3 * theta.numel() + 2 * outputs)
         size = max(1, ROUND_BYTES // held)
         for start in range(0, self.count, size):

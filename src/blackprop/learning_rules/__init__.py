@@ -1,4 +1,4 @@
-"""Rules that train a whole model otherwise than by backpropagation: each fills `.grad`, any optimizer steps."""
+"""Rules that train a whole model without backpropagation. Each fills `.grad`, and any optimizer makes the step."""
 
 from blackprop.learning_rules._contrastive_plasticity import ContrastivePlasticity, Spiking, modulator, synapses
 from blackprop.learning_rules._direct_feedback import DirectFeedback, random_feedback

@@ -1,4 +1,4 @@
-"""Contrastive-signal-dependent plasticity: spiking layers that learn, step by step, to be lively for true labels."""
+"""Contrastive-signal-dependent plasticity: spiking layers that learn, step by step, to be active for true labels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from blackprop.nn._layer import PhysicalLayer
 
 @dataclass(frozen=True)
 class Spiking:
-    """How a layer spikes: times in ms, the rest in units of the published script.
+    """The parameters of a spiking layer: times in ms, the rest in units of the published script.
 
-    **Arguments:** `steps` of `step` that a row is shown; `membrane`, `trace`, time constants; `resistance`, of the
-    synapses' currents; `inhibition`, what each spike takes from every other neuron of its layer; `threshold`, of the
-    membrane; `goodness`, that of Σz².
+    **Arguments:**
+
+    - `steps` (default 40), `step` (ms, default 3): time steps of a showing, and their length.
+    - `membrane` (ms, default 100), `trace` (ms, default 13): time constants.
+    - `resistance` (default 0.1): of the synapses' currents.
+    - `inhibition` (default 0.005): subtracted by each spike from every other neuron of its layer.
+    - `threshold` (default 0.055): of the membrane.
+    - `goodness` (default 10): threshold of Σz².
     """
 
     steps: int = 40
@@ -43,9 +48,9 @@ class Spiking:
 
 
 def modulator(z: Tensor, positive: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The loss of traces z (N, n) and its gradient in them, `d = 2 z (σ(Σz² − threshold) − positive) / N`.
+    """Return the loss of traces z (N, n) and its gradient, `d = 2 z (σ(Σz² − threshold) − positive) / N`.
 
-    The loss is the binary cross-entropy of σ(Σz² − threshold) with `positive` (N,), 1 where the label is true.
+    The loss is the binary cross-entropy of σ(Σz² − threshold) with `positive` (N,), 1 for a true label.
     """
     logits = z.square().sum(-1) - threshold
     loss = F.binary_cross_entropy_with_logits(logits, positive)
@@ -54,24 +59,35 @@ def modulator(z: Tensor, positive: Tensor, threshold: float) -> tuple[Tensor, Te
 
 @final
 class ContrastivePlasticity(nn.Module):
-    """A stack of leaky integrate-and-fire layers, each of which learns from its own spikes and what reaches it:
+    """A stack of leaky integrate-and-fire layers, each of which learns from its own spikes and its input:
 
     `v += (Δt/τ_m)(R·(layer([s_below ‖ label])) − inhibition · Σ_{k≠i} s_k − v)`, a spike s and v = 0 at the threshold;
-    the trace z is 1 at a spike and loses the part Δt/τ_z a step. Rows are rates in [0, 1], spikes drawn from them, the
-    label's neuron spikes at every step; all spikes arrive a step later. A row with its true label is positive, the
-    same with a wrong one negative, and at every step the weights' gradient is
 
-    `∂L/∂W ← dᵀ [s_below ‖ label] + λ s_postᵀ (1 − [s_below ‖ label]) / N`, with d of `modulator`:
+    the trace z is 1 at a spike and loses the part Δt/τ_z a step. Rows are rates in [0, 1], from which spikes are drawn;
+    the label's neuron spikes at every step; all spikes arrive a step later. A row with its true label is positive, the
+    same row with a wrong one negative, and at every step the gradient of the weights is
 
-    no derivative of a spike, none through time, none from one layer to the next. Prediction is the label of most
-    Σz², summed over layers and steps. Digital weights are kept within [−1, 1], those of a device within its limits.
+    `∂L/∂W ← dᵀ [s_below ‖ label] + λ s_postᵀ (1 − [s_below ‖ label]) / N`, with d of `modulator`.
 
-    A layer is a bias-free `Linear`, such as `synapses` draws, or a `PhysicalLayer`: then d goes to its estimator, which
-    asks what it always asks, once a step. **Costs** 2 rows a layer, step and sample (`FORWARD`), a row a step more with
-    λ > 0, and what the estimators ask; `classes` rows a layer, step and sample to predict.
+    There is no derivative of a spike, none through time and none between layers. The prediction is the label with the
+    largest Σz², summed over layers and steps. Digital weights are kept within [−1, 1], those of a device within its
+    limits.
 
-    **Arguments:** `decay`, λ; `generator`, of spikes and wrong labels. Source: Ororbia, Sci. Adv. 10, eadn6076 (2024);
-    there lateral inhibition learns, thresholds adapt, and context also comes from the layer above.
+    A layer is a bias-free `Linear`, as `synapses` draws, or a `PhysicalLayer`, whose estimator gets d at every step.
+
+    **Costs** 2 rows a layer, step and sample (`FORWARD`), a row a step more with λ > 0, and the queries of the
+    estimators; to predict, `classes` rows a layer, step and sample.
+
+    **Arguments:**
+
+    - `layers`: the stack.
+    - `classes`: number of labels, at least 2.
+    - `generator`: draws spikes and wrong labels.
+    - `spiking` (default `Spiking()`).
+    - `decay` (default 0): λ.
+
+    Source: Ororbia, Sci. Adv. 10, eadn6076 (2024). There, lateral inhibition is learnt, thresholds adapt, and context
+    also comes from the layer above.
     """
 
     def __init__(
@@ -97,7 +113,7 @@ class ContrastivePlasticity(nn.Module):
         self._evaluation = int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
     def visit(self, x: Tensor, labels: Tensor) -> Iterator[Tensor]:
-        """One showing of a batch: at every step fills `.grad` and yields the mean loss of the layers.
+        """Show a batch once: at every step fill `.grad` and yield the mean loss of the layers.
 
         `for _ in rule.visit(x, y): optimizer.step(); optimizer.zero_grad()` learns as published, at every step.
         """
@@ -122,18 +138,18 @@ class ContrastivePlasticity(nn.Module):
             self._keep_bounds()
 
     def backward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Add the gradients of all steps of one showing to `.grad`; returns the mean loss."""
+        """Add the gradients of all steps of one showing to `.grad`; return the mean loss."""
         return torch.stack(list(self.visit(x, labels))).mean()
 
     @torch.no_grad()
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The goodness (B,) of these labels: the mean over steps of Σz², summed over the layers."""
+        """Return the goodness (B,) of these labels: the mean over steps of Σz², summed over the layers."""
         self._check(x, labels)
         return self._goodness(x, F.one_hot(labels, self.classes).to(x), self._shown(x))
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """The labels (B,) of most goodness, all of them shown the same spikes."""
+        """Return the labels (B,) with the largest goodness; all labels see the same spikes."""
         self._check(x, torch.zeros(len(x), dtype=torch.int64))
         spikes, codes = self._shown(x), torch.eye(self.classes).to(x)
         return torch.stack([self._goodness(x, code.expand(len(x), -1), spikes) for code in codes], -1).argmax(-1)
@@ -158,7 +174,7 @@ class ContrastivePlasticity(nn.Module):
         return [(zero, zero, zero) for zero in (like.new_zeros(rows, n) for _, n in self.sizes)]
 
     def _arriving(self, state: list[tuple[Tensor, Tensor, Tensor]], shown: Tensor, context: Tensor) -> list[Tensor]:
-        """What reaches every layer: the spikes of the step before below it, and the label's."""
+        """The input of every layer: the spikes of the step before from below, and the label's."""
         below = [shown, *(spikes for _, spikes, _ in state[:-1])]
         return [torch.cat((each, context), -1) for each in below]
 
@@ -202,8 +218,8 @@ class ContrastivePlasticity(nn.Module):
 
 
 def synapses(below: int, classes: int, neurons: int, generator: torch.Generator) -> nn.Linear:
-    """The digital weights of a layer, U(−1, 1): of so many neurons below it, and of the labels."""
-    # Nothing is drawn from the global stream.
+    """Draw the digital weights of a layer, U(−1, 1), from `below` neurons and the labels."""
+    # The global stream is not used.
     linear = nn.Linear(below + classes, neurons, bias=False, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         drawn = torch.rand(linear.weight.shape, generator=generator, device=generator.device)
@@ -212,7 +228,7 @@ def synapses(below: int, classes: int, neurons: int, generator: torch.Generator)
 
 
 def _sizes(layers: Sequence[nn.Linear | PhysicalLayer], classes: int) -> list[tuple[int, int]]:
-    """(neurons below, neurons) of every layer, once the labels have found their place."""
+    """Return (neurons below, neurons) of every layer, without the labels."""
     if classes < 2:
         raise ArgumentError(f"`ContrastivePlasticity(classes=...)` must be at least 2, got {classes}")
     sizes: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Direct feedback alignment: the error goes from the output to every hidden layer at once, by fixed random weights."""
+"""Direct feedback alignment: the output error reaches every hidden layer at once, through fixed random weights."""
 
 from __future__ import annotations
 
@@ -25,23 +25,32 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @final
 class DirectFeedback:
-    """Fills `.grad` of a stack of layers h_l = f_l(h_{l−1}) from its last error alone: for `e = ∂L/∂h_L` `(B, n_L)`
+    """Fills `.grad` of a stack of layers h_l = f_l(h_{l−1}) from the error at its output, `e = ∂L/∂h_L` `(B, n_L)`:
 
-    `∂L/∂h_l ← (e B)[:, :n_l]` for every hidden layer, and the last layer's true gradient,
+    `∂L/∂h_l ← (e B)[:, :n_l]` for every hidden layer, and the true gradient for the last layer,
 
-    one `feedback` B `(n_L, widest)` for all, of which a narrower layer takes the first columns. Within a layer the
-    gradient is that of the layer alone, at the input it had: the derivative of its activation is its own, and a
-    `PhysicalLayer` asks its estimator as ever; its surrogate is not asked, since nothing passes between layers.
+    with one feedback matrix B `(n_L, widest)` for all, of which a narrower layer takes the first columns. Within a
+    layer the gradient is that of the layer alone, at its actual input: the derivative of its activation is exact, and a
+    `PhysicalLayer` uses its estimator. Its surrogate makes no queries, since gradients do not pass between layers.
 
-    A layer begins at each module of the stack that is physical or has weights of two dimensions or more, and what
-    follows, activations and norms, belongs to it. B may be a matrix (`random_feedback` draws the usual one) or a linear
-    `Device`, such as a `ScatteringMedium`, which is never to be known: `B = f(·; θ₀) / √d_out`, θ₀ its first setting.
+    A layer begins at each module of the stack that is physical or has weights of two dimensions or more; activations
+    and norms that follow belong to it. B is a matrix (`random_feedback` draws the usual one) or a linear `Device` of
+    unknown matrix, such as a `ScatteringMedium`: `B = f(·; θ₀) / √d_out`, θ₀ its first setting.
 
-    **Costs** what the layers' forward passes and estimators ask, in their own ledgers; with an optical B one row of it
-    for each row of the batch, and one programming ever, in `ledger`.
+    **Costs** the queries of the layers' forward passes and estimators, in their own ledgers; with an optical B one row
+    of it for each row of the batch, and one programming in all, in `ledger`.
 
-    **Arguments:** `model`, the stack; `feedback`; `loss` of outputs and targets; `budget`, of an optical B;
-    `generator`, of θ₀. Source: Nøkland, NIPS 2016 (arXiv 1609.01596); optical, Launay et al., arXiv 2012.06373.
+    **Arguments:**
+
+    - `model`: the stack.
+    - `feedback`: B, a matrix (n_L, widest) or a device.
+    - `loss` (default cross-entropy): of outputs and targets.
+    - `budget` (default None): of an optical B.
+    - `generator` (default: seed 0): draws θ₀.
+
+    **Raises** `IncompatibleError` for a device that is not linear; `backward` raises `ShapeError` for too small a B.
+
+    Source: Nøkland, NIPS 2016 (arXiv 1609.01596); optical, Launay et al., arXiv 2012.06373.
     """
 
     def __init__(
@@ -74,7 +83,7 @@ class DirectFeedback:
         self.ledger = Ledger()
 
     def backward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Add the gradients for inputs x and targets to the parameters' `.grad`; returns the loss."""
+        """Add the gradients for inputs x and targets to the parameters' `.grad`; return the loss."""
         outputs: list[Tensor] = []
         with torch.enable_grad():
             for layer in self.layers:
@@ -100,10 +109,10 @@ class DirectFeedback:
 
     @torch.no_grad()
     def _project(self, error: Tensor) -> Tensor:
-        """The errors sent back, e B `(B, widest)`."""
+        """Return the errors sent back, e B `(B, widest)`."""
         if isinstance(self.feedback, Tensor):
             return error @ self.feedback.to(error)
-        # Sent at the drive of a unit row: errors shrink as training goes on, and detectors do not.
+        # Sent at the drive of a unit row: errors shrink during training, and the noise of detectors does not.
         drive = error.square().mean().sqrt()
         if not bool(drive > 0):
             return error.new_zeros(len(error), self.size[1])
@@ -114,7 +123,7 @@ class DirectFeedback:
 
 
 def random_feedback(outputs: int, widest: int, generator: torch.Generator) -> Tensor:
-    """B `(outputs, widest)` ~ U(−1, 1) / √widest."""
+    """Draw B `(outputs, widest)` ~ U(−1, 1) / √widest."""
     if min(outputs, widest) < 1:
         raise ArgumentError(f"`random_feedback` takes sizes of at least 1, got {outputs} and {widest}")
     drawn = torch.rand(outputs, widest, generator=generator, device=generator.device)
@@ -122,7 +131,7 @@ def random_feedback(outputs: int, widest: int, generator: torch.Generator) -> Te
 
 
 def _layers(model: nn.Sequential) -> list[nn.Sequential]:
-    """The stack, cut before each module that begins a layer."""
+    """Cut the stack before each module that begins a layer."""
     parts: list[list[nn.Module]] = [[]]
     begun = False
     for module in model:
@@ -140,6 +149,6 @@ def _begins(module: nn.Module) -> bool:
 
 
 def _credit(output: Tensor, grad: Tensor) -> None:
-    """A layer's own gradient; none for one that is not trained."""
+    """Add a layer's own gradient, if it is trained."""
     if output.requires_grad:
         output.backward(grad)

@@ -19,32 +19,32 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # prediction and target to (B,)
 
 
 def hard_sigmoid(s: Tensor) -> Tensor:
-    """σ(s) = s within [0, 1], and its ends beyond."""
+    """Return σ(s) = s clipped to [0, 1]."""
     return s.clamp(0, 1)
 
 
 def steep_sigmoid(s: Tensor) -> Tensor:
-    """σ(s) = 1 / (1 + exp(−4 (s − 1/2))), of slope 1 at 1/2."""
+    """Return σ(s) = 1 / (1 + exp(−4 (s − 1/2))), with slope 1 at 1/2."""
     return torch.sigmoid(4 * (s - 0.5))
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """`½ Σ (s − t)²` (B,) to targets (B, n), or to the one-hot code of class numbers (B,)."""
+    """Return `½ Σ (s − t)²` (B,) for targets (B, n), or for the one-hot code of class numbers (B,)."""
     if not target.is_floating_point():
         target = F.one_hot(target, prediction.shape[1])
     return 0.5 * (prediction - target).square().sum(1)
 
 
 def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
-    """`−log softmax(prediction)_t` (B,), of class numbers (B,)."""
+    """Return `−log softmax(prediction)_t` (B,), for class numbers (B,)."""
     return F.cross_entropy(prediction, target, reduction="none")
 
 
 class Energy(nn.Module, abc.ABC):
-    """A model that answers by settling where `E(θ, x, s)` is least in its states s.
+    """A model that settles where `E(θ, x, s)` is least in its states s.
 
-    Subclasses write `rest`, where every relaxation of new rows begins, and `energy`, per row and differentiable in the
-    parameters and the states. What depends on the rows alone goes into `drive`, which a relaxation asks for once.
+    Subclasses write `rest`, the start of every relaxation, and `energy`, per row and differentiable in the parameters
+    and the states. The part that depends on the rows alone belongs in `drive`, which a relaxation calls once.
     """
 
     def drive(self, x: Tensor) -> Tensor:
@@ -52,25 +52,29 @@ class Energy(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def rest(self, drive: Tensor) -> States:
-        """The states before the first step."""
+        """Return the states before the first step."""
 
     @abc.abstractmethod
     def energy(self, drive: Tensor, states: States) -> Tensor:
-        """E (B,)."""
+        """Return E (B,)."""
 
     def predict(self, states: States) -> Tensor:
-        """What the loss looks at: by default the last state."""
+        """Return the input of the loss: by default the last state."""
         return states[-1].flatten(1)
 
 
 @final
 class Layered(Energy):
-    """`E = Σ_l ½ |s_l|² − Σ_l ⟨s_{l+1}, W_l(s_l)⟩`, s_0 the rows: each `W_l` any module, as a `Linear`, or a
-    convolution with its max-pooling.
+    """`E = Σ_l ½ |s_l|² − Σ_l ⟨s_{l+1}, W_l(s_l)⟩`, with the rows as s_0.
 
-    The states are then pulled to `∂Φ/∂s`, Φ the second sum: from below by W_l and from above by its transpose, which
-    autograd finds. With a `readout` the prediction is `readout(s_last)`, which stands outside the dynamics, as the
-    softmax of a cross-entropy must: the nudge reaches the last state through it.
+    The states are pulled to `∂Φ/∂s`, Φ the second sum: from below by W_l and from above by its transpose, which
+    autograd computes.
+
+    **Arguments:**
+
+    - `synapses`: the W_l, each a module: a `Linear`, or a convolution with its max-pooling.
+    - `readout` (default None): the prediction is `readout(s_last)`, outside the dynamics, as the softmax of a
+      cross-entropy must be. The nudge reaches the last state through it.
     """
 
     def __init__(self, synapses: Sequence[nn.Module], readout: nn.Module | None = None) -> None:
@@ -101,14 +105,18 @@ class Layered(Energy):
 
 @dataclass(frozen=True)
 class Relaxation:
-    """`s ← σ(s − ε ∂F/∂s)`, all states at once, F the energy and what nudges it.
+    """`s ← σ(s − ε ∂F/∂s)`, all states at once, with F the energy and its nudge.
 
     With the hard sigmoid it is the projected gradient flow of a continuous energy for a small `rate` ε. At ε = 1 and
-    for `Layered` it is the discrete form `s ← σ(∂Φ/∂s − β ∂L/∂s)`, with whatever σ.
+    for `Layered` it is the discrete form `s ← σ(∂Φ/∂s − β ∂L/∂s)`, with any σ.
 
-    **Arguments:** `free`, `nudged`, the steps of the two phases; `tolerance`, how far a state may still move in the
-    last step of the free phase. The nudged phase may be short on purpose: k steps of it give the gradient of
-    backpropagation through the last k steps.
+    **Arguments:**
+
+    - `free` (default 30), `nudged` (default 10): steps of the two phases. A short nudged phase is allowed: k steps give
+      the gradient of backpropagation through the last k steps.
+    - `rate` (default 1): ε in (0, 1].
+    - `activation` (default `hard_sigmoid`): σ.
+    - `tolerance` (default 0.01): the largest change of a state in the last step of the free phase.
     """
 
     free: int = 30
@@ -129,7 +137,7 @@ class Relaxation:
             )
 
     def run(self, function: Callable[[States], Tensor], states: States, steps: int) -> tuple[States, float]:
-        """The states after so many steps down `function`, and the largest change in the last."""
+        """Return the states after this many steps down `function`, and the largest change in the last step."""
         change = math.inf
         for step in range(steps):
             with torch.enable_grad():
@@ -144,17 +152,29 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class EquilibriumPropagation:
-    """`∂L/∂θ ≈ (1/2β) [∂F/∂θ(s^{+β}) − ∂F/∂θ(s^{−β})]`, `F = E + (±β) ℓ`: the model relaxes freely, then, twice from
-    there, with its loss as a part of the energy. What is called F at a parameter is local to it: for a weight the
-    product of the states at its two ends.
+    """`∂L/∂θ ≈ (1/2β) [∂F/∂θ(s^{+β}) − ∂F/∂θ(s^{−β})]`, `F = E + (±β) ℓ`.
 
-    `backward(x, target)` adds the gradient of the batch's mean loss to the `.grad` of the model's parameters, as
-    autograd would, so any optimizer makes the step. Centred, its error is O(β²); one-sided (`centred=False`), against
-    the free state, O(β), and the third relaxation is saved. A free phase that has not come to rest raises
-    `ReadingError`. **Costs** `free + 2 nudged` steps, each a pass through the model and back.
+    The model relaxes freely, then, twice from there, with its loss as a part of the energy. The gradient of a parameter
+    is local to it: for a weight, the product of the states at its two ends. Centred, the error is O(β²); one-sided
+    (`centred=False`), against the free state, O(β), without the third relaxation.
 
-    **Arguments:** `model`; `loss`, per row; `beta`, β, of one row's loss; `relaxation`. Sources: Scellier and Bengio,
-    arXiv 1602.05179; Ernoult et al., arXiv 1905.13633; Laborieux et al., arXiv 2006.03824.
+    `backward(x, target)` adds the gradient of the batch's mean loss to `.grad`, as autograd does; any optimizer makes
+    the step.
+
+    **Costs** `free + 2 nudged` steps, each a pass through the model and back.
+
+    **Arguments:**
+
+    - `model`: an `Energy`.
+    - `beta` (default 0.1): β, for the loss of one row.
+    - `centred` (default True).
+    - `loss` (default `squared_error`): per row.
+    - `relaxation` (default `Relaxation()`).
+
+    **Raises** `ReadingError` if the free phase does not converge, or a nudged one diverges.
+
+    Sources: Scellier and Bengio, arXiv 1602.05179; Ernoult et al., arXiv 1905.13633; Laborieux et al., arXiv
+    2006.03824.
     """
 
     model: Energy
@@ -167,7 +187,7 @@ class EquilibriumPropagation:
         if not isinstance(self.model, Energy):
             raise ArgumentError(
                 f"`EquilibriumPropagation(model=...)` trains a model that settles, an `Energy`; "
-                f"{type(self.model).__name__} is none"
+                f"{type(self.model).__name__} is not one"
             )
         if not 0 < self.beta < math.inf:
             raise ArgumentError(f"`EquilibriumPropagation(beta=...)` must be positive and finite, got {self.beta}")
@@ -177,7 +197,7 @@ class EquilibriumPropagation:
         return 2 if self.centred else 1
 
     def settle(self, x: Tensor) -> States:
-        """The free states of the rows x (B, ...)."""
+        """Return the free states of the rows x (B, ...)."""
         with torch.no_grad():
             drive = self.model.drive(x)
         states, change = self.relaxation.run(
@@ -196,7 +216,7 @@ class EquilibriumPropagation:
         return self.model.predict(self.settle(x))
 
     def backward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Add the gradient to `.grad`; returns the loss of the free states, the mean over the batch."""
+        """Add the gradient to `.grad`; return the loss of the free states, the mean over the batch."""
         free = self.settle(x)
         with torch.no_grad():
             drive = self.model.drive(x)

@@ -1,4 +1,4 @@
-"""Physical local learning: every layer learns by itself to tell true labels from wrong ones, from two rows of it."""
+"""Physical local learning: every layer learns by itself to separate true labels from wrong ones, from two rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
 from blackprop.nn._layer import PhysicalLayer
 
-TINY = 1e-8  # keeps a row of zeros from being divided by its own length
+TINY = 1e-8  # avoids a division by the length of a row of zeros
 
 
 @final
@@ -21,20 +21,31 @@ class PhysicalLocalLearning(nn.Module):
     """A stack of physical layers, each with a digital matrix P_l behind it that learns from its own layer alone:
 
     `h'_l = P_l [f_l(h_l) ‖ h_l] + b_l`, `h_{l+1} = |h'_l| / rms|h'_l|`, with the goodness `g_l = cos(|h'_l|, p_l)` for
-    a fixed random p_l. The label is written into the row: the first `classes` entries are its one-hot code times
-    `amplitude`. The true label's goodness is to pass that of a wrong one, drawn anew at every visit:
+    a fixed random p_l.
 
-    `L_l = mean log(1 + exp(−κ (g_l⁺ − g_l⁻)))`, and no gradient passes through f_l, nor from one layer to the next.
+    The label is written into the row: the first `classes` entries are its one-hot code times `amplitude`. (If images
+    need all their pixels, put as many zeros before them.) The goodness of the true label should exceed that of a wrong
+    one, drawn anew at every visit:
 
-    Where images need all their pixels, leave so many zeros before them. Prediction is the label of most `Σ_l g_l`. The
-    settings θ of the devices stay as they are: only the P_l have gradients, and any optimizer makes the step.
+    `L_l = mean log(1 + exp(−κ (g_l⁺ − g_l⁻)))`. Gradients pass neither through f_l nor between layers.
 
-    **Costs** exactly 2 rows a layer, sample and visit of a batch (`FORWARD`), however many inner steps use them, and
-    no programming; `classes` rows a layer and sample to predict (`EVALUATE`, in `eval()`).
+    The prediction is the label with the largest `Σ_l g_l`. The settings θ of the devices do not change: only the P_l
+    have gradients, and any optimizer makes the step.
 
-    **Arguments:** `layers`, vectors to vectors; `width`, of the last h', where the others are the next device's inputs;
-    `sharpness`, κ; `generator`, of P, p and the wrong labels. Source: Momeni et al., Science 382, 1297 (2023); the
-    length of h is brought to rms 1 between layers here, since cosines leave it free and devices do not.
+    **Costs** exactly 2 rows a layer, sample and visit of a batch (`FORWARD`), however many inner steps use them, and no
+    programming; to predict, `classes` rows a layer and sample (`EVALUATE`, in `eval()`).
+
+    **Arguments:**
+
+    - `layers`: from vectors to vectors.
+    - `classes`: number of labels.
+    - `width`: of the last h'; the others have the width of the next device's input.
+    - `generator`: draws P, p and the wrong labels.
+    - `sharpness` (default 4): κ.
+    - `amplitude` (default 1): of the label's code.
+
+    Source: Momeni et al., Science 382, 1297 (2023). Here h is scaled to rms 1 between layers, since cosines leave its
+    length free and devices do not.
     """
 
     def __init__(
@@ -69,16 +80,16 @@ class PhysicalLocalLearning(nn.Module):
             self.register_buffer(f"p_{number}", torch.randn(size, generator=generator, device=generator.device).cpu())
 
     def written(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The rows x (B, d_in) with these labels (B,) in their first entries."""
+        """Return the rows x (B, d_in) with these labels (B,) in their first entries."""
         self._check(x, labels)
         codes = self.amplitude * F.one_hot(labels, self.classes).to(x)
         return torch.cat((codes, x[:, self.classes :]), 1)
 
     def visit(self, x: Tensor, labels: Tensor, inner: int = 1) -> Iterator[Tensor]:
-        """One visit of a batch: reads layer after layer, and `inner` times fills its `.grad` and yields its loss.
+        """Visit a batch: read layer after layer, and `inner` times fill its `.grad` and yield its loss.
 
         `for _ in rule.visit(x, y, inner=5): optimizer.step(); optimizer.zero_grad()` makes all steps; the next layer
-        gets what the last of them leaves.
+        gets the result of the last one.
         """
         if inner < 1:
             raise ArgumentError(f"`visit(inner=...)` must be at least 1, got {inner}")
@@ -97,12 +108,12 @@ class PhysicalLocalLearning(nn.Module):
             h = self._passed_on(self._answer(number, features))
 
     def backward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Add the gradients of all layers' losses to `.grad`, from one visit; returns the mean loss."""
+        """Add the gradients of all layers' losses to `.grad`, from one visit; return the mean loss."""
         return torch.stack(list(self.visit(x, labels))).mean()
 
     @torch.no_grad()
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The goodness (B,) of these labels, summed over the layers."""
+        """Return the goodness (B,) of these labels, summed over the layers."""
         h, total = self.written(x, labels), torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for number in range(len(self.stack)):
             answer = self._answer(number, self._read(number, h))
@@ -111,13 +122,13 @@ class PhysicalLocalLearning(nn.Module):
         return total
 
     def predict(self, x: Tensor) -> Tensor:
-        """The labels (B,) of most goodness."""
+        """Return the labels (B,) with the largest goodness."""
         candidates = torch.arange(self.classes, device=x.device)
         return torch.stack([self(x, label.expand(len(x))) for label in candidates], -1).argmax(-1)
 
     @torch.no_grad()
     def _read(self, number: int, h: Tensor) -> Tensor:
-        """[f(h) ‖ h]: the one place where a device is asked, and without autograd."""
+        """Read [f(h) ‖ h]: the only query of a device, without autograd."""
         return torch.cat((self.stack[number](h), h), -1)
 
     def _answer(self, number: int, features: Tensor) -> Tensor:
@@ -150,8 +161,8 @@ def _check_layers(layers: Sequence[PhysicalLayer]) -> None:
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A Linear as torch draws it, from this generator."""
-    linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # nothing drawn from the global stream
+    """Draw a Linear as torch does, from this generator."""
+    linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # the global stream is not used
     bound = 1 / math.sqrt(inputs)
     with torch.no_grad():
         for value in (linear.weight, linear.bias):

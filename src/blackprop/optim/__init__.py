@@ -1,4 +1,4 @@
-"""Optimizers that know of devices, and such as need nothing but the loss."""
+"""Optimizers for models with devices, and optimizers that need the loss alone."""
 
 from blackprop.optim._base import ForwardOnly
 from blackprop.optim._homodyne import FrequencyPlan, HomodyneGradient

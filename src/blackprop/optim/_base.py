@@ -1,4 +1,4 @@
-"""What trains by the loss alone: displace the parameters, ask for the loss, put them back, move."""
+"""Training by the loss alone: displace the parameters, evaluate the loss, restore the parameters, move them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Slope = tuple[int, float]  # a direction's key, and half the change of the loss 
 
 
 class ForwardOnly(torch.optim.Optimizer, abc.ABC):
-    """An optimizer that needs nothing but a loss that can be called: no gradient is taken, by autograd or a device's
+    """Base class of optimizers that need only a loss to call: gradients are taken neither by autograd nor by an
     estimator.
 
-    `step(closure)` asks for the loss at displaced parameters θ + δ u and moves θ by what it finds along the directions
+    `step(closure)` evaluates the loss at displaced parameters θ + δ u and moves θ by the changes along the directions
     u. The closure returns the loss (a tensor of one element or a number), runs under `torch.no_grad()`, needs no
-    backward pass, and is called `passes` times a step: on the same batch, and with the same dropout where there is any.
-    Each call is a training pass like any other to the model's buffers, such as batch statistics.
+    backward pass, and is called `passes` times a step, on the same batch and with the same dropout. Each call is an
+    ordinary training pass for the model's buffers, such as batch statistics.
 
-    All or nothing: whatever the closure raises, and where its loss is not one finite number or has never been seen to
-    depend on the parameters, they and the random numbers are as they were, bit for bit. Directions are made again from
-    their keys and never held. What is held, while the loss is asked for and no longer, is a copy of the parameters,
-    since θ + δ − δ is not θ in floating point (`in_place` gives that up); and momentum or Adam's averages, where these
-    are asked for.
+    A step is all or nothing. If the closure raises an exception, if its loss is not one finite number, or if the loss
+    has never changed with the parameters, the parameters and the random numbers are restored bit for bit. Directions
+    are regenerated from their keys and never stored. While the loss is evaluated, a copy of the parameters is stored,
+    since θ + δ − δ is not θ in floating point (`in_place` does without); momentum or Adam's averages are stored where
+    requested.
 
-    Every parameter that is given is trained, also one that requires no gradient. A `PhysicalLayer` in `train()` books
-    its rows as `FORWARD`, one programming a displaced setting, and its surrogate follows nothing. With `model`,
-    whose physical layers are sought, a device's θ that stands within a step of its limits is displaced about the
-    nearest setting that leaves room, and moves no further than to them.
+    All given parameters are trained, including those that require no gradient. A `PhysicalLayer` in `train()` books its
+    rows as `FORWARD`, with one programming for each displaced setting, and its surrogate does not track. With `model`,
+    the limits of its devices are kept: a θ within a step of a limit is displaced about the nearest setting that leaves
+    room, and moves no further than the limit.
     """
 
     in_place: bool = False
@@ -67,12 +67,12 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
         self._check_size()
         self._built = True
 
-    # What each method supplies.
+    # Supplied by each method.
 
     @property
     @abc.abstractmethod
     def passes(self) -> int:
-        """How often a step asks for the loss."""
+        """Evaluations of the loss in a step."""
 
     @property
     @abc.abstractmethod
@@ -81,24 +81,25 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
 
     @abc.abstractmethod
     def relative_variance(self, size: int) -> float:
-        """`E|ĝ − g|²/|g|²` of the estimate that the parameters are moved by, for `size` of them in one group."""
+        """Return `E|ĝ − g|²/|g|²` of the estimate that moves the parameters, for `size` of them in one group."""
 
     @abc.abstractmethod
     def _direction(self, p: Tensor, group: dict[str, Any], place: Place) -> Tensor:
-        """The part of a direction that is `p`'s, in its shape and dtype."""
+        """Return the part of a direction for `p`, in its shape and dtype."""
 
     @abc.abstractmethod
     def _second_moment(self, group: dict[str, Any]) -> float:
-        """`E u_i²`."""
+        """Return `E u_i²`."""
 
     @abc.abstractmethod
     def _probe(self, loss_at: Callable[..., float], tick: int) -> tuple[list[Slope], float]:
-        """The slopes of one step and the loss; `loss_at(key, sign)` is the loss at θ + sign δ u, without a key at θ;
-        `tick` counts the steps.
+        """Return the slopes of one step, and the loss.
+
+        `loss_at(key, sign)` is the loss at θ + sign δ u, without a key at θ; `tick` counts the steps.
         """
 
     def _reach(self, group: dict[str, Any]) -> float:
-        """How far a parameter is displaced at most."""
+        """Return the largest displacement of a parameter."""
         return self._delta(group)
 
     def _delta(self, group: dict[str, Any]) -> float:
@@ -108,18 +109,18 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
         return group["lr"]
 
     def _check_size(self) -> None:
-        """Raise where the number of parameters does not suit."""
+        """Raise an error if the number of parameters does not suit the method."""
 
-    # What all of them share.
+    # Shared by all methods.
 
     @property
     def size(self) -> int:
-        """P, of all groups."""
+        """P, over all groups."""
         return sum(p.numel() for _, p in self._parameters())
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; returns the loss at θ, or its mean over the pairs of ends, which is that within O(δ²)."""
+        """Make one step; return the loss at θ, or its mean over the pairs of ends, which equals it within O(δ²)."""
         slopes, loss = self._measure(closure, self.steps)
         self._pending += slopes
         if (self.steps + 1) % self.integration == 0:
@@ -131,16 +132,18 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
 
     @torch.no_grad()
     def estimate(self, closure: Closure) -> list[Tensor]:
-        """The gradient as `integration` steps would find it here, tensor by tensor; draws as they do, and moves no
-        parameter.
+        """Return the gradient that `integration` steps would find here, tensor by tensor, without moving parameters.
+
+        Draws random numbers as the steps would.
         """
         slopes = [s for tick in range(self.integration) for s in self._measure(closure, self.steps + tick)[0]]
         return [grad for _, _, grad in self._gradients(slopes)]
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """Within, autograd passes by the parameters of this optimizer, and no estimator or surrogate is asked for
-        them: for mixed training, where what comes after the black box is trained by backpropagation.
+        """Context manager that hides the parameters of this optimizer from autograd, estimators and surrogates.
+
+        For mixed training, in which the layers after the black box are trained by backpropagation:
 
         ```
         before.step(lambda: loss_of(model(x)))
@@ -159,7 +162,7 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
                 p.requires_grad_()
 
     def state_dict(self) -> dict[str, Any]:
-        """That of every torch optimizer, and what the next perturbation depends on."""
+        """Return the state of a torch optimizer, and the state of the perturbations."""
         own = {"generator": self.generator.get_state(), "steps": self.steps, "depends": self._depends}
         return {**super().state_dict(), "perturbations": {**own, "pending": list(self._pending)}}
 
@@ -190,13 +193,13 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
             raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise for options that cannot be used, in the words of the caller."""
+        """Raise `ArgumentError` for unusable options, in the words of the caller."""
         name = type(self).__name__
         for option in ("lr", "delta"):
             if not 0 < group[option] < math.inf:
                 raise ArgumentError(f"`{name}({option}=...)` must be positive and finite, got {group[option]}")
         if group.get("weight_decay"):
-            raise ArgumentError(f"`{name}` knows no weight decay, got {group['weight_decay']}; add it to the loss")
+            raise ArgumentError(f"`{name}` has no weight decay, got {group['weight_decay']}; add it to the loss")
         momentum, betas = group.get("momentum", 0.0), group.get("betas")
         if not 0 <= momentum < 1:
             raise ArgumentError(f"`{name}(momentum=...)` must be in [0, 1), got {momentum}")
@@ -215,7 +218,7 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
         return torch.randint(2**62, (count,), generator=self.generator, device=place).tolist()
 
     def _along(self, key: int) -> Iterator[tuple[dict[str, Any], Tensor, Tensor]]:
-        """A direction, tensor by tensor; the same each time."""
+        """Return a direction, tensor by tensor; the same at each call."""
         offset, sources = 0, {}
         for group, p in self._parameters():
             yield group, p, self._direction(p, group, Place(key, offset, sources))
@@ -243,11 +246,11 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
         return slopes, loss
 
     def _require_dependence(self, slopes: list[Slope], seen: list[float], loss_at: Callable[[], float]) -> None:
-        """Once is enough: later, a loss that does not change is that of a minimum or a plateau."""
+        """Check once that the loss depends on the parameters: later, a constant loss is a minimum or a plateau."""
         self._depends = max(seen) > min(seen)
         if self._depends or not any(bool(u.any()) for key, _ in slopes for _, _, u in self._along(key)):
             return
-        self._depends = loss_at() != seen[0]  # the two ends of a direction may be alike by symmetry
+        self._depends = loss_at() != seen[0]  # the two ends of a direction may be equal by symmetry
         if not self._depends:
             raise ArgumentError(
                 f"the loss does not depend on the parameters: it is {seen[0]:g} at all {len(seen)} settings; give "
@@ -274,7 +277,7 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
             yield group, p, grad.mul_(1 / (len(slopes) * self._delta(group) * self._second_moment(group)))
 
     def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        """θ ← θ − lr ĝ, with momentum as `torch.optim.SGD` or scaled as `torch.optim.Adam` does."""
+        """Move θ ← θ − lr ĝ, with momentum as in `torch.optim.SGD`, or scaled as in `torch.optim.Adam`."""
         state, momentum, betas = self.state[p], group.get("momentum", 0.0), group.get("betas")
         if (betas is not None or momentum) and not state:
             state["mean"] = torch.zeros_like(p)

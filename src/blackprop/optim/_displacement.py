@@ -1,4 +1,4 @@
-"""Parameters moved for as long as a loss is asked for, and put back."""
+"""Parameters that are displaced while a loss is evaluated, and then restored."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from blackprop.errors import ReadingError, ShapeError
 
 @dataclass(frozen=True)
 class Place:
-    """Where a direction is asked for: its `key`, and the `offset` of a tensor's first entry among all parameters."""
+    """The place of a direction: its `key`, and the `offset` of a tensor's first entry among all parameters."""
 
     key: int
     offset: int
     sources: dict[torch.device, torch.Generator]
 
     def source(self, device: torch.device) -> torch.Generator:
-        """The random numbers of this direction on a torch device, from their start at the first tensor there."""
+        """Return the generator of this direction on a torch device, at its first tensor there."""
         if device not in self.sources:
             self.sources[device] = torch.Generator(device).manual_seed(self.key)
         return self.sources[device]
 
 
 def random_signs(p: Tensor, place: Place) -> Tensor:
-    """±1, alike often, in the shape and dtype of `p`."""
+    """Return ±1 with equal probability, in the shape and dtype of `p`."""
     bits = torch.randint(0, 2, p.shape, generator=place.source(p.device), device=p.device, dtype=torch.int8)
     return bits.to(p.dtype).mul_(2).sub_(1)
 
 
 @contextmanager
 def displaced(shifts: Callable[[], Iterable[tuple[Tensor, Tensor]]], in_place: bool) -> Iterator[None]:
-    """Within, each tensor has its shift added. Afterwards it is what it was: copied back, to the bit; `in_place` the
-    shifts are made anew and subtracted, which needs no memory and leaves the rounding of the two sums.
+    """Context manager that adds its shift to each tensor, and restores the tensor afterwards.
+
+    Tensors are copied back, bit for bit. `in_place` regenerates the shifts and subtracts them, which needs no memory
+    and leaves the rounding error of the two sums.
     """
     kept: list[tuple[Tensor, Tensor | None]] = []
     try:
@@ -55,7 +57,7 @@ def displaced(shifts: Callable[[], Iterable[tuple[Tensor, Tensor]]], in_place: b
 
 
 def _add(shifts: Iterable[tuple[Tensor, Tensor]], kept: list[tuple[Tensor, Tensor | None]], in_place: bool) -> None:
-    """In a function of its own, so that the last shift is gone when the loss is asked for."""
+    """Add the shifts in a function of its own, so that the last one is freed before the loss is evaluated."""
     for p, shift in shifts:
         kept.append((p, None if in_place else p.clone()))
         p.add_(shift)
@@ -63,7 +65,7 @@ def _add(shifts: Iterable[tuple[Tensor, Tensor]], kept: list[tuple[Tensor, Tenso
 
 @contextmanager
 def centred(settings: Iterable[tuple[Tensor, ThetaSpec, float]]) -> Iterator[None]:
-    """Within, each device's setting has so much room to both sides of it."""
+    """Context manager that gives each device's setting this much room on both sides."""
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         for theta, spec, margin in settings:
@@ -76,7 +78,7 @@ def centred(settings: Iterable[tuple[Tensor, ThetaSpec, float]]) -> Iterator[Non
 
 
 def one_number(loss: Any) -> float:
-    """What a closure returned, if it is a loss."""
+    """Check that a closure returned a loss, and return it."""
     if isinstance(loss, Tensor) and loss.numel() != 1:
         raise ShapeError(f"the closure must return one number, the loss, and returned a tensor of {tuple(loss.shape)}")
     try:
@@ -84,5 +86,5 @@ def one_number(loss: Any) -> float:
     except (TypeError, ValueError) as error:
         raise ShapeError(f"the closure must return one number, the loss, and returned {loss!r}") from error
     if not math.isfinite(number):
-        raise ReadingError(f"the closure returned a loss of {number}; no parameter was moved")
+        raise ReadingError(f"the closure returned a loss of {number}; the parameters are unchanged")
     return number

@@ -1,4 +1,4 @@
-"""Homodyne gradient extraction: one sinusoid a parameter, each found again in the loss by lock-in."""
+"""Homodyne gradient extraction: one sinusoid for each parameter, recovered from the loss by lock-in."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ BLOCK = 2**22  # pairs of channels whose crosstalk is computed at once
 
 @dataclass(frozen=True, eq=False)
 class FrequencyPlan:
-    """Which sinusoid each parameter carries, and how long the loss is listened to.
+    """The sinusoid of each parameter, and the duration of a measurement.
 
-    What the lock-in of channel i picks up of channel j, with N = time · rate readings at t_n = n/rate, is
+    The lock-in of channel i picks up from channel j, with N = time · rate readings at t_n = n/rate,
 
     `X_ij = (2/N) Σ_n sin(2π f_i t_n) sin(2π f_j t_n)`, which must be δ_ij within `crosstalk`.
 
-    Where every sinusoid makes whole periods in `time`, it is exactly. What a curved loss adds at 2 f_i and f_i ± f_j
-    comes in quadrature then, and is rejected too; with `odd` multiples of 1/time no such product falls on a channel in
-    the first place, whatever the phase in which a slow instrument lags.
+    It is exact if every sinusoid makes whole periods in `time`. The contributions of a curved loss at 2 f_i and f_i ±
+    f_j are then in quadrature, and are rejected too. With `odd` multiples of 1/time, these products fall on none of the
+    channels, whatever the phase lag of a slow instrument.
 
-    **Arguments:** `frequencies` (P,), Hz; `time`, s; `rate`, readings of the loss a second, Hz; `crosstalk`.
+    **Arguments:**
+
+    - `frequencies` (P,) (Hz).
+    - `time` (s).
+    - `rate` (Hz): readings of the loss a second.
+    - `crosstalk` (default 1e-6).
+
+    **Raises** `ArgumentError` for frequencies that collide, exceed half the rate or exceed the crosstalk.
+
     Reported for a network of dopants: 0.1 s, spacings of 10 to 40 Hz.
     """
 
@@ -45,7 +53,7 @@ class FrequencyPlan:
         if f.dim() != 1 or not len(f) or not bool(((f > 0) & (f < self.rate / 2)).all()):
             raise ArgumentError(
                 f"`FrequencyPlan(frequencies=...)` takes frequencies (P,) between 0 and half the rate, "
-                f"{self.rate / 2:g} Hz: sinusoids above are read as others below"
+                f"{self.rate / 2:g} Hz: higher sinusoids alias to lower ones"
             )
         ordered, order = f.double().sort()
         gaps = ordered.diff()
@@ -53,7 +61,7 @@ class FrequencyPlan:
             i = int(gaps.argmin())
             raise ArgumentError(
                 f"the frequencies of parameters {int(order[i])} and {int(order[i + 1])} collide: {float(ordered[i]):g} "
-                f"and {float(ordered[i + 1]):g} Hz cannot be told apart in {self.time:g} s; keep them "
+                f"and {float(ordered[i + 1]):g} Hz are indistinguishable in {self.time:g} s; keep them "
                 f"{1 / self.time:g} Hz apart or measure longer"
             )
         worst, i, j = self._worst()
@@ -65,7 +73,9 @@ class FrequencyPlan:
 
     @classmethod
     def odd(cls, size: int, time: float = 1.0) -> FrequencyPlan:
-        """The odd multiples of 1/time, read 4 P times: sums, differences and doubles are even, and so are aliases."""
+        """Return the odd multiples of 1/time, read 4 P times: sums, differences and doubles are even, and so are
+        aliases.
+        """
         return cls((2 * torch.arange(size, dtype=torch.float64) + 1) / time, time, 4 * size / time)
 
     @property
@@ -74,7 +84,7 @@ class FrequencyPlan:
         return max(1, round(self.time * self.rate))
 
     def _worst(self) -> tuple[float, int, int]:
-        """The largest `|X_ij − δ_ij|`, and where."""
+        """Return the largest `|X_ij − δ_ij|`, and its channels."""
         f, P = self.frequencies.double(), len(self.frequencies)
         if (
             bool(((f * self.time - (f * self.time).round()).abs() < 1e-9).all())
@@ -93,7 +103,7 @@ class FrequencyPlan:
         return found
 
     def _mean_cosine(self, f: Tensor) -> Tensor:
-        """`(1/N) Σ_n cos(2π f n/rate)`, by the sum of the geometric series."""
+        """Return `(1/N) Σ_n cos(2π f n/rate)`, by the sum of the geometric series."""
         N, half = self.readings, math.pi * f / self.rate
         slow = half.sin().abs() < 1e-12
         whole = (N * half).sin() / torch.where(slow, 1.0, N * half.sin())
@@ -101,19 +111,26 @@ class FrequencyPlan:
 
 
 class HomodyneGradient(ForwardOnly):
-    """All parameters swing at once, each at its own frequency, and the loss is demodulated by lock-in:
+    """All parameters oscillate at once, each at its own frequency, and a lock-in demodulates the loss:
 
     `ĝ_i = (2/(δ N)) Σ_n L(θ + δ sin 2πf t_n) sin 2πf_i t_n`, `θ ← θ − lr ĝ`.
 
-    Nothing is random: ĝ is the gradient within O(δ²) and the plan's crosstalk, and noise σ in the loss leaves an error
-    of `σ √(2/N)/δ` in each parameter. **Costs** N forward passes a step, 4 P of the default plan, and a copy of the
-    parameters during each. Twice the passes of central differences, and every one with all signals in it.
+    Deterministic: ĝ is the gradient within O(δ²) and the plan's crosstalk, and noise σ in the loss leaves an error of
+    `σ √(2/N)/δ` in each parameter.
 
-    **Arguments:** `plan`, by default `FrequencyPlan.odd` over all parameters, which are counted in the order given;
-    `momentum`, `betas` and `model` as in `PerturbativeGradient`.
+    **Costs** N forward passes a step, 4 P in the default plan, twice those of central differences, and a copy of the
+    parameters during each.
 
-    Source: Boon et al., Gradient descent in materia through homodyne gradient extraction (arXiv 2105.11233), where the
-    output of a material is demodulated and the chain rule leads on to the loss; here the loss itself is.
+    **Arguments:**
+
+    - `params`: as in any torch optimizer.
+    - `lr`: the rate.
+    - `delta` (units of θ, default 0.01): δ.
+    - `plan` (default `FrequencyPlan.odd` over all parameters, counted in the given order).
+    - `momentum`, `betas`, `model`: as in `PerturbativeGradient`.
+
+    Source: Boon et al., Gradient descent in materia through homodyne gradient extraction (arXiv 2105.11233). There the
+    output of a material is demodulated and the chain rule leads to the loss; here the loss itself is demodulated.
     """
 
     def __init__(
@@ -128,7 +145,7 @@ class HomodyneGradient(ForwardOnly):
         model: nn.Module | None = None,
     ) -> None:
         self._given = plan
-        generator = torch.Generator().manual_seed(0)  # never drawn from
+        generator = torch.Generator().manual_seed(0)  # unused
         super().__init__(params, {"lr": lr, "delta": delta, "momentum": momentum, "betas": betas}, generator, model)
 
     @property

@@ -1,4 +1,4 @@
-"""Multiplexed gradient descent: all parameters perturbed at once, correlated with the cost, integrated over a time."""
+"""Multiplexed gradient descent: all parameters perturbed at once, correlated with the cost, integrated over time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,25 @@ class MultiplexedGradientDescent(ForwardOnly):
     The clocks, in perturbations (τ_p = 1): a step is one sample, τ_x = `perturbations` long, with its own baseline C₀;
     G is integrated over `integration` steps, τ_θ = N = `perturbations · integration`, and then θ moves.
 
-    Random signs: mean the gradient within O(δ), relative variance (P − 1)/N. `walsh`: parameter i carries the i-th
-    Walsh sequence of length n, the power of two that is at least P, with its sign turned every other pass, and N must
-    be whole passes. The gradient of a linear loss is then exact, and the error O(δ), over pairs of passes O(δ²); with
-    other samples in its steps it is the mean over them only where each sample sees whole passes.
+    Random signs: mean the gradient within O(δ), relative variance (P − 1)/N. `walsh`: parameter i has the i-th Walsh
+    sequence of length n, the power of two that is at least P, with its sign reversed every other pass, and N must be
+    whole passes. The gradient of a linear loss is then exact, and the error O(δ), over pairs of passes O(δ²). If the
+    steps have different samples, it is the mean over them only if each sample sees whole passes.
 
-    **Costs** `perturbations + 1` forward passes a step, and a copy of the
-    parameters during each.
+    **Costs** `perturbations + 1` forward passes a step, and a copy of the parameters during each.
 
-    **Arguments:** `delta`, the amplitude of each parameter, Δ/√P of the published Δ; `momentum`, the low-pass of the
-    analogue form, its time constant τ_θ/(1 − momentum); `betas`, `generator`, `model` as in `PerturbativeGradient`.
+    **Arguments:**
 
-    Source: McCaughan et al., APL Mach. Learn. 1 (2023) 026118. There G is the sum and not the mean, and as coded it is
-    of Δ²/P in place of Δ²: a mean of gradient/P a perturbation. Here its mean is the gradient, whatever N and P.
+    - `params`: as in any torch optimizer.
+    - `lr`: the rate.
+    - `delta` (units of θ, default 0.01): the amplitude of each parameter, Δ/√P of the published Δ.
+    - `perturbations` (default 1), `integration` (default 10): the clocks.
+    - `walsh` (default False): Walsh sequences in place of random signs.
+    - `momentum`: the low-pass of the analogue form, with time constant τ_θ/(1 − momentum).
+    - `betas`, `generator`, `model`: as in `PerturbativeGradient`.
+
+    Source: McCaughan et al., APL Mach. Learn. 1 (2023) 026118. There G is the sum and not the mean, and the code
+    divides by Δ²/P in place of Δ²: a mean of gradient/P a perturbation. Here its mean is the gradient for any N and P.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class MultiplexedGradientDescent(ForwardOnly):
 
     @property
     def _cycle(self) -> int:
-        """How many perturbations one pass through the Walsh sequences takes."""
+        """Perturbations in one pass through the Walsh sequences."""
         return 1 << (self.size - 1).bit_length()
 
     def _direction(self, p: Tensor, group: dict[str, Any], place: Place) -> Tensor:

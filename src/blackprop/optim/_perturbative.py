@@ -14,26 +14,35 @@ from blackprop.optim._displacement import Place
 
 
 class PerturbativeGradient(ForwardOnly):
-    """Along `directions` sparse integer perturbations u_m, entries uniform in {−r … r} and kept with probability q,
+    """Differences along M sparse integer perturbations u_m, entries uniform in {−r … r} and kept with probability q,
 
     `ĝ = (1/M) Σ_m u_m (L(θ + δ u_m) − L(θ − δ u_m)) / (2 δ s)`, `s = E u² = q r (r + 1)/3`,
 
-    and `θ ← θ − lr ĝ`. Trains whatever a loss can be had of, a model that autograd cannot see into among them.
+    and `θ ← θ − lr ĝ`. Trains any model with a loss, including models without autograd.
 
-    Mean: the gradient, within O(δ²); one-sided, against L(θ), within O(δ). Relative variance
-    `(P − 2 + κ)/M`, `κ = E u⁴/s² = 3 (3r² + 3r − 1)/(5 q r (r + 1))`: P decides, and sparseness costs only where it
-    leaves but a few entries, q ≈ 1/P. On the bowl ½|θ|² a step multiplies the mean of |θ|² by
-    `(1 − lr)² + lr² (P − 2 + κ)/M`, least at `lr = M/(M + P − 2 + κ)`, about P/M steps a factor of e.
+    Mean: the gradient, within O(δ²); one-sided, against L(θ), within O(δ). Relative variance `(P − 2 + κ)/M`, `κ = E
+    u⁴/s² = 3 (3r² + 3r − 1)/(5 q r (r + 1))`: P dominates, and sparseness matters only if few entries remain, q ≈ 1/P.
+    On the bowl ½|θ|² a step multiplies the mean of |θ|² by `(1 − lr)² + lr² (P − 2 + κ)/M`, least at `lr = M/(M + P − 2
+    + κ)`, about P/M steps for a factor of e.
 
-    **Costs** 2M forward passes a step, `one_sided` M + 1, and a copy of the parameters during each. `in_place`
-    needs no memory beyond them: they are put back by subtraction, within rounding, and not from a copy.
+    **Costs** 2M forward passes a step, `one_sided` M + 1, and a copy of the parameters during each.
 
-    **Arguments:** `lr`, `delta`, `levels` (r) and `keep` (q) may differ from group to group; `momentum`, as
-    `torch.optim.SGD`, or `betas`, as `torch.optim.Adam`; `generator`, by default seeded once, here, from torch's global
-    stream; `model`, whose devices' limits are kept.
+    **Arguments:**
 
-    Source: arXiv 2506.04523, which updates along u without the division by s: its rate is ours divided by s. The
-    perturbations made again from a seed: arXiv 2305.17333.
+    - `params`: as in any torch optimizer; `lr`, `delta`, `levels` and `keep` may differ from group to group.
+    - `lr`: the rate.
+    - `delta` (units of θ, default 0.01): δ.
+    - `levels` (default 1): r.
+    - `keep` (default 0.5): q.
+    - `directions` (default 1): M.
+    - `one_sided` (default False): differences against L(θ).
+    - `in_place` (default False): restore the parameters by subtraction, within rounding, instead of from a copy.
+    - `momentum` (default 0): as in `torch.optim.SGD`; or `betas` (default None): as in `torch.optim.Adam`.
+    - `generator` (default: seeded once, here, from torch's global stream).
+    - `model` (default None): its devices' limits are kept.
+
+    Source: arXiv 2506.04523, which updates along u without the division by s: its rate is ours divided by s.
+    Perturbations regenerated from a seed: arXiv 2305.17333.
     """
 
     def __init__(
@@ -75,7 +84,9 @@ class PerturbativeGradient(ForwardOnly):
         return (size - 2 + kurtosis) / self.directions
 
     def _direction(self, p: Tensor, group: dict[str, Any], place: Place) -> Tensor:
-        """One uniform number an entry: its part below `keep` in 2r + 1 levels, all above is dropped."""
+        """Draw one uniform number for each entry: below `keep` it selects one of 2r + 1 levels, above it the entry is
+        0.
+        """
         r = group["levels"]
         u = torch.rand(p.shape, generator=place.source(p.device), device=p.device)
         u.mul_((2 * r + 1) / group["keep"]).floor_().sub_(r)

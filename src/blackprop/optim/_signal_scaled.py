@@ -1,4 +1,4 @@
-"""Steps of the devices' settings that are as long as their gradient is trustworthy."""
+"""Steps of the devices' settings, scaled by the signal in their gradient."""
 
 from __future__ import annotations
 
@@ -13,39 +13,44 @@ from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.nn._diagnostics import SignalMeter, among_digital
 from blackprop.nn._layer import PhysicalLayer
 
-SAMPLE = 2**14  # digital gradients that the reference is measured on, of however many there are
+SAMPLE = 2**14  # digital gradients that the reference is measured on
 COHERENT = 19  # gradients that a momentum of 0.9 averages, (1 + β)/(1 − β)
-WORTHWHILE = 0.1  # a shorter step is not made: 99 % of its power would be noise
-LEAST = 0.01  # share of signal that the digital gradients are taken to have at least
+WORTHWHILE = 0.1  # a shorter step is skipped: 99 % of its power would be noise
+LEAST = 0.01  # lower bound of the share of signal in the digital gradients
 
 
 class SignalScaled(torch.optim.Optimizer):
-    """Any optimizer, its steps of θ shortened to what is signal in them: `θ ← θ_old + w (θ_new − θ_old)`.
+    """Wraps an optimizer and scales its steps of θ by the signal in them: `θ ← θ_old + w (θ_new − θ_old)`.
 
-    Adam and its kin divide by the gradient's magnitude, so they move θ as far on noise as on signal: the device
-    wanders, and the digital layers around it lose more by that than its training gains. Here
+    Adam and similar optimizers divide by the gradient's magnitude and so move θ as far on noise as on signal. The
+    device wanders, and the digital layers around it lose more by that than its training gains. Here
 
     `w = √(n s / (1 + (n − 1) s))`
 
-    with s the part of one θ-gradient's power that is no noise of the device's: at most `1/(1 + v)`, v the
-    `relative_variance` that the layer's estimator declares, which is 0 for one that knows the device; and at most
-    `(ρ_θ + 2 errors)/ρ_digital`, ρ the share of signal (`SignalMeter`) measured in the gradients of the
-    device and of all other parameters. The latter are exact but for the batches, and so tell what of the rest is
-    due to those. n = 19 gradients is what a momentum of 0.9 averages. w is then the cosine of the averaged gradient to
-    the one without noise, the length of the step that is best along a direction known only so well. A step with w
-    under 0.1, of which 99 % would be noise, is not made.
+    with s the part of the power of one θ-gradient that is not noise of the device. It is at most `1/(1 + v)`, v the
+    declared `relative_variance` of the layer's estimator, 0 for one that knows the device. It is also at most `(ρ_θ + 2
+    errors)/ρ_digital`, ρ the share of signal (`SignalMeter`) measured in the gradients of the device and of all other
+    parameters. The latter are exact except for the sampling of batches, and so separate that effect. A momentum of 0.9
+    averages n = 19 gradients. w is then the cosine of the averaged gradient to the noise-free one, and the best length
+    of a step along a direction of that accuracy. A step with w below 0.1, of which 99 % would be noise, is skipped.
 
-    Where devices are nearly all there is to train, with less than a tenth as many digital parameters beside them, they
-    are left alone (w = 1): there is little to lose by their wandering, and all to gain by their training.
+    If devices hold nearly all parameters, with less than a tenth as many digital ones beside them, their steps are not
+    scaled (w = 1): their wandering costs little there, and their training is everything.
 
-    An estimator that knows its `cosine` to the true gradient, as `DirectionalMemory` does, is taken at its word, also
-    where there is little beside the devices: what it lacks is the same from step to step, and no average mends it.
+    An estimator that knows its `cosine` to the true gradient, as `DirectionalMemory` does, supplies it in every case:
+    the part that it lacks is the same from step to step, and averaging cannot remove it.
 
-    Costs no query. With accumulated gradients ρ_θ is that of one backward pass, and w a little too small. What else
-    an estimator gets wrong in the same way every step (a wrong twin) is no noise to it.
+    Makes no queries. With accumulated gradients ρ_θ is that of one backward pass, and w slightly too small. Errors that
+    are the same at every step (a wrong twin) do not count as noise.
 
-    **Arguments:** `optimizer`, over the parameters of `model`; `model`, whose physical layers are sought. Schedulers,
-    `GradScaler`, closures and `state_dict` see this one as they would the inner one.
+    **Arguments:**
+
+    - `optimizer`: over the parameters of `model`.
+    - `model`: its physical layers are scaled.
+
+    Schedulers, `GradScaler`, closures and `state_dict` treat it like the inner optimizer.
+
+    **Raises** `ArgumentError` if the optimizer has the θ of none of the layers, or is scaled already.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -72,7 +77,7 @@ class SignalScaled(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The inner optimizer's step, that of θ shortened."""
+        """Make the inner optimizer's step, with that of θ scaled."""
         before = [layer.theta.detach().clone() for layer in self.layers]
         loss = self.inner.step() if closure is None else self.inner.step(closure)
         self._reference.add(self._sample())
@@ -86,8 +91,9 @@ class SignalScaled(torch.optim.Optimizer):
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's, and what the digital parameters' share of signal is measured from; those of the
-        devices are in their layers'.
+        """Return the inner optimizer's state and the measurements of the digital gradients.
+
+        Those of the devices are in their layers' states.
         """
         return {**self.inner.state_dict(), "signal": self._reference.state_dict()}
 
@@ -106,12 +112,12 @@ class SignalScaled(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def _share_state(self) -> None:
-        """One list of groups and one state for both, so that schedulers and scalers reach the inner optimizer."""
+        """Use one list of groups and one state for both, so that schedulers and scalers reach the inner optimizer."""
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
 
     def _weight(self, layer: PhysicalLayer) -> float:
-        """The w of one device."""
+        """Return the w of one device."""
         if (cosine := layer.estimator.cosine) is not None:
             return cosine
         if not self._among_digital:
@@ -124,7 +130,7 @@ class SignalScaled(torch.optim.Optimizer):
         return weight if weight >= WORTHWHILE else 0.0
 
     def _sample(self) -> Tensor:
-        """About `SAMPLE` of the digital gradients: of each parameter the first so many."""
+        """Return about `SAMPLE` of the digital gradients: the first entries of each parameter."""
         theta = self.layers[0].theta
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.digital]
         parts = [grad.flatten()[: -(-grad.numel() // self._stride)].to(theta) for grad in grads]

@@ -1,4 +1,4 @@
-"""Simultaneous perturbation stochastic approximation, as the textbook has it."""
+"""Simultaneous perturbation stochastic approximation, in the textbook form."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ class SPSA(ForwardOnly):
 
     `a_k = a/(A + k)^0.602` and `c_k = c/k^0.101`, k = 1, 2, …
 
-    Mean: the gradient within O(c_k²); relative variance P − 1. **Costs** two forward passes a step, and a copy of the
-    parameters during each.
+    Mean: the gradient within O(c_k²); relative variance P − 1.
 
-    **Arguments:** `lr`, a; `delta`, c, about the standard deviation of the noise in the loss; `stability`, A, about a
-    tenth of the steps that will be made; `alpha`, `gamma`, the exponents, by default the slowest that are sure to
-    converge (1 and 1/6 are best in the limit). The gains are the schedule; one of torch's acts on a. `generator` and
-    `model` as in `PerturbativeGradient`.
+    **Costs** two forward passes a step, and a copy of the parameters during each.
+
+    **Arguments:**
+
+    - `params`: as in any torch optimizer.
+    - `lr`: a. The gains are the schedule; a scheduler of torch changes a.
+    - `delta` (units of θ, default 0.01): c, about the standard deviation of the noise in the loss.
+    - `stability` (steps, default 0): A, about a tenth of the planned steps.
+    - `alpha` (default 0.602), `gamma` (default 0.101): the exponents; the defaults are the slowest that ensure
+      convergence (1 and 1/6 are best in the limit).
+    - `generator`, `model`: as in `PerturbativeGradient`.
 
     Source: Spall, IEEE Trans. Aerosp. Electron. Syst. 34 (1998) 817; Introduction to Stochastic Search (2003), ch. 7.
     """

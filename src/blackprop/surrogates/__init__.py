@@ -1,4 +1,4 @@
-"""Surrogates: the gradient for a device's input, from what is known of the device."""
+"""Surrogates: the gradient for a device's input, from a model of the device."""
 
 from blackprop.surrogates._base import Surrogate
 from blackprop.surrogates._euler import Euler

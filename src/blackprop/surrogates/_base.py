@@ -1,4 +1,4 @@
-"""What a surrogate owes: the gradient for a device's input, at no query, from what it has learnt of the device."""
+"""The base class of surrogates: the gradient for a device's input, without queries, from a model of the device."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from blackprop.errors import IncompatibleError
 
 
 class Surrogate(nn.Module, abc.ABC):
-    """A stand-in for the device in the backward pass: `∂L/∂x_b = (∂f(x_b; θ)/∂x_b)ᵀ ∂L/∂y_b`.
+    """Replaces the device in the backward pass: `∂L/∂x_b = (∂f(x_b; θ)/∂x_b)ᵀ ∂L/∂y_b`.
 
     Its state is in buffers, so it moves and is saved with the model. A layer binds it to its device once, starts it at
-    the first setting, and tracks it whenever θ has moved and the gradient will be needed; each of these procedures
-    changes the state at its very end, so that one that is cut short leaves the surrogate as it was.
+    the first setting, and tracks it when θ has moved and a gradient is needed. These procedures write their state at
+    their end; an interrupted one leaves the surrogate unchanged.
 
-    `drive` is the root mean square length of the rows that training sends; the layer sets it before it starts or tracks
-    a surrogate: rows of another length meet more noise, or the end of a converter's range.
+    `drive` is the root mean square length of the rows of training. The layer sets it before it starts or tracks a
+    surrogate: rows of another length meet more noise, or the end of a converter's range.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,16 @@ class Surrogate(nn.Module, abc.ABC):
 
     @property
     def spec(self) -> Declaration:
-        """The declaration of the device it stands for."""
+        """The declaration of the bound device."""
         if self._spec is None:
-            raise IncompatibleError(f"{type(self).__name__} is bound to no device yet; give it to a `PhysicalLayer`")
+            raise IncompatibleError(f"{type(self).__name__} is not bound to a device yet; give it to a `PhysicalLayer`")
         return self._spec
 
     def bind(self, spec: Declaration) -> None:
-        """Take on a device: refuse one that cannot be served, make the buffers."""
+        """Bind to a device: check it and make the buffers.
+
+        **Raises** `IncompatibleError` if the device cannot be served, or the surrogate is bound already.
+        """
         if self._spec is not None:
             raise IncompatibleError(
                 f"this {type(self).__name__} already stands for {self._spec.name}; make one surrogate a layer"
@@ -50,7 +53,7 @@ class Surrogate(nn.Module, abc.ABC):
         self._allocate(spec)
 
     def check(self, spec: Declaration) -> None:
-        """Raise `IncompatibleError` where this surrogate cannot serve the device."""
+        """Raise `IncompatibleError` if this surrogate cannot serve the device."""
         del spec
 
     def _allocate(self, spec: Declaration) -> None:
@@ -59,17 +62,18 @@ class Surrogate(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        """Learn the device at theta (P,) from nothing."""
+        """Return the procedure that learns the device at theta (P,), without prior knowledge."""
 
     @abc.abstractmethod
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
-        """Follow the device from theta_old, which the surrogate stands for, to theta_new. Queries at the old come
-        first.
+        """Return the procedure that follows the device from theta_old, the surrogate's present setting, to theta_new.
+
+        Queries at theta_old come first.
         """
 
     @abc.abstractmethod
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
-        """`∂L/∂x` (B, *in_shape) for rows x (B, *in_shape) and cotangents grad_y (B, *out_shape). Asks nothing."""
+        """Return `∂L/∂x` (B, *in_shape) for rows x and cotangents grad_y (B, *out_shape), without queries."""
 
     asks: ClassVar[bool] = False
     """Whether the gradient for the input is read from the device, by `read_vjp`, in place of `vjp`."""
@@ -81,18 +85,16 @@ class Surrogate(nn.Module, abc.ABC):
         yield  # a procedure that asks no query
 
     def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
-        """`∂L/∂x` for rows x whose readings were y, after other batches have been observed at the same setting.
+        """Return `∂L/∂x` for rows x with readings y, after other batches have been observed at the same setting.
 
-        This happens where a layer is used several times before one backward pass. By default it is `vjp`. A surrogate
-        that holds near the latest rows alone overrides it.
+        This happens if a layer is used several times before one backward pass. By default it is `vjp`. A surrogate that
+        holds only near the latest rows overrides it.
         """
         del y
         return self.vjp(x, grad_y)
 
     def _read_matrix(self, theta: Tensor) -> Procedure[Tensor]:  # (d_out, d_in)
-        """A linear device's matrix at theta, from its answers to the d_in unit rows; where its inputs have limits, to
-        `probes.spanning` ones.
-        """
+        """Read a linear device's matrix at theta from the d_in unit rows; with limited inputs, from `spanning` rows."""
         unit = torch.eye(self.spec.d_in, dtype=theta.dtype, device=theta.device)
         probes = spanning(self.spec, unit, 1.0, self._amplitude) if self.spec.x_limited else Probes(unit)
         query = Query(probes.rows.unflatten(1, self.spec.in_shape), theta, Purpose.SURROGATE)
@@ -101,28 +103,26 @@ class Surrogate(nn.Module, abc.ABC):
 
     @property
     def _amplitude(self) -> float:
-        """The root mean square of the entries of the rows that training sends; 1 before it has sent any."""
+        """The root mean square of the entries of the rows of training; 1 before the first of them."""
         return self.drive / math.sqrt(self.spec.d_in) if self.drive else 1.0
 
     def observe(self, x: Tensor, y: Tensor) -> None:
-        """See rows and readings that training has made anyway."""
+        """Receive rows and readings of training."""
         del x, y
 
     def predict(self, x: Tensor) -> Tensor | None:
-        """The readings (B, *out_shape) it expects of rows x; None where it cannot say, as here."""
+        """Return the expected readings (B, *out_shape) of rows x; None, the default, if there is no prediction."""
         del x
         return None
 
     def _through(self, matrix: Tensor, x: Tensor, b: Tensor | float = 0.0) -> Tensor:
-        """What a device of this matrix (d_out, d_in) and offset b (d_out,) answers."""
+        """Return the answer of a device with this matrix (d_out, d_in) and offset b (d_out,)."""
         return (x.flatten(1) @ matrix.mT + b).unflatten(1, self.spec.out_shape)
 
     def counter(self, theta: Tensor) -> Tensor:
-        """θ (P,) less the displacement of the device that was found since this was last asked, so that it stands where
-        it stood. Here θ: nothing is known of one.
-        """
+        """Return θ (P,) less the displacement of the device found since the last call. By default θ itself."""
         return theta
 
     def diagnosis(self) -> dict[str, float]:
-        """What it knows of how well it does, by name, for `bp.diagnose`; nothing where it knows nothing."""
+        """Return the surrogate's own quality measures by name, for `bp.diagnose`; empty by default."""
         return {}

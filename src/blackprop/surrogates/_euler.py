@@ -1,4 +1,4 @@
-"""A short rollout of a solver, which has hardly moved the state."""
+"""The input gradient of a short rollout, during which the state hardly moves."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from blackprop.surrogates._base import Surrogate
 class Euler(Surrogate):
     """`∂L/∂u_0 = Σ_j ∂L/∂u_j` for a trajectory (u_1, …, u_steps): the solver's flow Jacobian is I + O(h) a step.
 
-    Knows nothing of the solver, holds no state and asks nothing. Beside `estimators.EulerGradient`, where the loop over
-    steps is yours (`devices.Rollout` with `steps=1`) or what makes the first state is trained. Source: the static
-    form of arXiv 2311.10665.
+    Needs no knowledge of the solver, has no state and makes no queries. Use it beside `estimators.EulerGradient` if the
+    loop over steps is yours (`devices.Rollout` with `steps=1`), or if the layers that make the first state are trained.
+
+    **Raises** `IncompatibleError` for a device that is not a rollout.
+
+    Source: the static form of arXiv 2311.10665.
     """
 
     def check(self, spec: Declaration) -> None:
@@ -29,12 +32,12 @@ class Euler(Surrogate):
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta, generator
         return
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator
         return
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return grad_y.sum(1).reshape(x.shape)

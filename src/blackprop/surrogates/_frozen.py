@@ -1,4 +1,4 @@
-"""The device as it was at the start."""
+"""The initial matrix of a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from blackprop.surrogates._base import Surrogate
 
 
 class Frozen(Surrogate):
-    """The whole matrix, read once from d_in rows and never again: exact for a linear device that is not trained."""
+    """The whole matrix, read once from d_in rows. Exact for a linear device that is not trained.
+
+    **Raises** `IncompatibleError` for a device that is not declared linear.
+    """
 
     A: Tensor
 
@@ -31,7 +34,7 @@ class Frozen(Surrogate):
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator
         return
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries
 
     def predict(self, x: Tensor) -> Tensor | None:
         return self._through(self.A, x)

@@ -1,4 +1,4 @@
-"""A module that a surrogate has taken over: its weights in one row, and what it answers with others."""
+"""A module inside a surrogate: its weights in one row, and its answers with other weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from blackprop.errors import IncompatibleError
 
 
 class FittedModel:
-    """`model(x, θ; w)` as a function of w (n,): of the parameters that require a gradient, in one row.
+    """`model(x, θ; w)` as a function of w (n,), the parameters that require a gradient, in one row.
 
-    All the module's parameters become buffers: they are saved and moved with it, and no optimizer sees them.
+    All parameters of the module become buffers: they are saved and moved with it, and optimizers do not see them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,21 +33,21 @@ class FittedModel:
             self.model.get_buffer(name).copy_(value)
 
     def answer(self, w: Tensor, x: Tensor, theta: Tensor) -> Tensor:
-        """At one setting theta (P,), x (rows, *in_shape), or with settings stacked in front of both."""
+        """Return the answer at one setting theta (P,), x (rows, *in_shape), or with settings stacked in front."""
         weights = self._named(w)
         if theta.dim() == 1 or getattr(self.model, "stacks", False):
             return functional_call(self.model, weights, (x, theta))
         return torch.vmap(lambda rows, setting: functional_call(self.model, weights, (rows, setting)))(x, theta)
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor, theta: Tensor, size: float) -> Tensor:
-        """Of `Σ|model − y|² / size` in w."""
+        """Return the gradient of `Σ|model − y|² / size` in w."""
         with torch.enable_grad():
             w = w.detach().requires_grad_()
             loss = (self.answer(w, x, theta) - y).square().sum() / size
         return torch.autograd.grad(loss, w)[0]
 
     def check(self, spec: Declaration) -> None:
-        """Refuse a device that this is no model of; what answers here answers in the fit."""
+        """Raise `IncompatibleError` for a device that this does not model."""
         meant = getattr(self.model, "declaration", None)
         if isinstance(meant, Declaration):
             _compare(type(self.model).__name__, meant, spec)
@@ -77,7 +77,7 @@ class FittedModel:
 
 
 def _compare(name: str, meant: Declaration, spec: Declaration) -> None:
-    """Refuse a physical model of another device."""
+    """Raise `IncompatibleError` if a physical model belongs to another device."""
     for what, ours, theirs in (
         ("in_shape", meant.in_shape, spec.in_shape),
         ("out_shape", meant.out_shape, spec.out_shape),

@@ -1,4 +1,4 @@
-"""What may be spent on a device that has moved, and what was: an allowance of rows, and the log of what it paid for."""
+"""The allowance of rows for a device that has moved, and the log of its use."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LOG = logging.getLogger("blackprop")
 KEPT = 100  # events that are remembered one by one; their sums reach back to the start
 FOUND, AGAIN = "displacement found", "calibrated again"
 KINDS = (FOUND, AGAIN)
-LEFT = 3.0  # over what a calibration's check expects, on average over the range: as much as is normal where θ stands
+LEFT = 3.0  # times the error that a calibration's check expects on average over the range: normal at one θ
 
 
 @dataclass(frozen=True)
 class Event:
-    """That the device was found displaced, and what was done about it."""
+    """A displacement of the device and the response to it."""
 
     batch: int
     """How many batches the surrogate had seen."""
@@ -34,8 +34,8 @@ class Event:
 class Monitor(nn.Module):
     """The allowance of a surrogate for calibrating again: `reserve` rows, and `share` of the rows that training reads.
 
-    What is not covered is not asked: the surrogate goes on with what it knows, and says so once, as a
-    `BlackpropWarning`. Every event is logged (logger `blackprop`, level INFO), counted, and of the last 100 kept.
+    If the allowance does not suffice, the surrogate makes no queries, continues with its present model and warns once
+    (`BlackpropWarning`). Every event is logged (logger `blackprop`, level INFO) and counted; the last 100 are kept.
     """
 
     def __init__(self, share: float) -> None:
@@ -49,26 +49,26 @@ class Monitor(nn.Module):
         """The last 100 of them, oldest first."""
         self.batches = 0
         self.sums = {"events": 0, "rows": 0, "programmings": 0}
-        self.warned = False  # of a want that was not covered
+        self.warned = False  # of an allowance that did not suffice
 
     def reserve(self, rows: int) -> None:
         self.allowance = float(rows)
 
     def saw(self, rows: int) -> None:
-        """A batch of so many rows."""
+        """Add the rows of a batch to the allowance."""
         self.allowance += self.share * rows
         self.batches += 1
 
     def covers(self, rows: int, name: str) -> bool:
-        """Whether so many rows may be asked; warns the first time that they may not."""
+        """Return whether this many rows may be read; warn the first time that they may not."""
         if rows <= self.allowance:
             return True
         if not self.warned:
             self.warned = True
             warnings.warn(
-                f"{name}: the device has moved, and the {rows} rows to find out where to are more than the "
-                f"{self.allowance:.0f} that `share={self.share}` of the training's rows allows so far: training goes "
-                "on with what is known; give a larger `share`, or steady the device",
+                f"{name}: the device has moved, and the {rows} rows to find its displacement are more than the "
+                f"{self.allowance:.0f} that `share={self.share}` of the training's rows allows so far: training "
+                "continues with the present model; give a larger `share`, or steady the device",
                 BlackpropWarning,
                 stacklevel=2,
             )
@@ -103,7 +103,7 @@ class Monitor(nn.Module):
 
 
 def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, more: bool, kept: bool) -> None:
-    """Say that a calibration does not explain the device, and what is done about it."""
+    """Warn that a calibration does not explain the device, and of the consequence."""
     advice = (
         "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
         if more
@@ -112,9 +112,9 @@ def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, mo
     warnings.warn(
         f"{name}: {settings:.0f} settings do not explain the responses of its elements: slopes should agree "
         f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. "
-        + ("Training goes on by them" if kept else "Training goes on without them, so that θ stays")
+        + ("Training continues with them" if kept else "Training continues without them, so that θ stays")
         + ", and the matrix is corrected by the training rows; "
-        f"{advice}, or take an estimator that asks, such as `DirectionalMemory`",
+        f"{advice}, or take an estimator that queries, such as `DirectionalMemory`",
         CalibrationWarning,
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""The gradient that autograd finds through a simulator: for comparison, never for training a real device."""
+"""The gradient by autograd through a simulator: for comparison, never for training a real device."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from blackprop.surrogates._base import Surrogate
 
 
 class Oracle(Surrogate):
-    """`∂L/∂x` by autograd through the simulator's transfer, free of noise. Costs no query; accepts simulators only."""
+    """`∂L/∂x` by autograd through the simulator's transfer, without noise or queries. Accepts simulators only."""
 
     theta: Tensor
 
     def check(self, spec: Declaration) -> None:
         if spec.oracle is None:
-            raise IncompatibleError(f"`surrogates.Oracle()` needs a simulator to differentiate; {spec.name} is none")
+            raise IncompatibleError(f"`surrogates.Oracle()` needs a simulator to differentiate; {spec.name} is not one")
 
     def _allocate(self, spec: Declaration) -> None:
         self.register_buffer("theta", torch.zeros(spec.theta.size))
@@ -30,7 +30,7 @@ class Oracle(Surrogate):
         del theta_old, generator
         self.theta.copy_(theta_new)
         return
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         transfer = self.spec.oracle

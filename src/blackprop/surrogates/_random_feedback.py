@@ -1,4 +1,4 @@
-"""An input gradient that knows nothing of the device: a fixed random matrix."""
+"""An input gradient without knowledge of the device: a fixed random matrix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from blackprop.surrogates._base import Surrogate
 
 
 class RandomFeedback(Surrogate):
-    """`∂L/∂x = ∂L/∂y B` with B `(d_out, d_in)` ~ U(−1, 1) / √d_in, drawn once and kept. Asks nothing, ever.
+    """`∂L/∂x = ∂L/∂y B` with B `(d_out, d_in)` ~ U(−1, 1) / √d_in, drawn once and kept. Makes no queries.
 
-    What stands before the device then learns what helps *through B*, and the device, where it is trained, comes to
-    agree with B: feedback alignment. It needs a device that can be trained to agree; in front of a fixed one the
-    gradient stays random. It is biased, and no query makes it less so.
+    The layers before the device learn from the error *through B*, and a trained device aligns with B: feedback
+    alignment. A fixed device cannot align, and the gradient before it stays random. The gradient is biased.
 
-    **Argument:** `seed`, of B. Source: Lillicrap et al., Nat. Commun. 7, 13276 (2016).
+    **Arguments:**
+
+    - `seed` (default 0): the seed of B.
+
+    Source: Lillicrap et al., Nat. Commun. 7, 13276 (2016).
     """
 
     B: Tensor
@@ -42,7 +45,7 @@ class RandomFeedback(Surrogate):
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator
         return
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.B).reshape(x.shape)

@@ -19,39 +19,53 @@ from blackprop.surrogates._monitor import AGAIN, Monitor
 from blackprop.surrogates._watch import excess, has_moved, watched
 
 TOGETHER = 4  # settings in a step of the fit: many small steps fit better in the same time
-ONLINE = 0.1  # of the calibration's rate, at most: a batch says little, and its noise must not stay
+ONLINE = 0.1  # of the calibration's rate, at most: a batch has little information, and its noise must not stay
 GAIN = 3.0  # of that rate for the relative residual, up to there
-HELD_OUT = 16  # one setting of so many is not fitted: it checks the fit
-FAR_ABOVE, LITTLE = 3.0, 0.7  # the fit's residual or the noise; and all of the readings: what a check must not leave
+HELD_OUT = 16  # one setting of this many is held out, and checks the fit
+FAR_ABOVE, LITTLE = (
+    3.0,
+    0.7,
+)  # bounds of the check's residual: times the fit's residual or the noise; as a part of the readings
 DECAY = (0.9, 0.99)  # of Adam's moments: the fit has one or two thousand steps
 
 
 class Twin(Surrogate):
-    """`∂L/∂x` and `∂L/∂θ` by autograd through `model(x, θ; w) ≈ f(x; θ)`, w fitted to the device.
+    """`∂L/∂x` and `∂L/∂θ` by autograd through `model(x, θ; w) ≈ f(x; θ)`, with w fitted to the device.
 
-    The start calibrates: at `settings` random settings, drawn over the range of θ and from there a random part of the
-    way towards the present θ, it reads `rows` random rows each, driven at the amplitude of the data. It fits w in
-    `fit_steps` steps of Adam to `Σ|model − y|² / Σ|y|²`, at the rate `lr`, which falls to zero along a cosine: 0.015
-    suits a mesh of 64 modes (in rad a step), 0.05 a device whose parameters act one by one. The relative residual that
-    is left is `residual`. One setting of 16 is not fitted: the residual there is the check of the fit. Where it is
-    far above the fit's and the noise, or near 1, a `CalibrationWarning` says so at the first batch. After that
-    every training batch gives `online_steps` more steps, at 3 `lr` times its relative residual, `lr / 10` at most:
-    w follows a device that drifts, and stays where it explains the device. (A step of Adam is as large for a
-    residual of nothing, and would move what the batch says nothing of.)
+    **Calibration.** The start reads `rows` random rows at the amplitude of the data, at each of `settings` random
+    settings. These are drawn over the range of θ (a period around it; its limits; or else the present values and as
+    much again to either side) and moved towards the present θ by a random part of the way. It fits w to `Σ|model − y|²
+    / Σ|y|²` by `fit_steps` steps of Adam, at a rate that falls from `lr` to zero along a cosine. `residual` is the
+    relative residual of the fit. One setting of 16 is held out and checks the fit. If its residual is far above the
+    fit's and the noise, or near 1, a `CalibrationWarning` follows at the first batch.
 
-    The range of θ is a period around it; its limits; or else the present values and as much again to either side.
-    **Costs** settings·rows rows and `settings` programmings, once (booked as `CALIBRATE`), and nothing after. With
-    `fit_steps=0` it asks nothing at all, and with `online_steps=0` as well it is physics-aware training: forward
-    through the device, backward through the model as it was given.
+    **Training.** Every batch then makes `online_steps` more steps, at 3 `lr` times its relative residual, `lr / 10` at
+    most: w follows a device that drifts, and rests while it explains the device. (A step of Adam has the same size for
+    a small residual, and would move w where the batch has no information.)
 
-    When the residual of the batches has grown to `watch` times what it was after the calibration, and to `watch` times
-    what the calibration leaves to expect of other settings than its own, the device has moved, and is calibrated again,
-    from the w that was found, at the next change of θ. None: never. What this may cost is bounded: by the rows of one
-    calibration, and `share` of the training's rows. `monitor` keeps the log of it.
+    **Watch.** The twin calibrates again, from the present w and at the next change of θ, when the residual of the
+    batches has grown to `watch` times its value after the calibration and to `watch` times the residual that the
+    calibration predicts at other settings. `monitor` keeps the log.
 
-    **Argument:** `model`, a module with `forward(x (B, *in_shape), theta (P,)) -> (B, *out_shape)`; one that takes
-    settings in front, x `(S, B, *in_shape)` with theta `(S, P)`, says so by `stacks = True`. The twin takes it over:
-    its parameters become buffers, of which those that required a gradient are fitted; no optimizer of yours sees them.
+    **Costs** settings·rows rows and `settings` programmings, once (booked as `CALIBRATE`). With `fit_steps=0` it makes
+    no queries; with `online_steps=0` as well it is physics-aware training: forward through the device, backward through
+    the model as given.
+
+    **Arguments:**
+
+    - `model`: a module with `forward(x (B, *in_shape), theta (P,)) -> (B, *out_shape)`. If it takes settings in front,
+      x `(S, B, *in_shape)` with theta `(S, P)`, it sets `stacks = True`. The twin takes it over: its parameters become
+      buffers, those that required a gradient are fitted, and your optimizers do not see them.
+    - `settings` (default 128), `rows` (default 20): of the calibration.
+    - `fit_steps` (default 1600): steps of the fit.
+    - `lr` (default 0.015): rate of the fit. 0.015 suits a mesh of 64 modes (in rad a step), 0.05 a device whose
+      parameters act one by one.
+    - `online_steps` (default 1): steps a batch.
+    - `watch` (default 3): factor of the residual that triggers a calibration; None for never.
+    - `share` (default 0.25): bound of the cost of further calibrations, as a share of the rows of training, beyond the
+      rows of one calibration.
+
+    **Raises** `IncompatibleError` for a model of another device, `SurrogateError` for a fit that diverges.
     """
 
     theta: Tensor
@@ -105,19 +119,21 @@ class Twin(Surrogate):
         self.register_buffer("moments", torch.zeros(2, self._fitted.weights().numel()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("residual", torch.full((), math.inf))
-        self.register_buffer("held_out", torch.full((), math.inf))  # infinite where nothing is
-        self.register_buffer("said", torch.tensor(0))  # whether it was warned of that the fit explains too little
+        self.register_buffer("held_out", torch.full((), math.inf))  # infinite if no setting is held out
+        self.register_buffer("said", torch.tensor(0))  # whether the warning of a poor fit was given
         self.register_buffer("statistics", torch.zeros(4))
 
     @property
     def moved(self) -> bool:
-        """Whether the training batches say that the device is no longer the calibrated one."""
+        """Return whether the training batches show that the device has moved since the calibration."""
         return has_moved(self.statistics, self.watch, self._expected)
 
     @property
     def _expected(self) -> float:
-        """The relative residual to expect of other settings than the calibration's: `residual / (1 − n / N)` for n
-        weights and N numbers read, as generalised cross-validation has it; or what the check found, if that is more.
+        """The relative residual to expect at other settings than the calibration's.
+
+        `residual / (1 − n / N)` for n weights and N numbers read (generalised cross-validation), or the residual of the
+        held-out settings if that is larger.
         """
         numbers = self.settings * self.rows * self.spec.d_out
         expected = float(self.residual) / max(1 - len(self._fitted.weights()) / numbers, 0.1)
@@ -163,7 +179,7 @@ class Twin(Surrogate):
         return {"excess": self._excess, **checked, **self.monitor.diagnosis()}
 
     def _warn_of_doubt(self) -> None:
-        """Say once where settings that were not fitted are explained badly."""
+        """Warn once if the model explains the held-out settings badly."""
         held, usual = float(self.held_out), max(float(self.residual), self.spec.noise, 0.02)
         if self.said or held == math.inf or not held > min(FAR_ABOVE * usual, LITTLE):
             return
@@ -172,14 +188,14 @@ class Twin(Surrogate):
             f"{self.spec.name}: this twin leaves {held:.0%} of the readings unexplained at settings that it was not "
             f"fitted to, and {float(self.residual):.0%} at those that it was: its gradients may be wrong. Give "
             f"`Twin(settings=...)` more than {self.settings}, more `fit_steps`, a model nearer to the device, or take "
-            "an estimator that asks, such as `DirectionalMemory`",
+            "an estimator that queries, such as `DirectionalMemory`",
             CalibrationWarning,
             stacklevel=2,
         )
 
     @property
     def _excess(self) -> float:
-        """The residual of the batches over what is normal."""
+        """The residual of the batches over its normal value."""
         return excess(self.statistics, self._expected)
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
@@ -190,7 +206,7 @@ class Twin(Surrogate):
         return grad
 
     def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor:
-        """`(∂model(x; θ)/∂θ)ᵀ ∂L/∂y` (P,), at the θ that the surrogate stands at."""
+        """Return `(∂model(x; θ)/∂θ)ᵀ ∂L/∂y` (P,), at the surrogate's present θ."""
         with torch.enable_grad():
             theta = self.theta.detach().requires_grad_()
             output = self.model(x.detach(), theta)
@@ -232,14 +248,14 @@ class Twin(Surrogate):
         self.theta.copy_(theta)
 
     def _around(self, theta: Tensor, generator: torch.Generator) -> Tensor:
-        """Settings (K, P): anywhere in the range, each drawn towards θ by a random part of the way."""
+        """Return settings (K, P) over the range, each moved towards θ by a random part of the way."""
         K, P = self.settings, theta.numel()
         part, turns = torch.rand(K, P + 1, generator=generator, device=generator.device).to(theta).split((1, P), 1)
         low, high = _reach(self.spec, theta)
         return self.spec.theta.clamp(theta + part * (low + (high - low) * turns - theta))
 
     def _fit(self, x: Tensor, y: Tensor, thetas: Tensor, generator: torch.Generator) -> Tensor:
-        """The weights that explain the readings y (K, R, *out_shape)."""
+        """Return the weights that explain the readings y (K, R, *out_shape)."""
         w, size = self._fitted.weights(), float(y.square().sum() / len(y))
         moments, order = torch.zeros_like(self.moments), torch.zeros(0, dtype=torch.int64)
         for step in range(self.fit_steps if size else 0):
@@ -257,7 +273,7 @@ class Twin(Surrogate):
 
 
 def _adam(w: Tensor, grad: Tensor, moments: Tensor, step: int, rate: float) -> tuple[Tensor, Tensor]:
-    """One step of Adam: the weights and the moments (2, n) after it. Changes nothing in place."""
+    """Return the weights and the moments (2, n) after one step of Adam, without changing the arguments."""
     first, second = (
         moment + (1 - decay) * (new - moment)
         for moment, new, decay in zip(moments, (grad, grad * grad), DECAY, strict=True)
@@ -271,7 +287,7 @@ def _relative(found: Tensor, y: Tensor) -> Tensor:
 
 
 def _reach(spec: Declaration, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest θ to calibrate."""
+    """Return the lowest and the highest θ of the calibration."""
     if spec.theta.period is not None and not spec.theta.limited:
         return theta - spec.theta.period / 2, theta + spec.theta.period / 2
     return spec.theta.range_around(theta)

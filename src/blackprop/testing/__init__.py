@@ -1,8 +1,8 @@
-"""The contract tests: what a device, an estimator, a surrogate or an optimizer declares, held against what it does.
+"""The contract tests: measure whether a device, an estimator, a surrogate or an optimizer fulfils its declaration.
 
-They are for whoever writes one: call `check_device(my_device)` in a test, or on the bench before training. Each returns
-a `Report` of what was measured, or raises `ContractError` with the claim that failed, what was measured and what was
-declared. All random numbers come from the generator that is passed, by default one seeded with 0.
+They are for authors of such parts: call `check_device(my_device)` in a test, or on the bench before training. Each
+function returns a `Report` of its measurements, or raises `ContractError` with the failed claim, the measured and the
+declared value. All random numbers come from the passed generator, by default one seeded with 0.
 """
 
 from blackprop.testing._bench import Report

@@ -1,4 +1,4 @@
-"""What the contract tests share: a bench that asks, counts and writes down, and the report that it ends in."""
+"""The common part of the contract tests: a bench that queries, counts and records, and its report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: `claims`, pairs of a claim and what was measured of it, and the rows and programmings it took."""
+    """The result of a contract test: `claims`, pairs of a claim and its measurement, and the rows and programmings
+    used.
+    """
 
     subject: str
     claims: tuple[tuple[str, str], ...]
@@ -43,7 +45,7 @@ class Report:
 
 
 class Bench:
-    """Asks, counts, and stops at the first claim that does not hold."""
+    """Queries, counts, and stops at the first claim that does not hold."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -51,7 +53,7 @@ class Bench:
         self._claims: list[tuple[str, str]] = []
 
     def run(self, claim: str, procedure: Procedure[T], device: Measurable, ledger: Ledger | None = None) -> T:
-        """Run `procedure`, as a layer would; a query or a reading that the driver refuses breaks `claim`."""
+        """Run `procedure` as a layer does; a query or a reading that the driver refuses breaks `claim`."""
         spent = Ledger()
         try:
             with torch.no_grad():
@@ -71,7 +73,7 @@ class Bench:
             raise ContractError(f"{self.subject}: {claim}: measured {measured}, declared {declared}")
 
     def settle(self, holds: bool, claim: str, measured: str, declared: str) -> None:
-        """`require`, and write it down."""
+        """`require`, and record the claim."""
         self.require(holds, claim, measured, declared)
         self.note(claim, measured)
 
@@ -87,9 +89,9 @@ class Bench:
 
 
 class Redeclared:
-    """A device that answers as it does and declares something else.
+    """A device with another declaration and the same answers.
 
-    Its readings carry a derivative that must not be taken. By default it hides the oracle: a black box.
+    Its readings carry a derivative that must not be taken. By default it hides the oracle, so it is a black box.
     """
 
     def __init__(self, device: Measurable, theta: ThetaSpec | None = None) -> None:
@@ -122,7 +124,7 @@ class _Trap(torch.autograd.Function):
 
 
 def together(procedures: Sequence[Procedure[T]]) -> Procedure[list[T]]:
-    """All procedures side by side, their rounds joined, so that a simulator answers them in one batch."""
+    """Run all procedures in parallel, their rounds joined, so that a simulator answers them in one batch."""
     results: dict[int, T] = {}
     waiting: dict[int, Sequence[Query]] = {}
 
@@ -144,7 +146,7 @@ def together(procedures: Sequence[Procedure[T]]) -> Procedure[list[T]]:
 
 
 def watched(procedure: Procedure[T], asked: list[Query]) -> Procedure[T]:
-    """The same procedure; its queries are written down in `asked`."""
+    """The same procedure, with its queries recorded in `asked`."""
     try:
         queries = next(procedure)
         while True:
@@ -165,12 +167,12 @@ def normal(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype 
 def random_rows(
     spec: Declaration, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
 ) -> Tensor:  # (count, *in_shape)
-    """Normal rows, moved into the limits of the inputs."""
+    """Return normal rows, moved into the limits of the inputs."""
     return within(spec, normal((count, *spec.in_shape), generator, dtype))
 
 
 def fork(generator: torch.Generator) -> int:
-    """A seed for a stream that can be started again."""
+    """Return a seed for a stream that can be restarted."""
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
@@ -179,7 +181,7 @@ def seeded(seed: int, generator: torch.Generator) -> torch.Generator:
 
 
 def relative(error: Tensor, reference: Tensor) -> float:
-    """`|error| / |reference|`, 0 where both vanish."""
+    """Return `|error| / |reference|`, 0 if both vanish."""
     size = float(error.norm())
     return size / max(float(reference.norm()), 1e-30) if size else 0.0
 
@@ -199,6 +201,6 @@ def global_streams() -> dict[str, object]:
 
 
 def moved_since(before: dict[str, object]) -> str:
-    """The global random streams that have moved since `before`."""
+    """Return the global random streams that have moved since `before`."""
     names = [name for name, state in global_streams().items() if state != before[name]]
     return f"the global stream of {' and of '.join(names)}" if names else ""

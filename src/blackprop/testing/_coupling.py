@@ -1,4 +1,4 @@
-"""Does a parameter move what it is declared to move, and nothing else?"""
+"""Whether a parameter moves its declared cells, and those alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from blackprop.testing._probe import Probe
 
 
 def check_coupling(probe: Probe, parameters: int, subsets: int) -> None:
-    """Move single parameters and random halves of them; the cells that own none of what moved must stay.
+    """Move single parameters and random halves of them; cells without a moved parameter of their own must stay.
 
-    A cell is an element of the matrix for ELEMENT, an output for ROW. A parameter that moves a foreign cell moves it
-    unseen in one random half with probability 3/4, so that 8 halves find a single one of them in 9 cases of 10.
+    A cell is an element of the matrix for ELEMENT, an output for ROW. In one random half, a parameter that moves a
+    foreign cell is detected with probability 1/4, so that 8 halves detect a single one in 9 cases of 10.
     """
     coupling, spec = probe.spec.coupling, probe.spec
     if coupling is Coupling.NONE:
@@ -35,16 +35,16 @@ def check_coupling(probe: Probe, parameters: int, subsets: int) -> None:
             raise ContractError(_blame(probe, claim, which, owner, cells))
         worst = max(worst, float(moves.max()))
     probe.bench.note(
-        claim, f"{parameters} parameters and {subsets} random halves: nothing else moves (within {worst:.2g})"
+        claim, f"{parameters} parameters and {subsets} random halves: other cells stay (within {worst:.2g})"
     )
 
 
 def _stray(probe: Probe, which: Tensor, owner: Tensor, cells: int) -> tuple[Tensor, float]:
-    """How far the cells that own none of the parameters `which` (P,) move, (cells,), and how far they may."""
+    """Return how far cells without parameters in `which` (P,) move, (cells,), and their bound."""
     setting, element = probe.moved(which), probe.spec.coupling is Coupling.ELEMENT
     x = probe.x
     unit: Probes | None = None
-    if element:  # unit rows show the matrix
+    if element:  # unit rows give the matrix
         unit = signed(probe.spec, torch.eye(probe.spec.d_in, device=x.device).to(x) * float(x.abs().max()))
         x = unit.rows.unflatten(1, probe.spec.in_shape)
 
@@ -61,7 +61,7 @@ def _stray(probe: Probe, which: Tensor, owner: Tensor, cells: int) -> tuple[Tens
 
 
 def _blame(probe: Probe, claim: str, which: Tensor, owner: Tensor, cells: int) -> str:
-    """Halve the set as long as one half still moves what it does not own, and say what is left."""
+    """Halve the set while one half still moves foreign cells, and describe the rest."""
     moves, bound = _stray(probe, which, owner, cells)
     while int(which.sum()) > 1:
         for part in which.nonzero().flatten().tensor_split(2):

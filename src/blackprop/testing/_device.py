@@ -1,4 +1,4 @@
-"""Does a device do what it declares?"""
+"""Whether a device fulfils its declaration."""
 
 from __future__ import annotations
 
@@ -43,17 +43,32 @@ def check_device(
     repeats: int = 16,
     generator: torch.Generator | None = None,
 ) -> Report:
-    """Measure what `device` declares: shapes, limits of θ and of the inputs, period, linearity, coupling, capabilities,
-    and that θ and x alone decide, in whatever layout x is.
+    """Measure whether `device` fulfils its declaration.
 
-    Two readings count as alike within `tolerance` of the largest output and 6 standard deviations of the device's own
-    noise, which is measured first; on a noisy device, whatever is compared is read `repeats` times, in turns. Raise the
-    tolerance to the resolution of a device that rounds.
+    Checks shapes, limits of θ and of the inputs, period, linearity, coupling, capabilities, that θ and x alone determine
+    the output, and that x may have any memory layout. Two readings count as equal within `tolerance` of the largest output and 6
+    standard deviations of the device's own noise, which is measured first. On a noisy device, compared values are read
+    `repeats` times, alternating.
 
-    **Arguments:** `rows`, how many are sent at a time, random and within ±`scale`; `noise`, the most that the device
-    may have, as a part of the root mean square of its outputs (None: 0 for a `Simulator`, which is a pure function, and
-    any for another device; what is found is reported); `parameters`, how many are moved one at a time; `subsets`, how
-    many random halves of them at once; `generator`, which also says where (CPU or GPU) the device is tried.
+    **Arguments:**
+
+    - `device`: the device.
+    - `rows` (default 8): rows of a query, random.
+    - `scale` (units of x, default 1): the largest entry of a row.
+    - `noise` (default None): the largest allowed noise, relative to the root mean square of the outputs. None: 0 for a
+      `Simulator`, which is a pure function, and any for another device; the report gives the value.
+    - `tolerance` (default 1e-4): raise it to the resolution of a device that rounds.
+    - `parameters` (default 6): parameters that are moved one at a time.
+    - `subsets` (default 8): random halves that are moved at once.
+    - `repeats` (default 16): readings of each compared value, on a noisy device.
+    - `generator` (default: seed 0): also determines the place of the test (CPU or GPU).
+
+    **Raises** `ContractError` for the first claim that does not hold.
+
+    >>> import blackprop as bp
+    >>> report = bp.testing.check_device(bp.devices.LightModulator(4, 3))
+    >>> report.claims[0]
+    ('initial setting', 'repeats, within limits')
     """
     if rows < 2 or repeats < 2:
         raise ArgumentError(f"`check_device` needs at least 2 rows and 2 repeats, got {rows} and {repeats}")
@@ -101,7 +116,7 @@ def _initial(bench: Bench, spec: Declaration, generator: torch.Generator) -> Ten
 
 
 def _noise(probe: Probe, repeats: int, allowed: float | None) -> None:
-    """The same two questions again and again, so always with the same history."""
+    """Repeat the same two queries, so that their history is always the same."""
     rounds = [probe.ask("noise", (probe.x, probe.other), (probe.x, probe.theta)) for _ in range(repeats)]
     noise, drifts = 0.0, False
     for readings in zip(*rounds, strict=True):
@@ -123,7 +138,7 @@ def _noise(probe: Probe, repeats: int, allowed: float | None) -> None:
 
 
 def _purity(probe: Probe) -> None:
-    """`f(x; θ)`, whatever setting and rows came before."""
+    """`f(x; θ)`, independent of earlier settings and rows."""
     claim = "answers do not depend on history"
     x, theta, third = probe.x, probe.theta, probe.moved(probe.all())
     other_rows = within(probe.spec, x.flip(0) / 2)
@@ -139,7 +154,7 @@ def _purity(probe: Probe) -> None:
 
 
 def _batching(probe: Probe) -> None:
-    """A round is served as its queries would be one at a time, and rows as they would be alone."""
+    """A round equals its queries one at a time, and rows together equal rows alone."""
     claim, alone = "a round equals its queries one at a time", "rows together equal rows alone"
     x, theta, other, half = probe.x, probe.theta, probe.other, len(probe.x) // 2
     pairs = [(x, theta), (x, other), (x[:half], theta), (x[half:], theta), (x[:1], other), (x.flip(0), other)]
@@ -160,7 +175,7 @@ def _batching(probe: Probe) -> None:
 
 
 def _verbs(probe: Probe) -> None:
-    """`program` and `read` are what `measure` is made of."""
+    """`program` and `read` agree with `measure`."""
     claim, verbs = "program and read agree with measure", _Verbs(probe.device)
 
     def by_verbs() -> Tensor:
@@ -176,7 +191,7 @@ def _verbs(probe: Probe) -> None:
 
 
 def _state(probe: Probe) -> None:
-    """`programmed` is the setting written last, and `state_dict` is what the next answers depend on."""
+    """`programmed` is the setting written last, and `state_dict` restores the next answers."""
     last = probe.theta.clone()
     probe.ask("programmed", (probe.x, probe.other), (probe.x, last))
     last += 1  # the device must hold its own copy
@@ -231,7 +246,7 @@ def _linearity(probe: Probe) -> None:
     """`f(a x + b z) = a f(x) + b f(z)`."""
     half = len(probe.x) // 2
     lit = bool(probe.read(probe.x, probe.theta, "linear").any())
-    theta = probe.theta if lit else probe.other  # what is dark where it starts would pass for linear
+    theta = probe.theta if lit else probe.other  # a device that is dark at its initial setting would pass as linear
     x, z = probe.x[:half], probe.x[half : 2 * half]
     a, b = combination(probe.spec, x, z)
 
@@ -250,12 +265,12 @@ def _linearity(probe: Probe) -> None:
 
 
 def _influence(probe: Probe) -> None:
-    """Some parameter moves some output: without that, nothing can be trained."""
+    """Some parameter moves some output: otherwise the device cannot be trained."""
     claim = "parameters move outputs"
     change, bound = probe.difference(
         lambda: probe.read(probe.x, probe.other, claim), lambda: probe.read(probe.x, probe.theta, claim)
     )
-    # All outputs together tell more than the largest, whose noise the bound is for.
+    # All outputs together are a better test than the largest, whose noise sets the bound.
     size, least = float(change.square().mean().sqrt()), bound / 3
     probe.bench.settle(size > least, claim, f"by {size:.3g}", f"by more than {least:.2g}")
 
@@ -263,13 +278,13 @@ def _influence(probe: Probe) -> None:
 def _precision(probe: Probe) -> None:
     claim = "float64 rows are answered in float64"
     if not isinstance(probe.device, (Simulator, Wrapper)):
-        return  # instruments have a precision of their own, and layers are in float32 unless told otherwise
+        return  # instruments have a precision of their own, and layers are in float32 by default
     probe.read(probe.x.double(), probe.other.double(), claim)  # θ itself may be held already, and not be written
     probe.bench.note(claim, "yes")
 
 
 class _Verbs:
-    """A device as its two verbs show it."""
+    """A device through `program` and `read` alone."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

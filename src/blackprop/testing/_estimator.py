@@ -1,4 +1,4 @@
-"""Does an estimator find the gradient, with the bias and the variance that it declares?"""
+"""Whether an estimator finds the gradient, with its declared bias and variance."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from blackprop.testing._bench import (
 )
 from blackprop.testing._learning import check_learning, freshly_bound, learns
 
-SIGMAS = 5.0  # how many of its own standard errors a mean may be off
-ROUNDING = 1e-3  # what an error may be besides, relative to the gradient: bias and rounding at the smallest step
+SIGMAS = 5.0  # largest error of a mean, in its own standard errors
+ROUNDING = 1e-3  # further allowed error, relative to the gradient: bias and rounding at the smallest step
 COUNTS = (1, 4, 16)
 
 
@@ -49,20 +49,29 @@ def check_estimator(
     step: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> Report:
-    """Hold an estimator to its declarations: mean, `bias_order`, `relative_variance`, price, limits, randomness.
+    """Measure whether an estimator fulfils its declarations: mean, `bias_order`, `relative_variance`, price, limits.
 
-    Works in float64 on a simulator, whose derivative by autograd is the truth: `device`, or three small ones (linear,
-    bilinear in θ, and nonlinear within limits), as far as the estimator takes them. The declared bias is fitted with
-    the estimator's `step` set to `step`, a half, a quarter and an eighth of it, along the same random directions; all
-    else is measured at a thousandth of it. Where there is a `count`, the variance is fitted over counts 1 to 16.
+    Works in float64 on simulators, with their derivative by autograd as the reference: `device`, or three small ones
+    (linear, bilinear in θ, and nonlinear within limits), if the estimator accepts them. The declared bias is fitted
+    with the estimator's `step` set to `step`, a half, a quarter and an eighth of it, along the same random directions;
+    all other measurements use a thousandth of it. For an estimator with a `count`, the variance is fitted over counts 1
+    to 16.
 
-    An estimator with state, an `nn.Module`, is given as it was made, bound to nothing; each claim is about a copy of
-    it. In place of mean and variance it owes a cosine to the gradient that does not fall with the calls and is in the
-    end no less than that of as many random directions; the gradient itself, where `relative_variance` declares 0; and a
-    state that `eval()` and a procedure cut short leave alone and that the state_dict holds all of.
+    An estimator with state, an `nn.Module`, is passed unbound; each claim is tested on a copy. In place of mean and
+    variance, its cosine to the gradient must not fall with the calls, and must in the end be at least that of as many
+    random directions; with a `relative_variance` of 0 it must find the gradient itself. `eval()` and an interrupted
+    procedure must leave its state unchanged, and the state_dict must contain all of it.
 
-    **Arguments:** `batch`, rows of a batch; `samples`, directions that each statistic rests on, and its error falls as
-    1/√samples; `step`, small against the device's features, in θ's units.
+    **Arguments:**
+
+    - `estimator`: the estimator.
+    - `device` (default None, the three simulators): a simulator.
+    - `batch` (default 5): rows of a batch.
+    - `samples` (default 2000): directions of each statistic; its error falls as 1/√samples.
+    - `step` (units of θ, default 1e-3): small against the features of the device.
+    - `generator` (default: seed 0).
+
+    **Raises** `ContractError` for the first claim that does not hold.
     """
     generator = generator_or_default(generator)
     bench = Bench(repr(estimator))
@@ -88,7 +97,7 @@ def check_estimator(
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """A device, a batch and its cotangents, and the true gradient."""
+    """A device, a batch and its cotangents, and the exact gradient."""
 
     device: Measurable
     x: Tensor
@@ -101,9 +110,11 @@ class _Case:
     def draw(cls, bench: Bench, device: Device, batch: int, margin: float, generator: torch.Generator) -> _Case:
         spec = device.declaration
         if spec.oracle is None:
-            raise ArgumentError(f"`check_estimator(device=...)` needs a simulator to compare with; {spec.name} is none")
+            raise ArgumentError(
+                f"`check_estimator(device=...)` needs a simulator to compare with; {spec.name} is not one"
+            )
         theta = spec.theta.draw(generator).double()
-        if spec.theta.period is not None:  # where a device starts, its curvature may happen to vanish
+        if spec.theta.period is not None:  # at the initial setting, the curvature may vanish
             theta += spec.theta.period * torch.rand(theta.shape, generator=generator, device=theta.device)
         theta = spec.theta.interior(theta, margin)
         x = random_rows(spec, batch, generator, torch.float64)
@@ -121,7 +132,7 @@ class _Case:
         return cls(device, x, theta, y, grad_y, truth)
 
     def of_one_row(self, bench: Bench) -> _Case:
-        """The same row all over: whoever measures a part of the batch then measures all of it."""
+        """The same row throughout: an estimator that measures a part of the batch then measures all of it."""
         x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))
         return self._at(bench, self.device, x, self.theta, grad_y)
 
@@ -134,13 +145,13 @@ class _Case:
     def vjp(
         self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
     ) -> Procedure[Tensor]:
-        """By a copy, where it has state: that of the estimator stays."""
+        """Run a copy, if the estimator has state, which then stays unchanged."""
         return self.ask(copy.deepcopy(estimator) if learns(estimator) else estimator, generator, spec)
 
     def gradients(
         self, bench: Bench, estimator: Estimator, count: int, generator: torch.Generator
     ) -> Tensor:  # (count, P)
-        """Independent estimates."""
+        """Return independent estimates."""
         done: list[Tensor] = []
         while len(done) < count:
             procedures = [self.vjp(estimator, generator) for _ in range(min(256, count - len(done)))]
@@ -157,7 +168,7 @@ def _takes(estimator: Estimator, spec: Declaration) -> bool:
 
 
 def _with(estimator: Estimator, **changes: Any) -> Estimator:
-    """The estimator with other values in those of the fields that it has, or the one that it wraps."""
+    """Return the estimator with other values of its fields, or of the fields of the estimator that it wraps."""
     if isinstance(estimator, nn.Module):
         twin = copy.deepcopy(estimator)
         for name in changes.keys() & vars(twin).keys():
@@ -180,7 +191,7 @@ def _parts(estimator: nn.Module) -> list[tuple[str, Estimator]]:
 
 
 def _conduct(bench: Bench, estimator: Estimator, case: _Case, generator: torch.Generator) -> None:
-    """One run: repeatable, priced, from a black box, without a trace."""
+    """One run: repeatable, priced, from a black box, without side effects."""
     spec, seed, asked = case.device.declaration, fork(generator), []
     given = (case.x, case.theta, case.y, case.grad_y)
     before = [tensor.clone() for tensor in given]
@@ -215,7 +226,7 @@ def _conduct(bench: Bench, estimator: Estimator, case: _Case, generator: torch.G
 
 
 def _limits(bench: Bench, estimator: Estimator, case: _Case, width: float, generator: torch.Generator) -> None:
-    """Limits close to θ on both sides, and θ at one of them in every other parameter."""
+    """Set limits close to θ on both sides, and θ at one of them in every other parameter."""
     claim, seed = f"stays within limits, {case.device.declaration.name}", fork(generator)
     even = torch.arange(case.theta.numel(), device=case.theta.device) % 2 == 0
     low = torch.where(even, case.theta, case.theta - width)
@@ -276,7 +287,7 @@ def _bias(bench: Bench, estimator: Estimator, case: _Case, step: float, generato
 
     found = [at(each) for each in steps]
     sizes = [float((a - b).norm()) for a, b in pairwise(found)]
-    # A difference quotient cannot be had more exactly than φ's own rounding, divided by the step.
+    # A difference quotient is never more exact than φ's own rounding divided by the step.
     floor = 1e-14 * float((case.y * case.grad_y).abs().sum()) * math.sqrt(8 * case.theta.numel())
     seen = [(h, size) for h, size in zip(steps, sizes, strict=False) if size > floor / h]
     if len(seen) < 2:
@@ -312,14 +323,14 @@ def _variance(bench: Bench, estimator: Estimator, case: _Case, samples: int, gen
 
 
 def _repeats(estimator: Estimator, samples: int) -> int:
-    """How many estimates of `count` directions make up so many samples; few show that an estimator is deterministic."""
+    """Return how many estimates of `count` directions make up `samples`; few suffice for a deterministic estimator."""
     if not _has(estimator, "count"):
         return samples if estimator.relative_variance(2) else 4
     return max(samples // getattr(estimator, "count"), min(samples, 200))  # noqa: B009
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of log y against log x, by least squares."""
+    """Return the slope of log y against log x, by least squares."""
     u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
     u = u - u.mean()
     return float(u @ v / (u @ u))

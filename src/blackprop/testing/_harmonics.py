@@ -1,4 +1,4 @@
-"""Is an output, as a function of one parameter, a constant and as many harmonics as are declared?"""
+"""Whether an output, as a function of one parameter, is a constant and the declared number of harmonics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blackprop.testing._probe import Probe
 
 
 def check_harmonics(probe: Probe, parameters: int) -> None:
-    """Read 2H + 1 points of a period of single parameters, and hold what H harmonics make of them to another point.
+    """Read 2H + 1 points of a period of single parameters, and compare the H harmonics through them with another point.
 
     `f(θ + t) = Σ_k D(t − t_k) f(θ + t_k)`, with Dirichlet's kernel `D(t) = (1 + 2 Σ_{h≤H} cos(hωt)) / (2H + 1)`, whose
     squares sum to 1: noise is not amplified.

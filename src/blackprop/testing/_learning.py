@@ -1,4 +1,4 @@
-"""Does an estimator that learns get better as it asks, and keep what it knows?"""
+"""Whether an estimator with memory improves with its queries, and keeps its state."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from blackprop.core._query import Query
 from blackprop.estimators import Estimator, RandomDirections
 from blackprop.testing._bench import Bench, fork, relative, seeded, together
 
-CALLS = (1, 4, 16)  # after how many estimates it is asked how good it is
-CHAINS = 24  # that start anew
-LONG = 4  # calls, in parameters, that one takes to know them all if it ever does
+CALLS = (1, 4, 16)  # numbers of estimates after which the quality is measured
+CHAINS = 24  # independent starts
+LONG = 4  # calls for each parameter, after which an exact estimator knows them all
 SIGMAS = 5.0
-EXACT = 1e-3  # what bias and rounding may leave of an exact estimate's error, at the smallest step
+EXACT = 1e-3  # allowed error of an exact estimate at the smallest step: bias and rounding
 
 Ask = Callable[[Estimator, torch.Generator], Procedure[Tensor]]
 
 
 def learns(estimator: Estimator) -> bool:
-    """An estimator with state is a module; one without is data."""
+    """Return whether an estimator has state, that is whether it is a module."""
     return isinstance(estimator, nn.Module)
 
 
 def freshly_bound(estimator: Estimator, spec: Declaration, like: Tensor) -> Estimator:
-    """One that serves this device and has learnt nothing of it, in the precision and the place of `like`."""
+    """Return a copy that is bound to this device and has learnt from no query, in the precision and place of `like`."""
     twin = copy.deepcopy(estimator)
     twin.bind(spec)
     return twin.to(like).train() if isinstance(twin, nn.Module) else twin
@@ -48,10 +48,10 @@ def check_learning(
     step: float,
     generator: torch.Generator,
 ) -> None:
-    """What an estimator with state owes at one θ, batch and cotangent, bound and not yet asked.
+    """Test an estimator with state at one θ, batch and cotangent, bound and not yet queried.
 
-    Its estimates may lean on what was measured elsewhere, so no mean and no variance are owed. `check_estimator` says
-    what is; `step` is that of the random directions.
+    Its estimates may use measurements made elsewhere, so mean and variance are not tested; see `check_estimator`.
+    `step` is that of the random directions.
     """
     lesson = _Lesson(bench, estimator, device, ask, truth, generator)
     _improvement(lesson, step)
@@ -69,9 +69,9 @@ def check_learning(
 @dataclass(frozen=True, eq=False)
 class _Lesson:
     bench: Bench
-    estimator: Estimator  # not yet asked
+    estimator: Estimator  # before its first query
     device: Measurable
-    ask: Ask  # lets the estimator itself estimate, and not a copy
+    ask: Ask  # runs the estimator itself, and not a copy
     truth: Tensor  # (P,)
     generator: torch.Generator
 
@@ -88,7 +88,7 @@ class _Lesson:
 
 
 def _improvement(lesson: _Lesson, step: float) -> None:
-    """The cosine to the truth over calls: it does not fall, and in the end random directions do no better."""
+    """The cosine to the exact gradient does not fall over the calls, and ends at least at that of random directions."""
     bench, name, truth = lesson.bench, lesson.name, lesson.truth
     chains = [copy.deepcopy(lesson.estimator) for _ in range(CHAINS)]
     streams = [lesson.stream() for _ in chains]
@@ -111,7 +111,7 @@ def _improvement(lesson: _Lesson, step: float) -> None:
 
 
 def _count(lesson: _Lesson) -> int:
-    """How many directions it measures along; where it does not say, how many settings it asks for."""
+    """Return the number of directions that it measures along, or else of settings that it programs."""
     if (count := getattr(lesson.estimator, "count", None)) is not None:
         return count
     spent = price(lambda: lesson.ask(copy.deepcopy(lesson.estimator), lesson.stream()), lesson.device)
@@ -134,11 +134,13 @@ def _evaluation(lesson: _Lesson, learnt: Estimator) -> None:
     found = [lesson.estimates([learnt], [lesson.stream(seed)]) for _ in range(2)]
     module.train()
     same = torch.equal(*found) and _equal(_state(module), before)
-    lesson.bench.settle(same, f"eval changes nothing, {lesson.name}", "yes" if same else "its state", "unchanged")
+    lesson.bench.settle(
+        same, f"eval leaves the state unchanged, {lesson.name}", "yes" if same else "its state", "unchanged"
+    )
 
 
 def _restored(lesson: _Lesson, learnt: Estimator) -> None:
-    """Loaded into one that has learnt nothing, its state goes on as it would have."""
+    """Loaded into an estimator without knowledge, its state continues identically."""
     one, other = copy.deepcopy(learnt), copy.deepcopy(lesson.estimator)
     _module(other).load_state_dict(_module(learnt).state_dict())
     seed = fork(lesson.generator)
@@ -149,7 +151,7 @@ def _restored(lesson: _Lesson, learnt: Estimator) -> None:
 
 
 def _cut_short(lesson: _Lesson, estimator: Estimator, when: str) -> None:
-    """Closed in any of its rounds, a procedure leaves no trace in the estimates that follow."""
+    """A procedure closed in any of its rounds leaves the following estimates unchanged."""
     bench, claim, seed = lesson.bench, f"all or nothing {when}, {lesson.name}", fork(lesson.generator)
     rounds = 0
     while bench.run(claim, _cut(lesson.ask(cut := copy.deepcopy(estimator), lesson.stream()), rounds), lesson.device):
@@ -161,7 +163,7 @@ def _cut_short(lesson: _Lesson, estimator: Estimator, when: str) -> None:
 
 
 def _cut(procedure: Procedure[Tensor], rounds: int) -> Procedure[bool]:
-    """Serve so many rounds and close it in the next; whether there was one."""
+    """Serve this many rounds and close the procedure in the next; return whether there was one."""
     try:
         queries: Sequence[Query] = next(procedure)
         for _ in range(rounds):
@@ -190,5 +192,5 @@ def _cosines(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> tuple[float, float]:
-    """And its standard error."""
+    """Return the mean and its standard error."""
     return float(values.mean()), float(values.std()) / math.sqrt(len(values))

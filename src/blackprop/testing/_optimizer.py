@@ -1,4 +1,4 @@
-"""Does an optimizer that needs nothing but the loss find the gradient, and leave everything in order?"""
+"""Whether an optimizer that needs the loss alone finds the gradient, and has no side effects."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from blackprop.errors import BlackpropError, ContractError
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.testing._bench import Bench, Report, fork, generator_or_default, normal, relative, seeded
 
-SIGMAS = 5.0  # how many of its own standard errors a mean may be off
-ROUNDING = 1e-3  # what an error may be besides: bias and rounding at the smallest displacement
-KNOBS = {"directions": (1, 4, 16), "keep": (1.0, 0.3, 0.1), "levels": (1, 4)}  # what a variance law may depend on
+SIGMAS = 5.0  # largest error of a mean, in its own standard errors
+ROUNDING = 1e-3  # further allowed error: bias and rounding at the smallest displacement
+KNOBS = {"directions": (1, 4, 16), "keep": (1.0, 0.3, 0.1), "levels": (1, 4)}  # possible arguments of a variance law
 
 
 class TrainsByLoss(Protocol):
-    """What is held to account; `bp.optim.ForwardOnly` is."""
+    """The tested interface, that of `bp.optim.ForwardOnly`."""
 
     param_groups: list[dict[str, Any]]
     integration: int
@@ -47,17 +47,25 @@ Factory = Callable[[nn.Module, torch.Generator], TrainsByLoss]
 def check_optimizer(
     factory: Factory, *, samples: int = 1000, step: float = 0.02, generator: torch.Generator | None = None
 ) -> Report:
-    """Hold an optimizer that needs nothing but the loss to what it declares: mean, `bias_order`, `relative_variance`
-    (over `directions`, `keep` and `levels`, where it has them), `passes`; that its steps follow its estimate, that its
-    state_dict is its whole state, that nothing is changed where the closure fails, to the bit (which `in_place` does
-    not claim), and that it heeds devices' limits.
+    """Measure whether an optimizer that needs the loss alone fulfils its declaration.
 
-    Works in float64 on small losses of 7 parameters, whose gradient by autograd is the truth. The bias is fitted with
-    `delta` set to `step` and fractions of it, along the same directions; all else is measured at a thousandth of it.
+    Checks mean, `bias_order`, `relative_variance` (over `directions`, `keep` and `levels`, if it has them) and
+    `passes`; that its steps follow its estimate; that its state_dict is its whole state; that a failing closure leaves
+    everything unchanged, bit for bit (which `in_place` does not claim); and that it keeps devices' limits.
 
-    **Arguments:** `factory` makes a new optimizer of all parameters of a model at each call, which draws from the
-    generator: `lambda model, generator: SPSA(model.parameters(), 0.1, generator=generator, model=model)`; `samples`,
-    directions that each statistic rests on.
+    Works in float64 on small losses of 7 parameters, with their gradient by autograd as the reference. The bias is
+    fitted with `delta` set to `step` and fractions of it, along the same directions; all other measurements use a
+    thousandth of it.
+
+    **Arguments:**
+
+    - `factory`: makes a new optimizer of all parameters of a model at each call, which draws from the generator:
+      `lambda model, generator: SPSA(model.parameters(), 0.1, generator=generator, model=model)`.
+    - `samples` (default 1000): directions of each statistic.
+    - `step` (units of θ, default 0.02).
+    - `generator` (default: seed 0).
+
+    **Raises** `ContractError` for the first claim that does not hold.
     """
     case = _Case(factory, generator_or_default(generator), samples, step)
     _conduct(case)
@@ -97,7 +105,7 @@ class _Case:
         self.bench = Bench(type(sample).__name__)
 
     def made(self, seed: int, delta: float | None = None, model: nn.Module | None = None, **knobs: Any) -> TrainsByLoss:
-        """A new one, at the start."""
+        """Return a new optimizer, at the start."""
         if model is None:
             _set(self.model, self.start)
         made = self.factory(model if model is not None else self.model, seeded(seed, self.generator))
@@ -109,7 +117,7 @@ class _Case:
         return made
 
     def seed(self) -> int:
-        """One whose first estimate is not zero, as that of a sparse perturbation of few parameters may be."""
+        """Return a seed whose first estimate is not zero, as a sparse perturbation of few parameters may give."""
         for seed in (fork(self.generator) for _ in range(1000)):
             if bool(_flat(self.made(seed).estimate(self.model)).any()):
                 _set(self.model, self.start)
@@ -117,7 +125,7 @@ class _Case:
         raise ContractError(f"{self.bench.subject}: every one of 1000 estimates is zero")
 
     def estimates(self, **knobs: Any) -> tuple[Tensor, float]:  # (count, P)
-        """Independent ones, and the variance that is declared of them."""
+        """Return independent estimates, and their declared variance."""
         made = self.made(fork(self.generator), **knobs)
         count = max(2 * self.samples // (made.passes * made.integration), 60) if self.random else 2
         drawn = torch.stack([_flat(made.estimate(self.model)) for _ in range(count)])
@@ -125,7 +133,7 @@ class _Case:
 
 
 def _conduct(case: _Case) -> None:
-    """One estimate: counted, blind to gradients, repeatable, without a trace."""
+    """One estimate: counted, independent of gradients, repeatable, without side effects."""
     bench, seed, graphs = case.bench, case.seed(), []
 
     def watched() -> Tensor:
@@ -134,9 +142,9 @@ def _conduct(case: _Case) -> None:
 
     with bench.own_randomness():
         first = _flat(case.made(seed).estimate(watched))
-    case.made(seed, delta=1e3).estimate(case.model)  # so far that adding and subtracting it would lose digits
+    case.made(seed, delta=1e3).estimate(case.model)  # large enough that adding and subtracting it would lose digits
     moved = any(not torch.equal(a, b) for a, b in zip(_values(case.model), case.start, strict=True))
-    bench.settle(not moved, "an estimate moves nothing", "parameters moved" if moved else "to the bit", "nothing")
+    bench.settle(not moved, "an estimate moves no parameter", "parameters moved" if moved else "to the bit", "none")
     bench.require(not any(graphs), "takes no gradient", "the closure ran with gradients enabled", "none")
     made = case.made(seed)
     asked, expected = len(graphs), {made.passes * made.integration + extra for extra in (0, 1)}
@@ -172,7 +180,7 @@ def _mean_and_variance(case: _Case) -> None:
 
 
 def _law(case: _Case) -> None:
-    """The variance over each of the knobs that there is, and its slope."""
+    """The variance over each of the knobs of the optimizer, and its slope."""
     sample = case.made(0)
     for name, values in KNOBS.items():
         if not (name in sample.param_groups[0] or hasattr(sample, name)):
@@ -197,7 +205,7 @@ def _law(case: _Case) -> None:
 
 
 def _against_law(bench: Bench, claim: str, spread: Tensor, law: float) -> float:
-    """Returns the relative standard error."""
+    """Compare with the law, and return the relative standard error."""
     measured, error = float(spread.mean()), float(spread.std()) / math.sqrt(len(spread))
     bench.settle(
         abs(measured - law) <= SIGMAS * error + 0.02 * law,
@@ -219,7 +227,7 @@ def _bias(case: _Case) -> None:
 
 
 def _following(case: _Case) -> None:
-    """What is found is what the parameters go along."""
+    """The parameters move along the estimate."""
     seed = case.seed()
     estimate = _flat(case.made(seed).estimate(case.model))
     made = case.made(seed)
@@ -234,7 +242,7 @@ def _following(case: _Case) -> None:
 
 
 def _restored(case: _Case) -> None:
-    """Saved, and loaded into another with another seed, in the midst of an integration."""
+    """Saved in the middle of an integration, and loaded into another optimizer with another seed."""
     made = case.made(fork(case.generator))
     for _ in range(case.integration + 2):
         made.step(case.model)
@@ -251,7 +259,7 @@ def _restored(case: _Case) -> None:
 
 
 def _failures(case: _Case) -> None:
-    """Whatever a closure does, in whichever of its calls: nothing has happened."""
+    """A failing closure, in any of its calls, leaves everything unchanged."""
     failures = {
         "raises": lambda: 1 / 0,
         "returns NaN": lambda: case.model() * math.nan,
@@ -300,7 +308,7 @@ class _Tight(Simulator):
 
 
 def _limits(case: _Case) -> None:
-    """Limits close to θ on both sides, and θ at one of them in every other parameter."""
+    """Set limits close to θ on both sides, and θ at one of them in every other parameter."""
     bench, claim, seed, width = case.bench, "heeds devices' limits", case.seed(), 1.0
     theta, x = (normal(shape, case.generator, torch.float64) for shape in ((6,), (5, 3)))
     low = torch.where(torch.arange(6, device=theta.device) % 2 == 0, theta, theta - width)
@@ -327,7 +335,7 @@ def _limits(case: _Case) -> None:
 
 
 def _trace(case: _Case, made: TrainsByLoss) -> Tensor:
-    """Where the next updates lead to."""
+    """Return the parameters after the next updates."""
     for _ in range(2 * case.integration):
         made.step(case.model)
     return _flat(_values(case.model))
@@ -348,7 +356,7 @@ def _set(model: nn.Module, values: Sequence[Tensor]) -> None:
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of log y against log x, by least squares."""
+    """Return the slope of log y against log x, by least squares."""
     u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
     u = u - u.mean()
     return float(u @ v / (u @ u))

@@ -1,4 +1,4 @@
-"""A device on the bench: asking it, moving its parameters, and telling its noise from a difference."""
+"""A device on the bench: its queries, moves of its parameters, and the separation of noise from differences."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from blackprop.core._query import Purpose, Query
 from blackprop.devices import Device
 from blackprop.testing._bench import Bench
 
-SIGMAS = 6.0  # how many standard deviations of the device's own noise a difference may have
+SIGMAS = 6.0  # largest difference, in standard deviations of the device's own noise
 
 
 class Probe:
-    """A device at a setting θ, another setting θ′, and rows x to compare its answers to."""
+    """A device at a setting θ, another setting θ′, and rows x for comparisons."""
 
     def __init__(
         self, device: Device, bench: Bench, theta: Tensor, x: Tensor, tolerance: float, generator: torch.Generator
@@ -30,8 +30,8 @@ class Probe:
         self.other = self.moved(self.all())
 
     def ask(self, claim: str, *pairs: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """One round of (x, θ); what is sent must come back as it was."""
-        # As in a layer, rows may require a gradient, and no device may care.
+        """Measure one round of (x, θ); the device must not change its arguments."""
+        # As in a layer, rows may require a gradient, which devices must ignore.
         queries = [Query(x.detach().requires_grad_(), theta, Purpose.CALIBRATE) for x, theta in pairs]
         sent = [(x.detach().clone(), theta.clone()) for x, theta in pairs]
         readings = self.bench.run(claim, ask(*queries), self.device)
@@ -48,7 +48,7 @@ class Probe:
         return self.ask(claim, (x, theta))[0]
 
     def difference(self, a: Callable[[], Tensor], b: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        """The mean of a − b, taken in turns, and how large it may be where a and b are alike."""
+        """Return the mean of a − b, taken in turns, and its bound if a and b are equal."""
         pairs = [(a(), b()) for _ in range(self.repeats)]
         change = torch.stack([left - right for left, right in pairs])
         bound = self.tolerance * max(float(y.abs().max()) for pair in pairs for y in pair)
@@ -58,14 +58,14 @@ class Probe:
         return change.mean(0), bound
 
     def alike(self, claim: str, a: Callable[[], Tensor], b: Callable[[], Tensor], what: str) -> str:
-        """Require a = b; returns how closely."""
+        """Require a = b; return their distance."""
         change, bound = self.difference(a, b)
         worst = float(change.abs().max())
         self.bench.require(worst <= bound, claim, f"{what} differs by {worst:.3g} (allowed {bound:.2g})", "alike")
         return f"within {worst:.2g}"
 
     def moved(self, which: Tensor) -> Tensor:
-        """θ with the parameters `which` (P,) moved by about a quarter of their range."""
+        """Return θ with the parameters `which` (P,) moved by about a quarter of their range."""
         like, spec = self.theta, self.spec.theta
         reach = spec.period / 4 if spec.period is not None else max(0.3, float(like.square().mean().sqrt()))
         low, high = spec.bounds(like)
@@ -73,7 +73,7 @@ class Probe:
         size = 0.5 + 0.5 * torch.rand(like.shape, generator=self.generator, device=like.device)
         sign = torch.randint(0, 2, like.shape, generator=self.generator, device=like.device) * 2 - 1
         step = size * sign * reach
-        # Turn round what would leave the limits, so that every parameter does move.
+        # Reverse moves that would leave the limits, so that every parameter does move.
         step = torch.where((like + step < low) | (like + step > high), -step, step)
         return spec.clamp(torch.where(which, like + step, like))
 
@@ -81,7 +81,7 @@ class Probe:
         return torch.ones_like(self.theta, dtype=torch.bool)
 
     def singles(self, count: int) -> list[tuple[int, Tensor]]:
-        """Some parameters, drawn without replacement, each with the mask (P,) that chooses it alone."""
+        """Yield some parameters, drawn without replacement, each with the mask (P,) that selects it alone."""
         order = torch.randperm(self.spec.theta.size, generator=self.generator, device=self.generator.device)
         positions = torch.arange(self.spec.theta.size, device=self.theta.device)
         return [(index, positions == index) for index in order[:count].tolist()]

@@ -1,4 +1,4 @@
-"""Does a device answer rows at the limits of its inputs, and rows in any layout?"""
+"""Whether a device accepts rows at the limits of its inputs, and rows in any memory layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blackprop.testing._probe import Probe
 
 
 def check_rows(probe: Probe) -> None:
-    """The limits of the inputs, where there are any, a hint where there should be, and layouts."""
+    """Check the limits of the inputs, hint at undeclared ones, and check memory layouts."""
     if probe.spec.x_limited:
         _at_limits(probe)
     else:
@@ -20,7 +20,7 @@ def check_rows(probe: Probe) -> None:
 
 
 def _at_limits(probe: Probe) -> None:
-    """Rows at the limits are answered, and those of a linear device as its answers inside let expect."""
+    """A device answers rows at the limits; a linear one answers them as predicted from rows inside."""
     claim, hints = "takes rows at the limits of its inputs", []
     for limit in (probe.spec.x_low, probe.spec.x_high):
         if limit is None:
@@ -43,7 +43,7 @@ def _at_limits(probe: Probe) -> None:
 
 
 def _inner(probe: Probe, limit: float) -> Tensor:
-    """Rows at the other limit; where there is none, well away from this one."""
+    """Return rows at the other limit or, if there is none, well away from this one."""
     low, high = probe.spec.x_range
     if math.isfinite(low) and math.isfinite(high):
         return torch.full_like(probe.x, low if limit == high else high)
@@ -52,7 +52,7 @@ def _inner(probe: Probe, limit: float) -> Tensor:
 
 
 def _seems_clipped(probe: Probe) -> None:
-    """A hint where inputs below 0 are answered as 0 is."""
+    """Hint at inputs below 0 that are answered like 0."""
     claim, clipped = "inputs of either sign", probe.x.clamp_min(0)
     change, bound = probe.difference(
         lambda: probe.read(probe.x, probe.theta, claim), lambda: probe.read(clipped, probe.theta, claim)
@@ -66,9 +66,9 @@ def _seems_clipped(probe: Probe) -> None:
 
 
 def _layouts(probe: Probe) -> None:
-    """The same rows, laid out otherwise in memory, have the same answers."""
+    """The same rows, in another memory layout, have the same answers."""
     claim, x = "rows in any layout", probe.x
-    pending = torch.complex(torch.zeros_like(x), -x).conj().imag  # a conjugate that is not worked out yet
+    pending = torch.complex(torch.zeros_like(x), -x).conj().imag  # a lazy conjugate
     turned = x.transpose(0, -1).contiguous().transpose(0, -1)
     spread = torch.stack((x, x), -1)[..., 0]
     kinds = {"transposed": turned, "with gaps": spread, "conjugated": pending}

@@ -1,4 +1,4 @@
-"""Does a surrogate give the input gradient, follow θ, and keep what it knows?"""
+"""Whether a surrogate gives the input gradient, follows θ, and keeps its state."""
 
 from __future__ import annotations
 
@@ -45,15 +45,26 @@ def check_surrogate(
     batch: int = 4,
     generator: torch.Generator | None = None,
 ) -> Report:
-    """Hold a surrogate to what all of them owe: a gradient that is right where it was learnt, for no query.
+    """Measure whether a surrogate gives the right gradient where it was learnt, without queries.
 
-    Right is the vector-Jacobian product of the device, read from d_in unit rows where it is linear and otherwise taken
-    by autograd; of its best approximation of rank r, for a surrogate with a `rank` (`treat_as_linear` owes nothing on a
-    device that is not linear). By default the device is a matrix of rank at most r, so that right is exact.
+    The reference is the vector-Jacobian product of the device: read from d_in unit rows if it is linear, by autograd
+    otherwise; for a surrogate with a `rank`, that of the best approximation of rank r. (A surrogate that treats a
+    nonlinear device as linear is not compared.) By default the device is a matrix of rank at most r, so that the
+    reference is exact.
 
-    **Arguments:** `factory` makes a new surrogate at each call; `tracks`, whether it claims to follow θ: over `steps`
-    small changes on a straight line, which change the readings by a third, each followed by a batch to observe, its
-    gradient must keep a cosine above 0.99 to the right one; `tolerance`, relative, of a gradient just learnt.
+    **Arguments:**
+
+    - `factory`: makes a new surrogate at each call.
+    - `device` (default None, a matrix of low rank): a linear device or a simulator.
+    - `tracks` (default True): whether it claims to follow θ. Over `steps` small changes on a straight line, which
+      change the readings by a third, each followed by a batch to observe, its gradient must keep a cosine above 0.99 to
+      the reference.
+    - `steps` (default 50).
+    - `tolerance` (default 1e-4): relative error of a gradient just learnt.
+    - `batch` (default 4): rows.
+    - `generator` (default: seed 0).
+
+    **Raises** `ContractError` for the first claim that does not hold.
     """
     generator = generator_or_default(generator)
     sample = factory()
@@ -111,7 +122,7 @@ class _Case:
         self.bench.run(claim, procedure, device if device is not None else self.device)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Inputs and cotangents."""
+        """Return inputs and cotangents."""
         x = random_rows(self.spec, self.batch, self.generator)
         return x, normal((self.batch, *self.spec.out_shape), self.generator)
 
@@ -123,7 +134,7 @@ class _Case:
         return probes.matrix(y.flatten(1))
 
     def truth(self, theta: Tensor, x: Tensor, grad_y: Tensor, rank: int | None) -> Tensor:
-        """The right `∂L/∂x`."""
+        """Return the exact `∂L/∂x`."""
         if self.spec.linear:
             u, s, v = torch.linalg.svd(self.matrix(theta), full_matrices=False)
             return (grad_y.flatten(1) @ u[:, :rank] * s[:rank] @ v[:rank]).reshape(x.shape)
@@ -137,7 +148,7 @@ class _Case:
 
 
 def _path(bench: Bench, device: Device, steps: int, batch: int, generator: torch.Generator) -> list[Tensor]:
-    """Settings on a straight line, over which the readings change by a third."""
+    """Return settings on a straight line, over which the readings change by a third."""
     spec = device.declaration
     x = random_rows(spec, batch, generator)
     start = spec.theta.draw(generator)
@@ -165,7 +176,7 @@ def _binding(case: _Case) -> None:
 
 
 def _conduct(case: _Case, name: str, learn: Learn, before: Surrogate) -> Surrogate:
-    """One `start` or `track`: all or nothing, repeatable, priced; returns the surrogate that has learnt."""
+    """One `start` or `track`: all or nothing, repeatable, priced. Returns the surrogate afterwards."""
     bench, seed, asked = case.bench, fork(case.generator), []
     surrogate, state = case.copy(before), _state(before)
     rounds = 0
@@ -196,7 +207,7 @@ class _Cut(Exception):
 
 
 class _Failing:
-    """A device that serves so many rounds and then fails."""
+    """A device that serves this many rounds and then fails."""
 
     def __init__(self, device: Device, rounds: int) -> None:
         self.declaration, self._device, self._left = device.declaration, device, rounds
@@ -216,7 +227,7 @@ class _Failing:
 
 
 def _fails(case: _Case, surrogate: Surrogate, learn: Learn, seed: int, rounds: int) -> bool:
-    """Serve so many rounds and fail the next; whether there was one to fail."""
+    """Serve this many rounds and fail the next; return whether there was one to fail."""
     try:
         case.learn(surrogate, "cut short", learn, seed, _Failing(case.device, rounds))
     except _Cut:
@@ -225,7 +236,7 @@ def _fails(case: _Case, surrogate: Surrogate, learn: Learn, seed: int, rounds: i
 
 
 def _gradient(case: _Case, surrogate: Surrogate, theta: Tensor) -> None:
-    """What `vjp` owes anywhere (form, linearity in the cotangent, nothing changed), and its value after `start`."""
+    """Check `vjp` (form, linearity in the cotangent, no side effects), and its value after `start`."""
     bench, (x, g), (_, other) = case.bench, case.rows(), case.rows()
     given, state = (x.clone(), g.clone()), _state(surrogate)
     spent = bench.ledger.total_rows
@@ -235,15 +246,15 @@ def _gradient(case: _Case, surrogate: Surrogate, theta: Tensor) -> None:
     fits = grad.shape == x.shape and grad.dtype == x.dtype and bool(grad.isfinite().all())
     bench.settle(fits, "gradient", f"{tuple(grad.shape)}, {grad.dtype}", f"{tuple(x.shape)}, {x.dtype}, finite")
     untouched = torch.equal(x, given[0]) and torch.equal(g, given[1]) and _equal(_state(surrogate), state)
-    bench.require(untouched, "vjp changes nothing", "its arguments or its state changed", "unchanged")
+    bench.require(untouched, "vjp has no side effects", "its arguments or its state changed", "unchanged")
     asked = bench.ledger.total_rows - spent
-    bench.settle(asked == 0, "vjp asks nothing", f"{asked} rows", "0 rows")
+    bench.settle(asked == 0, "vjp makes no queries", f"{asked} rows", "0 rows")
     error = relative(mixed - apart, apart)
     bench.settle(error <= 1e-4, "vjp is linear in the cotangent", f"within {error:.2g}", "linear")
     (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), case.device)
     surrogate.observe(x, y)
     if not case.spec.linear and getattr(surrogate, "treat_as_linear", False):
-        bench.note("right after start", "not owed: it answers as if the device were linear")
+        bench.note("right after start", "not tested: it treats the device as linear")
         return
     truth = case.truth(theta, x, g, getattr(surrogate, "rank", None))
     with torch.no_grad():
@@ -266,7 +277,7 @@ def _order(case: _Case, track: Learn, learnt: Surrogate, old: Tensor, new: Tenso
 
 
 def _blindness(case: _Case, start: Learn, track: Learn) -> None:
-    """The same state from a device that hides its oracle and whose readings cannot be differentiated."""
+    """The state is the same with a device that hides its oracle and whose readings cannot be differentiated."""
     claim, hidden = "needs queries alone", Redeclared(case.device)
     try:
         blind = case.bound(hidden.declaration)
@@ -289,7 +300,7 @@ def _restored(case: _Case, surrogate: Surrogate) -> None:
 
 
 def _following(case: _Case, path: list[Tensor], tracks: bool) -> None:
-    """As a layer in training: at each change of θ track it, then show the rows of a batch; the cosine at the end."""
+    """As in training: at each change of θ track it, then show the rows of a batch; return the cosine at the end."""
     claim, surrogate, seed = f"tracks over {len(path) - 1} changes", case.bound(), fork(case.generator)
     stream = seeded(seed, case.generator)
     for old, new in [(None, path[0]), *pairwise(path)]:

@@ -1,4 +1,4 @@
-"""Twins: differentiable models of devices, whose unknown errors `surrogates.Twin` fits to what the device answers."""
+"""Twins: differentiable models of devices, whose unknown errors `surrogates.Twin` fits to the device's readings."""
 
 from blackprop.twins._chain import ChainTwin
 from blackprop.twins._crossbar import CrossbarTwin

@@ -11,14 +11,17 @@ from blackprop.errors import ArgumentError
 
 
 class ChainTwin(nn.Module):
-    """`m_n(… σ(m_2(σ(m_1(x, θ_1)), θ_2)) …, θ_n)`: the models of a chain's devices in series, its maps between them.
+    """`m_n(… σ(m_2(σ(m_1(x, θ_1)), θ_2)) …, θ_n)`: the models of a chain's devices in series, with its maps between
+    them.
 
-    The activations in it are its own: nothing is read of the chain but its output. Given to `surrogates.Twin` with
-    `fit_steps=0, online_steps=0` it gives output-only error, the error of the physical output pulled back through the
-    models' Jacobians at the digital activations. Otherwise all models are fitted together, to the output alone.
+    Its activations are digital: only the output of the chain is read. In `surrogates.Twin` with `fit_steps=0,
+    online_steps=0` it gives output-only error: the error of the physical output, pulled back through the models'
+    Jacobians at the digital activations. Otherwise all models are fitted together, to the output alone.
 
-    **Arguments:** `device`, the chain, of which sizes and maps are read and nothing else; `models`, of each device in
-    order, as `Twin` takes them.
+    **Arguments:**
+
+    - `device`: the chain, of which only sizes and maps are read.
+    - `models`: one for each device in order, as `Twin` takes them.
     """
 
     def __init__(self, device: Chain, *models: nn.Module) -> None:
@@ -37,7 +40,7 @@ class ChainTwin(nn.Module):
 
     @property
     def declaration(self) -> Declaration:
-        """What the device says of itself that this is a twin of."""
+        """The declaration of the modelled device."""
         return self.chain.declaration
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
@@ -52,7 +55,7 @@ class ChainTwin(nn.Module):
 
 
 def _check(part: Device, model: nn.Module) -> None:
-    """Refuse a model that says it is of another device; what says nothing is tried by the `Twin`."""
+    """Raise `ArgumentError` for a model of another device; the `Twin` tries a model that does not name its device."""
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"`ChainTwin(device, *models)` takes Modules with `forward(x, theta)`, got {model!r}")
     meant = getattr(model, "declaration", None)
@@ -61,4 +64,4 @@ def _check(part: Device, model: nn.Module) -> None:
         part.out_shape,
         part.theta.size,
     ):
-        raise ArgumentError(f"`ChainTwin(device, *models)`: {type(model).__name__} of {meant.name} stands for {part}")
+        raise ArgumentError(f"`ChainTwin(device, *models)`: {type(model).__name__} of {meant.name} is given for {part}")

@@ -1,4 +1,4 @@
-"""The twin of a memristive crossbar: cells that come out other than they were written."""
+"""The twin of a memristive crossbar, whose cells differ from the written values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from blackprop.twins._physical import PhysicalTwin
 
 
 class CrossbarTwin(PhysicalTwin):
-    """A crossbar each cell of which has an unknown response, `G = (1 + slope) G_wanted + error`, both (cells,).
+    """A crossbar with an unknown response of each cell, `G = (1 + slope) G_wanted + error`, both (cells,).
 
-    A stuck cell is slope −1 and an error, one that has drifted a slope below 0. Where no wire has resistance, only the
-    differences of two cells show, and only those are found. **Costs** as `surrogates.Twin` says.
+    A stuck cell has slope −1 and an error, a drifted one a slope below 0. If wires have no resistance, only the
+    differences of two cells show, and only these are found. **Costs** as `surrogates.Twin`.
 
-    **Argument:** `device`, the crossbar, of which the sizes, the kind of cell, whether it has a reference and the line
-    resistance are read, and nothing else.
+    **Arguments:**
+
+    - `device`: the crossbar, of which only the sizes, the kind of cell, the reference and the line resistance are read.
     """
 
     def __init__(self, device: Device) -> None:

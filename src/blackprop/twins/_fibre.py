@@ -1,4 +1,4 @@
-"""A model of a multimode fibre whose launch, camera and power are not known."""
+"""A model of a multimode fibre with unknown launch, camera and power."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from blackprop.twins._physical import PhysicalTwin
 
 
 class MultimodeFibreTwin(PhysicalTwin):
-    """A fibre as it was bought, and what nobody measured of it: an `offset` (P,) of the mask's phases; how the modes
-    are mixed where light enters and where it leaves, `mixing` (2, modes, modes); how strong the Kerr effect is,
-    `e^strength` times what the data sheet and the power meter say.
+    """A fibre by its data sheet, with unknown parameters:
 
-    Several of these do the same to a reading; what is fitted are the readings. A pulse through the model takes as many
-    split steps as one through the simulator, so a fit of 100 steps takes seconds to minutes.
+    - `offset` (P,): of the mask's phases;
+    - `mixing` (2, modes, modes): of the modes where light enters and where it leaves;
+    - `strength`: the Kerr effect is `e^strength` times the value of data sheet and power meter.
 
-    **Argument:** `device`, the fibre, of which all is read that its maker and the laboratory know, and nothing that is
-    hidden.
+    Several of these have the same effect on a reading; the fit is to the readings. A pulse through the model takes as
+    many split steps as one through the simulator, so a fit of 100 steps takes seconds to minutes.
+
+    **Arguments:**
+
+    - `device`: the fibre, of which only the properties known to its maker and the laboratory are read.
     """
 
     def __init__(self, device: Device) -> None:

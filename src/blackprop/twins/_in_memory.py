@@ -1,4 +1,4 @@
-"""The twin of in-memory computing as an ODE: the same line on a grid in time, and weights that came out otherwise."""
+"""The twin of in-memory computing as an ODE: the same line on a grid in time, with unknown weights."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from blackprop.devices.electronic._in_memory import InMemoryODE
 from blackprop.errors import ArgumentError
 from blackprop.twins._physical import PhysicalTwin
 
-EDGE = 1e-3  # how far a grid's offset keeps from 0 and 1, where two of its points would meet
+EDGE = 1e-3  # distance of a grid's offset from 0 and 1, where two of its points would coincide
 
 
 class InMemoryTwin(PhysicalTwin):
-    """The line with an unknown `slope` (P,) of every weight, `w = (1 + slope) θ`, its spikes on a grid of so many
-    `points`: in `train()` with an offset drawn for every batch, in `eval()` with one half.
+    """The line with an unknown `slope` (P,) of every weight, `w = (1 + slope) θ`, and its spikes on a grid in time.
 
-    On the grid a layer costs points + 1 matrix products. In the source 3 points on a grid that moves train about as
-    well as 15.
+    In `train()` the grid has an offset drawn for every batch, in `eval()` one half. A layer costs points + 1 matrix
+    products. In the source, 3 points on a grid that moves train about as well as 15.
 
-    **Arguments:** `device`, of which the sizes and the reversal potentials are read and nothing else; `generator`, of
-    the offsets.
+    **Arguments:**
+
+    - `device`: of which only the sizes and the reversal potentials are read.
+    - `points` (default 3): of the grid.
+    - `generator`: draws the offsets.
     """
 
     def __init__(self, device: Device, *, points: int = 3, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""A model for a device of which nothing is known."""
+"""A generic model, for a device without known equations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from blackprop.errors import ArgumentError
 class Perceptron(nn.Module):
     """`y = W_n σ(… σ(W_1 [x, θ] + b_1) …) + b_n` with σ = tanh: x `(B, d_in)` and θ `(P,)` in, y `(B, d_out)` out.
 
-    **Arguments:** `hidden`, the widths between; `seed`, of the weights, U(±1/√width) as those of a digital layer.
+    **Arguments:**
+
+    - `d_in`, `d_out`, `size`: d_in, d_out and P.
+    - `hidden` (default (128, 128)): the widths between.
+    - `seed` (default 0): of the weights, U(±1/√width) as in a digital layer.
     """
 
     stacks = True

@@ -1,4 +1,4 @@
-"""Models of devices that were not built as designed: the design, and its errors as parameters to be fitted."""
+"""Models of devices that differ from their design: the design, with its errors as parameters to fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPLITS = 0.25  # rad a unit: splitters are built better than phases, and the fit
 
 
 class PhysicalTwin(nn.Module):
-    """A design with unknown errors, none of them at first; takes settings stacked in front."""
+    """A design with unknown errors, zero at first. Takes settings stacked in front."""
 
     stacks = True
 
@@ -43,7 +43,7 @@ class PhysicalTwin(nn.Module):
 
     @property
     def declaration(self) -> Declaration:
-        """What the device says of itself that this is a twin of."""
+        """The declaration of the modelled device."""
         return self.design.declaration
 
     def extra_repr(self) -> str:
@@ -53,7 +53,9 @@ class PhysicalTwin(nn.Module):
 class MeshTwin(PhysicalTwin):
     """A mesh with an unknown `offset` (P,) of every phase and unknown `errors` ε of its splitters (blocks, 2 or 3).
 
-    **Argument:** `device`, the mesh, of which the kind and the sizes are read and nothing else.
+    **Arguments:**
+
+    - `device`: the mesh, of which only the kind and the sizes are read.
     """
 
     def __init__(self, device: Device) -> None:
@@ -78,11 +80,13 @@ class MeshTwin(PhysicalTwin):
 
 
 class MicroringTwin(PhysicalTwin):
-    """A bank of rings, each with its own unknown `a` and `r` in (0, 1) and an unknown `offset` of its phase, (P,).
+    """A bank of rings with unknown `a` and `r` in (0, 1) of each and an unknown `offset` of its phase, (P,).
 
-    The response is symmetric in a and r, so that they may come out exchanged. What is fitted are their logits.
+    The response is symmetric in a and r, so they may be exchanged in the fit. The fit is of their logits.
 
-    **Argument:** `device`, the bank, of which the sizes and the nominal a and r are read and nothing else.
+    **Arguments:**
+
+    - `device`: the bank, of which only the sizes and the nominal a and r are read.
     """
 
     def __init__(self, device: Device) -> None:
@@ -112,7 +116,10 @@ class LightModulatorTwin(PhysicalTwin):
 
     `phase(θ) = θ + offset + Σ_k (c_k sin kθ + s_k (1 − cos kθ))`, k up to `harmonics`, `curve` = (c, s).
 
-    **Argument:** `device`, the modulator, of which the sizes are read and nothing else.
+    **Arguments:**
+
+    - `device`: the modulator, of which only the sizes are read.
+    - `harmonics` (default 4).
     """
 
     def __init__(self, device: Device, *, harmonics: int = 4) -> None:
@@ -126,7 +133,7 @@ class LightModulatorTwin(PhysicalTwin):
         self.offset = nn.Parameter(torch.zeros(device.theta.size))
 
     def phase(self, theta: Tensor) -> Tensor:
-        """The phase in rad at the setting theta (..., P)."""
+        """Return the phase in rad at the setting theta (..., P)."""
         bent = theta + self.offset
         for k, (c, s) in enumerate(self.curve.unbind(-1), start=1):
             bent = bent + c * (k * theta).sin() + s * (1 - (k * theta).cos())
@@ -137,9 +144,11 @@ class LightModulatorTwin(PhysicalTwin):
 
 
 class DiffractionTwin(PhysicalTwin):
-    """A diffraction device whose diffuser is `offset` (d_in,) rad off the one of `design`, pixel by pixel.
+    """A diffraction device whose diffuser differs from that of `design` by `offset` (d_in,) rad, pixel by pixel.
 
-    **Argument:** `design`, the device as it is believed to be: a copy of it is taken over, with its diffuser.
+    **Arguments:**
+
+    - `design`: the device as believed; the twin copies it, with its diffuser.
     """
 
     def __init__(self, design: Device) -> None:
@@ -150,16 +159,18 @@ class DiffractionTwin(PhysicalTwin):
         self.offset = nn.Parameter(torch.zeros(math.prod(design.in_shape)))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
-        # The diffuser stands where the rows enter: what it turns further is as good as sent so.
+        # The diffuser is where the rows enter: its extra phase acts like a phase of the rows.
         return self.design.transfer(x * torch.complex(self.offset.cos(), self.offset.sin()), theta)
 
 
 class OffsetTwin(PhysicalTwin):
-    """Any simulator at settings that are an unknown `offset` (P,) off, with an unknown gain of each output channel,
-    the last dimension: `y = gain ⊙ design(x; θ + offset)`. What is within limits stays within.
+    """`y = gain ⊙ design(x; θ + offset)`: any simulator with unknown offsets (P,) of its settings.
 
-    **Argument:** `design`, the device as it is believed to be, of which a copy is taken; settings must stack in front
-    (`stacks`).
+    Each output channel, the last dimension, has an unknown gain. Settings stay within limits.
+
+    **Arguments:**
+
+    - `design`: the device as believed; the twin copies it. Its settings must stack in front (`stacks`).
     """
 
     def __init__(self, design: Device) -> None:
@@ -175,7 +186,7 @@ class OffsetTwin(PhysicalTwin):
 
 
 def _drawing(design: DesignT) -> DesignT:
-    """A copy of a design to differentiate. What happens to the device afterwards does not change it."""
+    """Copy a design to differentiate it; later changes of the device do not affect the copy."""
     drawing = copy.copy(design)
     for name, value in vars(design).items():
         if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""How far a batch may change a matrix that is fitted to rows and readings, and what is remembered of earlier ones."""
+"""Rules of a matrix fitted to rows and readings: the size of a correction, and the memory of earlier batches."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ Memory = dict[str, Tensor]
 
 
 class Rule(abc.ABC):
-    """`Â += Eᵀ (X P Xᵀ + ρ I)⁻¹ X P` for residuals E = Y − X Âᵀ: the P `(d_in, d_in)` that tells rules apart says what
-    is still unknown of Â, from I (nothing is known) to 0, and ρ is the variance of a reading's noise in that measure.
+    """`Â += Eᵀ (X P Xᵀ + ρ I)⁻¹ X P` for residuals E = Y − X Âᵀ.
 
-    Every rule is stable for all data, as `0 ≤ P ≤ I`: no residual is overcorrected.
+    Rules differ in P `(d_in, d_in)`, the remaining uncertainty of Â, from I (unknown) to 0 (known). ρ is the variance
+    of a reading's noise in that measure. Every rule is stable for all data, as `0 ≤ P ≤ I`: residuals are never
+    overcorrected.
     """
 
     def check(self, spec: Declaration) -> None:
-        """Raise `IncompatibleError` where this rule cannot serve the device."""
+        """Raise `IncompatibleError` if this rule cannot serve the device."""
         del spec
 
     @abc.abstractmethod
     def memory(self, d_in: int) -> Memory:
-        """What it remembers, before any batch."""
+        """Return the memory before any batch."""
 
     @abc.abstractmethod
     def step(
@@ -37,12 +38,12 @@ class Rule(abc.ABC):
         residual: Tensor,  # (B, d_out)
         noise: float,  # ρ, above 0
     ) -> tuple[Tensor, Memory]:
-        """The change of Â (d_out, d_in), and the memory after it. Changes nothing in place."""
+        """Return the change of Â (d_out, d_in), and the memory after it, without changing the arguments."""
 
 
 @dataclass(frozen=True)
 class Projection(Rule):
-    """P = I for every batch, the affine projection: the nearest matrix that explains it. Remembers nothing."""
+    """P = I for every batch, the affine projection: the nearest matrix that explains the batch. Has no memory."""
 
     def memory(self, d_in: int) -> Memory:
         del d_in
@@ -56,20 +57,23 @@ class Projection(Rule):
 
 @dataclass(frozen=True)
 class Recursive(Rule):
-    """Recursive least squares: a batch takes from P what it has told, `P⁻¹ += Xᵀ X / ρ`, and before the next one
-    `P ← λ P + (1 − λ) I`.
+    """Recursive least squares: `P⁻¹ += Xᵀ X / ρ` for a batch, and `P ← λ P + (1 − λ) I` before the next one.
 
-    What is known is forgotten towards the ridge and never beyond it, so P cannot wind up along what the data do not
-    excite; there it is I, as in the projection, which is λ = 0. Along what they do, with e the eigenvalue of `Xᵀ X`, a
-    batch corrects the part `g ≈ √((1 − λ) e / ρ)` of an error, and of read noise σ² the variance `g σ² / ((2 − g) e)`
-    stays: strong directions follow fast and weak ones average long, as in the Kalman filter of a matrix that moves by
-    as much everywhere. **Memory** d_in² numbers, time `4 B d_in²`.
+    Knowledge is forgotten towards the ridge and never beyond it, so P cannot wind up along directions that the data do
+    not excite; there it is I, as in the projection, which is λ = 0. Along excited directions, with e the eigenvalue of
+    `Xᵀ X`, a batch corrects the part `g ≈ √((1 − λ) e / ρ)` of an error, and of read noise σ² the variance `g σ² / ((2
+    − g) e)` remains. Strong directions follow fast and weak ones average long, as in the Kalman filter of a matrix that
+    moves equally everywhere. **Memory** d_in² numbers, time `4 B d_in²`.
 
-    Measured, a microring bank 784→128 that Adam moves, MNIST rows: cosine of the input gradient 0.992 against 0.985 of
-    the projection without noise (ridge 1e-3), 0.859 (λ = 0.98) against 0.827 with 10 % read noise (ridge 1).
-    Hybrid MNIST trains to the same accuracy with either.
+    Measured on a microring bank 784→128 that Adam moves, MNIST rows: cosine of the input gradient 0.992 against 0.985
+    of the projection without noise (ridge 1e-3), 0.859 (λ = 0.98) against 0.827 with 10 % read noise (ridge 1). Hybrid
+    MNIST trains to the same accuracy with either.
 
-    **Argument:** `forgetting`, λ a step, from 0 to below 1. Also known as stabilised linear forgetting.
+    **Arguments:**
+
+    - `forgetting` (default 0.9): λ a step, from 0 to below 1.
+
+    Also known as stabilised linear forgetting.
     """
 
     forgetting: float = 0.9
@@ -92,14 +96,18 @@ class Recursive(Rule):
 
 @dataclass(frozen=True)
 class LowRankRecursive(Rule):
-    """`Recursive` with `P = I − W diag(k) Wᵀ`: only the `rank` directions W `(d_in, rank)` best known are remembered,
-    each with the known part k of it, and `k ← λ k` forgets.
+    """`Recursive` with `P = I − W diag(k) Wᵀ`: the `rank` best-known directions W `(d_in, rank)`, with their known
+    parts k.
 
-    They are the leading right singular vectors of `[√(k/(1−k)) Wᵀ; X/√ρ]`. What is cut off counts as unknown: a rank
-    that is too low averages less and is never wrong, and one that the data do not exceed gives what `Recursive` gives.
-    **Memory** d_in·rank numbers, time `6 d_in (rank + B)²`: for d_in far above rank + B.
+    `k ← λ k` forgets. The directions are the leading right singular vectors of `[√(k/(1−k)) Wᵀ; X/√ρ]`. Directions that
+    are cut off count as unknown: too low a rank averages less but does not bias, and a rank that the data do not exceed
+    gives the result of `Recursive`. **Memory** d_in·rank numbers, time `6 d_in (rank + B)²`: for d_in far above rank +
+    B.
 
-    **Arguments:** `rank`, at most d_in; `forgetting`, λ a step, from 0 to below 1.
+    **Arguments:**
+
+    - `rank`: at most d_in.
+    - `forgetting` (default 0.9): λ a step, from 0 to below 1.
     """
 
     rank: int
@@ -128,7 +136,7 @@ class LowRankRecursive(Rule):
 
 
 def _corrected(told: Tensor, x: Tensor, residual: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """The change of Â, and the factor F (d_in, B) with `P_after = P − F Fᵀ`, from told = X P."""
+    """Return the change of Â, and the factor F (d_in, B) with `P_after = P − F Fᵀ`, from told = X P."""
     L = _root(told @ x.mT, noise)
     factor, whitened = (
         torch.linalg.solve_triangular(L.mT, part.mT, upper=True, left=False) for part in (told, residual)
@@ -137,9 +145,7 @@ def _corrected(told: Tensor, x: Tensor, residual: Tensor, noise: float) -> tuple
 
 
 def few_equations(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and residuals that say the same in as many equations as there are inputs, at most: a rotation of the batch
-    leaves white noise white.
-    """
+    """Return equivalent rows and residuals, at most as many as inputs: rotating a batch leaves white noise white."""
     if len(x) <= x.shape[1]:
         return x, residual
     rotation, x = torch.linalg.qr(x)
@@ -147,7 +153,7 @@ def few_equations(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _root(gram: Tensor, noise: float) -> Tensor:
-    """The Cholesky factor of `gram + noise`; the noise is at least what rounding leaves of a Gram matrix."""
+    """Return the Cholesky factor of `gram + noise`; the noise is at least the rounding error of a Gram matrix."""
     rounding = 4 * len(gram) * torch.finfo(gram.dtype).eps * float(gram.diagonal().max())
     gram.diagonal().add_(max(noise, rounding))
     return torch.linalg.cholesky(gram)

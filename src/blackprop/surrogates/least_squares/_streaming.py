@@ -1,4 +1,4 @@
-"""A matrix fitted to the rows that training reads anyway."""
+"""A matrix fitted to the rows of training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from blackprop.surrogates.least_squares._rules import Projection, Rule, few_equa
 
 
 class Streaming(Surrogate):
-    """`Â += (Y − X Âᵀ)ᵀ (X P Xᵀ + ρ I)⁻¹ X P` after every training batch: the matrix that explains what was read.
+    """`Â += (Y − X Âᵀ)ᵀ (X P Xᵀ + ρ I)⁻¹ X P` after every training batch: the matrix that explains the readings.
 
-    Rows and readings of the forward pass are the only data, so it asks nothing, follows θ and drift alike, and knows
-    the device best along the rows that training sends through it, which is where the gradient is needed. ρ is `ridge`
-    times the mean squared norm of the rows; more of it averages read noise over more batches. The `rule` says what P
-    remembers of earlier batches: `Projection` (P = I) nothing, `Recursive` and, for many inputs, `LowRankRecursive`
-    what they have told, which averages noise better for the same readiness to follow.
+    The rows and readings of the forward pass are the only data. The surrogate therefore makes no queries, follows θ and
+    drift alike, and is best along the rows that training sends, where the gradient is needed.
 
-    **Costs** d_in rows at the start (0 with `exact_start=False`, which then starts from Â = 0 or, with `bias`, from the
-    mean output), and no programming. With `bias` it fits `f(x) ≈ Â x + b` along the data: a local-linear stand-in for
-    devices that are not linear.
+    **Costs** d_in rows at the start, and no programming; no rows with `exact_start=False`.
+
+    **Arguments:**
+
+    - `ridge` (default 0.01): ρ over the mean squared norm of the rows; a larger one averages read noise over more
+      batches.
+    - `rule` (default `Projection()`, P = I, without memory): `Recursive()`, or `LowRankRecursive()` for many inputs,
+      remembers earlier batches and averages noise better at the same speed.
+    - `exact_start` (default True): False starts from Â = 0 or, with `bias`, from the mean output.
+    - `bias` (default False): True fits `f(x) ≈ Â x + b` along the data, a local linear model of devices that are not
+      linear.
+
+    **Raises** `IncompatibleError` for a device that is not declared linear, unless `bias` is True.
     """
 
     A: Tensor
@@ -66,7 +73,7 @@ class Streaming(Surrogate):
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator
         return
-        yield  # a procedure that asks nothing
+        yield  # a procedure without queries
 
     @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor) -> None:
@@ -96,7 +103,7 @@ class Streaming(Surrogate):
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
 
     def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
-        """Along rows of a device that is not linear, the fit is made again to these, and then dropped."""
+        """Return `∂L/∂x`; for a device that is not linear, from a fit made again to these rows and then dropped."""
         if not self.bias:
             return self.vjp(x, grad_y)
         kept = {name: value.clone() for name, value in self.named_buffers()}

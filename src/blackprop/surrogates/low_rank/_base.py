@@ -15,9 +15,9 @@ from blackprop.surrogates._base import Surrogate
 class LowRankSurrogate(Surrogate):
     """`A ≈ U S V` with U `(d_out, r)`, S `(r, r)`, V `(r, d_in)`, so `∂L/∂X ≈ G U S V`.
 
-    `start` reads the d_in unit rows once and truncates the exact singular value decomposition. Subclasses say how the
-    factors follow θ. `treat_as_linear` takes on a device that is not declared linear and answers as if it were, as the
-    published code does; the gradient is then what the rows happened to show, and may be wrong.
+    `start` reads the d_in unit rows once and truncates the exact singular value decomposition. Subclasses define how
+    the factors follow θ. `treat_as_linear` accepts a device that is not declared linear and treats it as a matrix, as
+    the published code does; the gradient then depends on the rows that were read, and may be wrong.
     """
 
     U: Tensor
@@ -36,7 +36,7 @@ class LowRankSurrogate(Surrogate):
         if not spec.linear and not self.treat_as_linear:
             raise IncompatibleError(
                 f"`surrogates.{name}` needs a linear device and {spec.name} is not declared linear; "
-                "`treat_as_linear=True` answers as if it were"
+                "`treat_as_linear=True` treats it as linear"
             )
         if self.rank > min(spec.d_in, spec.d_out):
             raise IncompatibleError(
@@ -61,7 +61,7 @@ class LowRankSurrogate(Surrogate):
         yield from self._rebuild(theta)
 
     def _rebuild(self, theta: Tensor) -> Procedure[None]:
-        """The best rank-r factors of the device at theta, from its answers to the d_in unit rows."""
+        """Read the best rank-r factors of the device at theta, from the d_in unit rows."""
         matrix = yield from self._read_matrix(theta)
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         r = self.rank

@@ -15,16 +15,19 @@ from blackprop.surrogates.low_rank._base import LowRankSurrogate
 class BasisUpdate(LowRankSurrogate):
     """`A ≈ U S V` by the augmented basis-update and Galerkin integrator: with `ΔA = A(θ₁) − A(θ₀)`,
 
-    1. `Û = orth [U, U S + ΔA Vᵀ]`
-    2. `V̂ = orth [Vᵀ, Vᵀ Sᵀ + P]`, `P = Zᵀ (Z ΔAᵀ) U / M` a sketch of `ΔAᵀ U`
-    3. `Ŝ = Ûᵀ A(θ₁) V̂`, read from the 2r rows V̂ᵀ at θ₁, and truncated to rank r by its singular values
+    1. `Û = orth [U, U S + ΔA Vᵀ]` 2. `V̂ = orth [Vᵀ, Vᵀ Sᵀ + P]`, `P = Zᵀ (Z ΔAᵀ) U / M` a sketch of `ΔAᵀ U` 3. `Ŝ = Ûᵀ
+    A(θ₁) V̂`, read from the 2r rows V̂ᵀ at θ₁, and truncated to rank r by its singular values
 
-    Where I-PSI carries S along and subtracts a sketch from it, here S is read anew: what the sketch gets wrong costs
-    directions and no more, so errors do not add up over steps. **Costs** d_in rows to start; then 2(r + M) + 2r rows a
-    change of θ, r + M of them at the setting that was left, which takes one programming.
+    I-PSI carries S along and subtracts a sketch from it; here S is read anew. Errors of the sketch then only cost
+    directions, and do not add up over steps.
 
-    **Arguments:** as those of `ProjectorSplitting`. Source: Ceruti, Kusch, Lubich, BIT Numer. Math. 62 (2022), of which
-    step 3 here takes the values of A and not of its derivative.
+    **Costs** d_in rows to start; then 2(r + M) + 2r rows a change of θ, r + M of them at the previous setting, which
+    takes one programming.
+
+    **Arguments:** as those of `ProjectorSplitting`, without `rebuild_every`.
+
+    Source: Ceruti, Kusch, Lubich, BIT Numer. Math. 62 (2022); step 3 here takes the values of A and not of its
+    derivative.
     """
 
     def __init__(

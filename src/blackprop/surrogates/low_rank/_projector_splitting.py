@@ -24,10 +24,10 @@ def projector_splitting_step(
 
     1. `K = U S + ΔA Vᵀ`, `U₁ S̃ = qr(K)`
     2. `Ŝ = S̃ − U₁ᵀ ΔA Vᵀ`
-    3. `L = Vᵀ Ŝᵀ + P₂` with `P₂ = Zᵀ (Z ΔAᵀ) U₁ / M`, an unbiased sketch of `ΔAᵀ U₁` where `E[zzᵀ] = I`
+    3. `L = Vᵀ Ŝᵀ + P₂` with `P₂ = Zᵀ (Z ΔAᵀ) U₁ / M`, an unbiased sketch of `ΔAᵀ U₁` if `E[zzᵀ] = I`
     4. `V₁ᵀ S₁ᵀ = qr(L)`
 
-    Exact for A(θ₀), A(θ₁) of rank at most r where `ZᵀZ/M = I`. Source: arXiv 2509.15113.
+    Exact for A(θ₀), A(θ₁) of rank at most r if `ZᵀZ/M = I`. Source: arXiv 2509.15113.
     """
     U1, S_tilde = torch.linalg.qr(U @ S + change_on_V)
     S_hat = S_tilde - U1.mT @ change_on_V
@@ -39,12 +39,22 @@ def projector_splitting_step(
 class ProjectorSplitting(LowRankSurrogate):
     """`A ≈ U S V` that follows θ by one I-PSI step a change, `projector_splitting_step`.
 
-    **Costs** d_in rows to start; then 2(r + M) rows a change of θ, half of them at the setting that was left, which
-    takes one programming to go back to. The sketch's relative error is about `√((d_in + 1)/M)` for Gaussian probes and
-    0 for M = d_in orthogonal ones. It follows θ and not the device: drift stays unseen.
+    The sketch's relative error is about `√((d_in + 1)/M)` for Gaussian probes and 0 for M = d_in orthogonal ones. The
+    surrogate follows θ and not the device: it cannot see drift.
 
-    **Arguments:** `rank`, r; `samples`, M; `probes`, the family they are drawn from; `rebuild_every`, an exact rebuild
-    from d_in rows in place of every k-th step (the published meshes: 100); `treat_as_linear` as in `LowRankSurrogate`.
+    **Costs** d_in rows to start; then 2(r + M) rows a change of θ, half of them at the previous setting, which takes
+    one programming.
+
+    **Arguments:**
+
+    - `rank` (default 10): r.
+    - `samples` (default 10): M, probes a change.
+    - `probes` (default Gaussian): the family of probes, of `bp.directions`.
+    - `rebuild_every` (default None, never): k, for an exact rebuild from d_in rows in place of every k-th step (the
+      published meshes: 100).
+    - `treat_as_linear` (default False): as in `LowRankSurrogate`.
+
+    **Raises** `IncompatibleError` for a device that is not linear, or a rank above min(d_in, d_out).
     """
 
     steps: Tensor

@@ -1,4 +1,4 @@
-"""Low-rank factors read anew from time to time."""
+"""Low-rank factors read anew at intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from blackprop.surrogates.low_rank._base import LowRankSurrogate
 class Reconstruction(LowRankSurrogate):
     """The best rank-r factors of the device, from d_in rows at every `every`-th change of θ; unchanged in between.
 
-    Exact at every change where r = min(d_in, d_out) and `every` is 1. Needs no programming of its own.
+    Exact at every change if r = min(d_in, d_out) and `every` is 1. Needs no programming of its own.
+
+    **Arguments:**
+
+    - `rank` (default 10): r.
+    - `every` (default 1): changes of θ between two readings.
+    - `treat_as_linear` (default False): as in `LowRankSurrogate`.
     """
 
     steps: Tensor
