@@ -121,7 +121,7 @@ def test_queries_alone_come_near_where_there_are_parameters_enough():
     device = Declared(LightModulator(8, 4), linear=True)  # nothing else is known of it
     layer = convert(old, device, programmer=ByQueries(steps=100))
     assert off(truth(layer), old.weight) < 0.1
-    with pytest.warns(BlackpropWarning, match=r"to the weights within a relative error of 0\.\d+"):
+    with pytest.warns(BlackpropWarning, match=r"the weights only within a relative error of 0\.\d+"):
         short = convert(old, device, programmer=ByQueries(steps=1))
     assert short.conversion.error > 0.5
 

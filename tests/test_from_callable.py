@@ -133,10 +133,10 @@ def test_a_coroutine_that_fails_ends_the_others():
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (None, r"returned NoneType that is no array of numbers, for 2 rows"),
-        ({"y": 1}, r"returned dict that is no array of numbers"),
-        ([[1.0], [1.0, 2.0]], r"returned list that is no array of numbers"),
-        (["a", "b"], r"returned list that is no array of numbers"),
+        (None, r"returned NoneType that is not an array of numbers, for 2 rows"),
+        ({"y": 1}, r"returned dict that is not an array of numbers"),
+        ([[1.0], [1.0, 2.0]], r"returned list that is not an array of numbers"),
+        (["a", "b"], r"returned list that is not an array of numbers"),
         (torch.zeros(2, 3, dtype=torch.complex64), r"returned complex numbers; .* real part or power"),
         ([0.0, 0.0, 0.0], r"returned shape \(3,\), expected \(2, 3\), for 2 rows; .*per_row=True"),
     ],

@@ -176,7 +176,7 @@ def test_hidden_mixing_is_unitary_and_its_own_for_each_seed():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ArgumentError, match=r"steps=4.*turns phases by up to 3.6 rad, and more than 0.4.*37 steps"):
+    with pytest.raises(ArgumentError, match=r"steps=4.*turns phases by up to 3.6 rad; more than 0.4.*37 steps"):
         MultimodeFibre(power=1e6, steps=4)
     with pytest.raises(ArgumentError, match="must be a square number of pixels, got 10"):
         MultimodeFibre(16, 10)

@@ -1,4 +1,4 @@
-"""The words that the documents, docstrings, comments and messages do without, so that readers of every country follow them.
+"""Words that documents, docstrings, comments and messages avoid, so that readers of every country follow them.
 
 Each ban is a pattern and its way out. Exceptions are listed one by one, each with its reason.
 """

@@ -187,7 +187,7 @@ def test_a_plain_reservoir_starts_every_row_at_rest():
         (lambda: ActiveRing(0), "time=...*at least 1, got 0"),
         (lambda: ActiveRing(5, substeps=0), "substeps=...*at least 1"),
         (lambda: ActiveRing(5, drive="gain"), "must be a member of ActiveRing.Drive"),
-        (lambda: ActiveRing(5, drive=ActiveRing.Drive.GAIN, bias=0.0), "amplifies nothing"),
+        (lambda: ActiveRing(5, drive=ActiveRing.Drive.GAIN, bias=0.0), "has no wave to amplify"),
         (lambda: Ikeda(5, response=0.0), "response=...*positive"),
         (lambda: SpinWaveScatterer(5, pump=-1.0), "pump=...*not negative"),
         (lambda: EchoState(5, leak=0.0), "leak=...*above 0 and at most 1"),

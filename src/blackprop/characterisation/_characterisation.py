@@ -1,4 +1,4 @@
-"""A device as it was found, and the forms that this is told in."""
+"""The result of a characterisation, and its formats."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from blackprop.devices import Declared
 
 @dataclass(frozen=True)
 class Characterisation:
-    """A device as it was found.
+    """The result of a characterisation.
 
-    **Attributes:** `findings`, by name; `diagnoses`, what is wrong with the device, in sentences, empty for a sound
-    one; `declaration`, what may be claimed of it: where a question stayed open, the value that claims nothing;
-    `device`, the device so declared, ready for `bp.PhysicalLayer` and `bp.plan`; `step`, a useful step for
-    differences, in θ's units; `ledger`, what it cost; `curves`, the points of the plots.
+    **Attributes:**
+
+    - `findings`: by name.
+    - `diagnoses`: faults of the device, in sentences; empty for a sound one.
+    - `declaration`: the established properties; open questions have their safe value.
+    - `device`: the device with that declaration, ready for `bp.PhysicalLayer` and `bp.plan`.
+    - `step` (units of θ): a useful step for differences.
+    - `ledger`: the cost.
+    - `curves`: the points of the plots.
     """
 
     findings: dict[str, Finding]
@@ -42,7 +47,7 @@ class Characterisation:
 
     @property
     def conclusion(self) -> Conclusion:
-        """What to do with what was found."""
+        """The consequences of the findings."""
         return conclude(self.findings, self.diagnoses, self.device)
 
     def __str__(self) -> str:
@@ -52,7 +57,7 @@ class Characterisation:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """Everything, as JSON (numbers that are not finite as null)."""
+        """Return all results as JSON (numbers that are not finite as null)."""
         return json.dumps(_finite(self.document()), ensure_ascii=False)
 
     def document(self) -> dict[str, Any]:
@@ -77,7 +82,7 @@ class Characterisation:
         }
 
     def save(self, folder: str | Path) -> str:
-        """Write report.txt, report.json and report.html into `folder`; returns a sentence that says so."""
+        """Write report.txt, report.json and report.html into `folder`; return a sentence that says so."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.txt").write_text(f"{self}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Find out what a device is, by asking it alone."""
+"""Measure the properties of a device by queries alone."""
 
 from __future__ import annotations
 
@@ -60,18 +60,24 @@ def characterise(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Characterisation:
-    """Measure what `device` is: signal and noise, settling, history and drift, linearity, the period of θ, response
-    curves, a useful step, and its coupling, a hidden wiring of the parameters included.
+    """Measure the properties of `device` and return them with a declaration.
 
-    What it declares of all that is not believed; its shapes, its limits and its initial values are. Everything is asked
-    as `CALIBRATE`, within the limits of θ and within `budget`, the cheapest question first: where the budget ends, the
-    rest stays unknown. At the end θ is what it was before, or what it starts from, also where an error is raised. A
-    device that is at fault is diagnosed, not refused.
+    Measured are signal and noise, settling, history and drift, linearity, the period of θ, response curves, a useful
+    step, and the coupling, including a hidden wiring of the parameters. Declared shapes, limits and initial values are
+    trusted; other declarations are not used. All queries are booked as `CALIBRATE` and stay within the limits of θ and
+    within `budget`, the cheapest question first. When the budget ends, the remaining properties are unknown. At the
+    end, also after an error, θ is the earlier setting, or the initial one. A faulty device is diagnosed, not refused.
 
-    **Arguments:** `scale`, the root mean square of the entries of the rows that it will be used with; rows of up to
-    three times that are sent. `generator` draws the rows and settings (by default seeded with 0). **Costs** some 200
-    programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` where the wiring is
-    hidden.
+    **Costs** some 200 programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` for
+    a hidden wiring.
+
+    **Arguments:**
+
+    - `device`: the device.
+    - `budget` (default None): a limit of rows and programmings.
+    - `scale` (units of x, default 1): root mean square of the entries of the rows in later use; rows of up to three
+      times that are sent.
+    - `generator` (default: seed 0): draws the rows and settings.
 
     >>> import blackprop as bp
     >>> found = bp.characterise(bp.devices.Declared(bp.devices.LightModulator(4, 3)))
@@ -87,7 +93,7 @@ def characterise(
 
 
 class _Inquiry:
-    """The questions in their order, what was answered, and what stopped them."""
+    """The questions in their order, their answers, and the reason for an early end."""
 
     def __init__(self, stand: Stand, budget: Budget | None) -> None:
         self.stand, self.budget = stand, budget
@@ -127,7 +133,7 @@ class _Inquiry:
         self._take(*stable.findings, faults=stable.faults, curves=stable.curves)
         stand.drifts = self.findings["drift"].value != 0
         if stable.faults:
-            return  # answers that depend on what was asked before tell nothing of θ
+            return  # answers that depend on earlier queries have no information about θ
         faults = self._run(lambda: influence(stand))
         self.diagnoses += faults
         if any(fault.startswith(("stuck", "rounded")) for fault in faults):
@@ -150,7 +156,7 @@ class _Inquiry:
         self._take(self._harmonics())
 
     def _harmonics(self) -> Finding:
-        """Asked where a plan could use them: of few parameters that neither linearity nor coupling tells apart."""
+        """Asked only if a plan can use the answer: for few parameters, without linearity or coupling."""
         size = self.stand.spec.theta.size
         if self.stand.linear or coupling_of(self.findings["coupling"]) is not Coupling.NONE or size > SHIFTED:
             text = f"not asked: a plan uses them of at most {SHIFTED} parameters, where it knows of no coupling"
@@ -172,7 +178,7 @@ class _Inquiry:
             self.budget.reserve(spent, self.stand.spec.seconds(spent))
 
     def _park(self) -> None:
-        """Back to where it stood, paid for in advance; what it answers there is no matter."""
+        """Restore the initial setting and ignore its reading; paid for in advance."""
         stand = self.stand
         with contextlib.suppress(ReadingError), torch.no_grad():
             run(ask(stand.query(stand.rows[:1], stand.home)), metered(self.clock, self.ledger))
@@ -191,7 +197,7 @@ class _Inquiry:
         )
 
     def _cost(self) -> Cost | None:
-        """As the clock has it, where the device declares none; the time of a `Simulator` is not a laboratory's."""
+        """Declare the measured cost if the device declares none; the time of a `Simulator` is not a laboratory's."""
         inner = self.stand.device
         while isinstance(inner, Wrapper):
             inner = inner.device

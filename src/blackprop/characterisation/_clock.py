@@ -1,4 +1,4 @@
-"""What a programming and a row take, by the clock, while everything else is asked."""
+"""The time of a programming and of a row, measured by the clock during all other queries."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Clock:
         return readings
 
     def cost(self) -> Cost | None:
-        """Seconds a programming and a row, by least squares relative to each round's own time; None where not known."""
-        timed = torch.tensor(self.rounds[1:], dtype=torch.float64)  # the first may hold what is done once
+        """Seconds a programming and a row, by least squares relative to each round's own time; None if unknown."""
+        timed = torch.tensor(self.rounds[1:], dtype=torch.float64)  # the first may include initialisation
         if len(timed) < ENOUGH:
             return None
         design = timed[:, :2] / timed[:, 2:]
@@ -60,7 +60,7 @@ class Clock:
 
 
 def cost(clock: Clock) -> Finding:
-    """The seconds that were measured, beside those that are declared."""
+    """Return the measured seconds beside the declared ones."""
     measured, said = clock.cost(), clock.declaration.cost
     if measured is None:
         return unknown("cost", f"{len(clock.rounds)} rounds are too few to time")
@@ -74,7 +74,7 @@ def _plain(cost: Cost) -> str:
 
 
 def _rounded(seconds: float) -> float:
-    """To one digit, as exact as a clock beside other work is; 0 where too little to tell."""
+    """Round to one digit, the accuracy of a clock under load; 0 for times too short to measure."""
     if seconds < TOLD:
         return 0.0
     return float(f"{seconds:.0e}")

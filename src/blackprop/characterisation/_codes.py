@@ -1,4 +1,4 @@
-"""Which parameter moves what: every parameter blinks in a code of its own, and what it moves blinks with it."""
+"""The map from parameters to elements: every parameter blinks in a code of its own, and its elements with it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LOOKS = 3  # parameters a cell may have in the sparse regression
 
 
 def settings_needed(parameters: int) -> int:
-    """About 2·log2(P): then the codes of two parameters are alike with a chance of 1/P² each, and are drawn again."""
+    """Return about 2·log2(P): the codes of two parameters are then equal with probability 1/P², and are drawn again."""
     return min(62, max(12, math.ceil(2 * math.log2(max(2, parameters))) + 3))
 
 
 def draw_codes(parameters: int, settings: int, generator: torch.Generator) -> Tensor:
-    """A code of `settings` bits for each parameter, no two alike or opposite, none without a change (settings, P)."""
+    """Draw a code of `settings` bits for each parameter: distinct, not opposite, not constant (settings, P)."""
     codes = torch.rand(settings, parameters, generator=generator, device=generator.device) < 0.5
     for _ in range(100):
         words = _words(codes)
         _, inverse, counts = words.unique(return_inverse=True, return_counts=True)
         again = (counts[inverse] > 1) | (codes.all(0) == codes.any(0))
-        # One of each set of twins may stay, but twins are too few to care.
+        # One of each set of equal codes may stay, but they are too rare to matter.
         number = int(again.sum())
         if not number:
             return codes
@@ -35,7 +35,7 @@ def draw_codes(parameters: int, settings: int, generator: torch.Generator) -> Te
 
 @dataclass
 class Decoded:
-    """For each cell the parameter that moves it, −1 where none is named, and how much of its variance that explains."""
+    """For each cell the parameter that moves it, −1 if unnamed, and the part of its variance that this explains."""
 
     owner: Tensor  # (cells,)
     explained: Tensor  # (cells,)
@@ -44,10 +44,10 @@ class Decoded:
 def decode(readings: Tensor, codes: Tensor, names: Tensor) -> Decoded:
     """Name the parameter of each cell.
 
-    `readings` (1 + S, cells): first with all parameters at their lower level, then as `codes` (S, P) say; `names` (P,)
-    are the parameters' numbers. A cell of one parameter takes two values; they are told apart by two means, and the
-    word they spell, the first reading being 0, is looked up. Where no parameter has that word the code that correlates
-    best is taken, if it explains enough.
+    `readings` (1 + S, cells): first with all parameters at their lower level, then by `codes` (S, P); `names` (P,) are
+    the parameters' numbers. A cell of one parameter takes two values, which are separated by two means; their sequence,
+    the first reading being 0, is looked up. If it is the code of none of the parameters, the code with the best
+    correlation is taken, if it explains enough.
     """
     words, order = _words(codes).sort()
     bits = _levels(readings)
@@ -70,10 +70,10 @@ def decode(readings: Tensor, codes: Tensor, names: Tensor) -> Decoded:
 
 
 def few(readings: Tensor, codes: Tensor, floor: float) -> list[set[int]] | None:
-    """Sparse regression: for each cell the parameters, at most three, whose codes explain its readings (1 + S, cells),
+    """Return for each cell the parameters, at most three, whose codes explain its readings (1 + S, cells).
 
-    by orthogonal matching pursuit, until what is left is below `floor` (the noise) or a fiftieth of the changes. None
-    where that fails for any cell.
+    By orthogonal matching pursuit, until the remainder is below `floor` (the noise) or a fiftieth of the changes. None
+    if that fails for any cell.
     """
     signs = torch.cat((-torch.ones_like(codes[:1], dtype=readings.dtype), codes.to(readings) * 2 - 1))
     owners: list[set[int]] = []
@@ -92,7 +92,7 @@ def few(readings: Tensor, codes: Tensor, floor: float) -> list[set[int]] | None:
 
 
 def _words(bits: Tensor) -> Tensor:
-    """Up to 62 bits (S, n) as whole numbers (n,)."""
+    """Pack up to 62 bits (S, n) into integers (n,)."""
     words = torch.zeros(bits.shape[1], dtype=torch.int64, device=bits.device)
     for bit in bits:
         words = words * 2 + bit
@@ -100,7 +100,7 @@ def _words(bits: Tensor) -> Tensor:
 
 
 def _levels(readings: Tensor) -> Tensor:
-    """Which of two levels each reading (1 + S, cells) is nearer to, by two means a cell."""
+    """Return the nearer of two levels for each reading (1 + S, cells), by two means a cell."""
     low, high = readings.amin(0), readings.amax(0)
     above = readings > (low + high) / 2
     for _ in range(6):
@@ -112,7 +112,7 @@ def _levels(readings: Tensor) -> Tensor:
 
 
 def _explained(readings: Tensor, codes: Tensor) -> Tensor:
-    """The squared correlation of each cell's readings (1 + S, n) with a code (S, n)."""
+    """Return the squared correlation of each cell's readings (1 + S, n) with a code (S, n)."""
     signs = torch.cat((-torch.ones_like(codes[:1], dtype=readings.dtype), codes.to(readings) * 2 - 1))
     signs = signs - signs.mean(0)
     centred = readings - readings.mean(0)
@@ -121,7 +121,7 @@ def _explained(readings: Tensor, codes: Tensor) -> Tensor:
 
 
 def _correlated(readings: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """For each cell the code with the largest squared correlation, and that; in pieces that fit into memory."""
+    """Return for each cell the code with the largest squared correlation, and that, in pieces that fit into memory."""
     signs = torch.cat((-torch.ones_like(codes[:1], dtype=readings.dtype), codes.to(readings) * 2 - 1))
     signs = signs - signs.mean(0)
     signs = signs / signs.norm(dim=0)

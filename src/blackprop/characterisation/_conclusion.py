@@ -1,4 +1,4 @@
-"""What follows from the findings: what to declare, what a layer then does, and the line to paste."""
+"""The consequences of the findings: the declaration, the method of a layer, and the line to paste."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INLINE = 64  # parameters whose order is written out; a longer one is read from 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What to do first, in sentences; what a layer will do; and the lines to paste."""
+    """Faults to correct first, in sentences; the method of a layer; and the lines to paste."""
 
     advice: tuple[str, ...]
     plan: str
@@ -35,7 +35,7 @@ class Conclusion:
 
 
 def conclude(findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device: Declared) -> Conclusion:
-    """The declaration of `device` as a line of code, the plan for it, and what to mend before."""
+    """Return the declaration of `device` as a line of code, its plan, and the faults to correct first."""
     advice = [f"mend this: {diagnosis}" for diagnosis in diagnoses]
     dark = findings["dark level"].value
     if findings["affine"].value is True and isinstance(dark, float) and dark > 0:
@@ -53,7 +53,7 @@ def conclude(findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device
 
 
 def _line(device: Declared) -> str:
-    """Code that makes of `device` the device that was found; `bp` and `torch` are imported."""
+    """Return code that turns `device` into the device that was found; it expects `bp` and `torch`."""
     spec = device.declaration
     parts = [f"linear={spec.linear}", f"coupling=bp.Coupling.{spec.coupling.name}", f"noise={spec.noise!r}"]
     parts.append(f"period={spec.theta.period!r}")

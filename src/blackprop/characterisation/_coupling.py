@@ -1,4 +1,4 @@
-"""Which outputs, or which elements of the matrix, does each parameter move?"""
+"""The outputs, or the elements of the matrix, that each parameter moves."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from blackprop.core._procedure import Procedure
 from blackprop.surrogates.calibration._calibration import orthogonal
 
 SINGLES = 6  # parameters moved alone
-PATIENCE = 16  # repeats of a reading, on a noisy device, where what was found must hold
-UNSEEN = 0.2  # of what a parameter does to its own cell: more must not have stayed unseen in others
+PATIENCE = 16  # repeats of a reading on a noisy device, in the check of a finding
+UNSEEN = 0.2  # of a parameter's effect on its own cell: bound of an undetected effect on others
 MOST_ROWS = 512  # of a setting, by those repeats
-LEVELS = 3  # pairs of levels that are tried for what shows nothing between the first
-NAMED = 0.999  # of the elements; what is left must not move at all
+LEVELS = 3  # pairs of levels, for cells that do not change between the first
+NAMED = 0.999  # of the elements; the rest must not move at all
 
 
 @dataclass
 class Wiring:
-    """The coupling that was found, and the order (P,) of the parameters that makes it the declared one."""
+    """The coupling, and the order (P,) of the parameters that makes it the declared one."""
 
     finding: Finding
     order: Tensor | None = None
@@ -35,11 +35,11 @@ class Wiring:
 
 
 def coupling(stand: Stand) -> Procedure[Wiring]:
-    """From the cheapest guess to the dearest: parameters in order, a block an output; in order, an element each; single
-    parameters, which tell at once where one moves two outputs; and codes, which find a hidden wiring.
+    """Find the coupling, from the cheapest guess to the most expensive.
 
-    Whatever is found is held to settings that it was not found by: random halves of the elements (or outputs) are
-    given random settings, and the others must stay.
+    In this order: consecutive blocks of parameters, one an output; one element each, in order; single parameters, which
+    show at once if one moves two outputs; and codes, which find a hidden wiring. Every finding is checked on settings
+    that it was not made from: random halves of the elements (or outputs) get random settings, and the others must stay.
     """
     spec = stand.spec
     elements = spec.d_out * spec.d_in
@@ -64,7 +64,7 @@ def coupling(stand: Stand) -> Procedure[Wiring]:
 def _element(
     stand: Stand, order: Tensor, how: str, *, hidden: bool, curves: dict[str, Any] | None = None
 ) -> Procedure[Wiring]:
-    """Hold element coupling in this order to fresh settings; where it fails and more may be found, look for it."""
+    """Check element coupling in this order on fresh settings; if it fails and may still be found, search for it."""
     place = order.argsort()  # the element that each parameter moves
     stays = yield from _stays(stand, _spanning(stand), place, by_output=False)
     if stays.hold:
@@ -83,7 +83,7 @@ def _claim(kind: Coupling, what: str, stays: Stays) -> Finding:
 
 @dataclass(frozen=True)
 class Stays:
-    """How far the cells move whose parameters do not, beside those whose parameters do."""
+    """How far the cells move whose parameters do not, compared with those whose parameters do."""
 
     others: Comparison
     own: float  # root mean square
@@ -91,7 +91,7 @@ class Stays:
 
     @property
     def hold(self) -> bool:
-        """The others stay, and were seen to: what they could have done unseen is small beside what the own ones do."""
+        """Whether the others stay, and an undetected move of theirs is small against that of the own parameters."""
         return self.others.alike and self.others.allowed < UNSEEN * self.own
 
     def __str__(self) -> str:
@@ -102,10 +102,10 @@ class Stays:
 
 
 def _stays(stand: Stand, x: Tensor, owner: Tensor, *, by_output: bool) -> Procedure[Stays]:
-    """Give the parameters of random halves of the cells random settings: how far do the other cells move?
+    """Give the parameters of random halves of the cells random settings, and measure how far the other cells move.
 
     `owner` (P,) is the cell of each parameter: an output, or an element. A stray coupling of a single parameter shows
-    in a quarter of the halves. Of outputs two halves first: most wrong guesses end there.
+    in a quarter of the halves. Of outputs, two halves come first: most wrong guesses end there.
     """
     d_out, d_in = stand.spec.d_out, stand.spec.d_in
     cells = d_out if by_output else d_out * d_in
@@ -133,7 +133,7 @@ def _stays(stand: Stand, x: Tensor, owner: Tensor, *, by_output: bool) -> Proced
 
 
 def _shared(stand: Stand) -> Procedure[str]:
-    """Move single parameters: a sentence about one that moves two outputs, or nothing."""
+    """Move single parameters; return a sentence about one that moves two outputs, or None."""
     indices = stand.chosen(SINGLES)
     settings = []
     for index in indices:
@@ -149,7 +149,7 @@ def _shared(stand: Stand) -> Procedure[str]:
 
 
 def _decoded(stand: Stand) -> Procedure[Wiring]:
-    """Find the wiring by codes, and hold it to fresh settings."""
+    """Find the wiring by codes, and check it on fresh settings."""
     spec, size = stand.spec, stand.spec.theta.size
     elements = spec.d_out * spec.d_in
     x = _spanning(stand)
@@ -175,7 +175,7 @@ def _decoded(stand: Stand) -> Procedure[Wiring]:
 
 
 def _blink(stand: Stand, x: Tensor, names: Tensor, low: Tensor) -> Procedure[tuple[Tensor, Tensor]]:
-    """Readings (1 + S, cells) of all at `low`, then of the parameters `names` at two levels as their codes say."""
+    """Return the readings (1 + S, cells) of all at `low`, then of the parameters `names` at their codes' levels."""
     codes = draw_codes(len(names), settings_needed(len(names)), stand.generator).to(low.device)
     high = stand.shifted(low, stand.reach)
     settings = [low]
@@ -188,7 +188,7 @@ def _blink(stand: Stand, x: Tensor, names: Tensor, low: Tensor) -> Procedure[tup
 
 
 def _again(stand: Stand, x: Tensor, owner: Tensor, explained: Tensor) -> Procedure[tuple[Tensor, int]]:
-    """Other levels for what the first two did not tell apart, as long as that helps; the named ones stay put."""
+    """Try other levels for cells that the first two did not separate, as long as that helps; named ones stay."""
     size, spent = stand.spec.theta.size, 0
     for _ in range(LEVELS - 1):
         owner = _settled(owner, explained, size)
@@ -206,7 +206,7 @@ def _again(stand: Stand, x: Tensor, owner: Tensor, explained: Tensor) -> Procedu
 
 
 def _settled(owner: Tensor, explained: Tensor, size: int) -> Tensor:
-    """Where two elements name one parameter, the one that it explains better keeps it."""
+    """If two elements name one parameter, the one that it explains better keeps it."""
     by_trust = explained.argsort(descending=True)
     by_trust = by_trust[owner[by_trust] >= 0]
     ranked = owner[by_trust]
@@ -222,7 +222,7 @@ def _settled(owner: Tensor, explained: Tensor, size: int) -> Tensor:
 def _by_output(
     stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor, curves: dict[str, Any]
 ) -> Procedure[Wiring]:
-    """Blocks of parameters, one an output, from what moves the cells (d_out, cells) of each."""
+    """Return blocks of parameters, one an output, from the parameters of its cells (d_out, cells)."""
     size, d_out = stand.spec.theta.size, stand.spec.d_out
     sets = _sets(stand, readings, codes, owner)
     if sets is None:
@@ -248,7 +248,7 @@ def _by_output(
 
 
 def _sets(stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor) -> list[set[int]] | None:
-    """The parameters of each output: of cells with one parameter as named, of others by sparse regression."""
+    """Return the parameters of each output: of cells with one parameter by name, of others by sparse regression."""
     d_out = stand.spec.d_out
     if bool((owner >= 0).all()):
         return [set(row.unique().tolist()) for row in owner]
@@ -259,7 +259,7 @@ def _sets(stand: Stand, readings: Tensor, codes: Tensor, owner: Tensor) -> list[
 
 
 def _spanning(stand: Stand) -> Tensor:
-    """Orthogonal rows at the amplitude of the data, d_in of them; within limits, those of `probes.spanning`."""
+    """Return d_in orthogonal rows at the amplitude of the data; within limits, those of `probes.spanning`."""
     d_in = stand.spec.d_in
     return _probes(stand, stand.scale * math.sqrt(d_in) * orthogonal(d_in, stand.home, stand.generator)).rows
 
@@ -269,5 +269,5 @@ def _probes(stand: Stand, x: Tensor) -> Probes:
 
 
 def _matrices(stand: Stand, y: Tensor, x: Tensor) -> Tensor:
-    """The matrices (..., d_out, d_in) that answer y (..., rows, d_out) to the spanning rows x."""
+    """Return the matrices (..., d_out, d_in) of the answers y (..., rows, d_out) to the spanning rows x."""
     return _probes(stand, x).matrix(y)

@@ -1,4 +1,4 @@
-"""The stand that a device is examined on: rows, settings, and how to tell a difference from noise and drift."""
+"""The device under test: rows, settings, and the separation of differences from noise and drift."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from blackprop.core._procedure import ROUND_BYTES, Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.devices import Device
 
-TOLERANCE = 1e-4  # of the largest output: what single precision and table look-ups may differ by
+TOLERANCE = 1e-4  # of the largest output: allowed difference, of single precision and table look-ups
 ROWS = 8
-NOISELESS = 1e-6  # of the output: what rounding alone makes
+NOISELESS = 1e-6  # of the output: the effect of rounding alone
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Changes against controls: what answers differ by, and what they differ by where nothing was changed."""
+    """Changes against controls: the differences of answers, with a change of the setting and without."""
 
     size: float  # root mean square of the changes
     allowed: float
@@ -34,10 +34,10 @@ class Comparison:
 
 
 class Stand:
-    """A device, where it stood, and what is known of it so far.
+    """A device under test: its earlier setting, and the knowledge about it so far.
 
-    Of what the device declares, its shapes, its limits and its initial values are believed; a period is a candidate
-    like others; the rest is not looked at.
+    Declared shapes, limits and initial values are trusted; a declared period is one candidate; other declarations are
+    not used.
     """
 
     def __init__(self, device: Device, scale: float, generator: torch.Generator) -> None:
@@ -50,8 +50,8 @@ class Stand:
         self.size = 0.0  # root mean square of the outputs at `base`
         self.noise = 0.0  # standard deviation of a reading there
         self.variance = 0.0, 0.0  # of a reading: a, and b times the squared output
-        self.quantum = 0.0  # what readings are rounded to multiples of, 0 where they are not
-        self.dark = torch.zeros(self.spec.d_out).to(self.home)  # (d_out,): what is read where nothing is sent
+        self.quantum = 0.0  # the step to whose multiples readings are rounded, 0 for none
+        self.dark = torch.zeros(self.spec.d_out).to(self.home)  # (d_out,): the reading without input
         self.drifts = False
         self.linear = False
         self.period: float | None = None
@@ -62,37 +62,37 @@ class Stand:
         return torch.randn(*shape, generator=self.generator, device=self.generator.device).to(self.home)
 
     def factors(self, rows: Tensor, most: float) -> tuple[float, float]:
-        """Between which multiples of the rows, of at most `most` to either side, no input leaves its limits."""
+        """Return the range of multiples of the rows, at most `most` to either side, within the limits of the inputs."""
         low, high = self.spec.x_range
         sizes = rows[rows != 0]
         ends = torch.stack((low / sizes, high / sizes)) if sizes.numel() else torch.tensor([[-most], [most]])
         return max(-most, float(ends.amin(0).max())), min(most, float(ends.amax(0).min()))
 
     def some(self, *shape: int) -> Tensor:
-        """Numbers from U(0, 1)."""
+        """Draw numbers from U(0, 1)."""
         return torch.rand(*shape, generator=self.generator, device=self.generator.device).to(self.home)
 
     def half(self, size: int) -> Tensor:
-        """A random half, as a mask that is neither empty nor full where that can be."""
+        """Draw a random half as a mask, neither empty nor full if possible."""
         which = self.some(size) < 0.5
         if size > 1 and bool(which.all() == which.any()):
             which[int(which[0])] = ~which[0]
         return which if size > 1 else torch.ones_like(which)
 
     def chosen(self, count: int) -> list[int]:
-        """Some parameters, none twice."""
+        """Draw distinct parameters."""
         size = self.spec.theta.size
         return torch.randperm(size, generator=self.generator, device=self.generator.device)[:count].tolist()
 
     def span(self) -> tuple[Tensor, Tensor]:
-        """The range that settings are drawn from, each number or (P,)."""
+        """The range of random settings, each limit a number or (P,)."""
         low, high = self.spec.theta.range_around(self.home)
         if self.period is not None and not self.spec.theta.limited:
             return self.home, self.home + self.period
         return low, high
 
     def anywhere(self) -> Tensor:
-        """A random setting within the range (P,)."""
+        """Draw a setting within the range (P,)."""
         low, high = self.span()
         return self.spec.theta.clamp(low + (high - low) * self.some(self.spec.theta.size))
 
@@ -102,7 +102,7 @@ class Stand:
 
     @property
     def rounding(self) -> float:
-        """The standard deviation of the rounding of a reading, `q/√12`; 0 where noise dithers it away."""
+        """The standard deviation of the rounding of a reading, `q/√12`; 0 if noise dithers it."""
         return self.quantum / math.sqrt(12) if 2 * self.noise < self.quantum else 0.0
 
     @property
@@ -112,11 +112,11 @@ class Stand:
 
     @property
     def checks(self) -> float:
-        """How many checks it is to move half of the parameters: a quarter of them, at most 20."""
+        """The number of checks of moving half of the parameters: a quarter of their number, at most 20."""
         return min(20.0, self.spec.theta.size / 4)
 
     def shifted(self, theta: Tensor, step: Tensor | float) -> Tensor:
-        """θ moved by `step`; what would leave the limits is moved the other way, or as far as it goes."""
+        """Return θ moved by `step`; moves that would leave the limits are reversed, or shortened."""
         low, high = self.spec.theta.bounds(theta)
         there = theta + step
         there = torch.where((there < low) | (there > high), theta - step, there)
@@ -124,19 +124,19 @@ class Stand:
 
     @property
     def reach(self) -> Tensor:
-        """A large step: a quarter of the period or else of the range."""
+        """A large step: a quarter of the period, or else of the range."""
         low, high = self.span()
         return (high - low).max() / 4 if self.period is not None else (high - low) / 4
 
     # Asking
 
     def read(self, x: Tensor, theta: Tensor) -> Procedure[Tensor]:
-        """Rows (n, d_in) at θ: (n, d_out)."""
+        """Read rows (n, d_in) at θ: (n, d_out)."""
         (y,) = yield [self.query(x, theta)]
         return y.flatten(1)
 
     def readings(self, x: Tensor, settings: Sequence[Tensor]) -> Procedure[Tensor]:
-        """The same rows at many settings, in order: (settings, rows, d_out)."""
+        """Read the same rows at many settings, in order: (settings, rows, d_out)."""
         found: list[Tensor] = []
         held = 4 * (2 * self.spec.theta.size + x.numel() + len(x) * self.spec.d_out)
         most = max(1, ROUND_BYTES // held)
@@ -149,8 +149,10 @@ class Stand:
     def interleaved(
         self, x: Tensor, theta: Tensor, others: Sequence[Tensor], repeats: int = 1
     ) -> Procedure[tuple[Tensor, Tensor]]:
-        """θ, other, θ, other, …, θ: the changes, each against the mean of its neighbours at θ, and as controls the
-        changes of θ against itself, as noisy as the others are, both (others, rows, d_out), means over the repeats.
+        """Read θ, other, θ, other, …, θ; return the changes and the controls.
+
+        Changes are against the mean of the neighbours at θ; controls are changes of θ against itself, equally noisy.
+        Both are (others, rows, d_out), means over the repeats.
         """
         settings = [theta]
         for other in others:
@@ -171,9 +173,11 @@ class Stand:
         return Query(x.unflatten(1, self.spec.in_shape), theta, Purpose.CALIBRATE)
 
     def compare(self, changes: Tensor, controls: Tensor, size: float | None = None, scale: float = 1.0) -> Comparison:
-        """Whether changes are no larger than controls. Both carry the noise and the drift of the device, the controls
-        a little more of either; `size` is the largest output, a part of which is always allowed. So is what rounding
-        makes of a change, which controls need not show; `scale` times that of a reading.
+        """Compare changes with controls.
+
+        Both include the noise and the drift of the device, the controls slightly more; `size` is the largest output, a
+        part of which is always allowed. The effect of rounding on a change, which controls may lack, is allowed too; it
+        is `scale` times that of a reading.
         """
         little = TOLERANCE * (size if size is not None else 3 * self.size)
         rounded = math.sqrt(2) * scale * self.rounding * (1 + 2 / math.sqrt(max(1, changes.numel())))
@@ -186,7 +190,7 @@ class Stand:
         # The noise of a change has 3/2 of the variance of a reading and that of a control 2; of drift it is 1/2 to 2.
         allowed = math.sqrt(3 / 4) * usual * (1 + 4 / math.sqrt(parts)) + little / 3
         worst = max(1.5 * most, 5.5 * usual) * (1 + 1 / math.sqrt(parts)) + little
-        # A change of one step of the rounding where a reading stands at its edge.
+        # A change of one step of the rounding, for a reading at its edge.
         return Comparison(
             rms(changes), math.hypot(allowed, rounded), float(changes.abs().max()), worst + 3.5 * scale * self.rounding
         )

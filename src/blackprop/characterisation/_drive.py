@@ -1,4 +1,4 @@
-"""How the device answers rows: in the dark, at growing drive, and whether its answers return as an input grows."""
+"""The answers to rows: in the dark, at growing drive, and whether they return as an input grows."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from blackprop.characterisation._signal import STRONG
 from blackprop.core._declaration import limits_text
 from blackprop.core._procedure import Procedure
 
-SWEEP = 13  # drives from nothing to STRONG
+SWEEP = 13  # drives from zero to STRONG
 REPEATS = 4  # of every reading, on a noisy device
 PERIODS = (2 * math.pi, math.pi, 1.0, 2.0, 4 * math.pi)  # of an input: rad, half turns, volts
 GROWS = 1.5  # three times the drive gives at least this times the signal of a device that does not saturate
-TURNS = 0.2  # of the curves turn back where answers go up and down rather than to an end
-RAILS = 0.2  # of the readings stand at one end where a converter clips
+TURNS = 0.2  # part of the curves that turn back, if answers oscillate rather than approach an end
+RAILS = 0.2  # part of the readings at one end, if a converter clips
 
 
 @dataclass
 class Drive:
-    """What growing rows say."""
+    """The result of growing rows."""
 
     findings: list[Finding]
     faults: list[str] = field(default_factory=list)
 
 
 def input_limits(stand: Stand) -> Finding:
-    """The declared limits of the inputs. They are believed and not looked for: beyond them a device may be harmed."""
+    """Return the declared limits of the inputs. They are trusted: beyond them a device may be damaged."""
     spec = stand.spec
     if spec.x_limited:
         text = "as the device declares; every row of this inquiry lies within them"
@@ -40,10 +40,10 @@ def input_limits(stand: Stand) -> Finding:
 
 
 def drive(stand: Stand) -> Procedure[Drive]:
-    """Rows at drives from nothing to three times the data's: the dark level, and whether the outputs saturate.
+    """Send rows at drives from zero to three times the data's: the dark level, and whether the outputs saturate.
 
-    What clips stands at one end; what saturates rises ever less towards one. Answers that turn back as the drive grows
-    do neither: they are tried for a period in the inputs. `stand` is told the dark level.
+    A clipped output stays at one end; a saturating one flattens towards it. Answers that turn back as the drive grows
+    do neither, and are tested for a period in the inputs. The dark level is stored in `stand`.
     """
     repeats = REPEATS if stand.noisy else 1
     most = stand.factors(stand.rows, STRONG)[1]
@@ -61,7 +61,7 @@ def drive(stand: Stand) -> Procedure[Drive]:
     rails = _at_rails(stand, y)
     if rails > RAILS:
         found.faults.append(f"saturated: {rails:.0%} of the readings stand at one end of the range")
-    elif growth < GROWS and turned < TURNS and most >= STRONG:  # within limits of inputs, less growth says nothing
+    elif growth < GROWS and turned < TURNS and most >= STRONG:  # within limits of inputs, less growth is no evidence
         found.faults.append(f"saturated: {STRONG:g} times the drive gives {growth:.2g} times the output")
     if turned < TURNS:
         text = f"{turned:.0%} of the outputs turn back; {most:.3g} times the drive gives {growth:.2g} times the signal"
@@ -72,7 +72,7 @@ def drive(stand: Stand) -> Procedure[Drive]:
 
 
 def _offset(stand: Stand, dark: Tensor) -> Finding:
-    """What is read where nothing is sent (rows, d_out)."""
+    """Return the reading without input (rows, d_out)."""
     level = dark.mean(0)
     size = rms(level)
     allowed = 4 * stand.noise / math.sqrt(len(dark)) + 2 * stand.rounding + 1e-4 * stand.size
@@ -87,7 +87,7 @@ def _offset(stand: Stand, dark: Tensor) -> Finding:
 
 
 def _turned(curves: Tensor, blur: float) -> float:
-    """The part of the curves (drives, ...) that turn back by more than errors explain: by a tenth of what they span."""
+    """Return the part of the curves (drives, ...) that turn back by more than errors, a tenth of their range."""
     back = 4 * blur
     span = curves.amax(0) - curves.amin(0)
     falls = (curves.cummax(0).values - curves).amax(0)  # from the highest point before
@@ -97,7 +97,7 @@ def _turned(curves: Tensor, blur: float) -> float:
 
 
 def _at_rails(stand: Stand, y: Tensor) -> float:
-    """The part of the lit readings (repeats, drives, rows, d_out) that stand at one end, where that is not the dark."""
+    """Return the part of the lit readings (repeats, drives, rows, d_out) at one end, if that is not the dark level."""
     lit = y[:, 1:]
     parts = []
     for end in (lit.max(), lit.min()):
@@ -107,7 +107,7 @@ def _at_rails(stand: Stand, y: Tensor) -> float:
 
 
 def _period(stand: Stand, turned: float) -> Procedure[Finding]:
-    """The smallest T with `f(x + T r) = f(x)` for random halves r of the inputs and for single ones."""
+    """Return the smallest T with `f(x + T r) = f(x)` for random halves r of the inputs and for single ones."""
     d_in = stand.spec.d_in
     near = []
     for T in sorted(T for T in PERIODS if 3 * STRONG * stand.scale >= 0.625 * T):

@@ -1,4 +1,4 @@
-"""Single findings about a device, and how they are told."""
+"""Single findings about a device, and their wording."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ Value = bool | float | str | None
 class Finding:
     """One question and its answer.
 
-    **Arguments:** `value`, in the words of a declaration; where not `known`, the safe one; `confidence`, the chance
-    that a fault which shows in one check of twenty would have been seen, `1 − 0.95^checks`, 0 where not known;
-    `error`, the standard error of a number; `evidence`, what was seen, in a sentence.
+    **Arguments:**
+
+    - `value`: as in a declaration; the safe value if not `known`.
+    - `confidence` (default 0): the probability that a fault which shows in one check of twenty would have been seen, `1
+      − 0.95^checks`; 0 if not known.
+    - `error` (default None): the standard error of a number.
+    - `evidence`: the observation, in a sentence.
     """
 
     name: str
@@ -32,19 +36,19 @@ class Finding:
 
 
 def trust(finding: Finding) -> str:
-    """How sure an answer is, in words."""
+    """Return the confidence of an answer in words."""
     if not finding.known:
         return ""
     return "  (over 99 % sure)" if finding.confidence > 0.99 else f"  ({100 * finding.confidence:.0f} % sure)"
 
 
 def unknown(name: str, why: str, value: Value = None) -> Finding:
-    """A question that stays open; `value` is the safe thing to declare."""
+    """Return a question that stays open; `value` is its safe declaration."""
     return Finding(name, value, known=False, evidence=why)
 
 
 def sure(checks: float) -> float:
-    """The chance that a fault which shows in one check of twenty is seen in so many independent ones."""
+    """Return the probability that a fault which shows in one check of twenty is seen in this many independent ones."""
     return 1 - 0.95**checks
 
 

@@ -11,12 +11,13 @@ from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.core._procedure import Procedure
 
 MOST = 24  # parameters that are moved, one at a time
-UNSEEN = 0.1  # of what a parameter does: more must not have stayed unseen of other harmonics
+UNSEEN = 0.1  # of a parameter's effect: bound of undetected other harmonics
 
 
 def harmonics(stand: Stand) -> Procedure[Finding]:
-    """Three points of a period of single parameters make a fourth: `f(t) = Σ_k D(t − t_k) f(t_k)`,
-    `D(t) = (1 + 2 cos ωt)/3`, where there is one harmonic. The first point is the base, the fourth anywhere.
+    """Test whether three points of a period of single parameters predict a fourth, as for one harmonic:
+
+    `f(t) = Σ_k D(t − t_k) f(t_k)`, `D(t) = (1 + 2 cos ωt)/3`. The first point is the base, the fourth anywhere.
     """
     T = stand.period
     if T is None:

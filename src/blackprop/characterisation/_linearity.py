@@ -22,7 +22,7 @@ REPEATS = 8  # of every reading on a noisy device
 class Excess:
     """How far the answers are from `f(a x + b z) = a f(x) + b f(z)`."""
 
-    size: float  # root mean square beyond what noise makes, relative to the outputs
+    size: float  # root mean square beyond noise, relative to the outputs
     limit: float  # the least that would have been seen
     worst: float
     worst_limit: float
@@ -35,9 +35,10 @@ class Excess:
 
 
 def linearity(stand: Stand) -> Procedure[tuple[Finding, Finding, dict[str, Any]]]:
-    """`f(a x + b z) − a f(x) − b f(z)` on normal rows, on single inputs and on rows of one sign, at three settings;
-    then the same at three times the drive, or as far as the limits of the inputs let it, where a device may be linear
-    no more.
+    """Measure `f(a x + b z) − a f(x) − b f(z)` on normal rows, on single inputs and on rows of one sign.
+
+    At three settings; then at three times the drive, or as far as the limits of the inputs allow, where a device may no
+    longer be linear.
     """
     strong = stand.factors(stand.rows, STRONG)[1]
     repeats = REPEATS if stand.noisy else 1
@@ -67,7 +68,7 @@ def linearity(stand: Stand) -> Procedure[tuple[Finding, Finding, dict[str, Any]]
 
 
 def _affine(found: list[Excess], count: float) -> Finding:
-    """Whether superposition holds once the dark level is taken from every reading."""
+    """Whether superposition holds once the dark level is subtracted from every reading."""
     holds = all(e.lit <= e.limit and e.lit_worst <= e.worst_limit for e in found)
     text = f"less the dark level, superposition {'holds' if holds else f'fails by {max(e.lit for e in found):.2g}'}"
     return Finding("affine", holds, True, text, sure(count))
@@ -98,7 +99,7 @@ def _excess(stand: Stand, theta: Tensor, drive: float, repeats: int) -> Procedur
     limit = math.hypot(limit, math.sqrt(1 + a**2 + b**2) * stand.rounding * (1 + 4 / math.sqrt(mean.numel())))
     most += (1 + abs(a) + abs(b)) / 2 * math.sqrt(12) * stand.rounding
     lit = mean - (1 - a - b) * stand.dark
-    if size == 0:  # nothing was read at this setting
+    if size == 0:  # the outputs are zero at this setting
         size = max(stand.size, limit)
     return Excess(
         *(value / size for value in (rms(mean), limit, float(mean.abs().max()), most, rms(lit), float(lit.abs().max())))

@@ -14,8 +14,8 @@ from blackprop.characterisation._findings import Finding, sure, unknown
 def kind_of_noise(stand: Stand, places: list[Tensor]) -> list[Finding]:
     """Fit `a² + b² m²` to the variance of outputs with the mean m; a is read noise, b proportional noise.
 
-    `places` are the readings (repeats, rows, d_out) at the setting that noise is quoted for, and at others: where one
-    law does not describe them all, the noise depends on the setting. `stand` is told a² and b².
+    `places` are the readings (repeats, rows, d_out) at the setting that the noise is quoted for, and at others: if one
+    law does not describe them all, the noise depends on the setting. a² and b² are stored in `stand`.
     """
     repeats, checks = len(places[0]), len(places) * places[0][0].numel()
     relative = stand.noise / stand.size

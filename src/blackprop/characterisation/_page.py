@@ -53,11 +53,11 @@ window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", pai
 window.addEventListener("resize", paint);
 paint();
 """
-FIRST = ("coupling", "linear", "response")  # what a plan is chosen by; then the others, as they were asked
+FIRST = ("coupling", "linear", "response")  # the basis of a plan; then the others, in their order
 
 
 def page(document: Document, text: str) -> str:
-    """The report as HTML, self-contained. Plots of what was not found, no noise and no change, are left out."""
+    """Return the report as self-contained HTML. Plots without findings, noise or change are left out."""
     curves = document["curves"]
     figures = {name: (title, draw(curves[name])) for name, title, draw in PLOTS if curves.get(name)}
     figures = {name: each for name, each in figures.items() if _shows(name, document["findings"], each[1])}
@@ -89,7 +89,7 @@ def page(document: Document, text: str) -> str:
 
 
 def _shows(name: str, findings: Document, figure: Document) -> bool:
-    """Whether there is anything but rounding to see."""
+    """Whether there is a visible effect beyond rounding."""
     none = [
         name
         for name, found in findings.items()
@@ -121,7 +121,7 @@ def _card(finding: Document) -> str:
 
 
 def _figure(traces: list[Document], across: str, up: str, **axes: Document) -> Document:
-    """What the page's script draws: traces, and their axes with titles."""
+    """Return the input of the page's script: traces, and their axes with titles."""
     layout = {name: {"title": title, **axes.get(name, {})} for name, title in (("xaxis", across), ("yaxis", up))}
     known = [
         {**trace, "x": [x for x, y in pairs if y is not None], "y": [y for _, y in pairs if y is not None]}

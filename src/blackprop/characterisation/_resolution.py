@@ -7,12 +7,12 @@ from torch import Tensor
 from blackprop.characterisation._device_under_test import Stand
 from blackprop.characterisation._findings import Finding, sure
 
-FINEST = 1e-5  # of the range of the readings: finer steps are told from single precision by nothing
+FINEST = 1e-5  # of the range of the readings: finer steps are indistinguishable from single precision
 FITS = 0.02  # of a step: how far a reading may be from a multiple of it
 
 
 def resolution(stand: Stand, readings: Tensor) -> Finding:
-    """The largest step q whose multiples, from one reading on, all readings are. `stand` is told of it.
+    """Return the largest step q of which all readings are multiples, counted from one reading; store it in `stand`.
 
     Found by Euclid's algorithm on the gaps between different readings. Continuous readings have no such step: the
     remainders of some hundred of them are never all under a fiftieth of it.
@@ -31,7 +31,7 @@ def resolution(stand: Stand, readings: Tensor) -> Finding:
 
 
 def _common_step(values: Tensor) -> float | None:
-    """Of sorted, different values; None where there is none that single precision can tell."""
+    """Return the common step of sorted, different values; None if there is none above single precision."""
     if len(values) < 3:
         return None
     span, error = float(values[-1] - values[0]), 1e-6 * float(values.abs().max())

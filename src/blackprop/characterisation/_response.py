@@ -1,4 +1,4 @@
-"""How the device answers θ: its period, its response curves, and a useful step for differences."""
+"""The answers to θ: its period, its response curves, and a useful step for differences."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ STEPS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the step that the noise alone
 
 
 def period(stand: Stand) -> Procedure[Finding]:
-    """The smallest T with `f(θ + T·r) = f(θ)` for random subsets r of the parameters, and for single ones.
+    """Return the smallest T with `f(θ + T·r) = f(θ)` for random subsets r of the parameters, and for single ones.
 
-    Tried are the one that is declared, the usual ones (2π, 1, 360, …) and what a scan of all parameters together shows.
-    A T counts only if parts of it do change the answer.
+    Candidates are the declared period, the usual ones (2π, 1, 360, …) and the result of a scan of all parameters
+    together. A T counts only if parts of it do change the answer.
     """
     width = _width(stand)
     said = [stand.spec.theta.period] if stand.spec.theta.period is not None else []
@@ -36,7 +36,7 @@ def period(stand: Stand) -> Procedure[Finding]:
         more, also = yield from _screen(stand, scanned)
         passed, near, tried = more, near + also, tried + scanned
     if passed:
-        # A multiple of the period passes as well; what was tried already may have failed by the noise alone.
+        # A multiple of the period passes as well; a rejected candidate may have failed by noise alone.
         smaller = [t / k for t in passed for k in (2, 3) if not any(abs(t / k - other) < 1e-3 * t for other in passed)]
         passed += (yield from _screen(stand, smaller))[0]
     repeats = PATIENCE if stand.noisy else 1
@@ -72,7 +72,7 @@ def _width(stand: Stand) -> float:
 
 
 def _room(stand: Stand, theta: Tensor, T: float) -> Tensor:
-    """A setting from which T further up is within the limits, where there is any."""
+    """Return a setting from which θ + T is within the limits, if there is one."""
     low, high = stand.spec.theta.bounds(theta)
     return torch.minimum(theta, high - T).maximum(low) if stand.spec.theta.limited else theta
 
@@ -88,8 +88,9 @@ def _subsets(stand: Stand) -> list[Tensor]:
 
 
 def _screen(stand: Stand, candidates: Sequence[float]) -> Procedure[tuple[list[float], list[float]]]:
-    """Those of the candidates that pass a first look, and those that nearly do: one half moved by T, another by a part
-    of it, which must show.
+    """Return the candidates that pass a first test, and those that nearly do.
+
+    One half is moved by T, another by a part of it, which must show.
     """
     passed, near = [], []
     for T in candidates:
@@ -108,7 +109,7 @@ def _screen(stand: Stand, candidates: Sequence[float]) -> Procedure[tuple[list[f
 
 
 def _scan(stand: Stand, width: float) -> Procedure[list[float]]:
-    """Periods that explain a scan of all parameters together over `width`, refined by secants; none where none does."""
+    """Return periods that explain a scan of all parameters together over `width`, refined by secants; may be empty."""
     t = torch.linspace(0, width, SCAN).to(stand.home)
     settings = [stand.spec.theta.clamp(stand.base + step) for step in t]
     y = (yield from stand.readings(stand.rows, settings)).flatten(1).double()
@@ -127,7 +128,7 @@ def _scan(stand: Stand, width: float) -> Procedure[list[float]]:
 
 
 def _left(t: Tensor, y: Tensor, T: float) -> float:
-    """What a Fourier series of period T leaves of the scan (points, outputs)."""
+    """Return the residual of a Fourier series of period T on the scan (points, outputs)."""
     harmonics = max(1, min(6, int(len(t) * T / float(t[-1]) / 3)))
     angle = 2 * math.pi / T * t[:, None] * torch.arange(1, harmonics + 1).to(t)
     design = torch.cat((torch.ones_like(t)[:, None], angle.cos(), angle.sin()), 1)
@@ -136,7 +137,7 @@ def _left(t: Tensor, y: Tensor, T: float) -> float:
 
 
 def _refined(stand: Stand, T: float) -> Procedure[float | None]:
-    """Newton's step on `f(θ + T) = f(θ)`: the slope at θ says how far T is off."""
+    """Make Newton's step on `f(θ + T) = f(θ)`: the slope at θ gives the error of T."""
     for _ in range(4):
         h = T / 50
         steps = (0.0, T, h, T + h)
@@ -169,10 +170,10 @@ def response(stand: Stand) -> Procedure[tuple[Finding, dict[str, Any]]]:
 
 
 def useful_step(stand: Stand, radian: float) -> Procedure[tuple[float | None, Finding, dict[str, Any]]]:
-    """The step with the least expected error of a central difference `(f(θ + h u) − f(θ − h u)) / 2h`, u = ±1.
+    """Return the step with the least expected error of a central difference `(f(θ + h u) − f(θ − h u)) / 2h`, u = ±1.
 
-    At h, noise and rounding of a reading, σ, make an error `σ / (√2 h)` of the slope; curvature makes one of c h²,
-    where c is what the slopes at two steps of h and 2h differ by, over 3h². None where no slope stands out of errors.
+    Noise and rounding of a reading, σ, cause an error `σ / (√2 h)` of the slope; curvature causes one of c h², where c
+    is the difference of the slopes at steps h and 2h, over 3h². None if all slopes are within their errors.
     """
     guess = radian * max(0.01, 0.7 * math.sqrt(stand.blur / stand.size))
     u = stand.half(stand.spec.theta.size).to(stand.home) * 2 - 1
@@ -184,7 +185,7 @@ def useful_step(stand: Stand, radian: float) -> Procedure[tuple[float | None, Fi
     y = (yield from stand.readings(stand.rows, settings)).unflatten(0, (-1, 2))
     slopes = [(pair[0] - pair[1]) / (2 * h) for pair, h in zip(y, steps, strict=True)]
     blurs = [stand.blur / (math.sqrt(2) * h) for h in steps]
-    # The slope itself, from the steps that show it: what is less than twice its error says nothing of its size.
+    # The slope itself, from the steps that show it: below twice its error, its size is unknown.
     shown = [rms(slope) for slope, blur in zip(slopes, blurs, strict=True) if rms(slope) > 2 * blur]
     if not shown:
         text = f"no difference stands out of noise and rounding up to a step of {steps[-1]:.3g}; try a larger one"

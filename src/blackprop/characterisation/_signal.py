@@ -1,4 +1,4 @@
-"""Is there a signal; and the faults that make further questions idle."""
+"""Whether there is a signal, and the faults that make further questions useless."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ STRONG = 3.0  # how many times the drive of the data is tried
 
 @dataclass
 class Signal:
-    """What the repeated readings say."""
+    """The result of the repeated readings."""
 
     findings: list[Finding]
     faults: list[str] = field(default_factory=list)
-    hopeless: bool = False  # there is nothing to learn from further questions
+    hopeless: bool = False  # further questions are useless
     curves: dict[str, Any] = field(default_factory=dict)
 
 
 def signal(stand: Stand) -> Procedure[Signal]:
-    """Repeated readings of the same rows at full, half, quarter and tenth drive, at one setting and two others."""
+    """Read the same rows repeatedly at full, half, quarter and tenth drive, at one setting and two others."""
     repeats = max(6, math.ceil(SAMPLES / (ROWS * stand.spec.d_out)))
     drives = torch.tensor(WEAK).to(stand.rows)[:, None]
     sent = torch.cat((stand.rows, drives * stand.rows[: len(WEAK)])).clamp(*stand.spec.x_range)
     full = torch.arange(len(sent), device=sent.device) < ROWS
-    first = yield from stand.read(stand.rows, stand.base)  # instruments set their range by what comes first
+    first = yield from stand.read(stand.rows, stand.base)  # instruments set their range by the first rows
     if not bool(first.any()):
-        stand.base = stand.anywhere()  # it may be dark where it starts
+        stand.base = stand.anywhere()  # its initial setting may be dark
     x = sent.repeat(repeats, 1)
     y = (yield from stand.read(x, stand.base)).unflatten(0, (repeats, -1))
     mean, var = y.mean(0), y.var(0)
@@ -63,7 +63,7 @@ def signal(stand: Stand) -> Procedure[Signal]:
 
 
 def _hopeless(power: float, blur: float) -> str:
-    """Of the signal's power and the standard error that the noise leaves it."""
+    """From the signal's power and its standard error under the noise."""
     if blur == 0 and power <= 0:
         return "dark: every output is zero, whatever is sent"
     if power < 5 * blur:
@@ -72,14 +72,14 @@ def _hopeless(power: float, blur: float) -> str:
 
 
 def influence(stand: Stand) -> Procedure[list[str]]:
-    """Faults: θ moves nothing, x moves nothing."""
+    """Find faults: θ without effect, x without effect."""
     faults = []
     alike = True
     for widening, repeats in (
         (0.0, 1),
         (8.0, 1),
         (100.0, PATIENCE),
-    ):  # where it starts may say little of how far θ goes
+    ):  # the initial setting may not show the range of θ
         wide = [widening * (stand.some(stand.spec.theta.size) - 0.5) for _ in range(4)]
         others = [stand.spec.theta.clamp(stand.anywhere() + more) for more in wide]
         changes, controls = yield from stand.interleaved(stand.rows, stand.base, others, repeats)
@@ -93,7 +93,7 @@ def influence(stand: Stand) -> Procedure[list[str]]:
     y, again, control = (yield from stand.read(strong, stand.base)).chunk(3)
     if stand.compare(again - y, control - y).alike:
         faults.append("stuck: it answers the same whatever is sent; x moves nothing")
-    if faults and 2 * stand.rounding > stand.size / 4:  # what moves may stay within a step
+    if faults and 2 * stand.rounding > stand.size / 4:  # a change may stay within a step
         step, size = stand.quantum, stand.size
         return [f"rounded more coarsely than its signal: in steps of {step:.3g}, where outputs are of {size:.3g}"]
     return faults

@@ -1,4 +1,4 @@
-"""Does an answer stay the same: just after programming, after other questions, and as programmings go by?"""
+"""Whether an answer stays the same: just after programming, after other queries, and over many programmings."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Stability:
 
 
 def stability(stand: Stand) -> Procedure[Stability]:
-    """Away and back, by way of one of two other settings or of both, each time read six times one after the other.
+    """Go away and back, by way of one of two other settings or of both, each time with six consecutive readings.
 
-    *Settling* is what the first reading differs from the last three by, *history* what answers after one way differ
-    from those after another by, and *drift* the growth of the difference of two answers with the number of
-    programmings between them, `V(l) = 2σ² + l q`.
+    *Settling* is the difference of the first reading from the last three, *history* the difference of answers after
+    different ways, and *drift* the growth of the difference of two answers with the number of programmings between
+    them, `V(l) = 2σ² + l q`.
     """
     away = [stand.anywhere(), stand.anywhere()]
     rows = stand.rows.unflatten(1, stand.spec.in_shape)
@@ -61,7 +61,7 @@ def stability(stand: Stand) -> Procedure[Stability]:
 def _settling(stand: Stand, answers: Tensor, found: Stability) -> Finding:
     early = (answers[:, 0] - answers[:, -3:].mean(1)).unflatten(0, (-1, len(PATHS))).mean(0)
     late = answers[:, -1] - answers[:, -2]
-    # The mean over the rounds of one way: noise is down by the root of their number, what settles is not.
+    # The mean over the rounds of one way reduces noise by the root of their number, and settling not at all.
     allowed = 1.4 * rms(late) / math.sqrt(ROUNDS // len(PATHS)) * (1 + 4 / math.sqrt(early.numel())) + _little(stand)
     size, settles = rms(early) / stand.size, rms(early) > allowed
     if not settles:
@@ -97,9 +97,9 @@ def _history(
 
 
 def _consistent(stand: Stand, pairs: Tensor) -> bool:
-    """Whether the mean of the differences (n, rows, d_out) stands out of their scatter.
+    """Whether the mean of the differences (n, rows, d_out) exceeds their scatter.
 
-    Those of a drifting device have no more independent parts than it has parameters.
+    Those of a drifting device have at most as many independent parts as it has parameters.
     """
     n = len(pairs)
     parts = min(pairs[0].numel(), stand.spec.theta.size)
@@ -109,7 +109,7 @@ def _consistent(stand: Stand, pairs: Tensor) -> bool:
 
 
 def _drift(stand: Stand, settled: Tensor, found: Stability) -> Finding:
-    """From all pairs of answers."""
+    """Fit the drift to all pairs of answers."""
     lags = torch.arange(1, ROUNDS - 1)
     variogram = torch.tensor(
         [float((settled[lag:] - settled[:-lag]).square().mean()) for lag in lags.tolist()], dtype=torch.float64

@@ -113,7 +113,7 @@ def warn_if_poor(device: object, found: Programmed, stacklevel: int) -> None:
     """Warn about a setting whose error exceeds half of the weights."""
     if found.error > POOR:
         warnings.warn(
-            f"{device} came to the weights within a relative error of {found.error:.2f} only, at its best gain of "
+            f"{device} reached the weights only within a relative error of {found.error:.2f}, at its best gain of "
             f"{found.gain:.3g}; keep more of them digital (`from_linear(digital=...)`), or use a device of more range "
             "or more parameters",
             BlackpropWarning,

@@ -25,19 +25,21 @@ Map = Callable[[Tensor], Tensor]
 class Chain(Device):
     """`y = f_n(… σ(f_2(σ(f_1(x; θ_1)); θ_2)) …; θ_n)`, θ = (θ_1, …, θ_n): devices in series, fixed maps σ between them.
 
-    To all who ask it is one device: what goes from part to part is theirs alone, a row is counted once whatever the
-    depth, and writing θ is one programming. So it is trained from its output alone, by any estimator; with a model of
-    each part (`twins.ChainTwin`) by the output's error pulled back through these (`surrogates.Twin`).
+    A chain is one device: signals between its parts are internal, a row counts once whatever the depth, and writing θ
+    is one programming. Any estimator can train it from its output alone; so can a model of each part (`twins.ChainTwin`
+    in a `surrogates.Twin`), through which the error of the output is pulled back.
 
-    The limits of its inputs are those of the first part. What reaches a part inside and is outside its limits raises
-    `LimitError`: let a map that keeps to them, as `torch.sigmoid`, stand before it.
+    The limits of its inputs are those of the first part. A signal inside the chain that exceeds the limits of a part
+    raises `LimitError`: put a map that keeps them, such as `torch.sigmoid`, before that part.
 
-    It declares itself linear where all of it is, the period that all parts share, and the relative noise of the parts
-    in quadrature, which is what parts that are linear add up to. Rows stream and parts are written side by side: `cost`
-    is by default that of the slowest. A derivative is offered, to the `Oracle` classes, where every part offers one.
+    It declares linearity if all parts are linear, the period that all parts share, and the relative noise of the parts
+    in quadrature, which is exact for linear parts. It offers a derivative to the `Oracle` classes if every part does.
 
-    **Arguments:** `parts`, devices, and functions of a tensor that keep its shape and act on each number alone, such
-    as `torch.tanh`; at least one device.
+    **Arguments:**
+
+    - `parts`: devices, and functions of a tensor that keep its shape and act on each number alone, such as
+      `torch.tanh`; at least one device.
+    - `cost` (default: that of the slowest part, since rows stream and parts are written in parallel).
     """
 
     def __init__(self, *parts: Device | Map, cost: Cost | None = None) -> None:
@@ -61,7 +63,7 @@ class Chain(Device):
             cost=cost if cost is not None else _slowest(self.devices),
             noise=math.sqrt(sum(device.noise**2 for device in self.devices)),
         )
-        if isinstance(first := parts[0], Device):  # where a map stands before it, the inputs are the map's
+        if isinstance(first := parts[0], Device):  # with a map before it, the inputs are the map's
             self.x_low, self.x_high = first.x_low, first.x_high
 
     def program(self, theta: Tensor, /) -> None:
@@ -79,7 +81,7 @@ class Chain(Device):
         return x
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
-        # Part after part and not query after query: each then serves the whole round as it serves one best.
+        # Part by part and not query by query, so that each part serves the whole round at once.
         queries = Round.of(queries)
         held, self._programmed = self._programmed, None
         rows, number = [query.x for query in queries], 0
@@ -98,7 +100,7 @@ class Chain(Device):
         return rows
 
     def settings(self, theta: Tensor) -> tuple[Tensor, ...]:
-        """Those of the devices, in order, of θ (..., P)."""
+        """Return the settings of the devices, in order, for θ (..., P)."""
         return theta.split(self._sizes, -1)
 
     def forget(self) -> None:
@@ -166,7 +168,7 @@ class Chain(Device):
 
 
 def _theta(devices: tuple[Device, ...]) -> ThetaSpec:
-    """All settings in one row."""
+    """Join the specifications of all settings into one row."""
     specs = [device.theta for device in devices]
     period = specs[0].period if len({spec.period for spec in specs}) == 1 else None
     low, high = _limit(specs, "low", 0), _limit(specs, "high", 1)

@@ -1,4 +1,4 @@
-"""Coroutines awaited from code that is none, whether or not an event loop runs in the caller's thread."""
+"""Awaiting coroutines from synchronous code, whether or not an event loop runs in the caller's thread."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 
 class Loop:
-    """An event loop in a thread of its own, begun when it is first needed and kept: what a coroutine opened in one
-    call, as a connection, can be used in the next.
+    """An event loop in a thread of its own, started on first use and kept.
+
+    A coroutine can therefore open a connection in one call and use it in the next.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def awaited(self, answers: Sequence[Awaitable[Any]]) -> list[Any]:
-        """The results of all, which wait side by side."""
+        """Await all, concurrently, and return the results."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="blackprop coroutines", daemon=True).start()
@@ -30,4 +31,4 @@ async def _together(answers: Sequence[Awaitable[Any]]) -> list[Any]:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()  # should one have failed, what the others do is of no use
+            task.cancel()  # if one has failed, the results of the others are not needed

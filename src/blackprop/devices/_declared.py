@@ -1,4 +1,4 @@
-"""A device with another declaration than its own: what was found out about it, its wiring too."""
+"""A device with another declaration than its own: the result of a characterisation, including a hidden wiring."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from blackprop.errors import ArgumentError
 
 
 class Declared(Wrapper):
-    """The same device, declared anew; measures exactly what the device does, and costs no more.
+    """The same device with another declaration; readings and costs are unchanged.
 
-    **Arguments:** `linear`, `coupling`, `noise`, `period` and `harmonics` take the place of what the device declares;
-    so do `cost`, and `x_low` and `x_high`, limits of the inputs, where they are given. `order` (P,), a permutation,
-    renumbers the parameters: parameter k is the device's own `order[k]`, so `θ_device[order] = θ`. A device whose
-    parameter p moves the matrix element π(p) alone has ordinary row-major `Coupling.ELEMENT` in the order π⁻¹. Initial
-    values and limits are renumbered with it.
+    **Arguments:**
+
+    - `device`: the device.
+    - `linear`, `coupling`, `noise`, `period`, `harmonics` (defaults: unknown): replace the device's own declarations.
+    - `cost`, `x_low`, `x_high` (default None, the device's own): replace them if given.
+    - `order` (P,) (default None): a permutation that renumbers the parameters. Parameter k is the device's own
+      `order[k]`, so `θ_device[order] = θ`. A device whose parameter p moves the matrix element π(p) alone has ordinary
+      row-major `Coupling.ELEMENT` in the order π⁻¹. Initial values and limits are renumbered too.
 
     >>> import torch, blackprop as bp
     >>> device = bp.devices.Declared(bp.devices.LightModulator(2, 2), order=torch.tensor([3, 2, 1, 0]))
@@ -53,7 +56,7 @@ class Declared(Wrapper):
         given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))
         self.x_low, self.x_high = input_limits("Declared", *given)
         self.order = order
-        self._place: Tensor | None = None  # where the device's parameter p stands in θ
+        self._place: Tensor | None = None  # the place in θ of the device's parameter p
         spec = replace(device.theta, period=period, harmonics=harmonics)
         if order is not None:
             size = device.theta.size

@@ -1,4 +1,4 @@
-"""Rows of either sign on inputs that take one."""
+"""Signed rows on unsigned inputs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Differential(Wrapper):
     """`y = f(b + x⁺) − f(b + x⁻)` with `x⁺ = max(x, 0)`, `x⁻ = max(−x, 0)`: signed rows on inputs in [b, x_high].
 
     For lasers, amplitude modulators, converters and rates, whose inputs are not negative. b is 0, or the device's
-    `x_low` where that is above 0. A linear device stays linear, `y = A x`; any other becomes an odd function of its
-    rows. The two rows of a pair are sent one after the other, so that what drifts slowly cancels.
+    `x_low` if that is above 0. A linear device stays linear, `y = A x`; any other becomes an odd function of its rows.
+    The two rows of a pair are sent one after the other, so that slow drift cancels. Inputs go from −r to r with `r =
+    x_high − b`.
 
-    **Costs** two rows for one: the ledger counts both, and prices and budgets know it. Two readings are subtracted, so
-    the noise declared is √2 times the device's, relative to the outputs; where the two parts nearly cancel, it is more.
-    Inputs go from −r to r with `r = x_high − b`.
+    **Costs** two rows for each row, which ledger, prices and budgets include. The difference of two readings has √2
+    times the device's noise, relative to the outputs, which is declared; if the two parts nearly cancel, it is more.
 
-    Raises `IncompatibleError` for a device whose inputs cannot rise above b.
+    **Raises** `IncompatibleError` for a device whose inputs cannot rise above b.
 
     >>> import torch, blackprop as bp
     >>> modulator = bp.devices.from_callable(

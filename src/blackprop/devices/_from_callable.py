@@ -44,19 +44,25 @@ def from_callable(
     per_row: bool = False,
     pool: Executor | None = None,
 ) -> Device:
-    """The device `y = fn(x, theta)`: rows `(rows, *in_shape)` and a setting `(theta_size,)` in, `(rows, *out_shape)`
-    out.
+    """Make the device `y = fn(x, theta)`: rows `(rows, *in_shape)` and a setting `(theta_size,)` in, `(rows,
+    *out_shape)` out.
 
-    `fn` may be anything: a foreign simulator, an instrument, a process. It is called without autograd, once a query. It
-    may return a tensor, a NumPy array, a list or a number, of any real dtype; or be a coroutine function, whose calls
-    of one round then wait side by side. What cannot be used raises `ReadingError`.
+    `fn` may be any program: a foreign simulator, an instrument, a process. It is called without autograd, once for each
+    query. It may return a tensor, a NumPy array, a list or a number, of any real dtype. It may also be a coroutine
+    function, whose calls of one round then run concurrently.
 
-    **Arguments:** `takes`, what makes the arguments of `fn` from tensors on the CPU: `torch.Tensor.numpy` for NumPy
-    arrays, `torch.Tensor.tolist` for lists, `lambda t: t.double().numpy()` for float64 (None: tensors as they come);
-    `per_row=True` where `fn` takes one row `(*in_shape)` and returns one reading `(*out_shape)`; `pool`, a
-    `concurrent.futures.Executor` of threads or processes in which the calls of a round run side by side (processes need
-    a `fn` that can be pickled, as one of a module can, and gain from `takes=torch.Tensor.numpy`). The other arguments
-    are those of `ThetaSpec` and `Device`.
+    **Arguments:**
+
+    - `takes` (default None, tensors as they are): converts the arguments of `fn` from tensors on the CPU:
+      `torch.Tensor.numpy` for NumPy arrays, `torch.Tensor.tolist` for lists, `lambda t: t.double().numpy()` for
+      float64.
+    - `per_row` (default False): True if `fn` takes one row `(*in_shape)` and returns one reading `(*out_shape)`.
+    - `pool` (default None): a `concurrent.futures.Executor` of threads or processes that runs the calls of a round in
+      parallel. Processes need a `fn` that can be pickled, at the top level of a module, and are faster with
+      `takes=torch.Tensor.numpy`.
+    - The others are those of `ThetaSpec` and `Device`.
+
+    **Raises** `ReadingError` for an unusable return value.
 
     >>> import torch, blackprop as bp
     >>> device = bp.devices.from_callable(lambda x, theta: torch.tanh(x * theta), in_shape=4, out_shape=4, theta_size=4)
@@ -135,15 +141,19 @@ class _Callable(Device):
         return self._loop.awaited(answers) if any(map(inspect.isawaitable, answers)) else answers
 
     def _number(self, y: Any, x: Tensor, expected: Shape, what: str) -> Tensor:
-        """The answer as a tensor like the rows x."""
+        """Convert the answer to a tensor like the rows x."""
         name = getattr(self._fn, "__name__", "fn")
         try:
             found = y.detach() if isinstance(y, Tensor) else torch.from_numpy(np.array(y))
         except (TypeError, ValueError) as error:
             kind = type(y).__name__
-            raise ReadingError(f"{name} returned {kind} that is no array of numbers, for {what}: {error}") from error
+            raise ReadingError(
+                f"{name} returned {kind} that is not an array of numbers, for {what}: {error}"
+            ) from error
         if found.is_complex():
-            raise ReadingError(f"{name} returned complex numbers; return what is detected, as their real part or power")
+            raise ReadingError(
+                f"{name} returned complex numbers; return the detected quantity, such as their real part or power"
+            )
         if tuple(found.shape) != expected and not (found.dim() == 0 and expected == (1,)):
             hint = "" if self._per_row else "; if it takes one row at a time, say so by `per_row=True`"
             raise ReadingError(f"{name} returned shape {tuple(found.shape)}, expected {expected}, for {what}{hint}")
@@ -183,4 +193,4 @@ def _shared_out(pool: Executor, fn: Callable[[Any, Any], Any], calls: Sequence[C
         raise DeviceError(f"the pool of {name} broke, as when one of its processes dies: {error}") from error
     finally:
         for future in futures:
-            future.cancel()  # those that have not begun, should one have failed
+            future.cancel()  # cancels those that have not begun, if one has failed

@@ -1,4 +1,4 @@
-"""What a real device does to every query: noise, coarse converters, drift."""
+"""Imperfections of a real device, on every query: noise, coarse converters, drift."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Range = tuple[float, float]
 
 
 def _usable(size: Tensor) -> float | None:
-    """The size of a signal as a scale, None where there was no signal to speak of."""
+    """Return the size of a signal as a scale, None if there was no signal."""
     value = float(size) if size.numel() else 0.0
     return value if 0 < value < math.inf else None
 
@@ -40,15 +40,20 @@ def _normal(y: Tensor, generator: torch.Generator) -> Tensor:
 class Noisy(Wrapper):
     """Reads `y + read·s·n₁ + proportional·y·n₂` with n₁, n₂ ~ N(0, 1), new at every reading.
 
-    `read` is relative to the output scale s (device units), a property of the detector and not of the query: weak
-    probes drown in it. Where `scale` is None, s is the root mean square of the first outputs that are not all zero,
-    and stays. `proportional` is the multiplicative noise of arXiv 2509.15113, there on the training forward pass
-    alone and here on every query.
+    Evaluations draw from a stream of their own, which restarts after every other reading. The number of evaluations
+    therefore does not affect the training.
 
-    Rows that evaluate draw from a stream of their own, which starts anew after every other reading. How often a model
-    is evaluated then changes nothing of its training.
+    The readings of a capability have the same relative noise, relative to their own root mean square.
 
-    The readings of a capability are as noisy, relative to their own root mean square.
+    **Arguments:**
+
+    - `device`: the device.
+    - `read` (default 0): noise relative to the output scale s, a property of the detector and not of the query: weak
+      probes vanish in it.
+    - `proportional` (default 0): the multiplicative noise of arXiv 2509.15113, there on the training forward pass alone
+      and here on every query.
+    - `scale` (units of y, default None): s; None takes the root mean square of the first outputs that are not all zero.
+    - `seed` (default 0).
     """
 
     survives = ALL
@@ -115,11 +120,19 @@ class Quantised(Wrapper):
     """Converters of finite resolution: inputs, settings and outputs are clipped to a range and rounded to 2^bits
     levels.
 
-    Signed converters, those of a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer
-    (but for 1 bit). Settings and inputs never leave the device's limits. A range not given is the device's own for θ
-    (its limits, or one period, in which case levels wrap around) and for inputs that have two limits; for other inputs
-    and for outputs it is `±max|·|` of all that was sent and read so far, as an auto-ranging instrument widens it. The
-    oracle of a quantised simulator passes gradients straight through the rounding.
+    Signed converters, with a range `(−r, r)`, have a level at zero, as dark inputs need, and so one level fewer (except
+    for 1 bit). Settings and inputs never leave the device's limits. The oracle of a quantised simulator passes
+    gradients straight through the rounding.
+
+    **Arguments:**
+
+    - `device`: the device.
+    - `input_bits`, `theta_bits`, `output_bits` (1 to 24, default None, no converter).
+    - `input_range`, `theta_range`, `output_range` (default None): (low, high). None takes the device's own for θ (its
+      limits, or one period, in which case levels wrap around) and for inputs with two limits. For other inputs and for
+      outputs it takes `±max|·|` of all values so far, as an auto-ranging instrument does.
+
+    **Raises** `ArgumentError` for `theta_bits` without a range, on a device with neither limits nor a period.
     """
 
     def __init__(
@@ -220,11 +233,19 @@ class Quantised(Wrapper):
 
 
 class Drifting(Wrapper):
-    """Writes `θ + o` where the offset o walks: `o += σ_p n` at every programming, `o += σ_t √Δt n` as seconds pass.
+    """Writes `θ + o` with a random walk of the offset o: `o += σ_p n` at every programming, `o += σ_t √Δt n` over time.
 
-    **Arguments:** `per_programming`, σ_p in θ's units; `per_root_second`, σ_t in θ's units / √s, looked up on `clock`
-    once a round; `initial`, the standard deviation of the offset at the start (a device that was never aligned).
-    Within limits the written setting stays within them.
+    Within limits, the written setting stays within them.
+
+    **Arguments:**
+
+    - `device`: the device.
+    - `per_programming` (units of θ, default 0): σ_p.
+    - `per_root_second` (units of θ / √s, default 0): σ_t.
+    - `initial` (units of θ, default 0): standard deviation of the offset at the start, for a device that was never
+      aligned.
+    - `seed` (default 0).
+    - `clock` (s, default `time.monotonic`): read once a round.
     """
 
     survives = ALL

@@ -19,6 +19,11 @@ class Matrix(Simulator):
     """A matrix that is programmed element by element: `A = θ`, row-major.
 
     Starts from the Kaiming uniform draw of a digital layer, `U(−1/√d_in, 1/√d_in)`. Source: arXiv 2509.15113.
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `cost` (default None).
     """
 
     stacks = True
@@ -38,6 +43,12 @@ class LowRank(Simulator):
     """A matrix of rank at most r: `A = L R`, with R `(r, d_in)` first in θ and then L `(d_out, r)`, both row-major.
 
     Starts from N(0, 0.1²). Source: arXiv 2509.15113.
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `rank` (default 10): r.
+    - `cost` (default None).
     """
 
     stacks = True

@@ -40,7 +40,7 @@ class Monarch(Simulator):
         j, k = self.sides
         first, second = theta.split([k * j * j, k * k * j], -1)
         first, second = first.unflatten(-1, (k, j, j)), second.unflatten(-1, (k, k, j))
-        # x is real and so is what is read: Re(W2 W1) = cos cos − sin sin, p = (cos, sin), without complex numbers.
+        # x and the readings are real: Re(W2 W1) = cos cos − sin sin, p = (cos, sin), without complex numbers.
         w1 = torch.stack((first.cos(), first.sin()), -4)
         w2 = torch.stack((second.cos(), -second.sin()), -4)
         square = pad(x / j, (0, j * j - x.shape[-1])).unflatten(-1, (j, j))  # the rows carry both 1/√j

@@ -1,4 +1,4 @@
-"""The device that does least: a resampling of the row, times one gain."""
+"""The simplest device: a resampling of the row, times one gain."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from blackprop.devices._simulator import Simulator
 
 
 class Resampling(Simulator):
-    """`y = θ · R x`: linear interpolation from d_in to d_out points with aligned corners, times one gain (1 to start).
+    """`y = θ · R x`: linear interpolation from d_in to d_out points with aligned corners, times one gain (1 at the
+    start).
 
-    The identity where d_in = d_out. Source: arXiv 2509.15113.
+    The identity if d_in = d_out. Source: arXiv 2509.15113.
     """
 
     stacks = True

@@ -20,17 +20,25 @@ Solver = Callable[[Tensor, Tendency], Tensor]
 
 @final
 class Rollout(Device):
-    """`u_{j+1} = Ψ(u_j; M_θ)`, j = 0 … steps − 1: a row is a state u_0 (d,), its answer (u_1, …, u_steps) (steps, d).
+    """`u_{j+1} = Ψ(u_j; M_θ)`, j = 0 … steps − 1: a row is a state u_0 (d,), its reading (u_1, …, u_steps) (steps, d).
 
-    Ψ is a solver, of step h, of `u̇ = F(u) + M_θ(u)`: F is known to it alone, M is a model of what is missing in F,
-    and its parameters are the device's settings. So a climate model is a device, and what it leaves out is trained
-    within it. A state that is not finite any more is a `ReadingError` that names the step. `estimators.EulerGradient`
-    trains it; with `steps=1`, what lies between two steps may be digital, and rows are states.
+    Ψ is a solver, with step h, of `u̇ = F(u) + M_θ(u)`. Only the solver knows F; M is a model of the terms missing in
+    F, and its parameters are the device's settings. A climate model is thus a device, and the neglected terms are
+    trained within it. `estimators.EulerGradient` trains it. With `steps=1`, layers between two steps may be digital,
+    and rows are states.
 
-    **Arguments:** `solver`, Ψ, a function of states (rows, d) and of M, a function from states to tendencies (rows, d),
-    which it calls where and as often as it wants: any program, no autograd goes through it; `model`, M, whose
-    parameters stay as they are and are what θ begins with; `state`, d; `steps`, of h; `differentiable`, whether the
-    solver is written in PyTorch, and is then offered to the `Oracle` classes; `cost`, of a row of so many steps.
+    **Arguments:**
+
+    - `solver`: Ψ, a function of states (rows, d) and of M, a function from states to tendencies (rows, d), which it may
+      call anywhere and any number of times. Any program; autograd does not run through it.
+    - `model`: M, whose parameters are the initial θ and stay unchanged.
+    - `state`: d.
+    - `steps` (default 1): of h.
+    - `differentiable` (default False): True if the solver is written in PyTorch; it is then offered to the `Oracle`
+      classes.
+    - `cost` (default None): of a row of all steps.
+
+    **Raises** `ReadingError`, with the step, for a state that is no longer finite.
 
     Source of the problem: Ouala et al., arXiv 2311.10665.
     """

@@ -1,4 +1,4 @@
-"""Memristive crossbars: a matrix held in conductances, between stuck cells and wires that resist."""
+"""Memristive crossbars: a matrix held in conductances, with stuck cells and resistive wires."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from blackprop.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Memristor:
-    """One kind of cell. Its spreads are parts of the largest conductance `g_max`, G/g_max is between `g_min` and 1.
+    """One kind of cell. Spreads are relative to the largest conductance `g_max`; G/g_max is between `g_min` and 1.
 
-    **Arguments:** `g_max`, in S; `g_min`, a part of it; `programming`, (c₀, c₁, …) of the standard deviation
-    `Σ c_k (G/g_max)^k` that a written conductance comes out with; `read`, that of a reading relative to G; `drift`, the
-    mean exponent ν of `G(t) = G₀ (t/t₀)^−ν`, and `drift_spread`, its standard deviation from cell to cell;
-    `settled`, t₀ in s after the programming, before which G stands.
+    **Arguments:**
+
+    - `g_max` (S, default 25e-6).
+    - `g_min` (part of g_max, default 0).
+    - `programming` (default none): (c₀, c₁, …) of the standard deviation `Σ c_k (G/g_max)^k` of a written conductance.
+    - `read` (default 0): standard deviation of a reading, relative to G.
+    - `drift` (default 0): mean exponent ν of `G(t) = G₀ (t/t₀)^−ν`; `drift_spread` (default 0): its standard deviation
+      from cell to cell.
+    - `settled` (s, default 1): t₀ after the programming; G is constant before.
     """
 
     g_max: float = 25e-6
@@ -49,7 +54,7 @@ class Memristor:
             raise ArgumentError(f"`Memristor(programming=...)` must be finite numbers, got {self.programming}")
 
     def spread(self, g: Tensor) -> Tensor:
-        """The standard deviation of a written conductance g, both relative to g_max."""
+        """Return the standard deviation of a written conductance g, both relative to g_max."""
         total = torch.zeros_like(g)
         for c in reversed(self.programming):
             total = total * g + c
@@ -58,7 +63,7 @@ class Memristor:
 
 IDEAL = Memristor()
 # Phase-change memory, one million cells of IBM's (Nandakumar, ICECS 2019; Joshi, Nat. Commun. 11, 2473): the read noise
-# is that of half the range 20 s after programming, ν what holds above a fifth of the range.
+# is that of half the range 20 s after programming, ν the value above a fifth of the range.
 PCM = Memristor(25e-6, 0.0, (0.2635 / 25, 1.9650 / 25, -1.1731 / 25), 0.058, 0.049, 0.008, 20.0)
 # Resistive memory one second after programming (Wan, Nature 608, 504 (2022)); no drift law is published with it.
 RERAM = Memristor(40e-6, 0.0, tuple(c / 40 for c in (0.348, 16.030, -43.853, 45.393, -16.815)), 0.01)
@@ -68,16 +73,24 @@ RERAM = Memristor(40e-6, 0.0, tuple(c / 40 for c in (0.348, 16.030, -43.853, 45.
 class ConductanceArray(Simulator):
     """The conductances themselves: `y_i = s · Σ_j (G⁺_ij − G⁻_ij) x_j`, θ = G/g_max ≥ 0, bit line by bit line.
 
-    Output i has the bit lines 2i (+) and 2i + 1 (−), or, with a `reference`, one of its own less one that all share,
-    the last. Each bit line has a cell on every word line, so that P = bit lines · d_in.
+    Output i has the bit lines 2i (+) and 2i + 1 (−) or, with a `reference`, one of its own minus a common one, the
+    last. Each bit line has a cell on every word line, so that P = bit lines · d_in. Conductances start from U(g_min,
+    1). Coupling ROW for pairs without line resistance.
 
     With `line` = ρ = r·g_max, the wire resistance between neighbouring cells in units of 1/g_max, the network of all
-    wires is solved *exactly*, whatever its size: word lines driven at the first bit line, bit lines read as virtual
-    ground behind the last word line. Bit line k loads the word lines with `S_k = G_k − ρ G_k (L + ρ G_k)⁻¹ G_k`, L the
+    wires is solved *exactly*, at any size: word lines driven at the first bit line, bit lines read as virtual ground
+    behind the last word line. Bit line k loads the word lines with `S_k = G_k − ρ G_k (L + ρ G_k)⁻¹ G_k`, L the
     Laplacian of a line that ends in ground; from the far end `Y_k = S_k + Y_{k+1} T_{k+1}`, `T_k = (1 + ρ Y_k)⁻¹`; and
     `A_k = 1ᵀ S_k T_k … T_0`. By reciprocity the shorter side is eliminated: max·min³ operations a setting.
 
-    **Arguments:** `scale`, s; `initial` conductances are U(g_min, 1). Coupling ROW for pairs without line resistance.
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `reference` (default False): one cell a weight, and a common bit line.
+    - `line` (default 0): ρ.
+    - `scale` (default 1): s.
+    - `g_min` (part of g_max, default 0): the least conductance.
+    - `cost` (default None).
     """
 
     stacks = True
@@ -108,7 +121,7 @@ class ConductanceArray(Simulator):
         return apply_matrix(self.scale * self._paired(g, -1), x)
 
     def variance(self, squares: Tensor) -> Tensor:
-        """Of the matrix elements (d_out, d_in), from those of the conductances (P,); wires do not count."""
+        """Return the variance of the matrix elements (d_out, d_in), from that of the conductances (P,); no wires."""
         return self.scale**2 * self._paired(squares.unflatten(-1, (self.bit_lines, *self.in_shape)), 1)
 
     def _paired(self, g: Tensor, sign: int) -> Tensor:
@@ -127,14 +140,23 @@ class Crossbar(Simulator):
     """A matrix `A = W/√d_in` of wanted weights θ = W in [−1, 1], row-major, held in pairs of conductances:
 
     `G⁺ = g_min + (1 − g_min) max(W, 0)`, `G⁻ = g_min + (1 − g_min) max(−W, 0)`, `A ∝ G⁺ − G⁻`, in units of g_max; with
-    a `reference` in one cell a weight, `G = g_min + (1 − g_min)(1 + W)/2`, less a bit line of cells at the middle.
-    The cells are written as wanted, but for those that are stuck: what changes from one programming or reading to the
-    next is added by `Memristive`, the converters by `Quantised`.
+    a `reference` in one cell a weight, `G = g_min + (1 − g_min)(1 + W)/2`, minus a bit line of cells at the middle.
 
-    **Arguments:** `memristor`, the kind of cell; `line`, the resistance in Ω of a wire from one cell to the next, for
-    which the network is solved exactly (see `ConductanceArray`); `stuck`, the parts of the cells that stay at g_min and
-    at g_max whatever is written, drawn from `seed` and told no one. Coupling ELEMENT without line resistance. Starts
-    from U(−½, ½). Source of the cells' figures: beside the presets `PCM` and `RERAM`.
+    Cells other than stuck ones are written exactly: `Memristive` adds variations between programmings and readings,
+    `Quantised` the converters. Coupling ELEMENT without line resistance. Starts from U(−½, ½).
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `memristor` (default ideal): the kind of cell.
+    - `reference` (default False): as above.
+    - `line` (Ω, default 0): resistance of a wire from one cell to the next, for which the network is solved exactly
+      (`ConductanceArray`).
+    - `stuck` (default (0, 0)): the parts of the cells that stay at g_min and at g_max, hidden from all methods.
+    - `seed` (default 0): draws the stuck cells.
+    - `cost` (default None).
+
+    The sources of the cells' figures are beside the presets `PCM` and `RERAM`.
     """
 
     stacks = True
@@ -167,7 +189,7 @@ class Crossbar(Simulator):
         self._stuck_at = torch.where(high, 1.0, memristor.g_min)
 
     def wanted(self, theta: Tensor) -> Tensor:
-        """The conductances (..., cells) / g_max to write for the weights theta (..., P)."""
+        """Return the conductances (..., cells) / g_max to write for the weights theta (..., P)."""
         low, span = self.memristor.g_min, 1 - self.memristor.g_min
         w = theta.unflatten(-1, (*self.out_shape, *self.in_shape))
         if self.array.reference:
@@ -177,7 +199,7 @@ class Crossbar(Simulator):
         return (low + span * torch.stack((plus, plus - w), -2)).flatten(-3)
 
     def conductances(self, theta: Tensor) -> Tensor:
-        """What is there once they are written: (..., cells) / g_max."""
+        """Return the conductances (..., cells) / g_max after writing them."""
         return torch.where(self.stuck.to(theta.device), self._stuck_at.to(theta), self.wanted(theta))
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
@@ -188,7 +210,7 @@ class Crossbar(Simulator):
 
 
 def _through_wires(g: Tensor, rho: float) -> Tensor:
-    """The transfer conductances (..., bit lines, word lines) that are left of g behind wires of resistance ρ."""
+    """Return the transfer conductances (..., bit lines, word lines) of g behind wires of resistance ρ."""
     if g.shape[-2] < g.shape[-1]:  # reciprocity: drive and read exchanged, both ends with them
         return _through_wires(g.flip(-2, -1).mT, rho).mT.flip(-2, -1)
     side = g.shape[-1]

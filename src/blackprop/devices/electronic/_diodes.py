@@ -1,4 +1,4 @@
-"""How a resistive network with diodes settles: ideal diodes by coordinate descent, exponential ones by Newton."""
+"""The settling of a resistive network with diodes: ideal ones by coordinate descent, exponential ones by Newton."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Volts = list[Tensor]  # of each layer of nodes, (..., rows, n)
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """The linear part of a layered network at its setting: what Kirchhoff's current law says at each node.
+    """The linear part of a layered network at its setting: Kirchhoff's current law at each node.
 
-    Layer l is fed by `conductances[l]` (..., n before, n) from the layer before it, whose voltages arrive `gain` times
-    as large, and whose own resistors see its currents `1/gain` times as large; `given[l]` (..., rows, n) are the
-    currents that do not depend on the voltages, `total[l]` (..., 1, n) all conductance at a node. Layer 0 is fed by the
+    Layer l is fed by `conductances[l]` (..., n before, n) from the layer before it. Its input voltages are multiplied
+    by `gain`, and the layer before sees its currents multiplied by `1/gain`. `given[l]` (..., rows, n) are the currents
+    that do not depend on the voltages, `total[l]` (..., 1, n) the sum of conductances at a node. Layer 0 is fed by the
     sources, which are `given`.
     """
 
@@ -31,7 +31,7 @@ class Circuit:
     gain: float
 
     def inflow(self, layer: int, volts: Sequence[Tensor | None]) -> Tensor:
-        """The current into the nodes of a layer were they at 0 V; layers that are None are at 0 V too."""
+        """Return the current into the nodes of a layer at 0 V; layers that are None are at 0 V too."""
         current = self.given[layer]
         if layer and (before := volts[layer - 1]) is not None:
             current = current + self.gain * (before @ self.conductances[layer])
@@ -40,7 +40,7 @@ class Circuit:
         return current
 
     def matrix(self) -> Tensor:
-        """What takes all voltages to the currents that they draw, (..., n, n), layers in order."""
+        """Return the matrix from all voltages to their currents, (..., n, n), layers in order."""
         sizes = [total.shape[-1] for total in self.total]
         starts = [sum(sizes[:layer]) for layer in range(len(sizes))]
         matrix = torch.diag_embed(torch.cat(list(self.total), -1).squeeze(-2))
@@ -53,25 +53,36 @@ class Circuit:
 
 
 class Diodes(abc.ABC):
-    """What stands between each hidden node and ground: on the first half of a layer it keeps the voltage from falling
-    below 0, on the second half from rising above it. Subclasses are frozen dataclasses.
+    """The element between each hidden node and ground.
+
+    On the first half of a layer it prevents a voltage below 0, on the second half a voltage above 0. Subclasses are
+    frozen dataclasses.
     """
 
     @abc.abstractmethod
     def settle(self, circuit: Circuit) -> Volts:
-        """The voltages at which all currents balance, differentiable; a `ReadingError` where they are not found."""
+        """Return the voltages at which all currents balance, differentiable; raise `ReadingError` if they are not
+        found.
+        """
 
 
 @dataclass(frozen=True)
 class IdealDiodes(Diodes):
-    """Conducting at 0 V without loss, blocking otherwise: the least of a quadratic function under `±V ≥ 0`, found by
-    exact block coordinate descent. Given its neighbours, a layer's best voltages are known in closed form,
+    """Conducting at 0 V without loss, blocking otherwise: the minimum of a quadratic function under `±V ≥ 0`.
 
-    `V_j = Σ g V / Σ g`, clamped to its side of 0,
+    Found by exact block coordinate descent. Given its neighbours, a layer's best voltages are known in closed form,
 
-    so layer follows layer, sweep after sweep, until the largest change in a sweep is at most `tolerance` of the largest
-    voltage. Layers of many inputs and few outputs take 4 to 6 sweeps. `sweeps` is the most that are made. Source:
-    Scellier, arXiv 2402.11674.
+    `V_j = Σ g V / Σ g`, clamped to its side of 0.
+
+    Layer follows layer, sweep after sweep, until the largest change in a sweep is at most `tolerance` of the largest
+    voltage. Layers of many inputs and few outputs take 4 to 6 sweeps.
+
+    **Arguments:**
+
+    - `tolerance` (default 1e-6).
+    - `sweeps` (default 200): at most.
+
+    Source: Scellier, arXiv 2402.11674.
     """
 
     tolerance: float = 1e-6
@@ -87,7 +98,7 @@ class IdealDiodes(Diodes):
         return volts
 
     def sweep(self, circuit: Circuit, most: int) -> tuple[Volts, float]:
-        """The voltages after so many sweeps, or as soon as they have settled, and the relative change in the last."""
+        """Return the voltages after at most this many sweeps, and the relative change in the last."""
         limits = [_sides(total) for total in circuit.total[:-1]]
         held: list[Tensor | None] = [None] * len(circuit.total)
         residual = math.inf
@@ -107,13 +118,20 @@ class IdealDiodes(Diodes):
 
 @dataclass(frozen=True)
 class ExponentialDiodes(Diodes):
-    """`I = I_s (exp(∓V / V_t) − 1)` into a node, which lets it fall a few V_t below (rise above) 0: solved by Newton's
-    method from the ideal diodes' answer, a step halved as long as the network's convex pseudo-power would not fall.
+    """`I = I_s (exp(∓V / V_t) − 1)` into a node, which lets it fall a few V_t below (rise above) 0.
 
-    Settled when a whole step is at most `tolerance` of the largest voltage. **Costs** a solution of n equations for n
-    nodes, row and step, where ideal diodes take products of matrices: for networks of some hundred nodes.
+    Solved by Newton's method from the solution with ideal diodes; a step is halved while the network's convex
+    pseudo-power would not fall. Settled when a whole step is at most `tolerance` of the largest voltage.
 
-    **Arguments:** `saturation`, I_s; `thermal`, V_t; both in the units of the rows. `steps`, the most that are made.
+    **Costs** a solution of n equations for n nodes, row and step, where ideal diodes take products of matrices: for
+    networks of some hundred nodes.
+
+    **Arguments:**
+
+    - `saturation` (units of the rows, default 1e-6): I_s.
+    - `thermal` (units of the rows, default 0.025): V_t.
+    - `tolerance` (default 1e-6).
+    - `steps` (default 100): at most.
     """
 
     saturation: float = 1e-6
@@ -143,12 +161,12 @@ class ExponentialDiodes(Diodes):
 
 @dataclass(frozen=True, eq=False)
 class _Bank:
-    """The diodes of all nodes, layers in order; `side` (n,) is 1 where a diode keeps a voltage up, −1 down, 0 none."""
+    """The diodes of all nodes, layers in order; `side` (n,): 1 for a diode that keeps a voltage up, −1 down, 0 none."""
 
     side: Tensor
     saturation: Tensor  # (n,)
     thermal: float
-    weight: Tensor  # (n,), of a node's power in what amplifiers leave convex
+    weight: Tensor  # (n,), weight of a node's power in the convex function
 
     @classmethod
     def of(cls, diodes: ExponentialDiodes, sizes: Sequence[int], gain: float, like: Tensor) -> _Bank:
@@ -162,22 +180,22 @@ class _Bank:
         return cls(sides, diodes.saturation * sides.abs(), diodes.thermal, torch.tensor(weight, **place))
 
     def current(self, volts: Tensor) -> Tensor:
-        """Through the diodes into the nodes."""
+        """Return the currents through the diodes into the nodes."""
         return self.side * self.saturation * torch.expm1(-self.side * volts / self.thermal)
 
     def slope(self, volts: Tensor, matrix: Tensor) -> Tensor:
-        """How the currents out of all nodes grow with the voltages, (..., rows, n, n)."""
+        """Return the slope of the currents out of all nodes against the voltages, (..., rows, n, n)."""
         steep = self.saturation / self.thermal * torch.exp(-self.side * volts / self.thermal)
         return matrix.unsqueeze(-3) + torch.diag_embed(steep)
 
     def power(self, volts: Tensor, given: Tensor, matrix: Tensor) -> Tensor:
-        """The convex function that the network makes least, (..., rows, 1)."""
+        """Return the convex function that the network minimises, (..., rows, 1)."""
         linear = volts * (_times(matrix, volts) / 2 - given)
         stored = torch.exp(-self.side * volts / self.thermal) * self.thermal + self.side * volts
         return (self.weight * (linear + self.saturation * stored)).sum(-1, keepdim=True)
 
     def solve(self, diodes: ExponentialDiodes, volts: Tensor, given: Tensor, matrix: Tensor) -> Tensor:
-        pressed = (-self.side * (given - _times(matrix, volts))).clamp_min(0)  # what an ideal diode would carry
+        pressed = (-self.side * (given - _times(matrix, volts))).clamp_min(0)  # the current of an ideal diode
         carried = torch.log1p(pressed / self.saturation.clamp_min(torch.finfo(volts.dtype).tiny))
         volts = volts - self.side * self.thermal * carried
         residual = math.inf
@@ -193,7 +211,7 @@ class _Bank:
         raise unsettled(diodes, diodes.steps, "steps", residual, diodes.tolerance)
 
     def _damped(self, step: Tensor, volts: Tensor, given: Tensor, matrix: Tensor) -> Tensor:
-        """The step, halved row by row until the power no longer rises."""
+        """Halve the step, row by row, until the power no longer rises."""
         before = self.power(volts, given, matrix)
         most = before + 16 * torch.finfo(volts.dtype).eps * before.abs()
         for _ in range(60):
@@ -213,7 +231,7 @@ def unsettled(owner: Diodes, passes: int, kind: str, residual: float, tolerance:
 
 
 def _sides(like: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest voltage of a layer's nodes, (n,)."""
+    """Return the least and the largest voltage of a layer's nodes, (n,)."""
     low = like.new_full(like.shape[-1:], -math.inf)
     high, half = -low, len(low) // 2
     low[:half], high[half:] = 0.0, 0.0
@@ -225,7 +243,7 @@ def _times(matrix: Tensor, volts: Tensor) -> Tensor:
 
 
 def _relative(changes: Sequence[Tensor], volts: Sequence[Tensor | None]) -> float:
-    """The largest change as a part of the largest voltage; 0 where there is no voltage at all."""
+    """Return the largest change relative to the largest voltage; 0 without a voltage."""
     change = max(float(part.abs().max()) for part in changes)
     largest = max(float(part.detach().abs().max()) for part in volts if part is not None)
     return change / largest if largest else (0.0 if change == 0 else math.inf)

@@ -1,4 +1,4 @@
-"""Computing in memory as an ordinary differential equation: cells charge a line from the moment their input spikes."""
+"""In-memory computing as an ordinary differential equation: cells charge a line from the spike of their input on."""
 
 from __future__ import annotations
 
@@ -22,16 +22,25 @@ SMALL = 1e-3  # below this a series of (1 − e^−z)/z to z³ is exact in float
 class InMemoryODE(Simulator):
     """A line of cells, `dv/dt = g(t) − f(t) v` from v(0) = 0 to t = 1, with inputs coded in time, `t_j = 1 − x_j`:
 
-    `g = Σ_j w_ij Θ(t − t_j)`, `f = Σ_j (w_ij / E±) Θ(t − t_j)`, E₊ for positive weights and E₋ for negative ones. Each
-    cell pulls v to its reversal potential, so that f ≥ 0 bends what would be a sum of products: for |E| → ∞,
-    `v(1) = Σ_j w_ij x_j`. The output spikes at `clip(1 − v(1), 0, 1)`; it is read as the inputs are written, so that
-    `y = 1 − that = clip(v(1), 0, 1)`, and layers stack.
+    `g = Σ_j w_ij Θ(t − t_j)`, `f = Σ_j (w_ij / E±) Θ(t − t_j)`, E₊ for positive weights and E₋ for negative ones.
 
-    Solved exactly: between two spikes f and g are constant, and for `Z_k = Π_{q>k} exp(−f_q Δt_q)`,
-    `v(1) = Σ_k (g_k/f_k)(Z_k − Z_{k−1})`. Inputs outside [0, 1] are clipped. θ holds the weights, row-major.
+    Each cell pulls v to its reversal potential, so that f ≥ 0 bends the sum of products: for |E| → ∞, `v(1) = Σ_j w_ij
+    x_j`. The output spikes at `clip(1 − v(1), 0, 1)`. It is coded as the inputs are, so that the reading is `y =
+    clip(v(1), 0, 1)`, and layers stack.
 
-    **Arguments:** `reversal`, (E₊, E₋) in units of v, E₊ > 0 > E₋, infinite if you like; `spread`, of the weights that
-    are there, `w (1 + spread · n)`, drawn from `seed` and told no one. Starts from U(±√(3/d_in)).
+    Solved exactly: between two spikes f and g are constant, and for `Z_k = Π_{q>k} exp(−f_q Δt_q)`, `v(1) = Σ_k
+    (g_k/f_k)(Z_k − Z_{k−1})`. Inputs outside [0, 1] are clipped. θ holds the weights, row-major. Starts from
+    U(±√(3/d_in)).
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `reversal` (units of v, default (4, −4)): (E₊, E₋), E₊ > 0 > E₋; infinite values are allowed.
+    - `spread` (default 0): relative standard deviation of the actual weights, `w (1 + spread · n)`, hidden from all
+      methods.
+    - `seed` (default 0): draws them.
+    - `cost` (default None).
+
     Source: Sakemi et al., arXiv 2412.09010.
     """
 
@@ -62,12 +71,12 @@ class InMemoryODE(Simulator):
         return self.potential(x, theta).clamp(0, 1)
 
     def potential(self, x: Tensor, theta: Tensor) -> Tensor:
-        """v(1) (..., rows, d_out) of the rows x (..., rows, d_in), exactly."""
+        """Return v(1) (..., rows, d_out) of the rows x (..., rows, d_in), exactly."""
         w = self._weights(theta)
         times, order = (1 - x.clamp(0, 1)).sort(-1)
         if w.dim() == 3 and x.dim() == 2:
             times, order = times.unsqueeze(0), order.expand(len(w), *order.shape)
-        cells = torch.cat((w, self._leaks(w)), -2).mT  # what input j adds to g and to f, (..., d_in, 2 d_out)
+        cells = torch.cat((w, self._leaks(w)), -2).mT  # the contributions of input j to g and f, (..., d_in, 2 d_out)
         settings = () if w.dim() == 2 else (torch.arange(len(w), device=w.device).unsqueeze(-1),)
         lengths = torch.cat((times, torch.ones_like(times[..., :1])), -1).diff(dim=-1)
         both = cells.new_zeros(())
@@ -79,10 +88,10 @@ class InMemoryODE(Simulator):
         return v
 
     def on_grid(self, x: Tensor, theta: Tensor, points: int, offset: float = 0.5) -> Tensor:
-        """v(1) (..., rows, d_out) with every spike shared by its two neighbours on a grid, linearly in time.
+        """Return v(1) (..., rows, d_out) with every spike shared by its two neighbours on a grid, linearly in time.
 
         The grid is 0, (k + offset)/points and 1, 0 < offset < 1. Its error falls as 1/(points² |E|), and it costs
-        points + 1 matrix products in place of an order of all spikes.
+        points + 1 matrix products in place of sorting all spikes.
         """
         if points < 1 or not 0 < offset < 1:
             raise ArgumentError(f"a grid takes at least 1 point and an offset within (0, 1), got {points} and {offset}")
@@ -109,7 +118,7 @@ class InMemoryODE(Simulator):
 
 
 def _later(v: Tensor, g: Tensor, f: Tensor, length: Tensor) -> Tensor:
-    """What v has become after `length` of constant g and f ≥ 0: `v + (g − f v) (1 − e^{−f Δt})/f`."""
+    """Return v after `length` of constant g and f ≥ 0: `v + (g − f v) (1 − e^{−f Δt})/f`."""
     decay = f * length
     small = decay < SMALL
     safe = torch.where(small, 1.0, decay)

@@ -1,4 +1,4 @@
-"""What the cells of a crossbar do from one programming to the next, from one reading to the next, and in between."""
+"""Variations of a crossbar's cells: at every programming, at every reading, and in time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from blackprop.errors import ArgumentError
 
 @final
 class Memristive(Wrapper):
-    """A `Crossbar` whose cells are what its `memristor` says, programming by programming and reading by reading:
+    """A `Crossbar` with the variations of its `memristor` at every programming and every reading:
 
     `G = (G_wanted + σ_p(G_wanted) n) · max(1, (t − t_p)/t₀)^−ν`, n ~ N(0, 1) new at every programming t_p, ν ~ N(drift,
-    drift_spread) of each cell from `seed`; and `y + √(Σ_j x_j² σ²_ij) n′`, σ²_ij that of the conductances' read noise,
-    new at every row (wires are left out of it). Stuck cells neither spread nor drift.
+    drift_spread) of each cell from `seed`;
 
-    **Argument:** `clock`, the time t in s, looked up once a round. The oracle is that of the cells as they stand.
+    and `y + √(Σ_j x_j² σ²_ij) n′`, σ²_ij that of the conductances' read noise, new at every row (without wires). Stuck
+    cells neither spread nor drift. The oracle is that of the present cells.
+
+    **Arguments:**
+
+    - `crossbar`: the crossbar.
+    - `seed` (default 0).
+    - `clock` (s, default `time.monotonic`): t, read once a round.
     """
 
     def __init__(self, crossbar: Crossbar, *, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,14 +50,14 @@ class Memristive(Wrapper):
         self.noise = self._typical_noise()
 
     def _typical_noise(self) -> float:
-        """Of both kinds, relative to the weights that the crossbar starts from."""
+        """The noise of both kinds, relative to the initial weights of the crossbar."""
         theta = self.theta.draw(torch.Generator().manual_seed(0))
         g = self._crossbar.wanted(theta)
         variance = self._array.variance(self._cell.spread(g).square() + (self._cell.read * g).square())
         return float(variance.sum() / (theta / math.sqrt(self.in_shape[0])).square().sum()) ** 0.5
 
     def _standing(self, theta: Tensor, now: float) -> Tensor:
-        """The conductances (cells,) of the setting that was written last, as they are now."""
+        """The present conductances (cells,) of the setting written last."""
         age = max(1.0, (now - self._since) / self._cell.settled)
         return (self._crossbar.conductances(theta) + self._error.to(theta)).clamp_min(0) * age ** -self._exponents.to(
             theta
@@ -65,7 +71,7 @@ class Memristive(Wrapper):
         self._since = now
 
     def _fluctuating(self, y: Tensor, x: Tensor, g: Tensor) -> Tensor:
-        """What is read as y, with the noise of the conductances g (cells,)."""
+        """Add the noise of the conductances g (cells,) to the reading y."""
         if not self._cell.read:
             return y
         variance = apply_matrix(self._array.variance((self._cell.read * g).square()), x.detach().square())

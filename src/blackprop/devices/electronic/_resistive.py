@@ -20,16 +20,16 @@ from blackprop.errors import ArgumentError, ShapeError
 
 @dataclass(frozen=True)
 class Branches(Nudges):
-    """Which nodes the resistors of a layered network join: all that equilibrium propagation must know of it.
+    """The nodes that the resistors of a layered network join: the knowledge that equilibrium propagation needs.
 
-    `sizes` are the numbers of sources, of nodes a hidden layer, and of outputs; every node of a layer is joined to
-    every node of the next. Conductances lie layer by layer, `(before, after)` row-major; a reading has the outputs
-    first and then the hidden nodes, layer by layer; a row the voltages of the sources, and then a current into each
-    node, in the order of the reading.
+    `sizes` are the numbers of sources, of nodes in each hidden layer, and of outputs. Every node of a layer is joined
+    to every node of the next. Conductances are ordered layer by layer, `(before, after)` row-major. A reading has the
+    outputs first and then the hidden nodes, layer by layer. A row has the voltages of the sources, and then a current
+    into each node, in the order of the reading.
 
-    Where bidirectional amplifiers of gain A stand behind each hidden layer, the network makes least not the plain
-    pseudo-power but `E = Σ A^{2k} ½ g (A V − V')² − Σ A^{2k} I V`, k the amplifiers between a branch (or node) and the
-    outputs: its local rule must be multiplied by `A^{2k}`, and so must a nudge be divided.
+    With bidirectional amplifiers of gain A behind each hidden layer, the network minimises `E = Σ A^{2k} ½ g (A V −
+    V')² − Σ A^{2k} I V` in place of the plain pseudo-power, k the amplifiers between a branch (or node) and the
+    outputs. Its local rule is therefore multiplied by `A^{2k}`, and a nudge divided by it.
     """
 
     sizes: tuple[int, ...]
@@ -44,7 +44,7 @@ class Branches(Nudges):
 
     @property
     def nodes(self) -> int:
-        """How many voltages a reading has, and currents a row."""
+        """Voltages in a reading, and currents in a row."""
         return sum(self.sizes[1:])
 
     @property
@@ -53,7 +53,7 @@ class Branches(Nudges):
 
     @property
     def count(self) -> int:
-        """How many resistors there are: P."""
+        """P, the number of resistors."""
         return sum(a * b for a, b in pairwise(self.sizes))
 
     def weights(self) -> list[float]:
@@ -66,34 +66,34 @@ class Branches(Nudges):
         return [part.unflatten(-1, pair) for part, pair in zip(parts, pairwise(self.sizes), strict=True)]
 
     def layers(self, reading: Tensor) -> list[Tensor]:
-        """What belongs to each layer of nodes of a reading, or of the currents of a row: inputs' side first."""
+        """Split a reading, or the currents of a row, into layers of nodes, from the inputs' side."""
         outputs, *hidden = reading.split([self.sizes[-1], *self.sizes[1:-1]], -1)
         return [*hidden, outputs]
 
     def reading(self, layers: list[Tensor]) -> Tensor:
-        """The way back from `layers`."""
+        """Join `layers` to a reading, the inverse of `layers`."""
         return torch.cat([layers[-1], *layers[:-1]], -1)
 
     def rows(self, voltages: Tensor) -> Tensor:
-        """Rows (..., row) that apply these voltages (..., sources) and no currents."""
+        """Return rows (..., row) with these voltages (..., sources) and without currents."""
         if voltages.shape[-1] != self.sizes[0]:
             raise ShapeError(f"these branches begin at {self.sizes[0]} sources, got {voltages.shape[-1]} voltages")
         return torch.cat([voltages, voltages.new_zeros(*voltages.shape[:-1], self.nodes)], -1)
 
     def outputs(self, reading: Tensor) -> Tensor:
-        """The voltages (..., outputs) of a reading."""
+        """Return the voltages (..., outputs) of a reading."""
         return reading[..., : self.sizes[-1]]
 
-    # What equilibrium propagation asks for.
+    # The interface that equilibrium propagation uses.
 
     def nudged(self, x: Tensor, grad_y: Tensor, step: float) -> Tensor:
-        """The rows x with the currents `−step · ∂ℓ/∂V` beside what they have."""
+        """Return the rows x with the currents `−step · ∂ℓ/∂V` added."""
         parts = zip(self.layers(grad_y), self.weights(), strict=True)
         currents = self.reading([part * (-step / weight) for part, weight in parts])
         return torch.cat([x[..., : self.sizes[0]], x[..., self.sizes[0] :] + currents], -1)
 
     def contrast(self, x: Tensor, plus: Tensor, minus: Tensor, span: float) -> Tensor:  # (P,)
-        """`Σ_b [∂E/∂g(plus) − ∂E/∂g(minus)] / span`, with `∂E/∂g = A^{2k} ½ (A V − V')²` of every branch alone."""
+        """Return `Σ_b [∂E/∂g(plus) − ∂E/∂g(minus)] / span`, with `∂E/∂g = A^{2k} ½ (A V − V')²` of each branch."""
         grad = plus.new_empty(self.count)
         high, low = self.layers(plus), self.layers(minus)
         source = x[..., : self.sizes[0]]
@@ -112,7 +112,7 @@ class Branches(Nudges):
         return grad
 
     def contrast_rows(self, theta: Tensor, plus: Tensor, minus: Tensor, span: float) -> Tensor:  # (rows, row)
-        """`[∂E/∂x(plus) − ∂E/∂x(minus)] / span`: of the currents that the sources give, and of the nodes' voltages."""
+        """Return `[∂E/∂x(plus) − ∂E/∂x(minus)] / span`: the currents of the sources, and the voltages of the nodes."""
         change = self.layers(plus - minus)
         parts = zip(change, self.weights(), strict=True)
         sources = change[0] @ self.conductances(theta)[0].mT * -self.weights()[0]
@@ -121,20 +121,29 @@ class Branches(Nudges):
 
 @final
 class ResistiveNetwork(Simulator):
-    """Layers of nodes, every node joined to every node of the next layer by a resistor of conductance `g = θ ≥ 0`;
-    diodes hold half of each hidden layer above 0 V and half below. It settles where the currents at each node balance,
+    """Layers of nodes joined by resistors of conductance `g = θ ≥ 0`, with diodes at the hidden nodes.
+
+    Every node is joined to every node of the next layer; diodes hold half of each hidden layer above 0 V and half
+    below. The network settles where the currents at each node balance,
 
     `Σ_i g_ij (A V_i − V_j) + (1/A) Σ_k g_jk (V_k − A V_j) + I_j + I_diode(V_j) = 0`,
 
     which is where its pseudo-power is least. A row is the voltages of the sources and then a current into every node
-    (zeros, but where the network is nudged); the answer is all nodes' voltages, outputs first: `branches.rows` and
-    `branches.outputs` are the way in and out, `doubled` and `paired` give weights of both signs.
+    (zeros, unless the network is nudged); the reading is the voltages of all nodes, outputs first. `branches.rows` and
+    `branches.outputs` convert both; `doubled` and `paired` give weights of both signs. Conductances start from U(−1,
+    1)/√before, the negative ones at 0.
 
-    **Arguments:** `sizes`, of sources, hidden layers, outputs; `diodes`, ideal ones by default; `amplification`, A, of
-    the bidirectional amplifiers behind each hidden layer (voltages A times forward, currents 1/A times back); `leak`,
-    a conductance from every node to ground, as the input of whatever reads it has, so that no node floats. Conductances
-    start from U(−1, 1)/√before, the negative ones at 0. Sources: Kendall et al., arXiv 2006.01981; Scellier,
-    arXiv 2402.11674.
+    **Arguments:**
+
+    - `sizes`: of sources, hidden layers, outputs.
+    - `diodes` (default `IdealDiodes()`).
+    - `amplification` (default 1): A of the bidirectional amplifiers behind each hidden layer (voltages A times forward,
+      currents 1/A times back).
+    - `leak` (default 1e-6): a conductance from every node to ground, as of the input of a voltmeter, so that nodes do
+      not float.
+    - `cost` (default None).
+
+    Sources: Kendall et al., arXiv 2006.01981; Scellier, arXiv 2402.11674.
     """
 
     stacks = True
@@ -184,12 +193,12 @@ class ResistiveNetwork(Simulator):
 
 
 def doubled(x: Tensor, gain: float = 1.0) -> Tensor:
-    """`gain · (x ‖ −x)` (..., 2 n): each input and its inverted copy, since a conductance cannot be negative."""
+    """Return `gain · (x ‖ −x)` (..., 2 n): each input and its inverted copy, since conductances are not negative."""
     return torch.cat([gain * x, -gain * x], -1)
 
 
 def paired(voltages: Tensor) -> Tensor:
-    """`V_+ − V_−` (..., n/2) of outputs in pairs: the first half of them against the second."""
+    """Return `V_+ − V_−` (..., n/2) of outputs in pairs: the first half of them against the second."""
     if voltages.shape[-1] % 2:
         raise ShapeError(f"outputs in pairs are an even number, got {voltages.shape[-1]}")
     plus, minus = voltages.chunk(2, -1)

@@ -1,4 +1,4 @@
-"""A layer of mixed-signal spiking neurons: currents below threshold in differential-pair integrators."""
+"""A layer of mixed-signal spiking neurons: subthreshold currents in differential-pair integrators."""
 
 from __future__ import annotations
 
@@ -20,21 +20,27 @@ T = TypeVar("T", float, Tensor)
 
 THERMAL = 25.0  # U_t in mV
 SLOPE = 0.705  # κ of a transistor below threshold
-DARK = 0.05  # I₀ in pA: what flows when a transistor is off
+DARK = 0.05  # I₀ in pA: the current of a transistor that is off
 
 
 def time_constant(current: T, capacitance: float) -> T:
-    """τ = (U_t/κ) C / I_τ in ms, for I_τ in pA and C in pF."""
+    """Return τ = (U_t/κ) C / I_τ in ms, for I_τ in pA and C in pF."""
     return THERMAL / SLOPE * capacitance / current
 
 
 @dataclass(frozen=True)
 class Biases:
-    """The currents (pA), capacitances (pF) and times (ms) that a neuron is set up with.
+    """The currents (pA), capacitances (pF) and times (ms) of a neuron.
 
-    **Arguments:** of the synapse and of the membrane the leak I_τ, which sets their time constants, and the `gain` I_g;
-    `weight`, the current I_w of a synapse of weight 1, of a layer of one input; `feedback`, I_a at its height, around
-    `onset`, over `width`; `threshold`, at which it spikes; `refractory`.
+    **Arguments:**
+
+    - `synapse_leak`, `membrane_leak`: I_τ, which set the time constants.
+    - `synapse_gain`, `membrane_gain`: I_g.
+    - `synapse_capacitance`, `membrane_capacitance`: C.
+    - `weight`: I_w of a synapse of weight 1, in a layer of one input.
+    - `feedback`: I_a at its maximum; it rises around `onset` over `width`.
+    - `threshold`: of a spike.
+    - `refractory`: time after a spike.
     """
 
     synapse_leak: float = 10.0
@@ -67,18 +73,28 @@ class SpikingNeurons(Simulator):
     Synapse, excitatory for w > 0 and inhibitory for w < 0: `dI/dt = −I/τ_s`, and a spike adds `(I_g/I_τ) I_w |w| n`, n
     the count of spikes; solved exactly from step to step. Membrane, I_in = I_exc − I_inh, at least I₀:
 
-    `τ (1 + I_g/I) dI/dt = (I_g/I_τ)(I_in − I_τ) + (I_a/I_τ)(I + I_g) − I`, with the positive feedback
-    `I_a = feedback / (1 + e^{(onset − I)/width})`,
+    `τ (1 + I_g/I) dI/dt = (I_g/I_τ)(I_in − I_τ) + (I_a/I_τ)(I + I_g) − I`, with the positive feedback `I_a = feedback /
+    (1 + e^{(onset − I)/width})`,
 
-    by Euler's method in steps of `step`. At the threshold it spikes, falls to I₀ and rests for the refractory time.
-    All τ = (U_t/κ) C / I_τ, U_t = 25 mV, κ = 0.705; I_w is `weight / √d_in`. What comes out is the count of spikes.
+    by Euler's method in steps of `step`. At the threshold it spikes, falls to I₀ and rests for the refractory time. All
+    τ = (U_t/κ) C / I_τ, U_t = 25 mV, κ = 0.705; I_w is `weight / √d_in`. A reading is the count of spikes. Counts have
+    no derivative, so there is no oracle. Starts from U(−½, 1).
 
-    Rows are rates x ≥ 0 in units of `peak` Hz, sent as regular trains whose phases the seed draws, so that equal rows
-    get equal answers; or, with `trains`, counts of spikes step by step, (steps, d_in), rounded, those below 0 as none.
+    **Arguments:**
 
-    **Arguments:** `duration` and `step` in ms; `mismatch`, the relative standard deviation of every neuron's leaks,
-    gains and threshold and of every synapse's I_w, log-normal of mean 1 and drawn from `seed`, told no one. Counts have
-    no derivative, and there is no oracle. Starts from U(−½, 1). Source: ARCANA, arXiv 2409.14918 (the equations).
+    - `d_in`, `d_out`: numbers of inputs and neurons.
+    - `biases` (default `Biases()`).
+    - `duration` (ms, default 100), `step` (ms, default 0.5): of a row.
+    - `peak` (Hz, default 100): rows are rates x ≥ 0 in units of it, sent as regular trains whose phases the seed draws,
+      so that equal rows get equal answers.
+    - `trains` (default False): rows are counts of spikes step by step, (steps, d_in), rounded; those below 0 count as
+      0.
+    - `mismatch` (default 0.2): relative standard deviation of every neuron's leaks, gains and threshold and of every
+      synapse's I_w, log-normal of mean 1, hidden from all methods.
+    - `seed` (default 0).
+    - `cost` (default None).
+
+    Source: ARCANA, arXiv 2409.14918 (the equations).
     """
 
     stacks = True
@@ -140,8 +156,9 @@ class SpikingNeurons(Simulator):
             return self.fire(*self.synaptic(counts, theta.detach().double())).to(x.dtype)
 
     def synaptic(self, counts: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The excitatory and the inhibitory currents (..., rows, steps, d_out) in pA, after each step, of the spikes
-        `counts` (..., rows, steps, d_in).
+        """Return the excitatory and the inhibitory currents (..., rows, steps, d_out) in pA, after each step.
+
+        `counts` (..., rows, steps, d_in) are the spikes.
         """
         w = theta.unflatten(-1, (*self.out_shape, -1))
         currents = []
@@ -157,7 +174,7 @@ class SpikingNeurons(Simulator):
         return currents[0], currents[1]
 
     def _arriving(self, x: Tensor) -> Tensor:
-        """Spikes per step (..., rows, steps, d_in)."""
+        """Return the spikes per step (..., rows, steps, d_in)."""
         if self.trains:
             return x.round().clamp_min(0)
         cycles = x.clamp_min(0).unsqueeze(-2) * (self.peak * self.step / 1000)
@@ -165,7 +182,7 @@ class SpikingNeurons(Simulator):
         return (cycles * edges + self._phases.to(x.device)).floor().diff(dim=-2)
 
     def fire(self, excitatory: Tensor, inhibitory: Tensor) -> Tensor:
-        """Counts (..., rows, d_out) of spikes under the currents (..., rows, steps, d_out) in pA."""
+        """Return counts (..., rows, d_out) of spikes under the currents (..., rows, steps, d_out) in pA."""
         b, place = self.biases, excitatory.device
         leak, gain, threshold = (e.to(place) for e in (self.membrane_leak, self.membrane_gain, self.threshold))
         pace = self.step / time_constant(leak, b.membrane_capacitance)

@@ -21,7 +21,7 @@ from blackprop.errors import ArgumentError
 
 
 class Encoding(enum.Enum):
-    """What a pixel of the mask multiplies the field by."""
+    """The factor by which a pixel of the mask multiplies the field."""
 
     AMPLITUDE = "amplitude"  # θ
     PHASE = "phase"  # e^{2πiθ}
@@ -32,21 +32,31 @@ class Encoding(enum.Enum):
 class Diffraction(Simulator):
     """`y = pool |H m(θ) H e^{iδ} x|`: diffuser δ, a hop H, mask m, a hop, and the field's magnitude is read.
 
-    **Not linear**: the magnitude makes `f(x) = f(−x)`, so f is not additive. It is homogeneous up to the sign,
-    `f(c x) = |c| f(x)`, and so it is in the θ of an amplitude mask. With `double`, half the field goes through each of
-    two masks and the magnitudes are subtracted, `y = pool (|H m₁ u| − |H m₂ u|) / 2`: y has a sign, and still
-    `f(x) = f(−x)`.
+    **Not linear**: the magnitude makes `f(x) = f(−x)`, so f is not additive. It is homogeneous up to the sign, `f(c x)
+    = |c| f(x)`, also in the θ of an amplitude mask. With `double`, half the field goes through each of two masks and
+    the magnitudes are subtracted, `y = pool (|H m₁ u| − |H m₂ u|) / 2`: y has a sign, and still `f(x) = f(−x)`.
 
     x and y are laid out row-major on the smallest squares that hold them (zeros behind x, y cropped), x and mask
-    centred on a grid as wide as the larger square. θ has a pixel for each point of the square of x, one mask after
-    the other (with both encodings, the phases of all masks come first); amplitudes are limited to [0, 1], phases
-    count turns and have the period 1. A hop is scalar diffraction on a grid that closes on itself, the angular spectrum
-    times `e^{−2πi z √(1/λ² − f_x² − f_y²)}`. `pool` averages with stride 1.
+    centred on a grid as wide as the larger square. θ has a pixel for each point of the square of x, one mask after the
+    other (with both encodings, the phases of all masks come first). Amplitudes are limited to [0, 1]; phases count
+    turns and have the period 1. A hop is scalar diffraction on a periodic grid, the angular spectrum times `e^{−2πi z
+    √(1/λ² − f_x² − f_y²)}`. `pool` averages with stride 1. Starts from U(0, 1). A frame takes 1/60 s, a camera row 1
+    ms.
 
-    **Arguments:** `wavelength`, `aperture` (the side of the grid) and `distance` (one hop) in m; `diffuser`, its phases
-    in rad `(grid · grid,)`, otherwise drawn from U(0, 2π) by `seed`; `precision`, of the propagator's phase. The
-    published program works in `torch.float32`, where f² is lost against 1/λ² (a grid of 4 does not diffract at all);
-    give that to repeat it. Starts from U(0, 1). A frame takes 1/60 s, a camera row 1 ms. Source: arXiv 2509.15113.
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `encoding` (default amplitude): the mask's factor.
+    - `double` (default False): two masks.
+    - `seed` (default 0): draws the diffuser.
+    - `diffuser` (rad, `(grid · grid,)`, default U(0, 2π)): its phases.
+    - `wavelength` (m, default 632e-9), `aperture` (m, default 0.01): side of the grid; `distance` (m, default 0.5): one
+      hop.
+    - `precision` (default `torch.float64`): of the propagator's phase. The published program works in `torch.float32`,
+      where f² is lost against 1/λ² (a grid of 4 does not diffract at all); use that to reproduce it.
+    - `cost` (default: as above).
+
+    Source: arXiv 2509.15113.
     """
 
     Encoding = Encoding
@@ -112,7 +122,7 @@ class Diffraction(Simulator):
         return 8 * self.theta.size + (80 if self.double else 40) * (rows + 1) * self.grid**2
 
     def _masks(self, theta: Tensor) -> list[Tensor]:
-        """One (..., 1, grid, grid) for each beam; around its pixels it is dark, or clear where it has no α."""
+        """One (..., 1, grid, grid) for each beam; around its pixels it is dark, or clear if it has no α."""
         beams = 2 if self.double else 1
         if self.encoding is Encoding.AMPLITUDE:
             return [self._lay_out(amplitude).unsqueeze(-3) for amplitude in theta.chunk(beams, -1)]

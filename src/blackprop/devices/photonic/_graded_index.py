@@ -22,14 +22,20 @@ class GradedIndexFibre:
 
     `F_pq(x, y) = √α φ_p(√α x) φ_q(√α y)`, `α = K κ`, with `K = n₀ ω/c`, `κ = √(2Δ)/R` and the orthonormal φ_n of the
     harmonic oscillator; those of one group g = p + q + 1 share the propagation constant `β_g = √(K² − 2 K κ g)`. They
-    are kept group by group: `groups` (groups + 1) / 2 `modes` in all.
+    are ordered group by group: `groups` (groups + 1) / 2 `modes` in all.
 
-    Groups run apart in time by what β_g(ω) gives, which is little, and by `delay` for each group further up, which is
-    what a profile that is not quite parabolic adds. Light acts on light by the Kerr effect, `n₂ ω/c · S_plmn`,
-    `S_plmn = ∬ F_p F_l F_m F_n`.
+    Groups separate in time by the small differences of β_g(ω), and by `delay` for each further group, the effect of a
+    profile that is not exactly parabolic. Modes interact by the Kerr effect, `n₂ ω/c · S_plmn`, `S_plmn = ∬ F_p F_l F_m
+    F_n`.
 
-    **Arguments:** `groups`; `radius` R, `wavelength` and `length` in m; `contrast` Δ; `index` n₀; `dispersion`,
-    β₂ of the material in s²/m; `delay` in s/m a group; `kerr`, n₂ in m²/W.
+    **Arguments:**
+
+    - `groups` (default 3).
+    - `radius` (m, default 40e-6): R; `contrast` (default 3.5e-4): Δ; `index` (default 1.45): n₀.
+    - `wavelength` (m, default 1.03e-6); `length` (m, default 0.02).
+    - `dispersion` (s²/m, default 1.9e-26): β₂ of the material.
+    - `delay` (s/m a group, default 5e-13).
+    - `kerr` (m²/W, default 3.2e-20): n₂.
     """
 
     groups: int = 3
@@ -56,7 +62,7 @@ class GradedIndexFibre:
 
     @property
     def guided(self) -> int:
-        """The groups whose β is above that of the cladding, `g ≤ K R √(2Δ) / 2`."""
+        """The number of groups whose β is above that of the cladding, `g ≤ K R √(2Δ) / 2`."""
         return int(self.wave_number * self.radius * math.sqrt(2 * self.contrast) / 2)
 
     @property
@@ -65,9 +71,7 @@ class GradedIndexFibre:
 
     @property
     def alpha(self) -> float:  # 1/m²
-        """The inverse square of the length that the modes are counted in; the field of the first falls to 1/e at
-        `√(2/α)`.
-        """
+        """The inverse square of the modes' unit of length; the field of the first falls to 1/e at `√(2/α)`."""
         return self.wave_number * math.sqrt(2 * self.contrast) / self.radius
 
     @cached_property
@@ -81,13 +85,13 @@ class GradedIndexFibre:
 
     @property
     def extent(self) -> float:
-        """Half the side, in 1/√α, of a square that holds the modes: the turning point of the highest and half a beam
+        """Half the side, in 1/√α, of a square that holds the modes: the turning point of the highest, and half a beam
         more.
         """
         return math.sqrt(2 * self.groups) + 0.5
 
     def constants(self) -> Tensor:  # (3, modes)
-        """Each mode's β₀ in rad/m and β₁ in s/m, less those of the first, and β₂ in s²/m."""
+        """Each mode's β₀ in rad/m and β₁ in s/m, minus those of the first, and β₂ in s²/m."""
         g = torch.tensor([p + q + 1 for p, q in self.orders], dtype=torch.float64)
         K, kappa, slow = self.wave_number, self.alpha / self.wave_number, self.index / LIGHT
         beta = (K**2 - 2 * K * kappa * g).sqrt()
@@ -96,11 +100,11 @@ class GradedIndexFibre:
         return torch.stack((beta - beta[0], first - first[0], second))
 
     def at(self, points: Tensor) -> Tensor:  # (points², modes)
-        """The modes, times 1/√α, where `points` in 1/√α cross: row-major, x first."""
+        """Return the modes, times 1/√α, on the grid of `points` in 1/√α: row-major, x first."""
         return self._products(hermite(self.groups, points))
 
     def over(self, side: int) -> Tensor:  # (side², modes)
-        """The overlap of each mode with each pixel's normalised field, on a square of `side` pixels a side."""
+        """Return the overlap of each mode with each pixel's normalised field, on a square of `side` pixels a side."""
         edges = torch.linspace(-self.extent, self.extent, side + 1, dtype=torch.float64)
         nodes, weights = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(PANEL))
         half = self.extent / side
@@ -125,8 +129,9 @@ class GradedIndexFibre:
         return self.kerr * 2 * math.pi / self.wavelength * self.alpha
 
     def steepest(self) -> float:
-        """The most that the Kerr effect can turn a phase, in rad/(W m): all power where the modes add up, on the axis
-        or a ring around it, `n₂ ω/c · max Σ F_p²`.
+        """The largest phase rotation by the Kerr effect, in rad/(W m), `n₂ ω/c · max Σ F_p²`.
+
+        All power is then where the modes add up, on the axis or a ring around it.
         """
         along = torch.linspace(0, self.extent, 401, dtype=torch.float64)
         values, centre = hermite(self.groups, along), hermite(self.groups, torch.zeros(1, dtype=torch.float64))

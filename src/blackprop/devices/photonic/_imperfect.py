@@ -1,4 +1,4 @@
-"""Devices that were not built as designed: hidden errors, drawn from a seed, that no method is told."""
+"""Devices that differ from their design by errors drawn from a seed, hidden from all methods."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ INSIDE = 0.01  # how far the amplitudes of a ring keep from 0 and 1
 
 
 class ImperfectMesh(_Mesh):
-    """A mesh whose phases come out as `θ + offset` and whose splitters have the angle `π/4 + ε` in place of π/4.
+    """A mesh with phases `θ + offset` and splitters of the angle `π/4 + ε` in place of π/4.
 
-    The splitter `B(η) = [[cos η, i sin η], [i sin η, cos η]]` halves the power at η = π/4 and passes about `0.5 ± ε`
-    beside it. Without errors each block is the published one.
+    The splitter `B(η) = [[cos η, i sin η], [i sin η, cos η]]` halves the power at η = π/4 and transmits about `0.5 ± ε`
+    nearby. Without errors each block is the published one.
 
-    **Arguments:** `phase`, the standard deviation of the offsets in rad; `splitter`, that of ε; `seed`, of the draw.
-    They are kept as `offset` (P,) and `errors` (blocks, splitters a block), in the order of θ.
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `phase` (rad, default 0.2): standard deviation of the offsets.
+    - `splitter` (rad, default 0.05): that of ε.
+    - `seed` (default 0): draws them. They are stored as `offset` (P,) and `errors` (blocks, splitters a block), in the
+      order of θ.
+    - `cost` (default None).
     """
 
     splitters: int
@@ -55,7 +61,7 @@ class ImperfectMesh(_Mesh):
         return self._propagate(x, self._erring(theta, self.offset.to(theta), self.errors.to(theta)))
 
     def _erring(self, theta: Tensor, offset: Tensor, errors: Tensor) -> Tensor:
-        """What the blocks are made of (..., blocks, 2 phases and the splitters' ε)."""
+        """Return the parameters of the blocks (..., blocks, 2 phases and the splitters' ε)."""
         phases = (theta + offset).unflatten(-1, (-1, 2))
         return torch.cat((phases, errors.expand(*phases.shape[:-1], self.splitters)), -1)
 
@@ -110,8 +116,17 @@ class ImperfectThreeSplitterMesh(ImperfectMesh):
 
 @final
 class ImperfectMicroring(Microring):
-    """`Microring` whose rings differ: `a_ij = a (1 + spread · n)`, `r_ij = r (1 + spread · n′)`, kept within
-    (0.01, 0.99), and phases that come out as `φ + phase · n″`, for n ~ N(0, 1) drawn from `seed`.
+    """`Microring` with different rings: `a_ij = a (1 + spread · n)`, `r_ij = r (1 + spread · n′)`, within (0.01, 0.99).
+
+    The phases are `φ + phase · n″`. All n ~ N(0, 1) are drawn from `seed`.
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `a` (default 0.8), `r` (default 0.9): nominal round-trip amplitude and self-coupling.
+    - `spread` (default 0.05), `phase` (rad, default 0).
+    - `seed` (default 0).
+    - `cost` (default None).
     """
 
     def __init__(
@@ -139,7 +154,7 @@ class ImperfectMicroring(Microring):
 
     def transfer_with(self, x: Tensor, theta: Tensor, a: Tensor, r: Tensor, offset: Tensor) -> Tensor:
         """The same bank with other rings, each of `a`, `r` and `offset` (P,), differentiable in them too."""
-        # The formula of `Microring` as a sum of squares: rings at a = r answer 0 at resonance, and nothing below it.
+        # The formula of `Microring` as a sum of squares: rings at a = r answer 0 at resonance, and never less.
         beat = 4 * r * a * ((theta + offset) / 2).sin().square()
         t = (((a - r).square() + beat) / ((1 - r * a).square() + beat)).clamp_min(torch.finfo(theta.dtype).tiny).sqrt()
         return apply_matrix((2 * t - 1).unflatten(-1, (*self.out_shape, *self.in_shape)), x)

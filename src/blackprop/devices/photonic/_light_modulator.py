@@ -20,7 +20,19 @@ class LightModulator(Simulator):
     """One phase pixel an element: `A_ij = cos θ_ij / √d_in`, θ in rad, row-major.
 
     Starts near quadrature, `U(π/2 − 0.1, π/2 + 0.1)`, where the response is steepest and the matrix small. A frame
-    takes 1/60 s, a row (one camera or photodiode reading) 10 µs. Source: arXiv 2509.15113.
+    takes 1/60 s, a row (one camera or photodiode reading) 10 µs.
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs; P = d_out · d_in.
+    - `cost` (default: as above).
+
+    Source: arXiv 2509.15113.
+
+    >>> import blackprop as bp
+    >>> device = bp.devices.LightModulator(8, 4)
+    >>> device.linear, device.coupling, device.theta.size
+    (True, <Coupling.ELEMENT: 'element'>, 32)
     """
 
     stacks = True

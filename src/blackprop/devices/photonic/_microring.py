@@ -18,10 +18,18 @@ from blackprop.errors import ArgumentError
 class Microring(Simulator):
     """One all-pass ring an element, read in balanced detection: `A_ij = 2 t(φ_ij) − 1`, φ in rad, row-major, with
 
-    `t(φ) = √((a² + r² − 2ra cos φ) / (1 + r²a² − 2ra cos φ))`
+    `t(φ) = √((a² + r² − 2ra cos φ) / (1 + r²a² − 2ra cos φ))`.
 
-    for a round-trip amplitude `a` and a self-coupling `r`. Starts from `U(0.01, π/4)`. A thermal phase shifter
-    settles in 100 µs, a photodiode reads a row in 1 µs. Source: arXiv 2509.15113 (a = 0.8, r = 0.9).
+    Starts from `U(0.01, π/4)`. A thermal phase shifter settles in 100 µs, a photodiode reads a row in 1 µs.
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `a` (default 0.8): round-trip amplitude, between 0 and 1.
+    - `r` (default 0.9): self-coupling, between 0 and 1.
+    - `cost` (default None).
+
+    Source: arXiv 2509.15113 (a = 0.8, r = 0.9).
     """
 
     stacks = True

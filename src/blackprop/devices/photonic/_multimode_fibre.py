@@ -1,4 +1,4 @@
-"""Light that an image shapes, sent through a multimode fibre at a power at which it acts on itself."""
+"""An image in a beam, sent through a multimode fibre at a power at which light acts on itself."""
 
 from __future__ import annotations
 
@@ -23,29 +23,39 @@ WINDOW = 8.0  # pulse lengths that the simulated time spans
 
 @final
 class MultimodeFibre(Simulator):
-    """A pulse whose beam shows the image x as phases, behind a lens the mask θ, both in rad, a fibre and a camera:
+    """A pulse with the image x as phases of its beam, then a lens, the mask θ, a fibre and a camera (x, θ in rad):
 
     `y_j = d_out Σ_t |Σ_p C_jp (V a(t, L))_p|²`, `a(t, 0) = U M (e^{iθ} ⊙ W e^{ix}) s(t) / √d_in`, and in the fibre
 
     `∂a_p/∂z = i β₀ a_p − β₁ ∂a_p/∂t − i β₂/2 ∂²a_p/∂t² + i n₂ ω/c Σ_lmn S_plmn a_l a_m a_n*`.
 
-    W is the lens, a unitary Fourier transform; M the overlap of the mask's pixels with the modes: light that no guided
-    mode takes is lost. C are the modes at the camera's pixels, each times the root of a pixel's area; the pulse
-    s(t) = sech(t/τ) and a camera that integrates over it make y the energy on a pixel, in those of a beam that is
-    spread evenly. **Not linear** in x even at low power, where `y = |T e^{ix}|²` and T is the transmission matrix;
-    at higher power T is a function of the light itself. Both x and θ have the period 2π. The masks and the camera are
-    square, row-major, and as wide as the modes; β and S are those of `GradedIndexFibre`, β of the first mode left out.
+    W is the lens, a unitary Fourier transform; M the overlap of the mask's pixels with the modes: light outside the
+    guided modes is lost. C are the modes at the camera's pixels, each times the root of a pixel's area. The pulse is
+    s(t) = sech(t/τ), and the camera integrates over it, so y is the energy on a pixel, relative to that of an evenly
+    spread beam. **Not linear** in x even at low power, where `y = |T e^{ix}|²` and T is the transmission matrix; at
+    higher power T depends on the light itself. Both x and θ have the period 2π. The masks and the camera are square,
+    row-major, and as wide as the modes; β and S are those of `GradedIndexFibre`, minus β of the first mode.
 
     **Integration** by symmetric split steps, error O(h²) for h = length / steps: dispersion exactly, in frequency; the
-    Kerr effect by a Runge–Kutta step of the fourth order, S summed by exact quadrature. No step may turn a phase by
-    more than 0.4 rad, taken at the peak power and where the modes add up; a longer one is refused. With that the
-    energy is kept to 1e-6 (in double precision).
+    Kerr effect by a Runge–Kutta step of the fourth order, S summed by exact quadrature. A step that turns a phase by
+    more than 0.4 rad, at the peak power and where the modes add up, is refused. The energy is then conserved to 1e-6
+    (in double precision).
 
-    **Arguments:** `power`, peak, of the beam that is launched, in W; `pulse` τ in s; `times`, samples over 8 τ, which
-    close on themselves; `steps`; `mixing`, the standard deviation of hidden Hermitian matrices K₁ and K₂ with
-    `U = e^{iK₁}`, `V = e^{iK₂}`: a launch and a camera that are not where they should be, bends; drawn from `seed`. A
-    frame takes 1/60 s, for the mask and for an image alike. Source: the generalised equation is that of
-    Poletti and Horak, J. Opt. Soc. Am. B 25, 1645 (2008), here with one polarisation and without Raman effect.
+    **Arguments:**
+
+    - `d_in` (default 16), `d_out` (default 64): pixels of mask and camera, square numbers.
+    - `fibre` (default `GradedIndexFibre()`).
+    - `power` (W, default 8e5): peak power of the launched beam.
+    - `pulse` (s, default 25e-15): τ.
+    - `times` (default 32): samples over 8 τ, periodic.
+    - `steps` (default 32): along the fibre.
+    - `mixing` (default 0): standard deviation of hidden Hermitian matrices K₁ and K₂ with `U = e^{iK₁}`, `V = e^{iK₂}`:
+      misplaced launch and camera, bends.
+    - `seed` (default 0): draws them.
+    - `cost` (default: a frame takes 1/60 s, for the mask and for an image alike).
+
+    Source: the generalised equation is that of Poletti and Horak, J. Opt. Soc. Am. B 25, 1645 (2008), here with one
+    polarisation and without Raman effect.
     """
 
     stacks = True
@@ -106,18 +116,18 @@ class MultimodeFibre(Simulator):
         if self.phase_per_step > LARGEST:
             raise ArgumentError(
                 f"`MultimodeFibre(steps={self.steps})`: at {self.power:g} W a step of "
-                f"{self.fibre.length / self.steps:.3g} m turns phases by up to {self.phase_per_step:.2g} rad, and more "
+                f"{self.fibre.length / self.steps:.3g} m turns phases by up to {self.phase_per_step:.2g} rad; more "
                 f"than {LARGEST:g} is not resolved; take {math.ceil(self.steps * self.phase_per_step / LARGEST)} steps "
                 "or less power"
             )
 
     @property
     def phase_per_step(self) -> float:
-        """The most that the Kerr effect can turn a phase in one step, in rad."""
+        """The largest phase rotation by the Kerr effect in one step, in rad."""
         return abs(self.fibre.steepest()) * self.power * self.fibre.length / self.steps
 
     def unmixed(self) -> MultimodeFibre:
-        """The same fibre as it was meant, without what is hidden."""
+        """Return the same fibre without its hidden errors."""
         return MultimodeFibre(
             self.in_shape[0],
             self.out_shape[0],
@@ -133,8 +143,9 @@ class MultimodeFibre(Simulator):
         return self.transfer_with(x, theta, self.mixing.to(theta), theta.new_ones(()))
 
     def transfer_with(self, x: Tensor, theta: Tensor, mixing: Tensor, strength: Tensor) -> Tensor:
-        """The same fibre with other matrices G (2, modes, modes), `K = (G + Gᵀ)/2 + i (G − Gᵀ)/2`, and `strength` ()
-        times the Kerr effect; differentiable in both.
+        """The same fibre with other hidden matrices and another strength of the Kerr effect; differentiable in both.
+
+        `mixing` is G (2, modes, modes), `K = (G + Gᵀ)/2 + i (G − Gᵀ)/2`; `strength` () multiplies the Kerr effect.
         """
         optics = self._beside(x)
         entry, leaving = unitary(mixing)
@@ -144,13 +155,13 @@ class MultimodeFibre(Simulator):
         return (field.real.square() + field.imag.square()).sum(-2)
 
     def launched(self, x: Tensor, theta: Tensor) -> Tensor:  # (..., rows, modes)
-        """What a launch that is where it should be puts into the modes, of a beam of unit power."""
+        """Return the modes that an ideal launch excites, for a beam of unit power."""
         optics = self._beside(x)
         shown = torch.complex(x.cos(), x.sin()) @ optics["lens"]
         return (shown * torch.complex(theta.cos(), theta.sin()).unsqueeze(-2)) @ optics["launch"]
 
     def propagate(self, a: Tensor, strength: Tensor) -> Tensor:
-        """The modes' amplitudes a (..., times, modes) at the end of the fibre, for those at its start."""
+        """Return the modes' amplitudes a (..., times, modes) at the end of the fibre, for those at its start."""
         optics = self._beside(a.real)
         turn, points = strength * self._turn, optics["kerr"].real
         a = _dispersed(a, optics["half"])

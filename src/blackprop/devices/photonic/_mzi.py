@@ -23,7 +23,7 @@ Blocks = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class _Mesh(Simulator):
-    """Everything about a mesh but its block."""
+    """The common part of the meshes, without their block."""
 
     stacks = True
 
@@ -38,15 +38,16 @@ class _Mesh(Simulator):
 
     @abc.abstractmethod
     def _blocks(self, theta_phi: Tensor) -> Blocks:
-        """The elements a, b, c, d of the blocks `[[a, b], [c, d]]` of the phases (..., 2), complex (...); a mesh that
-        is not as designed sends more numbers than the two phases.
+        """Return the elements a, b, c, d of the blocks `[[a, b], [c, d]]`, complex (...), of the phases (..., 2).
+
+        An imperfect mesh passes more numbers than the two phases.
         """
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self._read_out(self._field(x, theta))
 
     def setting_bytes(self, rows: int) -> int:
-        # A setting twice; the field with what a column makes of it; that column's coefficients.
+        # A setting twice; the field before and after a column; that column's coefficients.
         return 8 * self.theta.size + 40 * (rows + 2) * self.modes
 
     def _read_out(self, field: Tensor) -> Tensor:
@@ -56,8 +57,10 @@ class _Mesh(Simulator):
         return self._propagate(x, theta.unflatten(-1, (-1, 2)))
 
     def _propagate(self, x: Tensor, settings: Tensor) -> Tensor:
-        """The amplitudes U x behind the mesh (..., rows, N), complex, for what `_blocks` takes of every block,
-        `settings` (..., N(N−1)/2, numbers). The columns meet the rows, U is never formed.
+        """Return the amplitudes U x behind the mesh (..., rows, N), complex.
+
+        `settings` (..., N(N−1)/2, numbers) are the arguments of `_blocks`. Rows pass column by column; U is never
+        formed.
         """
         n, stack = self.modes // 2, settings.shape[:-2]  # columns of a parity, blocks in an even column; settings
         evens, odds = settings.split([n * n, n * (n - 1)], -2)
@@ -83,7 +86,7 @@ class _Mesh(Simulator):
         return torch.stack((even_modes, odd_modes), -1).flatten(-2)
 
     def _columns(self, theta_phi: Tensor, *, odd: bool = False) -> list[tuple[Tensor, Tensor]]:
-        """What multiplies the first and the second inputs in each column, (..., 1, 2 outputs, blocks)."""
+        """Return the factors of the first and the second inputs in each column, (..., 1, 2 outputs, blocks)."""
         a, b, c, d = self._blocks(theta_phi)
         outputs = ((a, b), (c, d)) if odd else ((c, d), (a, b))
         pairs = [torch.stack(elements, -2) for elements in zip(*outputs, strict=True)]

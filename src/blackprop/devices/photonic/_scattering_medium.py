@@ -1,4 +1,4 @@
-"""Light through a layer of paint: a fixed random matrix, too large for any chip, behind a programmable mask."""
+"""Light through a layer of paint: a fixed random matrix of very large size, behind a programmable mask."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from blackprop.devices.photonic._light_modulator import FRAME
 
 
 class ScatteringMedium(Simulator):
-    """`y = |(x ⊙ e^{iθ}) R|²`, as a camera reads it; with `linear`, `y = Re((x ⊙ e^{iθ}) R)`, as a hologram does.
+    """`y = |(x ⊙ e^{iθ}) R|²`, read by a camera; with `linear`, `y = Re((x ⊙ e^{iθ}) R)`, read as a hologram.
 
-    x is what an amplitude modulator shows, with its sign, and θ a phase mask behind it, in rad, one pixel for each of
-    x, of period 2π; it starts clear, at θ = 0. R `(d_in, d_out)` is complex, its real and imaginary parts N(0, 1/d_in),
-    drawn from `seed`: so a row of unit pixels is read as 2 on average, and with `linear` with a variance of 1. The
-    camera's answer is not linear in x: `f(c x) = c² f(x)`.
+    x is the signed amplitude on a modulator, and θ a phase mask behind it, in rad, one pixel for each of x, of period
+    2π; it starts flat, at θ = 0. R `(d_in, d_out)` is complex, its real and imaginary parts N(0, 1/d_in). A row of unit
+    pixels therefore reads 2 on average, and with `linear` has a variance of 1. The camera's answer is not linear in x:
+    `f(c x) = c² f(x)`.
 
-    A phase moves all outputs, so nothing is declared of coupling. A medium that ages is `Drifting` around this, by a
-    walk of the paths' phases at its entrance. A frame takes 1/60 s, for the mask and for a row alike. Source: Saade et
-    al., ICASSP 2016 (arXiv 1510.06664); linear, Launay et al., arXiv 2012.06373.
+    A phase moves all outputs, so the device declares no coupling. For a medium that ages, wrap it in `Drifting`: a walk
+    of the paths' phases at its entrance. A frame takes 1/60 s, for the mask and for a row alike.
+
+    **Arguments:**
+
+    - `d_in`, `d_out`: numbers of pixels of the mask and the camera.
+    - `linear` (default False): a hologram.
+    - `seed` (default 0): draws R.
+    - `cost` (default: as above).
+
+    Sources: Saade et al., ICASSP 2016 (arXiv 1510.06664); linear, Launay et al., arXiv 2012.06373.
     """
 
     stacks = True
@@ -43,7 +51,7 @@ class ScatteringMedium(Simulator):
 
     @property
     def medium(self) -> Tensor:  # (d_in, d_out), complex
-        """R, which no laboratory knows."""
+        """R, which is unknown in a laboratory."""
         d_in, d_out = self.declaration.d_in, self.declaration.d_out
         return torch.complex(self._matrix[:d_in, :d_out], -self._matrix[d_in:, :d_out])
 

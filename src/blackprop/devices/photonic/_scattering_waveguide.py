@@ -1,4 +1,4 @@
-"""Spin waves that scatter in a waveguide, excited and read at every place at once."""
+"""Spin waves that scatter in a waveguide, excited and read at all cells at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from blackprop.devices.reservoirs._reservoir import (
     start_from,
 )
 
-POWER, MASK = range(2)  # where θ holds what; a detuning a node behind the mask
+POWER, MASK = range(2)  # places in θ; a detuning for each node follows the mask
 
 
 @final
@@ -34,20 +34,23 @@ class SpinWaveScatterer(Reservoir):
     `ȧ_n = −(Γ + i Γδ_n + i N|a_n|²) a_n − i (J_n a_{n+1} + J_{n−1} a_{n−1}) + κ (Σ_c m_nc u_c + p)`,
 
     and a diode at each of the `nodes` cells reads |a_n|² at the end of a sample, which is held for `period`. The
-    couplings J_n differ by `disorder`, so that waves scatter; the ends reflect. Where they are all J, a wave of wave
-    number k has the frequency 2J cos k and travels at most 2J cells a second. θ holds the pump p ≥ 0, the antennas'
-    mask m, node by node, `(nodes, channels)`, then the detunings δ, one a cell, in linewidths Γ. From rest,
-    a = `initial`.
+    couplings J_n differ by `disorder`, so that waves scatter; the ends reflect. If all are J, a wave of wave number k
+    has the frequency 2J cos k and travels at most 2J cells a second. θ holds the pump p ≥ 0, the antennas' mask m, node
+    by node, `(nodes, channels)`, then the detunings δ, one a cell, in linewidths Γ. From rest, a = `initial`. Cells do
+    not amplify: a wave decays by e^{−Γt} after t, and is remembered in interference until then.
 
-    No cell amplifies: what enters has faded by e^{−Γt} after t, and is remembered in interference until then.
+    **Integration** by Strang splitting, error O(h²) for h = period / substeps: half of the drive; half a step of
+    damping and shifts, exact; a step of the coupling, exact and unitary; and the same in reverse. Stable for every h.
 
-    **Integration** by Strang splitting, error O(h²) for h = period / substeps: half of what enters, half a step of
-    damping and shifts, exactly, one of the coupling, exactly and unitary, and the same again backwards. Stable for
-    every h.
+    **Arguments:**
 
-    **Arguments:** `period` in s; `damping` Γ, `coupling` J and `shift` N (per unit of |a|²) in rad/s; `disorder`, the
-    standard deviation of ln J_n, drawn from `seed`; `injection` κ in 1/s; `pump` to start from, with a mask drawn from
-    U(−`scale`, `scale`) and detunings from U(−1, 1). A row takes time · period seconds.
+    - `time` (samples), `channels` (default 1), `nodes` (default 50).
+    - `period` (s, default 100e-9); `substeps` (default 4).
+    - `damping` Γ, `coupling` J (rad/s); `shift` N (rad/s per unit of |a|²).
+    - `disorder` (default 0.2): standard deviation of ln J_n, drawn from `seed`.
+    - `injection` (1/s): κ.
+    - `pump` (default 0.3): initial p. The mask starts from U(−`scale`, `scale`) and the detunings from U(−1, 1).
+    - `cost` (default: time · period seconds a row).
     """
 
     strength = "pump"

@@ -29,11 +29,11 @@ from blackprop.devices.reservoirs._reservoir import (
 )
 from blackprop.errors import ArgumentError
 
-GAIN, BIAS, PHASE, MASK = range(4)  # where θ holds what; the mask is all the rest
+GAIN, BIAS, PHASE, MASK = range(4)  # places in θ; the mask is the rest
 
 
 class Drive(enum.Enum):
-    """Where the input enters the ring."""
+    """The place where the input enters the ring."""
 
     INJECTED = "injected"  # beside the bias, as a wave
     GAIN = "gain"  # as a modulation of the loop's amplification
@@ -45,23 +45,33 @@ class ActiveRing(Reservoir):
 
     `ċ = −i N|c|² c − Γ (1 + Q|c|²) c + Γ g e^{iφ} c(t−τ) / (1 + |c(t−τ)|²/P_s) + κ (m(t) u + b)`,
 
-    and a diode reads |c|². With `Drive.GAIN` the input modulates the gain, `g (1 + m(t) u)`, in place of being
-    injected. A sample is held for the time τ (`period`, if given), in which the mask m steps through `nodes` values;
-    after each the diode is read: the virtual nodes. θ holds the gain g ≥ 0, the bias b, the loop's phase φ (rad), then
-    the mask, node by node, `(nodes, channels)`. From rest, c = `initial` at all earlier times.
+    and a diode reads |c|². With `Drive.GAIN` the input is not injected but modulates the gain, `g (1 + m(t) u)`. A
+    sample is held for the time τ (`period`, if given), in which the mask m steps through `nodes` values; the diode is
+    read after each: the virtual nodes. θ holds the gain g ≥ 0, the bias b, the loop's phase φ (rad), then the mask,
+    node by node, `(nodes, channels)`. From rest, c = `initial` at all earlier times.
 
-    **Threshold.** Small waves grow or fade as e^{λt}, `λ = −Γ + Γ g e^{iφ − λτ}` (`mode` solves it): at φ = 0 the ring
+    **Threshold.** Small waves grow or decay as e^{λt}, `λ = −Γ + Γ g e^{iφ − λτ}` (`mode` solves it): at φ = 0 the ring
     oscillates from g = 1 on, off resonance from `√(1 + (Ω/Γ)²)` on, at the pulled frequency `tan(φ − Ωτ) = Ω/Γ`. Below,
     it forgets at the rate −Re λ; above, saturation holds it on a limit cycle. Without saturation and nonlinear damping
-    nothing does: there gains above 1 are outside its limits.
+    the wave is unbounded, and gains above 1 are outside the limits.
 
-    **Integration** by Strang splitting, error O(h²) for the step h = period / nodes / substeps: half a step of what
-    enters (known already, as long as τ ≥ h), one of the exact flow of damping and frequency shift, half a step of what
-    enters. The flow never grows, whatever h. τ must be a whole number of steps.
+    **Integration** by Strang splitting, error O(h²) for the step h = period / nodes / substeps: half a step of the
+    drive (known in advance if τ ≥ h), one of the exact flow of damping and frequency shift, half a step of the drive.
+    The flow never grows, for any h. τ must be a whole number of steps.
 
-    **Arguments:** `delay` τ and `period` in s; `damping` Γ in rad/s; `shift` N in rad/s and `nonlinear_damping` Q for
-    powers in units in which the saturation power P_s is `saturation` (inf for none); `injection` κ in 1/s; `gain`,
-    `bias` and `phase` to start from, with a mask drawn from U(−`scale`, `scale`). A row takes time · period seconds.
+    **Arguments:**
+
+    - `time` (samples), `channels` (default 1), `nodes` (default 50).
+    - `drive` (default `Drive.INJECTED`).
+    - `delay` (s, default 500e-9): τ; `period` (s, default τ); `substeps` (default 1).
+    - `damping` (rad/s): Γ; `shift` (rad/s): N and `nonlinear_damping`: Q, for powers in units in which the saturation
+      power P_s is `saturation` (inf for none).
+    - `injection` (1/s): κ.
+    - `gain`, `bias`, `phase`: initial values. The mask starts from U(−`scale`, `scale`).
+    - `cost` (default: time · period seconds a row).
+
+    **Raises** `ArgumentError` for a delay that is not a whole number of steps, or a gain above 1 without saturation.
+
     Source: the delay model of magnonic auto-oscillation rings, arXiv 2506.04523.
     """
 
@@ -100,7 +110,9 @@ class ActiveRing(Reservoir):
         if not isinstance(drive, Drive):
             raise ArgumentError(f"`ActiveRing(drive=...)` must be a member of ActiveRing.Drive, got {drive!r}")
         if drive is Drive.GAIN and not bias and not initial:
-            raise ArgumentError("`ActiveRing(drive=Drive.GAIN)` amplifies nothing: give a bias or an initial amplitude")
+            raise ArgumentError(
+                "`ActiveRing(drive=Drive.GAIN)` has no wave to amplify: give a bias or an initial amplitude"
+            )
         self.drive, self.delay, self.damping, self.shift = drive, delay, damping, shift
         self.nonlinear_damping, self.saturation, self.injection = nonlinear_damping, saturation, injection
         self.initial, self.substeps = initial, substeps
@@ -113,7 +125,7 @@ class ActiveRing(Reservoir):
         super().__init__(time, channels, nodes, theta, cost=cost)
 
     def mode(self, theta: Tensor) -> complex:
-        """λ of the slowest small wave at the setting (P,), in 1/s: it grows at Re λ and turns at Im λ, in rad/s."""
+        """Return λ of the slowest small wave at the setting (P,), in 1/s: growth Re λ, rotation Im λ in rad/s."""
         loop = self.damping * self.delay
         gain, phase = float(theta[GAIN]), math.remainder(float(theta[PHASE]), 2 * math.pi)
         if not gain:
@@ -128,7 +140,7 @@ class ActiveRing(Reservoir):
     def evolve(self, x: Tensor, theta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         gain, bias, phase = (theta[..., i : i + 1] for i in (GAIN, BIAS, PHASE))
         drive = masked(x, theta[..., MASK:]).flatten(-2).movedim(-1, 0).repeat_interleave(self.substeps, 0)
-        # Half a step of everything that enters: it enters in two halves.
+        # The drive enters in two halves, before and after the decay.
         loop = gain * torch.complex(phase.cos(), phase.sin()) * (self.damping * self.step / 2)
         kick = self.injection * self.step / 2
 
@@ -153,7 +165,7 @@ class ActiveRing(Reservoir):
         return c / (1 + (c.real.square() + c.imag.square()) / self.saturation)
 
     def _integrate(self, c: Tensor, first: Tensor, last: Tensor) -> Tensor:
-        """The envelope after each of the steps (steps, ..., rows): `first` enters, the wave decays, `last` enters."""
+        """Return the envelope after each step (steps, ..., rows): `first` enters, the wave decays, `last` enters."""
         between = (last[:-1] + first[1:]).unbind(0)
         decayed = [self._decay(c + first[0])]
         for entering in between:
@@ -165,7 +177,9 @@ class ActiveRing(Reservoir):
 
 
 def _is_bounded(saturation: float, nonlinear_damping: float, gain: float) -> bool:
-    """Whether something holds the wave above threshold; if not, no gain may be above it."""
+    """Return whether saturation or nonlinear damping bounds the wave above threshold; if not, gains above 1 are
+    refused.
+    """
     if not saturation > 0:
         raise ArgumentError(f"`ActiveRing(saturation=...)` must be positive, got {saturation}")
     bounded = math.isfinite(saturation) or nonlinear_damping > 0
@@ -177,7 +191,7 @@ def _is_bounded(saturation: float, nonlinear_damping: float, gain: float) -> boo
 
 
 def _lambert(log: complex) -> complex:
-    """The principal branch of w e^w = e^log, by Newton's method on `w + ln w = log`."""
+    """Return the principal branch of w e^w = e^log, by Newton's method on `w + ln w = log`."""
     w = log - cmath.log(log) if log.real > 1 else cmath.log(1 + cmath.exp(log))
     for _ in range(50):
         w -= (w + cmath.log(w) - log) / (1 + 1 / w)

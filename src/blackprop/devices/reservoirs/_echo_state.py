@@ -1,4 +1,4 @@
-"""The echo-state network: the digital reservoir that physical ones are measured against."""
+"""The echo-state network: the digital baseline for physical reservoirs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blackprop.devices.reservoirs._reservoir import (
 )
 from blackprop.errors import ArgumentError
 
-RADIUS, LEAK, BIAS, MASK = range(4)  # where θ holds what; the mask is all the rest
+RADIUS, LEAK, BIAS, MASK = range(4)  # places in θ; the mask is the rest
 
 
 @final
@@ -32,10 +32,18 @@ class EchoState(Reservoir):
 
     W is dense, drawn from U(−1, 1) by `seed` and scaled to the spectral radius 1, w from U(−1, 1). θ holds the spectral
     radius ρ ≥ 0, the leak a in [0, 1], the bias b, then the input weights m, node by node, `(nodes, channels)`. From
-    rest, s = `initial`. With ρ < 1 it forgets, in practice; with the bias away from 0 well beyond.
+    rest, s = `initial`. With ρ < 1 it forgets in practice; with a bias, well beyond.
 
-    **Arguments:** `radius`, `leak` and `bias` to start from, with input weights drawn from U(−`scale`, `scale`). A
-    digital device costs no lab time. Source: Jaeger, GMD report 148 (2001).
+    **Arguments:**
+
+    - `time` (samples), `channels` (default 1), `nodes` (default 200).
+    - `radius` (default 0.9), `leak` (default 1), `bias` (default 0.3): initial values. The input weights start from
+      U(−`scale`, `scale`).
+    - `initial` (default 0).
+    - `seed` (default 0).
+    - `cost` (default None): a digital device costs no lab time.
+
+    Source: Jaeger, GMD report 148 (2001).
     """
 
     strength = "spectral radius"

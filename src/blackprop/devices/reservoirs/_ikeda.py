@@ -25,7 +25,7 @@ from blackprop.devices.reservoirs._reservoir import (
     whole_steps,
 )
 
-GAIN, PHASE, MASK = range(3)  # where θ holds what; the mask is all the rest
+GAIN, PHASE, MASK = range(3)  # places in θ; the mask is the rest
 
 
 @final
@@ -34,19 +34,27 @@ class Ikeda(Reservoir):
 
     `T ẋ = −x + β sin²(x(t−τ) + m(t) u + φ)`.
 
-    A sample is held for the time τ (`period`, if given), in which the mask m steps through `nodes` values; after each,
-    x is read: the virtual nodes. θ holds the gain β ≥ 0, the phase φ (rad), then the mask, node by node,
-    `(nodes, channels)`. From rest, x = `initial` at all earlier times.
+    A sample is held for the time τ (`period`, if given), in which the mask m steps through `nodes` values; x is read
+    after each: the virtual nodes. θ holds the gain β ≥ 0, the phase φ (rad), then the mask, node by node, `(nodes,
+    channels)`. From rest, x = `initial` at all earlier times.
 
     A fixed point x₀ is stable for every delay while `|β sin 2(x₀ + φ)| < 1`: there the fibre forgets. Beyond, at
-    negative slopes, it oscillates with the period 2τ, and then turns chaotic. It is bounded by β.
+    negative slopes, it oscillates with the period 2τ, and then becomes chaotic. It is bounded by β.
 
-    **Integration** by the exact answer of the filter to a drive that is linear over a step, h = period / nodes /
+    **Integration** by the exact response of the filter to a drive that is linear over a step, h = period / nodes /
     substeps: error O(h²), stable for every h. τ must be a whole number of steps; a delay is one product of matrices.
 
-    **Arguments:** `delay` τ, `period` and `response` T in s; `gain`, `phase` to start from, with a mask drawn from
-    U(−`scale`, `scale`), in rad. A row takes time · period seconds. Sources: Larger et al., Opt. Express 20, 3241
-    (2012), whose τ and T these are; Paquot et al., Sci. Rep. 2, 287 (2012).
+    **Arguments:**
+
+    - `time` (samples), `channels` (default 1), `nodes` (default 50).
+    - `delay` (s, default 20.87e-6): τ; `period` (s, default τ); `response` (s, default 240e-9): T; `substeps` (default
+      1).
+    - `gain` (default 0.9), `phase` (rad, default 0.3): initial values. The mask starts from U(−`scale`, `scale`), in
+      rad.
+    - `initial` (default 0).
+    - `cost` (default: time · period seconds a row).
+
+    Sources: Larger et al., Opt. Express 20, 3241 (2012), for τ and T; Paquot et al., Sci. Rep. 2, 287 (2012).
     """
 
     strength = "gain"

@@ -1,4 +1,4 @@
-"""What reservoirs share: rows that are sequences, a state that starts at rest, and a way to carry it over."""
+"""The common part of reservoirs: rows that are sequences, a state that starts at rest, and a way to carry it over."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from blackprop.errors import ArgumentError, ReadingError, ShapeError
 
 
 class Reservoir(Simulator):
-    """A device with a memory: a row is a sequence `(time, channels)`, its answer `(time, nodes)`.
+    """A device with memory: a row is a sequence `(time, channels)`, its reading `(time, nodes)`.
 
-    Subclasses write two pure, differentiable functions in place of `transfer`: `rest(x, theta)`, the state in which a
-    row begins, and `evolve(x, theta, state)`, the readings and the state in which it ends. Both take settings stacked
-    in front. Every row begins at rest, so rows do not meet and queries leave no trace; `Carried` changes that.
+    Subclasses write two pure, differentiable functions in place of `transfer`: `rest(x, theta)`, the initial state of a
+    row, and `evolve(x, theta, state)`, the readings and the final state. Both take settings stacked in front. Every row
+    begins at rest, so rows are independent and queries have no after-effect; `Carried` changes that.
     """
 
     stacks = True
-    strength: str  # what θ[0] is called: the number to blame when the state runs away
+    strength: str  # the name of θ[0], for the error when the state diverges
 
     def __init__(self, time: int, channels: int, nodes: int, theta: ThetaSpec, *, cost: Cost) -> None:
         super().__init__((time, channels), (time, nodes), theta, cost=cost)
 
     @abc.abstractmethod
     def rest(self, x: Tensor, theta: Tensor) -> Tensor:
-        """The state (..., rows, numbers) before the first sample."""
+        """Return the state (..., rows, numbers) before the first sample."""
 
     @abc.abstractmethod
     def evolve(self, x: Tensor, theta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The readings (..., rows, time, nodes) of the rows that begin in `state`, and the state they end in."""
+        """Return the readings (..., rows, time, nodes) of the rows that begin in `state`, and their final state."""
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self.evolve(x, theta, self.rest(x, theta))[0]
@@ -63,7 +63,7 @@ class Reservoir(Simulator):
         return readings
 
     def check_finite(self, y: Tensor, theta: Tensor) -> None:
-        """Raise where the state ran away, and name the number to blame."""
+        """Raise `ReadingError` if the state diverged, and name the responsible parameter."""
         if not bool(y.isfinite().all()):
             sample = int((~y.isfinite()).flatten(2).any(-1).any(0).nonzero()[0])
             raise ReadingError(
@@ -74,11 +74,11 @@ class Reservoir(Simulator):
 
 @final
 class Carried(Wrapper):
-    """A reservoir whose rows go on where the last ones ended: row i of a reading continues row i of the one before.
+    """A reservoir whose rows continue from the final states of the previous reading, row by row.
 
-    For a sequence that is longer than a row, read piece by piece. **Every** reading moves the state, whoever asks, as
-    on the bench; a derivative is not offered, and answers depend on history, so what trains θ uses the reservoir
-    itself. `state` (rows, numbers) is None at rest, where `reset()` puts it back; it is part of `state_dict`.
+    For a sequence that is longer than a row, read piece by piece. **Every** reading moves the state, for any purpose,
+    as on the bench. A derivative is not offered, and answers depend on history, so train θ on the reservoir itself.
+    `state` (rows, numbers) is None at rest; `reset()` returns to rest. It is part of `state_dict`.
     """
 
     def __init__(self, device: Reservoir) -> None:
@@ -125,23 +125,26 @@ class Carried(Wrapper):
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """Each sample of the rows (..., rows, time, channels) times the masks (..., nodes · channels), node by node:
-    (..., rows, time, nodes).
+    """Return each sample of the rows (..., rows, time, channels) times the masks (..., nodes · channels), node by node.
+
+    The result has shape (..., rows, time, nodes).
     """
     return x @ mask.unflatten(-1, (-1, x.shape[-1])).mT.unsqueeze(-3)
 
 
 def stacked_rows(x: Tensor, theta: Tensor) -> tuple[int, ...]:
-    """The dimensions (..., rows) of the states of the rows x at the settings theta."""
+    """Return the dimensions (..., rows) of the states of the rows x at the settings theta."""
     return tuple(torch.broadcast_shapes(x.shape[:-2], (*theta.shape[:-1], 1)))
 
 
 def around_a_loop(
     advance: Callable[[Tensor, Tensor, Tensor], Tensor], drive: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a ring with a delay does under `drive` (steps, ..., rows), and the state it ends in: all of its values over
-    one delay, (..., rows, delay in steps + 1). What comes back within a delay is known at its beginning, so
-    `advance(back, now, drive)` answers as many steps at once: `back` is what returns at their beginnings and ends.
+    """Integrate a ring with a delay under `drive` (steps, ..., rows); return its readings and its final state.
+
+    The state is all values over one delay, (..., rows, delay in steps + 1). Returning values within a delay are known
+    at its beginning, so `advance(back, now, drive)` makes that many steps at once: `back` holds the returning values at
+    their beginnings and ends.
     """
     recent, pieces = state.movedim(-1, 0), []
     for section in drive.split(len(recent) - 1):
@@ -163,21 +166,21 @@ def decay(z: Tensor, fade: float, nonlinear: float, shift: float) -> Tensor:
 
 
 def start_from(values: tuple[float, ...], size: int, scale: float, generator: torch.Generator) -> Tensor:
-    """The numbers that a setting begins with, then a mask drawn from U(−scale, scale): (size,)."""
+    """Return the leading numbers of a setting, then a mask drawn from U(−scale, scale): (size,)."""
     theta = uniform(size, -scale, scale, generator)
     theta[: len(values)] = torch.tensor(values, device=theta.device)
     return theta
 
 
 def not_negative(size: int, first: float = math.inf) -> tuple[Tensor, Tensor]:
-    """The limits of a setting whose first number is not negative, and at most `first`."""
+    """Return the limits of a setting whose first number is not negative, and at most `first`."""
     low, high = torch.full((size,), -math.inf), torch.full((size,), math.inf)
     low[0], high[0] = 0.0, first
     return low, high
 
 
 def whole_steps(device: str, delay: float, step: float) -> int:
-    """How many integration steps the delay holds; it must hold a whole number of them."""
+    """Return the number of integration steps in the delay, which must be an integer."""
     if delay < step * (1 - 1e-6):
         raise ArgumentError(f"`{device}(delay=...)`: {delay:g} s is shorter than the integration step of {step:g} s")
     steps = round(delay / step)
