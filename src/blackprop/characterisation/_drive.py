@@ -61,7 +61,7 @@ def drive(stand: Stand) -> Procedure[Drive]:
     rails = _at_rails(stand, y)
     if rails > RAILS:
         found.faults.append(f"saturated: {rails:.0%} of the readings stand at one end of the range")
-    elif growth < GROWS and turned < TURNS and most >= STRONG:  # within limits of inputs, less growth is no evidence
+    elif growth < GROWS and turned < TURNS and most >= STRONG:  # within limits of inputs, less growth is not evidence
         found.faults.append(f"saturated: {STRONG:g} times the drive gives {growth:.2g} times the output")
     if turned < TURNS:
         text = f"{turned:.0%} of the outputs turn back; {most:.3g} times the drive gives {growth:.2g} times the signal"
