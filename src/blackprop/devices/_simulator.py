@@ -15,23 +15,23 @@ from blackprop.core._round import Round, Run
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError
 
-# What one batched call of a simulator may hold: settings and rows beyond it are served in several calls.
+# Memory of one batched call of a simulator; settings and rows beyond it are served in several calls.
 BATCH_BYTES = 64 * 2**20
 
 
 class Simulator(Device):
-    """A device that is a pure function: subclasses write `transfer(x, theta)` in PyTorch, and nothing else.
+    """A device that is a pure function: subclasses write `transfer(x, theta)` in PyTorch.
 
-    Settings are stacked: a round of queries is served in as few calls as memory allows. By default they are stacked by
-    `torch.vmap`. A subclass whose `transfer` takes leading settings dimensions, x `(rows, *in_shape)` or
-    `(S, rows, *in_shape)` with theta `(S, P)`, says so with `stacks = True` and saves that overhead.
+    Settings are stacked: a round of queries is served in as few calls as memory allows. By default `torch.vmap` stacks
+    them. A subclass whose `transfer` takes leading settings dimensions, x `(rows, *in_shape)` or `(S, rows, *in_shape)`
+    with theta `(S, P)`, sets `stacks = True` and saves that overhead.
     """
 
     stacks: bool = False
 
     @abc.abstractmethod
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        """The rows (rows, *in_shape) at the setting theta (P,): (rows, *out_shape). Pure, differentiable."""
+        """Return the readings (rows, *out_shape) of the rows (rows, *in_shape) at theta (P,). Pure, differentiable."""
 
     def program(self, theta: Tensor, /) -> None:
         self.theta.check(theta)
@@ -70,11 +70,11 @@ class Simulator(Device):
         return self.transfer
 
     def setting_bytes(self, rows: int) -> int:
-        """About what one setting of a batched call holds in memory; bounds how many are served together."""
+        """Estimate the memory of one setting of a batched call, which bounds how many are served together."""
         return 4 * (2 * self.theta.size + rows * (math.prod(self.in_shape) + math.prod(self.out_shape)))
 
     def _stacks(self, asked: Round) -> list[list[Run]]:
-        """Consecutive runs that fit into one batched call: equally many rows, within the memory bound."""
+        """Return consecutive runs that fit into one batched call: equally many rows, within the memory bound."""
         sizes = asked.sizes()
         stacks: list[list[Run]] = []
         for rows, same in groupby(asked.runs, key=lambda run: sum(sizes[run.first : run.last])):
@@ -84,7 +84,7 @@ class Simulator(Device):
         return stacks
 
     def _serve(self, asked: Round, runs: list[Run]) -> list[Tensor]:
-        """The readings of the queries of these runs, in order."""
+        """Return the readings of the queries of these runs, in order."""
         blocks = [asked.rows_of(run) for run in runs]
         first = blocks[0]
         if len(runs) == 1:

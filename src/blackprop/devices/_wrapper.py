@@ -16,11 +16,14 @@ from blackprop.errors import ArgumentError
 
 
 class Wrapper(Device):
-    """A device around a device: changes what is written, sent or read, on every query alike, whoever asks.
+    """A device around a device: changes the settings, rows or readings of every query alike.
 
-    Subclasses replace what they need of three hooks: `_setting(theta, fresh)`, what is written in place of θ (`fresh`
-    when this is a programming, False while the device holds θ already), `_drive(x)`, what is sent in place of the rows,
-    and `_sense(y, purpose)`, what is read in place of the outputs.
+    Subclasses override three hooks as needed:
+
+    - `_setting(theta, fresh)`: the setting to write in place of θ; `fresh` is True for a programming, False while the
+      device holds θ already.
+    - `_drive(x)`: the rows to send.
+    - `_sense(y, purpose)`: the readings to return.
     """
 
     survives: ClassVar[Survives] = ()
@@ -74,7 +77,9 @@ class Wrapper(Device):
         asked = Round.of(queries)
         for kind in asked.kinds:
             if kind is not None:
-                find(str(self), self.capabilities, kind)  # what does not survive the wrapper is refused here
+                find(
+                    str(self), self.capabilities, kind
+                )  # capabilities that do not survive the wrapper are refused here
         held, self._programmed = self._programmed, None
         readings = self.device.measure(self._sent(asked, held))
         sensed = [
@@ -85,7 +90,7 @@ class Wrapper(Device):
         return sensed
 
     def _sent(self, asked: Round, held: Tensor | None) -> Round:
-        """The round that the device inside is asked: every setting and every distinct block of rows changed once."""
+        """Return the round for the inner device: every setting and every distinct block of rows changed once."""
         driven: dict[int, Tensor] = {}  # rows shared by many queries are driven once, and stay shared
         sent: Sequence[Query] = []
         written: Tensor | None = None
@@ -105,7 +110,7 @@ class Wrapper(Device):
         return Round.of(sent) if changed else asked
 
     def _sense_action(self, y: Tensor, query: Query) -> Tensor:
-        """What is read of a capability in place of y; by default as of a reading."""
+        """Return the readings of a capability; by default as other readings."""
         return self._sense(y, query.purpose)
 
     def repeated(self) -> Count:

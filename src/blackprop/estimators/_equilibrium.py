@@ -28,8 +28,8 @@ class EquilibriumPropagation(Estimator):
 
     **Arguments:**
 
-    - `step` (default 1.0): β, which multiplies `∂L/∂y` as autograd returns it. A loss that is a mean over B rows takes B
-      times the β of one that is a sum.
+    - `step` (default 1.0): β, which multiplies `∂L/∂y` as autograd returns it. A loss that is a mean over B rows takes
+      B times the β of one that is a sum.
     - `centred` (default True): False for the one-sided form.
 
     **Raises** `IncompatibleError` for a device without the capability.

@@ -1,4 +1,4 @@
-"""Does a device do what its capabilities say?"""
+"""Whether a device fulfils the declarations of its capabilities."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from blackprop.testing._probe import SIGMAS, Probe
 
 
 def check_capabilities(probe: Probe) -> None:
-    """Check the declared capabilities one after the other; a device that declares none passes."""
+    """Check the declared capabilities one after the other; a device without any passes."""
     for capability in probe.spec.capabilities:
         _check(probe, capability)
 
 
 def _check(probe: Probe, capability: Capability) -> None:
-    """One capability.
+    """Check one capability.
 
-    Rows of its shape are answered by finite readings of its shape and the rows' dtype. In a round with ordinary
-    readings at the same setting it costs no further programming, it is counted by its name, and, unless it writes, it
-    moves no ordinary reading and repeats its own.
+    Rows of its shape must be answered by finite readings of its shape and the rows' dtype. In a round with ordinary
+    readings at the same setting it must cost no further programming. It is counted by its name and, unless it writes,
+    changes no ordinary reading and repeats its own.
     """
     spec, claim = probe.spec, f"capability {capability.name}"
     rows = capability_rows(probe, capability)
@@ -64,7 +64,7 @@ def _check(probe: Probe, capability: Capability) -> None:
 
 
 def capability_rows(probe: Probe, capability: Capability) -> Tensor:
-    """Random rows that the capability may be sent, as many as the probe has."""
+    """Return random rows for the capability, as many as the probe has."""
     if capability.row_shape(probe.spec) == probe.spec.in_shape:
         return probe.x
     x = normal((len(probe.x), *capability.row_shape(probe.spec)), torch.Generator().manual_seed(0))

@@ -45,10 +45,10 @@ def check_device(
 ) -> Report:
     """Measure whether `device` fulfils its declaration.
 
-    Checks shapes, limits of θ and of the inputs, period, linearity, coupling, capabilities, that θ and x alone determine
-    the output, and that x may have any memory layout. Two readings count as equal within `tolerance` of the largest output and 6
-    standard deviations of the device's own noise, which is measured first. On a noisy device, compared values are read
-    `repeats` times, alternating.
+    Checks shapes, limits of θ and of the inputs, period, linearity, coupling, capabilities, that θ and x alone
+    determine the output, and that x may have any memory layout. Two readings count as equal within `tolerance` of the
+    largest output and 6 standard deviations of the device's own noise, which is measured first. On a noisy device,
+    compared values are read `repeats` times, alternating.
 
     **Arguments:**
 
