@@ -32,7 +32,7 @@ def test_the_allowance_is_a_reserve_and_a_share_less_what_was_spent(caplog):
     events = [(e.batch, e.what, e.residual, e.rows, e.programmings) for e in monitor.events]
     assert events == [(4, FOUND, 4.5, 50, 1), (4, AGAIN, 9.0, 70, 16)]
     assert monitor.diagnosis() == {"moved": 2, "moved_rows": 120, "moved_programmings": 17, "moved_allowance": 0}
-    with pytest.warns(BlackpropWarning, match="the 1 rows to find out where to are more than the 0"):
+    with pytest.warns(BlackpropWarning, match="the 1 rows to find its displacement are more than the 0"):
         assert not monitor.covers(1, "bench")
     assert not monitor.covers(1, "bench")  # told once
     assert monitor.covers(0, "bench")
