@@ -82,7 +82,7 @@ class Surrogate(nn.Module, abc.ABC):
         """`∂L/∂x` at the setting theta (P,), by queries; by default `vjp`, which makes none."""
         del theta
         return self.vjp(x, grad_y)
-        yield  # a procedure that asks no query
+        yield  # a procedure that makes no queries
 
     def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         """Return `∂L/∂x` for rows x with readings y, after other batches have been observed at the same setting.

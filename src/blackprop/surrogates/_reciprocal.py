@@ -53,7 +53,7 @@ class Reciprocal(Surrogate):
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old, theta_new, generator
         return
-        yield  # a procedure that asks no query
+        yield  # a procedure that makes no queries
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         del x, grad_y
