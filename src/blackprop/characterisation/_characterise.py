@@ -28,7 +28,8 @@ from blackprop.core._ledger import Ledger
 from blackprop.core._metered import metered
 from blackprop.core._procedure import Procedure, ask, run
 from blackprop.core._query import Count, Purpose
-from blackprop.devices import Declared, Device, Simulator, Wrapper
+from blackprop.devices import Declared, Device, Simulator
+from blackprop.devices._wrapper import unwrapped
 from blackprop.errors import ArgumentError, BudgetExhausted, ReadingError
 
 T = TypeVar("T")
@@ -198,9 +199,7 @@ class _Inquiry:
 
     def _cost(self) -> Cost | None:
         """Declare the measured cost if the device declares none; the time of a `Simulator` is not a laboratory's."""
-        inner = self.stand.device
-        while isinstance(inner, Wrapper):
-            inner = inner.device
+        inner = unwrapped(self.stand.device)
         return None if self.stand.spec.cost != Cost() or isinstance(inner, Simulator) else self.clock.cost()
 
     def _result(self, why: str) -> Characterisation:

@@ -13,7 +13,7 @@ from blackprop.conversion._by_response import ByResponse
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.devices import Device
 from blackprop.devices._declared import Declared
-from blackprop.devices._wrapper import Wrapper
+from blackprop.devices._wrapper import unwrapped
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import Estimator
 from blackprop.surrogates import CalibratedResponse, Surrogate, Twin
@@ -31,11 +31,7 @@ def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Progra
         return ByResponse(surrogate)
     if device.coupling is Coupling.ELEMENT:
         return ByResponse()
-    inner = device
-    while isinstance(inner, Wrapper) and not isinstance(
-        inner, Declared
-    ):  # `Declared` may have renumbered the parameters
-        inner = inner.device
+    inner = unwrapped(device, but=Declared)  # which may have renumbered the parameters
     if (model := mesh_model(inner)) is not None:
         return ByModel(model)
     return ByQueries(estimator if estimator.reads is None else None)

@@ -127,3 +127,10 @@ class Wrapper(Device):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.device})"
+
+
+def unwrapped(device: Device, *, but: type[Wrapper] | tuple[type[Wrapper], ...] = ()) -> Device:
+    """The device inside all wrappers; wrappers of the types `but` are kept, with those inside them."""
+    while isinstance(device, Wrapper) and not isinstance(device, but):
+        device = device.device
+    return device

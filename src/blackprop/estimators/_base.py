@@ -24,9 +24,13 @@ class Estimator(abc.ABC):
     def bias_order(self) -> int | None:
         """The order q of a bias that is O(step^q); None for an estimator without bias, except rounding."""
 
-    @abc.abstractmethod
     def relative_variance(self, size: int) -> float:
-        """Return `E|ĝ − E ĝ|² / |g|²` for P = `size` parameters on a noise-free device; 0 if deterministic."""
+        """Return `E|ĝ − E ĝ|² / |g|²` for P = `size` parameters on a noise-free device.
+
+        By default 0, for an estimator that draws no random number.
+        """
+        del size
+        return 0.0
 
     @property
     def reads(self) -> object | None:

@@ -44,10 +44,6 @@ class Coordinate(Estimator):
     def bias_order(self) -> int | None:
         return self.difference.order
 
-    def relative_variance(self, size: int) -> float:
-        del size
-        return 0.0
-
     def check(self, spec: Declaration) -> None:
         spec.theta.check_reach(self.step)
         if self.contraction is not None:

@@ -48,10 +48,6 @@ class EquilibriumPropagation(Estimator):
     def bias_order(self) -> int | None:
         return 2 if self.centred else 1
 
-    def relative_variance(self, size: int) -> float:
-        del size
-        return 0.0
-
     def check(self, spec: Declaration) -> None:
         spec.capability(Nudges)
 

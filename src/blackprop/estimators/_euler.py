@@ -63,10 +63,6 @@ class EulerGradient(Estimator):
     def bias_order(self) -> int | None:
         return None
 
-    def relative_variance(self, size: int) -> float:
-        del size
-        return 0.0
-
     def check(self, spec: Declaration) -> None:
         if len(spec.in_shape) != 1 or len(spec.out_shape) != 2 or spec.out_shape[1:] != spec.in_shape:
             raise IncompatibleError(

@@ -46,10 +46,6 @@ class Modelled(Estimator):
     def bias_order(self) -> int | None:
         return None
 
-    def relative_variance(self, size: int) -> float:
-        del size
-        return 0.0
-
     def vjp(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:

@@ -21,10 +21,6 @@ class Oracle(Estimator):
     def bias_order(self) -> int | None:
         return None
 
-    def relative_variance(self, size: int) -> float:
-        del size
-        return 0.0
-
     def check(self, spec: Declaration) -> None:
         if spec.oracle is None:
             raise IncompatibleError(f"`estimators.Oracle()` needs a simulator to differentiate; {spec.name} is not one")

@@ -48,10 +48,6 @@ class ParameterShift(Estimator):
     def bias_order(self) -> int | None:
         return None
 
-    def relative_variance(self, size: int) -> float:
-        del size
-        return 0.0
-
     def check(self, spec: Declaration) -> None:
         if spec.theta.period is None:
             raise IncompatibleError(f"`ParameterShift` needs a device that declares a period, and {spec.name} does not")

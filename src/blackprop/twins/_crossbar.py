@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.devices._base import Device
-from blackprop.devices._wrapper import Wrapper
+from blackprop.devices._wrapper import unwrapped
 from blackprop.devices.electronic._crossbar import Crossbar
 from blackprop.errors import ArgumentError
 from blackprop.twins._physical import PhysicalTwin
@@ -24,8 +24,7 @@ class CrossbarTwin(PhysicalTwin):
     """
 
     def __init__(self, device: Device) -> None:
-        while isinstance(device, Wrapper):
-            device = device.device
+        device = unwrapped(device)
         if not isinstance(device, Crossbar):
             raise ArgumentError(f"`CrossbarTwin(device)` takes a Crossbar, got {device!r}")
         cell, array = device.memristor, device.array

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from blackprop.devices import Device, Wrapper
+from blackprop.devices import Device
+from blackprop.devices._wrapper import unwrapped
 from blackprop.devices.photonic._multimode_fibre import MultimodeFibre
 from blackprop.errors import ArgumentError
 from blackprop.twins._physical import PhysicalTwin
@@ -27,8 +28,7 @@ class MultimodeFibreTwin(PhysicalTwin):
     """
 
     def __init__(self, device: Device) -> None:
-        while isinstance(device, Wrapper):
-            device = device.device
+        device = unwrapped(device)
         if not isinstance(device, MultimodeFibre):
             raise ArgumentError(f"`MultimodeFibreTwin(device)` takes a MultimodeFibre, got {device!r}")
         design = device.unmixed()

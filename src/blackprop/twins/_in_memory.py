@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from blackprop.devices._base import Device
-from blackprop.devices._wrapper import Wrapper
+from blackprop.devices._wrapper import unwrapped
 from blackprop.devices.electronic._in_memory import InMemoryODE
 from blackprop.errors import ArgumentError
 from blackprop.twins._physical import PhysicalTwin
@@ -28,8 +28,7 @@ class InMemoryTwin(PhysicalTwin):
     """
 
     def __init__(self, device: Device, *, points: int = 3, generator: torch.Generator) -> None:
-        while isinstance(device, Wrapper):
-            device = device.device
+        device = unwrapped(device)
         if not isinstance(device, InMemoryODE):
             raise ArgumentError(f"`InMemoryTwin(device)` takes an InMemoryODE, got {device!r}")
         if points < 1:

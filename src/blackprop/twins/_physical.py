@@ -18,8 +18,8 @@ from blackprop.devices import (
     MZIMesh,
     Simulator,
     ThreeSplitterMesh,
-    Wrapper,
 )
+from blackprop.devices._wrapper import unwrapped
 from blackprop.devices.photonic._imperfect import (
     ImperfectMesh,
     ImperfectMicroring,
@@ -59,7 +59,7 @@ class MeshTwin(PhysicalTwin):
     """
 
     def __init__(self, device: Device) -> None:
-        device, mesh = _unwrapped(device), None
+        device, mesh = unwrapped(device), None
         if isinstance(device, (MZIMesh, ImperfectMZIMesh)):
             mesh = ImperfectMZIMesh(*device.in_shape, *device.out_shape, phase=0, splitter=0)
         if isinstance(device, (ThreeSplitterMesh, ImperfectThreeSplitterMesh)):
@@ -90,7 +90,7 @@ class MicroringTwin(PhysicalTwin):
     """
 
     def __init__(self, device: Device) -> None:
-        device = _unwrapped(device)
+        device = unwrapped(device)
         if not isinstance(device, Microring):
             raise ArgumentError(f"`MicroringTwin(device)` takes a Microring, got {device!r}")
         bank = ImperfectMicroring(*device.in_shape, *device.out_shape, a=device.a, r=device.r, spread=0)
@@ -123,7 +123,7 @@ class LightModulatorTwin(PhysicalTwin):
     """
 
     def __init__(self, device: Device, *, harmonics: int = 4) -> None:
-        device = _unwrapped(device)
+        device = unwrapped(device)
         if not isinstance(device, LightModulator):
             raise ArgumentError(f"`LightModulatorTwin(device)` takes a LightModulator, got {device!r}")
         if harmonics < 1:
@@ -152,7 +152,7 @@ class DiffractionTwin(PhysicalTwin):
     """
 
     def __init__(self, design: Device) -> None:
-        design = _unwrapped(design)
+        design = unwrapped(design)
         if not isinstance(design, Diffraction):
             raise ArgumentError(f"`DiffractionTwin(design)` takes a Diffraction, got {design!r}")
         super().__init__(_drawing(design))
@@ -174,7 +174,7 @@ class OffsetTwin(PhysicalTwin):
     """
 
     def __init__(self, design: Device) -> None:
-        design = _unwrapped(design)
+        design = unwrapped(design)
         if not (isinstance(design, Simulator) and design.stacks):
             raise ArgumentError(f"`OffsetTwin(design)` takes a Simulator whose settings stack, got {design!r}")
         super().__init__(_drawing(design))
@@ -193,9 +193,3 @@ def _drawing(design: DesignT) -> DesignT:
             setattr(drawing, name, value.clone())
     drawing.forget()
     return drawing
-
-
-def _unwrapped(device: Device) -> Device:
-    while isinstance(device, Wrapper):
-        device = device.device
-    return device
