@@ -4,8 +4,9 @@ from blackprop.devices._base import Device
 from blackprop.devices._chain import Chain
 from blackprop.devices._declared import Declared
 from blackprop.devices._differential import Differential
+from blackprop.devices._drifting import Drifting
 from blackprop.devices._from_callable import from_callable
-from blackprop.devices._imperfections import Drifting, Noisy, Quantised
+from blackprop.devices._imperfections import Noisy, Quantised
 from blackprop.devices._matrix import LowRank, Matrix
 from blackprop.devices._monarch import Monarch
 from blackprop.devices._resampling import Resampling

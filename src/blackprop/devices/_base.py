@@ -99,7 +99,7 @@ class Device(abc.ABC):
         """All that the device says about itself; the same object as long as it says the same."""
         said = (self.in_shape, self.out_shape, self.theta, self.linear, self.coupling, self.cost, self.noise)
         said += (self.x_low, self.x_high, self.rows_each, self.capabilities)
-        before, declaration = self.__dict__.get("_said", (None, None))
+        before, declaration = self.__dict__.get("_declared", (None, None))
         if before is not None and declaration is not None and all(map(is_, said, before)):
             return declaration
         declaration = Declaration(
@@ -117,11 +117,11 @@ class Device(abc.ABC):
             rows_each=self.rows_each,
             capabilities=self.capabilities,
         )
-        self._said = (said, declaration)
+        self._declared = (said, declaration)
         return declaration
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_said"}
+        return {name: value for name, value in self.__dict__.items() if name != "_declared"}
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         """Serve one round, in order; a setting that the device holds already is not written again."""

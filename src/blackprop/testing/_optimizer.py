@@ -6,42 +6,23 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blackprop import presets
 from blackprop.core._ledger import Ledger
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Simulator
-from blackprop.errors import BlackpropError, ContractError
+from blackprop.errors import BlackpropError
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.testing._bench import Bench, Report, fork, generator_or_default, normal, relative, seeded
+from blackprop.testing._optimizer_case import Factory, OptimizerCase, TrainsByLoss, flat, set_values, values
 
 SIGMAS = 5.0  # largest error of a mean, in its own standard errors
 ROUNDING = 1e-3  # further allowed error: bias and rounding at the smallest displacement
 KNOBS = {"directions": (1, 4, 16), "keep": (1.0, 0.3, 0.1), "levels": (1, 4)}  # possible arguments of a variance law
-
-
-class TrainsByLoss(Protocol):
-    """The tested interface, that of `bp.optim.ForwardOnly`."""
-
-    param_groups: list[dict[str, Any]]
-    integration: int
-
-    @property
-    def passes(self) -> int: ...
-    @property
-    def bias_order(self) -> int: ...
-    def relative_variance(self, size: int, /) -> float: ...
-    def estimate(self, closure: Callable[[], Any], /) -> list[Tensor]: ...
-    def step(self, closure: Callable[[], Any], /) -> Any: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
-
-
-Factory = Callable[[nn.Module, torch.Generator], TrainsByLoss]
 
 
 def check_optimizer(
@@ -67,7 +48,7 @@ def check_optimizer(
 
     **Raises** `ContractError` for the first claim that does not hold.
     """
-    case = _Case(factory, generator_or_default(generator), samples, step)
+    case = OptimizerCase(factory, generator_or_default(generator), samples, step)
     _conduct(case)
     _following(case)
     _restored(case)
@@ -79,60 +60,7 @@ def check_optimizer(
     return case.bench.report()
 
 
-class _Curved(nn.Module):
-    """A loss of 7 parameters with all derivatives."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(normal((2, 3), generator, torch.float64))
-        self.bias = nn.Parameter(normal((1,), generator, torch.float64))
-        self.register_buffer("x", normal((5, 3), generator, torch.float64))
-
-    def forward(self) -> Tensor:
-        y = (self.get_buffer("x") @ self.weight.mT + self.bias).sin()
-        return (y * y.new_tensor([1.0, 2.0])).exp().mean()
-
-
-class _Case:
-    def __init__(self, factory: Factory, generator: torch.Generator, samples: int, step: float) -> None:
-        self.factory, self.generator, self.samples, self.step = factory, generator, samples, step
-        self.model = _Curved(generator)
-        self.start = _values(self.model)
-        self.truth = _flat(torch.autograd.grad(self.model(), list(self.model.parameters())))
-        sample = self.made(0)
-        self.passes, self.integration = sample.passes, sample.integration
-        self.random = sample.relative_variance(self.truth.numel()) > 0
-        self.bench = Bench(type(sample).__name__)
-
-    def made(self, seed: int, delta: float | None = None, model: nn.Module | None = None, **knobs: Any) -> TrainsByLoss:
-        """Return a new optimizer, at the start."""
-        if model is None:
-            _set(self.model, self.start)
-        made = self.factory(model if model is not None else self.model, seeded(seed, self.generator))
-        for group in made.param_groups:
-            group["delta"] = delta if delta is not None else self.step / 1000
-            group.update({name: value for name, value in knobs.items() if name in group})
-        for name in knobs.keys() - made.param_groups[0].keys():
-            setattr(made, name, knobs[name])
-        return made
-
-    def seed(self) -> int:
-        """Return a seed whose first estimate is not zero, as a sparse perturbation of few parameters may give."""
-        for seed in (fork(self.generator) for _ in range(1000)):
-            if bool(_flat(self.made(seed).estimate(self.model)).any()):
-                _set(self.model, self.start)
-                return seed
-        raise ContractError(f"{self.bench.subject}: every one of 1000 estimates is zero")
-
-    def estimates(self, **knobs: Any) -> tuple[Tensor, float]:  # (count, P)
-        """Return independent estimates, and their declared variance."""
-        made = self.made(fork(self.generator), **knobs)
-        count = max(2 * self.samples // (made.passes * made.integration), 60) if self.random else 2
-        drawn = torch.stack([_flat(made.estimate(self.model)) for _ in range(count)])
-        return drawn, made.relative_variance(self.truth.numel())
-
-
-def _conduct(case: _Case) -> None:
+def _conduct(case: OptimizerCase) -> None:
     """One estimate: counted, independent of gradients, repeatable, without side effects."""
     bench, seed, graphs = case.bench, case.seed(), []
 
@@ -141,15 +69,15 @@ def _conduct(case: _Case) -> None:
         return case.model()
 
     with bench.own_randomness():
-        first = _flat(case.made(seed).estimate(watched))
+        first = flat(case.made(seed).estimate(watched))
     case.made(seed, delta=1e3).estimate(case.model)  # large enough that adding and subtracting it would lose digits
-    moved = any(not torch.equal(a, b) for a, b in zip(_values(case.model), case.start, strict=True))
+    moved = any(not torch.equal(a, b) for a, b in zip(values(case.model), case.start, strict=True))
     bench.settle(not moved, "an estimate moves no parameter", "parameters moved" if moved else "to the bit", "none")
     bench.require(not any(graphs), "takes no gradient", "the closure ran with gradients enabled", "none")
     made = case.made(seed)
     asked, expected = len(graphs), {made.passes * made.integration + extra for extra in (0, 1)}
     bench.require(asked in expected, "passes", f"{asked} in {made.integration} steps", f"{made.passes} each")
-    off = float((_flat(made.estimate(case.model)) - first).abs().max())
+    off = float((flat(made.estimate(case.model)) - first).abs().max())
     bench.settle(off == 0, "repeats at the same seed", "exactly" if off == 0 else f"off by {off:.2g}", "exactly")
     graphs.clear()
     for _ in range(made.integration):
@@ -162,7 +90,7 @@ def _conduct(case: _Case) -> None:
     )
 
 
-def _mean_and_variance(case: _Case) -> None:
+def _mean_and_variance(case: OptimizerCase) -> None:
     bench, truth = case.bench, case.truth
     drawn, law = case.estimates()
     spread = (drawn - truth).square().sum(1) / truth.square().sum()
@@ -179,23 +107,23 @@ def _mean_and_variance(case: _Case) -> None:
     _against_law(bench, "relative variance", spread, law)
 
 
-def _law(case: _Case) -> None:
+def _law(case: OptimizerCase) -> None:
     """The variance over each of the knobs of the optimizer, and its slope."""
     sample = case.made(0)
-    for name, values in KNOBS.items():
+    for name, tried in KNOBS.items():
         if not (name in sample.param_groups[0] or hasattr(sample, name)):
             continue
         measured, laws, doubts = [], [], []
-        for value in values:
+        for value in tried:
             drawn, law = case.estimates(**{name: value})
             spread = (drawn - case.truth).square().sum(1) / case.truth.square().sum()
             doubts.append(_against_law(case.bench, f"relative variance, {name} {value:g}", spread, law))
             measured.append(float(spread.mean()))
             laws.append(law)
-        slope, declared = _slope(values, measured), _slope(values, laws)
+        slope, declared = _slope(tried, measured), _slope(tried, laws)
         if abs(declared) < 0.1:  # hardly a power
             continue
-        bound = SIGMAS * max(doubts) / abs(math.log(values[-1] / values[0])) + 0.02
+        bound = SIGMAS * max(doubts) / abs(math.log(tried[-1] / tried[0])) + 0.02
         case.bench.settle(
             abs(slope - declared) <= bound,
             f"variance over {name}, slope",
@@ -216,32 +144,32 @@ def _against_law(bench: Bench, claim: str, spread: Tensor, law: float) -> float:
     return error / measured
 
 
-def _bias(case: _Case) -> None:
+def _bias(case: OptimizerCase) -> None:
     """`ĝ(δ) − ĝ(δ/2) ~ δ^q` along the same directions."""
     seeds = [case.seed() for _ in range(8 if case.random else 1)]
     deltas = [case.step / 2**k for k in range(4)]
-    found = [torch.stack([_flat(case.made(seed, delta).estimate(case.model)) for seed in seeds]) for delta in deltas]
+    found = [torch.stack([flat(case.made(seed, delta).estimate(case.model)) for seed in seeds]) for delta in deltas]
     slope = _slope(deltas[:3], [float((a - b).norm()) for a, b in pairwise(found)])
     order = case.made(0).bias_order
     case.bench.settle(abs(slope - order) <= 0.1 * order, "bias order", f"{slope:.3f}", f"{order}")
 
 
-def _following(case: _Case) -> None:
+def _following(case: OptimizerCase) -> None:
     """The parameters move along the estimate."""
     seed = case.seed()
-    estimate = _flat(case.made(seed).estimate(case.model))
+    estimate = flat(case.made(seed).estimate(case.model))
     made = case.made(seed)
     for _ in range(case.integration - 1):
         made.step(case.model)
-        still = torch.equal(_flat(_values(case.model)), _flat(case.start))
+        still = torch.equal(flat(values(case.model)), flat(case.start))
         case.bench.require(still, "steps", "parameters moved before the time was up", f"after {case.integration}")
     made.step(case.model)
-    moved = _flat(case.start) - _flat(_values(case.model))
+    moved = flat(case.start) - flat(values(case.model))
     cosine = float(torch.cosine_similarity(moved, estimate, 0))
     case.bench.settle(cosine > 0.5, "steps along its estimate", f"cosine {cosine:.3f}", "downhill")
 
 
-def _restored(case: _Case) -> None:
+def _restored(case: OptimizerCase) -> None:
     """Saved in the middle of an integration, and loaded into another optimizer with another seed."""
     made = case.made(fork(case.generator))
     for _ in range(case.integration + 2):
@@ -249,16 +177,16 @@ def _restored(case: _Case) -> None:
     file = io.BytesIO()
     torch.save(made.state_dict(), file)
     file.seek(0)
-    there = _values(case.model)
+    there = values(case.model)
     expected = _trace(case, made)
     other = case.made(fork(case.generator), delta=case.step)
     other.load_state_dict(torch.load(file))
-    _set(case.model, there)
+    set_values(case.model, there)
     same = torch.equal(_trace(case, other), expected)
     case.bench.settle(same, "state_dict is its whole state", "yes" if same else "other steps", "the same steps")
 
 
-def _failures(case: _Case) -> None:
+def _failures(case: OptimizerCase) -> None:
     """A failing closure, in any of its calls, leaves everything unchanged."""
     failures = {
         "raises": lambda: 1 / 0,
@@ -276,7 +204,7 @@ def _failures(case: _Case) -> None:
                 lambda b=broken, c=calls, f=fail: f() if next(c) == b else case.model(),
             )
             expected = _trace(case, case.made(seed))
-            _set(case.model, case.start)
+            set_values(case.model, case.start)
             same = torch.equal(_trace(case, made), expected)
             case.bench.require(same, claim, f"other steps after call {broken} failed", "those without the failure")
         case.bench.note(claim, "parameters and later steps are the same to the bit")
@@ -289,11 +217,11 @@ def _failures(case: _Case) -> None:
     case.bench.note(claim, "yes")
 
 
-def _refuse(case: _Case, claim: str, made: TrainsByLoss, closure: Callable[[], Any]) -> None:
+def _refuse(case: OptimizerCase, claim: str, made: TrainsByLoss, closure: Callable[[], Any]) -> None:
     try:
         made.step(closure)
     except (BlackpropError, ZeroDivisionError):
-        same = all(torch.equal(a, b) for a, b in zip(_values(case.model), case.start, strict=True))
+        same = all(torch.equal(a, b) for a, b in zip(values(case.model), case.start, strict=True))
         case.bench.require(same, claim, "parameters changed", "as they were, to the bit")
     else:
         case.bench.require(False, claim, "no error", "an error")
@@ -307,7 +235,7 @@ class _Tight(Simulator):
         return (x @ theta.unflatten(-1, (2, 3)).mT).sin()
 
 
-def _limits(case: _Case) -> None:
+def _limits(case: OptimizerCase) -> None:
     """Set limits close to θ on both sides, and θ at one of them in every other parameter."""
     bench, claim, seed, width = case.bench, "heeds devices' limits", case.seed(), 1.0
     theta, x = (normal(shape, case.generator, torch.float64) for shape in ((6,), (5, 3)))
@@ -321,7 +249,7 @@ def _limits(case: _Case) -> None:
             return (layer(x).sum(1) + 1).square().mean()
 
         made = case.made(seed, model=layer)
-        found.append(_flat(made.estimate(loss)))
+        found.append(flat(made.estimate(loss)))
         for group in made.param_groups:
             group["lr"] *= 1e3
         for _ in range(2 * case.integration):
@@ -334,25 +262,11 @@ def _limits(case: _Case) -> None:
     bench.settle(error <= 0.01, claim, f"the same gradient at a limit within {error:.2g}", "within 0.01")
 
 
-def _trace(case: _Case, made: TrainsByLoss) -> Tensor:
+def _trace(case: OptimizerCase, made: TrainsByLoss) -> Tensor:
     """Return the parameters after the next updates."""
     for _ in range(2 * case.integration):
         made.step(case.model)
-    return _flat(_values(case.model))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors])
-
-
-def _values(model: nn.Module) -> list[Tensor]:
-    return [p.detach().clone() for p in model.parameters()]
-
-
-def _set(model: nn.Module, values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for p, value in zip(model.parameters(), values, strict=True):
-            p.copy_(value)
+    return flat(values(case.model))
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:

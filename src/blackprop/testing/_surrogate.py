@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Declaration
 from blackprop.core._ledger import Ledger
-from blackprop.core._metered import Measurable, price
-from blackprop.core._probes import spanning
+from blackprop.core._metered import price
 from blackprop.core._procedure import Procedure, ask
 from blackprop.core._query import Count, Purpose, Query, same_setting
 from blackprop.devices import Device, LowRank
-from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.errors import IncompatibleError
 from blackprop.surrogates import Surrogate
 from blackprop.testing._bench import (
     Bench,
@@ -30,6 +27,7 @@ from blackprop.testing._bench import (
     seeded,
     watched,
 )
+from blackprop.testing._surrogate_case import SurrogateCase
 
 Make = Callable[[], Surrogate]
 Learn = Callable[[Surrogate, torch.Generator], Procedure[None]]
@@ -80,7 +78,7 @@ def check_surrogate(
     def track(surrogate: Surrogate, stream: torch.Generator) -> Procedure[None]:
         return surrogate.track(path[0], path[1], stream)
 
-    case = _Case(bench, device, factory, generator, batch, tolerance)
+    case = SurrogateCase(bench, device, factory, generator, batch, tolerance)
     _binding(case)
     learnt = _conduct(case, "start", start, case.bound())
     _gradient(case, learnt, path[0])
@@ -90,61 +88,6 @@ def check_surrogate(
     _restored(case, moved)
     _following(case, path, tracks)
     return bench.report()
-
-
-@dataclass(frozen=True, eq=False)
-class _Case:
-    bench: Bench
-    device: Device
-    factory: Make
-    generator: torch.Generator
-    batch: int
-    tolerance: float
-
-    @property
-    def spec(self) -> Declaration:
-        return self.device.declaration
-
-    def bound(self, spec: Declaration | None = None) -> Surrogate:
-        surrogate = self.factory()
-        surrogate.bind(spec if spec is not None else self.spec)
-        return surrogate.to(self.generator.device)
-
-    def copy(self, surrogate: Surrogate) -> Surrogate:
-        other = self.bound()
-        other.load_state_dict(surrogate.state_dict())
-        return other
-
-    def learn(
-        self, surrogate: Surrogate, claim: str, learn: Learn, seed: int, device: Measurable | None = None
-    ) -> None:
-        procedure = learn(surrogate, seeded(seed, self.generator))
-        self.bench.run(claim, procedure, device if device is not None else self.device)
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Return inputs and cotangents."""
-        x = random_rows(self.spec, self.batch, self.generator)
-        return x, normal((self.batch, *self.spec.out_shape), self.generator)
-
-    def matrix(self, theta: Tensor) -> Tensor:  # (d_out, d_in)
-        unit = torch.eye(self.spec.d_in, device=theta.device)
-        probes = spanning(self.spec, unit, 1.0, 1.0)
-        rows = probes.rows.unflatten(1, self.spec.in_shape)
-        (y,) = self.bench.run("reference", ask(Query(rows, theta, Purpose.CALIBRATE)), self.device)
-        return probes.matrix(y.flatten(1))
-
-    def truth(self, theta: Tensor, x: Tensor, grad_y: Tensor, rank: int | None) -> Tensor:
-        """Return the exact `∂L/∂x`."""
-        if self.spec.linear:
-            u, s, v = torch.linalg.svd(self.matrix(theta), full_matrices=False)
-            return (grad_y.flatten(1) @ u[:, :rank] * s[:rank] @ v[:rank]).reshape(x.shape)
-        if self.spec.oracle is None:
-            raise ArgumentError(
-                f"`check_surrogate(device=...)` needs a linear device or a simulator; {self.spec.name} is neither"
-            )
-        with torch.enable_grad():
-            leaf = x.clone().requires_grad_()
-            return torch.autograd.grad(self.spec.oracle(leaf, theta), leaf, grad_y)[0]
 
 
 def _path(bench: Bench, device: Device, steps: int, batch: int, generator: torch.Generator) -> list[Tensor]:
@@ -165,7 +108,7 @@ def _path(bench: Bench, device: Device, steps: int, batch: int, generator: torch
     return [spec.theta.clamp(start + (k / steps) * length * way) for k in range(steps + 1)]
 
 
-def _binding(case: _Case) -> None:
+def _binding(case: SurrogateCase) -> None:
     surrogate = case.bound()
     try:
         surrogate.bind(case.spec)
@@ -175,7 +118,7 @@ def _binding(case: _Case) -> None:
         case.bench.require(False, "binds once", "a second device was taken on", "one device")
 
 
-def _conduct(case: _Case, name: str, learn: Learn, before: Surrogate) -> Surrogate:
+def _conduct(case: SurrogateCase, name: str, learn: Learn, before: Surrogate) -> Surrogate:
     """One `start` or `track`: all or nothing, repeatable, priced. Returns the surrogate afterwards."""
     bench, seed, asked = case.bench, fork(case.generator), []
     surrogate, state = case.copy(before), _state(before)
@@ -226,7 +169,7 @@ class _Failing:
         return self._device.measure(queries)
 
 
-def _fails(case: _Case, surrogate: Surrogate, learn: Learn, seed: int, rounds: int) -> bool:
+def _fails(case: SurrogateCase, surrogate: Surrogate, learn: Learn, seed: int, rounds: int) -> bool:
     """Serve this many rounds and fail the next; return whether there was one to fail."""
     try:
         case.learn(surrogate, "cut short", learn, seed, _Failing(case.device, rounds))
@@ -235,7 +178,7 @@ def _fails(case: _Case, surrogate: Surrogate, learn: Learn, seed: int, rounds: i
     return False
 
 
-def _gradient(case: _Case, surrogate: Surrogate, theta: Tensor) -> None:
+def _gradient(case: SurrogateCase, surrogate: Surrogate, theta: Tensor) -> None:
     """Check `vjp` (form, linearity in the cotangent, no side effects), and its value after `start`."""
     bench, (x, g), (_, other) = case.bench, case.rows(), case.rows()
     given, state = (x.clone(), g.clone()), _state(surrogate)
@@ -262,7 +205,7 @@ def _gradient(case: _Case, surrogate: Surrogate, theta: Tensor) -> None:
     bench.settle(error <= case.tolerance, "right after start", f"within {error:.2g}", f"within {case.tolerance:g}")
 
 
-def _order(case: _Case, track: Learn, learnt: Surrogate, old: Tensor, new: Tensor) -> None:
+def _order(case: SurrogateCase, track: Learn, learnt: Surrogate, old: Tensor, new: Tensor) -> None:
     asked: Sequence[Query] = []
     procedure = watched(track(case.copy(learnt), seeded(fork(case.generator), case.generator)), asked)
     case.bench.run("track", procedure, case.device)
@@ -276,7 +219,7 @@ def _order(case: _Case, track: Learn, learnt: Surrogate, old: Tensor, new: Tenso
     case.bench.settle(ordered, claim, text if ordered else "the old setting after the new", "old, then new")
 
 
-def _blindness(case: _Case, start: Learn, track: Learn) -> None:
+def _blindness(case: SurrogateCase, start: Learn, track: Learn) -> None:
     """The state is the same with a device that hides its oracle and whose readings cannot be differentiated."""
     claim, hidden = "needs queries alone", Redeclared(case.device)
     try:
@@ -292,14 +235,14 @@ def _blindness(case: _Case, start: Learn, track: Learn) -> None:
     case.bench.settle(same, claim, "the same state from a black box" if same else "another state", "the same state")
 
 
-def _restored(case: _Case, surrogate: Surrogate) -> None:
+def _restored(case: SurrogateCase, surrogate: Surrogate) -> None:
     x, g = case.rows()
     with torch.no_grad():
         same = torch.equal(case.copy(surrogate).vjp(x, g), surrogate.vjp(x, g))
     case.bench.settle(same, "state_dict is its whole state", "yes" if same else "another gradient", "the same gradient")
 
 
-def _following(case: _Case, path: list[Tensor], tracks: bool) -> None:
+def _following(case: SurrogateCase, path: list[Tensor], tracks: bool) -> None:
     """As in training: at each change of θ track it, then show the rows of a batch; return the cosine at the end."""
     claim, surrogate, seed = f"tracks over {len(path) - 1} changes", case.bound(), fork(case.generator)
     stream = seeded(seed, case.generator)
