@@ -28,8 +28,8 @@ from blackprop.experiments import (
     Default,
     FineWeb,
     Hardware,
-    Method,
-    Oracle,
+    TrainingMethod,
+    OracleReference,
     Paper,
     Size,
     Task,
@@ -41,7 +41,7 @@ from blackprop.nn import PhysicalLayer
 
 EXPERIMENTS = ("cnn", "airbench", "ecapa", "gpt")
 GRADIENT = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)
-METHODS: dict[str, Method] = {"oracle": Oracle(), "default": Default(), "paper": Paper(rank=100, samples=100)}
+METHODS: dict[str, TrainingMethod] = {"oracle": OracleReference(), "default": Default(), "paper": Paper(rank=100, samples=100)}
 
 
 def synchronised(place: torch.device) -> float:
@@ -88,7 +88,7 @@ def experiment(name: str, batch_size: int | None, folder: Path | None) -> tuple[
     return task, (rows, torch.randint(10, (task.batch_size,), generator=generator))
 
 
-def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware: Hardware, options: Any) -> str:
+def measured(task: Task, batch: tuple[Tensor, Tensor], method: TrainingMethod, hardware: Hardware, options: Any) -> str:
     place, seconds = torch.device(options.device), dict.fromkeys(Purpose, 0.0)
 
     def layer(d_in: int, d_out: int) -> PhysicalLayer:
@@ -96,7 +96,7 @@ def measured(task: Task, batch: tuple[Tensor, Tensor], method: Method, hardware:
 
     model = task.build(layer, 0).to(place).train()
     steps = [optimizer for optimizer, _ in task.optimizers(model, options.steps)]
-    if not isinstance(method, (Oracle, Paper)):
+    if not isinstance(method, (OracleReference, Paper)):
         steps = [scaled(one, model) for one in steps]
     x, y = (part.to(place) for part in batch)
     generator, times, shares = torch.Generator().manual_seed(0), [], []

@@ -15,22 +15,22 @@ from pathlib import Path
 import torch
 
 from blackprop.experiments import (
-    Cell,
+    Trial,
     Cifar10,
     Data,
     Default,
     Hardware,
     Memory,
-    Oracle,
+    OracleReference,
     Row,
     SpeechDigits,
     Task,
     Text,
     Training,
-    Twin,
+    PhysicalTwin,
 )
 
-METHODS = {"default": Default(), "row": Row(), "memory-row": Memory(row=True, name="memory-row"), "twin": Twin()}
+METHODS = {"default": Default(), "row": Row(), "memory-row": Memory(row=True, name="memory-row"), "twin": PhysicalTwin()}
 PAIRS = [
     *((device, method) for device in ("light-modulator", "microring") for method in ("default", "row", "memory-row")),
     ("imperfect-three-splitter", "twin"),
@@ -40,7 +40,7 @@ PAIRS = [
 class Steps(Training):
     """A training that goes on for one step at a time, without evaluations."""
 
-    def __init__(self, cell: Cell, data: Data) -> None:
+    def __init__(self, cell: Trial, data: Data) -> None:
         super().__init__(cell, data)
         self.model.train()
 
@@ -74,7 +74,7 @@ def main() -> None:
         task = task_of(name, options.data_dir)
         data = task.data()
         for device, method in PAIRS:
-            ours, oracle = (Steps(Cell(task, way, Hardware(device)), data) for way in (METHODS[method], Oracle()))
+            ours, oracle = (Steps(Trial(task, way, Hardware(device)), data) for way in (METHODS[method], OracleReference()))
             first, _ = ours.timed(), oracle.timed()
             pairs = [(ours.timed(), oracle.timed()) for _ in range(options.steps)]
             ratio = statistics.median(a / b for a, b in pairs)

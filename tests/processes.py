@@ -15,14 +15,14 @@ from blackprop.experiments import (
     Hardware,
     Imperfections,
     Memory,
-    Network,
+    DigitNetwork,
     Training,
     Workers,
     carry_out,
 )
 from blackprop.nn import PhysicalLayer
 
-TASK = Digits(network=Network.HYBRID, epochs=3, batch_size=128)
+TASK = Digits(network=DigitNetwork.HYBRID, epochs=3, batch_size=128)
 GRID = Grid(TASK, (Memory(count=2),), (Hardware.MICRORING,), imperfections=Imperfections(read_noise=0.02, drift=1e-3))
 
 
@@ -46,7 +46,7 @@ class Stops:
 def agree() -> None:
     """θ, and what is saved of a run, are the same in all processes; their noise and their directions are not."""
     workers = Workers()
-    (cell,) = GRID.cells()
+    (cell,) = GRID.trials()
     training = Training(cell, TASK.data(), workers)
     layer = training.model.get_submodule("2")
     assert isinstance(layer, PhysicalLayer)
@@ -58,7 +58,7 @@ def agree() -> None:
             seen.append([buffer.clone() for buffer in layer.surrogate.buffers()])
 
     layer.register_forward_pre_hook(keep)
-    training.run_leg(Stops(-1))
+    training.run_segment(Stops(-1))
     own = [layer.theta.detach(), seen, layer.estimator.taken, layer.generator.get_state()]
     everyone = workers.gather(own)
     if workers.first:

@@ -19,9 +19,9 @@ from blackprop.experiments import (
     Classification,
     Esc10,
     Esc50,
-    Frozen,
+    FrozenReference,
     Hardware,
-    Oracle,
+    OracleReference,
     Size,
     SpeechDigits,
     UrbanSound8K,
@@ -539,7 +539,7 @@ def test_settings_are_those_of_the_size_unless_given(task):
     assert (small.augmented, small.trained_convolutions) == (False, False)
     assert replace(published, epochs=3).epochs == 3
     assert task(epochs=small.epochs) == small
-    assert small.steps(200) == small.epochs * small.leg(200) == small.epochs * (200 // small.batch_size)
+    assert small.steps(200) == small.epochs * small.segment(200) == small.epochs * (200 // small.batch_size)
 
 
 @pytest.mark.parametrize(
@@ -577,7 +577,7 @@ def test_the_network_is_drawn_from_the_seed_alone_whatever_stands_in_the_place()
 
 
 def physical(d_in: int, d_out: int) -> PhysicalLayer:
-    return Oracle().layer(Hardware.LIGHT_MODULATOR.make(d_in, d_out), seeded())
+    return OracleReference().layer(Hardware.LIGHT_MODULATOR.make(d_in, d_out), seeded())
 
 
 def test_published_rates_follow_the_published_cycle_and_spare_theta_the_decay():
@@ -630,7 +630,7 @@ def test_on_real_digits_the_oracle_is_well_above_frozen(tmp_path):
     task = SpeechDigits(epochs=4, batch_size=32, data_dir=tmp_path)
     found, accuracy = task.data(), {}
     assert (len(found.x_train), len(found.x_test)) == (600, 300)
-    for method in (Oracle(), Frozen()):
+    for method in (OracleReference(), FrozenReference()):
 
         def place(d_in, d_out, method=method):
             return method.layer(Hardware.LIGHT_MODULATOR.make(d_in, d_out), seeded())
@@ -638,7 +638,7 @@ def test_on_real_digits_the_oracle_is_well_above_frozen(tmp_path):
         model, order = task.build(place, 0), seeded()
         ((optimizer, schedule),) = task.optimizers(model, task.steps(600))
         for _ in range(task.epochs):
-            for batch in torch.randperm(600, generator=order).split(32)[: task.leg(600)]:
+            for batch in torch.randperm(600, generator=order).split(32)[: task.segment(600)]:
                 optimizer.zero_grad()
                 task.objective.loss(model(found.x_train[batch]), found.y_train[batch]).backward()
                 optimizer.step()

@@ -9,33 +9,33 @@ from torch import nn
 from blackprop import errors
 from blackprop.experiments import (
     Batch,
-    Cell,
+    Trial,
     Digits,
     DirectFeedbackAlignment,
     FeedbackAlignment,
-    Frozen,
+    FrozenReference,
     Hardware,
-    Method,
-    Network,
+    TrainingMethod,
+    DigitNetwork,
     Training,
-    Watches,
+    Callbacks,
     price,
 )
 
 TASK = Digits(epochs=2, batch_size=256)
 
 
-def trained(method: Method, task: Digits, hardware: Hardware = Hardware.LIGHT_MODULATOR) -> Training:
-    training = Training(Cell(task, method, hardware), task.data())
+def trained(method: TrainingMethod, task: Digits, hardware: Hardware = Hardware.LIGHT_MODULATOR) -> Training:
+    training = Training(Trial(task, method, hardware), task.data())
     while not training.done:
-        training.run_leg(Watches(()))
+        training.run_segment(Callbacks(()))
     return training
 
 
 @pytest.mark.parametrize("hardware", [Hardware.LIGHT_MODULATOR, Hardware.THREE_SPLITTER_MESH])
 @pytest.mark.parametrize("method", [FeedbackAlignment(), DirectFeedbackAlignment()], ids=lambda method: method.name)
 def test_its_price_is_what_it_asks(method, hardware):
-    expected = price(Cell(TASK, method, hardware), TASK.data()).plain()
+    expected = price(Trial(TASK, method, hardware), TASK.data()).plain()
     result = trained(method, TASK, hardware).result()
     assert result["rows"] == expected["rows"]
     for purpose, count in expected["programmings"].items():
@@ -45,18 +45,18 @@ def test_its_price_is_what_it_asks(method, hardware):
 
 def test_both_train_devices_beyond_frozen_ones():
     task = Digits(epochs=5)
-    scores = {m.name: trained(m, task).score for m in (Frozen(), FeedbackAlignment(), DirectFeedbackAlignment())}
+    scores = {m.name: trained(m, task).score for m in (FrozenReference(), FeedbackAlignment(), DirectFeedbackAlignment())}
     assert scores["direct-feedback"] > scores["frozen"] + 0.3
     assert scores["random-feedback"] > scores["frozen"] + 0.1
 
 
 def test_what_stands_before_a_device_learns_by_the_matrix_and_not_by_chance():
     """The rule's gradients are those of the errors sent back: other matrices, other gradients before the last layer."""
-    task = Digits(network=Network.HYBRID)
+    task = Digits(network=DigitNetwork.HYBRID)
     data = task.data()
     batch = {}
     for seed in (0, 0, 1):
-        model = Cell(task, DirectFeedbackAlignment(), Hardware.MATRIX).model()
+        model = Trial(task, DirectFeedbackAlignment(), Hardware.MATRIX).model()
         rule = DirectFeedbackAlignment().rule(model, torch.Generator().manual_seed(seed))
         rule.add_gradients(
             Batch(data.x_train[:64], data.y_train[:64], model, task.objective.loss), torch.Tensor.backward

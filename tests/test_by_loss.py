@@ -9,7 +9,7 @@ import blackprop as bp
 from blackprop import errors
 from blackprop.cli import _main as cli
 from blackprop.experiments import (
-    Cell,
+    Trial,
     Digits,
     Existing,
     Grid,
@@ -17,26 +17,26 @@ from blackprop.experiments import (
     Homodyne,
     Mixed,
     Multiplexed,
-    Network,
+    DigitNetwork,
     Perturbative,
     Spsa,
     Training,
-    Watch,
-    Watches,
+    Callback,
+    Callbacks,
     carry_out,
     price,
 )
 from blackprop.experiments.methods._by_loss import behind
 
-TASK = Digits(network=Network.HYBRID, epochs=2, batch_size=256, lr=1e-2)
+TASK = Digits(network=DigitNetwork.HYBRID, epochs=2, batch_size=256, lr=1e-2)
 METHODS = (Perturbative(), Mixed(), Multiplexed(), Spsa())
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_its_price_is_what_it_asks(method, tmp_path):
-    cell = Cell(TASK, method, Hardware.LIGHT_MODULATOR)
+    cell = Trial(TASK, method, Hardware.LIGHT_MODULATOR)
     expected = price(cell, TASK.data()).plain()
-    (result,) = carry_out(Grid(TASK, (method,), (Hardware.LIGHT_MODULATOR,), (0,)), tmp_path / "run", Watches(()))[
+    (result,) = carry_out(Grid(TASK, (method,), (Hardware.LIGHT_MODULATOR,), (0,)), tmp_path / "run", Callbacks(()))[
         "results"
     ]
     for name in ("rows", "programmings"):
@@ -44,16 +44,16 @@ def test_its_price_is_what_it_asks(method, tmp_path):
 
 
 def test_homodyne_is_priced_before_anybody_asks_for_it():
-    cell = Cell(TASK, Homodyne(), Hardware.LIGHT_MODULATOR)
+    cell = Trial(TASK, Homodyne(), Hardware.LIGHT_MODULATOR)
     parameters = sum(p.numel() for p in cell.model().parameters())
     assert price(cell, TASK.data()).plain()["programmings"]["forward"] == 4 * parameters * TASK.steps(1437)
 
 
 def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
     grid = Grid(TASK, (Perturbative(), Mixed()), (Hardware.MICRORING,), (0,))
-    whole = carry_out(grid, tmp_path / "whole", Watches(()))
+    whole = carry_out(grid, tmp_path / "whole", Callbacks(()))
 
-    class Interrupts(Watch):
+    class Interrupts(Callback):
         def evaluated(self, line):
             if line["method"] == "mixed" or line["step"] < TASK.steps(1437):
                 raise KeyboardInterrupt
@@ -62,20 +62,20 @@ def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
     while interrupted < 3:
         existing = Existing.RESUME if interrupted else Existing.REFUSE
         with pytest.raises(KeyboardInterrupt):
-            carry_out(grid, tmp_path / "cut", Watches((Interrupts(),)), existing)
+            carry_out(grid, tmp_path / "cut", Callbacks((Interrupts(),)), existing)
         interrupted += 1
-    again = carry_out(grid, tmp_path / "cut", Watches(()), Existing.RESUME)
+    again = carry_out(grid, tmp_path / "cut", Callbacks(()), Existing.RESUME)
     assert again["results"] == whole["results"]
 
 
 def test_mixed_training_takes_what_is_known_exactly():
     """On digits with most of the network behind the device, by far the better for the same passes."""
-    task = Digits(network=Network.HYBRID, epochs=6, batch_size=64, lr=1e-2)
+    task = Digits(network=DigitNetwork.HYBRID, epochs=6, batch_size=64, lr=1e-2)
     scores = {}
     for method in (Perturbative(), Mixed()):
-        training = Training(Cell(task, method, Hardware.LIGHT_MODULATOR), task.data())
+        training = Training(Trial(task, method, Hardware.LIGHT_MODULATOR), task.data())
         while not training.done:
-            training.run_leg(Watches(()))
+            training.run_segment(Callbacks(()))
         scores[method.name] = training.score
     assert scores["mixed"] > 0.8
     assert scores["mixed"] > scores["perturbative"] + 0.2

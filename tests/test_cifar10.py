@@ -278,7 +278,7 @@ def test_what_is_given_wins_over_the_preset():
     assert (Cifar10(Vision.CNN, Size.PUBLISHED).epochs, Cifar10(Vision.CNN).epochs) == (50, 8)
     task = Cifar10(Vision.AIRBENCH, Size.PUBLISHED, epochs=7)
     assert (task.train_images, task.epochs, task.batch_size, task.lr, task.device_lr) == (50_000, 7, 1024, 18.0, 1e-2)
-    assert task.steps(50_000) == 7 * 48 == 7 * task.leg(50_000)
+    assert task.steps(50_000) == 7 * 48 == 7 * task.segment(50_000)
     assert replace(task, data_dir=Path("elsewhere")) == task
 
 

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop.errors import NoisyGradientWarning
 from blackprop.experiments import (
-    Cell,
+    Trial,
     Default,
     Digits,
-    Frozen,
+    FrozenReference,
     Grid,
     Hardware,
-    Network,
-    Oracle,
+    DigitNetwork,
+    OracleReference,
     Paper,
     Training,
     carry_out,
@@ -233,8 +233,8 @@ def test_training_with_noise_is_warned_of_and_with_the_exact_gradient_is_not():
 
 
 def test_the_lines_of_metrics_tell_how_the_training_stands(tmp_path):
-    task = Digits(epochs=2, batch_size=256, network=Network.HYBRID)
-    methods = (Oracle(), Frozen(), Default(), Paper(rank=4, samples=3))
+    task = Digits(epochs=2, batch_size=256, network=DigitNetwork.HYBRID)
+    methods = (OracleReference(), FrozenReference(), Default(), Paper(rank=4, samples=3))
     carry_out(Grid(task, methods, (Hardware.MICRORING,)), tmp_path / "run", Silent())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = {line["method"]: line for line in lines}
@@ -262,9 +262,9 @@ def test_the_progress_line_tells_it_in_short():
             told.append(step_line(progress))
 
     task = Digits(epochs=2, batch_size=256)
-    training = Training(Cell(task, Oracle(), Hardware.LIGHT_MODULATOR), task.data())
-    training.run_leg(Listening())
-    training.run_leg(Listening())
+    training = Training(Trial(task, OracleReference(), Hardware.LIGHT_MODULATOR), task.data())
+    training.run_segment(Listening())
+    training.run_segment(Listening())
     assert "cos" not in told[0]
     assert "cos 1  snr" in told[-1]
 

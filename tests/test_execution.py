@@ -7,24 +7,24 @@ import torch
 
 from blackprop import errors
 from blackprop.experiments import (
-    Cell,
+    Trial,
     Default,
     Digits,
     Execution,
     Hardware,
     Memory,
-    Network,
-    Oracle,
+    DigitNetwork,
+    OracleReference,
     Paper,
     Precision,
     Row,
     Training,
-    Twin,
-    Watches,
+    PhysicalTwin,
+    Callbacks,
     Workers,
 )
 
-TASK = Digits(network=Network.HYBRID, epochs=4, batch_size=128)
+TASK = Digits(network=DigitNetwork.HYBRID, epochs=4, batch_size=128)
 PLACES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 
 
@@ -34,11 +34,11 @@ def data():
 
 
 def trained(method, data, execution, hardware=Hardware.LIGHT_MODULATOR, task=TASK):
-    cell = Cell(task, method, hardware, execution=execution)
+    cell = Trial(task, method, hardware, execution=execution)
     workers = Workers(execution)
     training = Training(cell, data, workers)
     while not training.done:
-        training.run_leg(Watches())
+        training.run_segment(Callbacks())
         training = Training(cell, data, workers, training.state())
     return training
 
@@ -47,12 +47,12 @@ def trained(method, data, execution, hardware=Hardware.LIGHT_MODULATOR, task=TAS
 @pytest.mark.parametrize(
     ("method", "hardware"),
     [
-        (Oracle(), Hardware.MICRORING),
+        (OracleReference(), Hardware.MICRORING),
         (Default(), Hardware.LIGHT_MODULATOR),
         (Row(count=2), Hardware.MICRORING),
         (Memory(count=2), Hardware.MATRIX),
         (Paper(rank=4, samples=4), Hardware.LIGHT_MODULATOR),
-        (Twin(), Hardware.IMPERFECT_MICRORING),
+        (PhysicalTwin(), Hardware.IMPERFECT_MICRORING),
     ],
     ids=lambda part: getattr(part, "name", part),
 )

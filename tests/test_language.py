@@ -16,17 +16,17 @@ from torch.nn import functional as F
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.experiments import FineWeb, Frozen, Hardware, Oracle, Size, Text
+from blackprop.experiments import FineWeb, FrozenReference, Hardware, OracleReference, Size, Text
 from blackprop.experiments.tasks.language import _gpt as gpt
 from blackprop.experiments.tasks.language import _tasks as language
 from blackprop.experiments.tasks.language import _tokens as tokens
-from blackprop.experiments.tasks.language._gpt import GPT, Place
+from blackprop.experiments.tasks.language._gpt import GPT, DevicePlace
 from blackprop.experiments.tasks.language._tokens import Tokens
 from blackprop.optim import SignalScaled
 from support import DATA, draw
 
 SMALL = Text(iterations=20, batch_size=4, replaced=1)
-TRAINED = replace(SMALL, place=Place.FIRST_OF_MLP, trained_matrices=True)  # as published, but small
+TRAINED = replace(SMALL, place=DevicePlace.FIRST_OF_MLP, trained_matrices=True)  # as published, but small
 CONTEXT = 32  # of the small size
 
 
@@ -34,7 +34,7 @@ def linear(d_in, d_out):
     return nn.Linear(d_in, d_out, bias=False)
 
 
-def tiny(place=Place.FIRST_OF_MLP, replaced=1, layer=linear, **kwargs):
+def tiny(place=DevicePlace.FIRST_OF_MLP, replaced=1, layer=linear, **kwargs):
     return GPT(
         **{"vocabulary": 11, "width": 8, "blocks": 2, "heads": 2, "context": 6, **kwargs},
         place=place,
@@ -155,7 +155,7 @@ def test_a_sequence_longer_than_the_context_is_refused(tokens):
         tiny()(tokens)
 
 
-@pytest.mark.parametrize(("place", "device"), [(Place.FIRST_OF_MLP, (1536, 6144)), (Place.MLP, (1536, 1536))], ids=str)
+@pytest.mark.parametrize(("place", "device"), [(DevicePlace.FIRST_OF_MLP, (1536, 6144)), (DevicePlace.MLP, (1536, 1536))], ids=str)
 @pytest.mark.parametrize("replaced", [1, 4, 8, 12])
 def test_the_published_network_has_the_published_parameters(place, device, replaced, encoding):
     asked = []
@@ -168,7 +168,7 @@ def test_the_published_network_has_the_published_parameters(place, device, repla
     with torch.device("meta"):
         model = task.build(layer, seed=0)
     attention, first, second = 4 * 1536 * 1536, 1536 * 6144, 6144 * 1536
-    left = second if place is Place.FIRST_OF_MLP else 0
+    left = second if place is DevicePlace.FIRST_OF_MLP else 0
     expected = 50_304 * 1536 + 12 * attention + (12 - replaced) * (first + second) + replaced * left
     assert sum(p.numel() for p in model.parameters()) == expected
     assert asked == [device] * replaced
@@ -177,7 +177,7 @@ def test_the_published_network_has_the_published_parameters(place, device, repla
     ] * replaced
     assert (model.context, model.head) == (1024, 256)
     assert task.batch_size * model.context == 327_680
-    assert (task.steps(0), task.leg(0), task.lr, task.muon_lr) == (5000, 125, 3.6e-3, 2e-2)
+    assert (task.steps(0), task.segment(0), task.lr, task.muon_lr) == (5000, 125, 3.6e-3, 2e-2)
 
 
 def test_a_published_network_without_devices_has_417_million_parameters(encoding):
@@ -199,7 +199,7 @@ def test_digital_weights_come_from_the_seed_alone():
 
 def physical(task=TRAINED):
     def layer(d_in, d_out):
-        return Oracle().layer(bp.devices.LightModulator(d_in, d_out), torch.Generator().manual_seed(0))
+        return OracleReference().layer(bp.devices.LightModulator(d_in, d_out), torch.Generator().manual_seed(0))
 
     return task.build(layer, 0)
 
@@ -518,7 +518,7 @@ REAL = DATA / "tinyshakespeare.txt.gz"
 def test_on_a_real_text_the_oracle_is_well_below_frozen(tmp_path):
     (tmp_path / "tinyshakespeare.txt").write_bytes(gzip.decompress(REAL.read_bytes()))
     task = Text(iterations=150, data_dir=tmp_path)
-    loss = {method.name: _trained(task, method) for method in (Oracle(), Frozen())}
+    loss = {method.name: _trained(task, method) for method in (OracleReference(), FrozenReference())}
     assert loss["oracle"] < 2.9
     assert loss["frozen"] > loss["oracle"] + 0.1
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import Cell, Frozen, Hardware, Mnist, Network, Oracle, Training, Watches
+from blackprop.experiments import Trial, FrozenReference, Hardware, Mnist, DigitNetwork, OracleReference, Training, Callbacks
 from blackprop.experiments.tasks import _data as data
 from blackprop.experiments.tasks import _mnist as mnist
 from support import DATA
@@ -143,7 +143,7 @@ def test_fewer_images_are_the_first_of_the_same_permutation(folder):
 
 @pytest.mark.parametrize(
     ("network", "devices", "linear"),
-    [(Network.PHYSICAL, [(784, 128), (128, 10)], []), (Network.HYBRID, [(256, 256)], [(784, 256), (256, 10)])],
+    [(DigitNetwork.PHYSICAL, [(784, 128), (128, 10)], []), (DigitNetwork.HYBRID, [(256, 256)], [(784, 256), (256, 10)])],
 )
 def test_the_networks_are_as_declared(network, devices, linear):
     places = []
@@ -364,10 +364,10 @@ def test_on_real_images_the_oracle_is_well_above_frozen(tmp_path):
     write(tmp_path, {split: (real[x][:n], real[y][:n]) for split, (x, y, n) in splits.items()})
     task = Mnist(train_images=2000, batch_size=64, data_dir=tmp_path)
     found, accuracy = task.data(), {}
-    for method in (Oracle(), Frozen()):
-        training = Training(Cell(task, method, Hardware.LIGHT_MODULATOR), found)
+    for method in (OracleReference(), FrozenReference()):
+        training = Training(Trial(task, method, Hardware.LIGHT_MODULATOR), found)
         while not training.done:
-            training.run_leg(Watches())
+            training.run_segment(Callbacks())
         accuracy[method.name] = training.score
     assert accuracy["oracle"] > 0.85
     assert accuracy["frozen"] < accuracy["oracle"] - 0.2

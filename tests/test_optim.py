@@ -15,16 +15,16 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.experiments import (
-    Cell,
+    Trial,
     Default,
     Digits,
     Existing,
-    Frozen,
+    FrozenReference,
     Grid,
     Hardware,
     Imperfections,
-    Network,
-    Oracle,
+    DigitNetwork,
+    OracleReference,
     Paper,
     Row,
     RunFolder,
@@ -125,7 +125,7 @@ def test_a_device_that_is_nearly_all_there_is_to_train_is_left_alone():
     trained(layer, optimizer, 5)
     assert optimizer.weights == [1.0]
     task = Digits()  # of its two devices the second is small beside its batch norm
-    training = Training(Cell(task, Row(), Hardware.LIGHT_MODULATOR), task.data())
+    training = Training(Trial(task, Row(), Hardware.LIGHT_MODULATOR), task.data())
     assert isinstance(training.optimizers[0], SignalScaled)
     training.optimizers[0].step()
     assert training.optimizers[0].weights == [1.0, 1.0]
@@ -222,7 +222,7 @@ def test_a_foreign_state_or_optimizer_is_refused():
 
 # What it is for.
 
-TASK = Digits(network=Network.HYBRID, epochs=4, batch_size=64, lr=1e-2, device_lr=0.1)
+TASK = Digits(network=DigitNetwork.HYBRID, epochs=4, batch_size=64, lr=1e-2, device_lr=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def data():
 
 def accuracy(data, seed: int, estimator=None, scaled: bool = False, frozen: bool = False) -> float:
     """Of the digits after training among digital layers, the input gradient exact throughout."""
-    cell = Cell(TASK, Oracle(), Hardware.MICRORING, seed)
+    cell = Trial(TASK, OracleReference(), Hardware.MICRORING, seed)
     model = cell.model()
     layer = model.get_submodule("2")
     assert isinstance(layer, bp.PhysicalLayer)
@@ -269,8 +269,8 @@ def test_the_gain_of_an_exact_gradient_is_kept(data):
 
 
 def test_recipes_scale_all_but_the_references_and_the_published_method(data):
-    for method, scaled in ((Default(), True), (Row(), True), (Oracle(), False), (Frozen(), False), (Paper(), False)):
-        training = Training(Cell(TASK, method, Hardware.MICRORING), data)
+    for method, scaled in ((Default(), True), (Row(), True), (OracleReference(), False), (FrozenReference(), False), (Paper(), False)):
+        training = Training(Trial(TASK, method, Hardware.MICRORING), data)
         assert isinstance(training.optimizers[0], SignalScaled) == scaled
 
 
@@ -292,7 +292,7 @@ class Stops:
 
 
 def test_a_scaled_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path):
-    task = Digits(network=Network.HYBRID, epochs=3, batch_size=256)
+    task = Digits(network=DigitNetwork.HYBRID, epochs=3, batch_size=256)
     grid = Grid(task, (Row(count=1, probes=4),), (Hardware.MICRORING,), imperfections=Imperfections(read_noise=0.02))
     carry_out(grid, tmp_path / "whole", Stops())
     with pytest.raises(KeyboardInterrupt):

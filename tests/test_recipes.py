@@ -18,20 +18,20 @@ from blackprop.experiments import (
     FLAWLESS,
     ORDINARY,
     Bill,
-    Cell,
+    Trial,
     Digits,
     Execution,
     Existing,
-    Frozen,
+    FrozenReference,
     Grid,
     Hardware,
     Imperfections,
-    Network,
-    Oracle,
+    DigitNetwork,
+    OracleReference,
     Paper,
     RunFolder,
     Training,
-    Twin,
+    PhysicalTwin,
     carry_out,
     gap_closed,
     price,
@@ -75,7 +75,7 @@ def run(cell, data):
     """A run without a folder: legs chained through their states, as the loop chains them through the checkpoint."""
     training = Training(cell, data)
     while not training.done:
-        training.run_leg(Quiet())
+        training.run_segment(Quiet())
         training = Training(cell, data, state=training.state())
     return training
 
@@ -120,25 +120,25 @@ def test_the_split_is_fixed_stratified_and_scaled(data):
     assert torch.equal(data.x_test, Digits().data().x_test)
 
 
-@pytest.mark.parametrize("network", Network)
+@pytest.mark.parametrize("network", DigitNetwork)
 def test_all_methods_start_alike_and_the_global_generator_is_left_alone(network):
     task = Digits(network=network)
     before = torch.get_rng_state()
-    models = [Cell(task, method, Hardware.MICRORING, seed=3).model() for method in (Oracle(), Frozen(), Paper())]
+    models = [Trial(task, method, Hardware.MICRORING, seed=3).model() for method in (OracleReference(), FrozenReference(), Paper())]
     assert torch.equal(before, torch.get_rng_state())
     states = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
     assert_same(states[0], states[1])
     assert_same(states[0], states[2])
-    other = dict(Cell(task, Oracle(), Hardware.MICRORING, seed=4).model().named_parameters())
+    other = dict(Trial(task, OracleReference(), Hardware.MICRORING, seed=4).model().named_parameters())
     assert not torch.equal(
-        states[0]["2.theta" if network is Network.HYBRID else "0.theta"],
+        states[0]["2.theta" if network is DigitNetwork.HYBRID else "0.theta"],
         other[next(n for n in other if n.endswith("theta"))],
     )
 
 
 def test_the_published_settings_reach_the_layer_through_every_wrapper():
     def layer(hardware, d_out=64, rank=10):
-        return Cell(QUICK, Paper(rank=rank), hardware, imperfections=Imperfections(read_noise=0.1)).layer(64, d_out, 0)
+        return Trial(QUICK, Paper(rank=rank), hardware, imperfections=Imperfections(read_noise=0.1)).layer(64, d_out, 0)
 
     assert layer(Hardware.MATRIX).estimator.step == 1.0
     assert layer(Hardware.MICRORING).estimator.step == 1e-4
@@ -152,8 +152,8 @@ def test_the_published_settings_reach_the_layer_through_every_wrapper():
 @pytest.mark.parametrize("hardware", Hardware)
 def test_every_device_takes_an_epoch_of_every_method(hardware, data):
     task = Digits(epochs=1, batch_size=718)
-    for method in (Oracle(), Frozen(), Paper(rank=2, samples=1)):
-        assert 0 <= run(Cell(task, method, hardware), data).score <= 1
+    for method in (OracleReference(), FrozenReference(), Paper(rank=2, samples=1)):
+        assert 0 <= run(Trial(task, method, hardware), data).score <= 1
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_wrong_settings_are_refused_in_the_words_of_the_caller(make, message):
 @pytest.mark.parametrize("batch", [8, 32, 128])
 def test_the_published_method_costs_what_it_says(batch, data):
     task, M, r = Digits(epochs=2, batch_size=batch), 3, 4
-    training = run(Cell(task, Paper(rank=r, samples=M), Hardware.LIGHT_MODULATOR), data)
+    training = run(Trial(task, Paper(rank=r, samples=M), Hardware.LIGHT_MODULATOR), data)
     S = 2 * (1437 // batch)
     first, second = (m for m in training.model.modules() if isinstance(m, bp.PhysicalLayer))
     for layer, d_out in ((first, 64), (second, 10)):
@@ -200,10 +200,10 @@ def test_the_published_method_costs_what_it_says(batch, data):
     assert bill.programming_overhead == (2 * M * S + S - 1) / (2 * S)
 
 
-@pytest.mark.parametrize("network", Network)
-@pytest.mark.parametrize("method", [Oracle(), Frozen()], ids=lambda m: m.name)
+@pytest.mark.parametrize("network", DigitNetwork)
+@pytest.mark.parametrize("method", [OracleReference(), FrozenReference()], ids=lambda m: m.name)
 def test_the_references_cost_nothing_beyond_training(method, network, data):
-    result = run(Cell(replace(QUICK, network=network), method, Hardware.MICRORING), data).result()
+    result = run(Trial(replace(QUICK, network=network), method, Hardware.MICRORING), data).result()
     assert result["row_overhead"] == 0
     assert result["programming_overhead"] == 0
     assert result["programmings"]["parameter"] == result["programmings"]["surrogate"] == 0
@@ -213,16 +213,16 @@ def test_the_references_cost_nothing_beyond_training(method, network, data):
     ("method", "hardware", "task", "imperfections"),
     [
         (SMALL, Hardware.LIGHT_MODULATOR, QUICK, Imperfections()),
-        (SMALL, Hardware.MICRORING, replace(QUICK, network=Network.HYBRID), ROUGH),
+        (SMALL, Hardware.MICRORING, replace(QUICK, network=DigitNetwork.HYBRID), ROUGH),
         (SMALL, Hardware.MONARCH, replace(QUICK, epochs=1), Imperfections(read_noise=0.1)),
         (Paper(rank=10, samples=1), Hardware.THREE_SPLITTER_MESH, Digits(epochs=3, batch_size=39), Imperfections()),
-        (Oracle(), Hardware.MICRORING, QUICK, Imperfections()),
-        (Frozen(), Hardware.MICRORING, replace(QUICK, network=Network.HYBRID), Imperfections()),
+        (OracleReference(), Hardware.MICRORING, QUICK, Imperfections()),
+        (FrozenReference(), Hardware.MICRORING, replace(QUICK, network=DigitNetwork.HYBRID), Imperfections()),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_the_price_is_what_the_run_then_costs(method, hardware, task, imperfections, data, monkeypatch):
-    cell = Cell(task, method, hardware, seed=1, imperfections=imperfections)
+    cell = Trial(task, method, hardware, seed=1, imperfections=imperfections)
     with monkeypatch.context() as patched:
         for kind in (bp.Simulator, bp.devices.Wrapper):
             patched.setattr(kind, "measure", lambda *_: pytest.fail("pricing asked a device"))
@@ -248,7 +248,7 @@ def test_methods_rank_as_their_gradients_do_and_the_summary_is_the_checkpoints(d
     assert frozen["accuracy"] < 0.75
     assert paper["gap_closed"] > 0.8  # a θ-gradient of noise leaves it at about 0
     assert (oracle["gap_closed"], frozen["gap_closed"]) == (1, 0)
-    model = grid.cells()[-1].model()
+    model = grid.trials()[-1].model()
     model.load_state_dict(RunFolder(tmp_path / "run").checkpoint()["model"])
     with torch.no_grad():
         right = model.eval()(data.x_test).argmax(1) == data.y_test
@@ -315,7 +315,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path):
 
 
 @pytest.mark.parametrize("imperfections", [Imperfections(), ROUGH], ids=["flawless", "rough"])
-@pytest.mark.parametrize("network", Network)
+@pytest.mark.parametrize("network", DigitNetwork)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(network, imperfections, tmp_path):
     grid = one(task=replace(QUICK, network=network), imperfections=imperfections, seeds=(0, 1))
     steps = 1437 // 128
@@ -463,7 +463,7 @@ def test_from_a_damaged_checkpoint_the_one_before_is_taken(tmp_path):
 
 
 def test_a_run_ends_early_where_its_score_grows_no_better(tmp_path):
-    grid = replace(one(method=Frozen(), task=replace(QUICK, epochs=40)), execution=Execution(patience=2))
+    grid = replace(one(method=FrozenReference(), task=replace(QUICK, epochs=40)), execution=Execution(patience=2))
     (result,) = carry_out(grid, tmp_path / "run", Quiet())["results"]
     scores = [line["accuracy"] for line in RunFolder(tmp_path / "run").metrics()]
     assert 3 <= len(scores) < 40
@@ -473,7 +473,7 @@ def test_a_run_ends_early_where_its_score_grows_no_better(tmp_path):
 
 def test_parts_of_a_batch_move_theta_once_and_as_the_whole_batch_does(data):
     def trained(execution):
-        cell = Cell(replace(QUICK, epochs=1, network=Network.HYBRID), Oracle(), Hardware.MATRIX, execution=execution)
+        cell = Trial(replace(QUICK, epochs=1, network=DigitNetwork.HYBRID), OracleReference(), Hardware.MATRIX, execution=execution)
         return run(cell, data)
 
     whole, parts = trained(ORDINARY), trained(Execution(accumulate=4))
@@ -485,7 +485,7 @@ def test_parts_of_a_batch_move_theta_once_and_as_the_whole_batch_does(data):
 
 
 def test_clipping_shortens_digital_gradients_and_a_batch_smaller_than_its_parts_is_refused(data):
-    cell = Cell(replace(QUICK, epochs=1), Oracle(), Hardware.MATRIX)
+    cell = Trial(replace(QUICK, epochs=1), OracleReference(), Hardware.MATRIX)
     plain, clipped = run(cell, data), run(replace(cell, execution=Execution(clip=1e-9)), data)
     assert not torch.equal(plain.model[1].weight, clipped.model[1].weight)
     with pytest.raises(errors.ArgumentError, match="cannot be shared"):
@@ -554,7 +554,7 @@ def test_there_must_be_something_to_resume(tmp_path):
 
 
 def test_parts_that_do_not_fit_are_refused_before_the_folder_is_made(tmp_path):
-    unfit = one(method=Twin(), hardware=Hardware.MONARCH)
+    unfit = one(method=PhysicalTwin(), hardware=Hardware.MONARCH)
     refused(unfit, tmp_path / "run", Existing.REFUSE, errors.IncompatibleError, "no physical twin")
     assert not (tmp_path / "run").exists()
 

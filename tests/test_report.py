@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from blackprop.errors import NoisyGradientWarning
-from blackprop.experiments import Cell, Digits, Hardware, Paper, price
-from blackprop.experiments.report import Board, Progress, price_table, results_table
+from blackprop.experiments import Trial, Digits, Hardware, Paper, price
+from blackprop.experiments.report import TensorBoardCallback, Progress, price_table, results_table
 from blackprop.experiments.report._progress import step_line
 from blackprop.experiments.report._table import duration
 from blackprop.experiments.report._time_left import TimeLeft
@@ -73,7 +73,7 @@ def test_the_longest_names_fit_into_100_columns():
 
 def test_a_price_table_shows_every_purpose_that_is_asked():
     task = Digits(epochs=1, batch_size=718)
-    bill = price(Cell(task, Paper(samples=2), Hardware.LIGHT_MODULATOR), task.data()).plain()
+    bill = price(Trial(task, Paper(samples=2), Hardware.LIGHT_MODULATOR), task.data()).plain()
     text = "\n".join(drawn(price_table("title", {("light-modulator", "paper"): bill})))
     for word in ("light-modulator", "forward", "parameter", "surrogate", "evaluate", "total", "overhead"):
         assert word in text
@@ -168,7 +168,7 @@ def test_the_progress_line_tells_how_the_gradient_is_where_that_is_known():
 
 def test_the_board_keeps_every_number_of_a_line_by_its_step(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = Board(tmp_path)
+    board = TensorBoardCallback(tmp_path)
     line = {"method": "paper", "device": "microring", "seed": 2, "loss": 0.5, "gap_closed": None}
     for step in (10, 20):
         layers = {"0": {"snr": step / 10, "residual": None}}

@@ -11,7 +11,7 @@ import torch
 import blackprop as bp
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import Batch, Frozen, Homodyne, Mixed, Oracle, Perturbative
+from blackprop.experiments import Batch, FrozenReference, Homodyne, Mixed, OracleReference, Perturbative
 from blackprop.experiments.reservoirs import (
     Architecture,
     DesignTwin,
@@ -24,7 +24,7 @@ from blackprop.experiments.reservoirs import (
 )
 
 TASKS = (Narma10(nodes=20, length=60, washout=20), ParityCheck(nodes=20, length=60, washout=20))
-METHODS = (Oracle(), Frozen(), Readout(), Perturbative(), Homodyne())
+METHODS = (OracleReference(), FrozenReference(), Readout(), Perturbative(), Homodyne())
 GRID = ReservoirGrid(TASKS, METHODS, (Reservoirs.ECHO_STATE,), (40,))
 
 
@@ -178,7 +178,7 @@ def test_a_twin_takes_simulators_alone():
 
 def test_each_method_is_told_at_its_best_rate(tmp_path):
     rates, told = (1e-5, 1e-2), []
-    grid = ReservoirGrid(TASKS[1:], (Oracle(), Readout()), (Reservoirs.ECHO_STATE,), (60,), (0, 1), rates)
+    grid = ReservoirGrid(TASKS[1:], (OracleReference(), Readout()), (Reservoirs.ECHO_STATE,), (60,), (0, 1), rates)
     found = carry_out_reservoirs(grid, tmp_path, told.append)
     assert [(r["method"], r["seed"]) for r in found] == [("oracle", 0), ("oracle", 1), ("ridge", 0), ("ridge", 1)]
     first = {r["rate"]: r["capacity"] for r in told if (r["method"], r["seed"]) == ("oracle", 0)}

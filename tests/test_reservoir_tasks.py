@@ -15,7 +15,7 @@ from torch import nn
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.experiments import Allowance, Frozen, Homodyne, Multiplexed, Oracle, Perturbative, Size
+from blackprop.experiments import Allowance, FrozenReference, Homodyne, Multiplexed, OracleReference, Perturbative, Size
 from blackprop.experiments.reservoirs import (
     Architecture,
     Capacity,
@@ -426,7 +426,7 @@ def test_drawn_tasks_are_the_same_each_time_and_fit_their_networks(task, outputs
     output = model(data.x_test)
     assert task.objective.loss(output, data.y_test).isfinite()
     assert task.objective.metric in task.objective.scores(task.objective.tally(output, data.y_test))
-    assert task.steps(12) == 20 * task.leg(12) == 20
+    assert task.steps(12) == 20 * task.segment(12) == 20
 
 
 def test_targets_stand_where_the_washout_has_ended():
@@ -678,18 +678,18 @@ def ring(in_shape, out_shape, seed):
 
 
 def test_training_the_reservoir_pays_at_equal_rows():
-    found = {m.name: run(RECALL, ring, m, 0, Allowance(800)) for m in (Oracle(), Frozen(), Readout())}
+    found = {m.name: run(RECALL, ring, m, 0, Allowance(800)) for m in (OracleReference(), FrozenReference(), Readout())}
     assert found["oracle"]["capacity"] > found["frozen"]["capacity"] + 0.4
     assert found["oracle"]["rows"] == found["frozen"]["rows"] == 800
     assert found["frozen"]["programmings"] == found["ridge"]["programmings"] == 1
     assert found["ridge"]["rows"] == 16
-    assert run(RECALL, ring, Oracle(), 0, Allowance(800)) | {"seconds": 0} == found["oracle"] | {"seconds": 0}
+    assert run(RECALL, ring, OracleReference(), 0, Allowance(800)) | {"seconds": 0} == found["oracle"] | {"seconds": 0}
 
 
 def test_a_readout_fitted_in_the_end_is_worth_more_than_one_trained_step_by_step():
     untrained, trained, step_by_step = (
         run(RECALL, ring, method, 0, Allowance(400), refit=refit)
-        for method, refit in ((Readout(), False), (Frozen(), True), (Frozen(), False))
+        for method, refit in ((Readout(), False), (FrozenReference(), True), (FrozenReference(), False))
     )
     assert trained["capacity"] > max(untrained["capacity"], step_by_step["capacity"]) + 0.7
     assert trained["rows"] == 400
@@ -701,7 +701,7 @@ def test_no_method_passes_its_allowance():
     assert (by_rows["steps"], by_rows["rows"]) == (6, 192)  # two directions, two passes each, eight rows
     with pytest.raises(errors.BudgetExhausted):  # 4 passes for each of its 200 parameters
         run(RECALL, ring, Homodyne(), 0, Allowance(1000))
-    by_settings = run(RECALL, ring, Oracle(), 0, Allowance(10_000, programmings=7))
+    by_settings = run(RECALL, ring, OracleReference(), 0, Allowance(10_000, programmings=7))
     assert by_settings["steps"] == by_settings["programmings"] == 7
     with pytest.raises(errors.ArgumentError, match=r"`Allowance\(rows=...\)` must be at least 1"):
         Allowance(0)

@@ -22,7 +22,7 @@ from blackprop.experiments import (
     Imperfections,
     Paper,
     RunFolder,
-    Watches,
+    Callbacks,
     carry_out,
     carry_out_side_by_side,
     with_references,
@@ -100,7 +100,7 @@ def assert_same_run(one, other):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    carry_out(GRID, folder, Watches())
+    carry_out(GRID, folder, Callbacks())
     return folder
 
 
@@ -109,8 +109,8 @@ def test_cells_in_any_order_leave_the_files_of_a_comparison(whole, tmp_path):
     summary = carry_out_apart(GRID, tmp_path / "run", heard, Existing.REFUSE, backwards)
     assert_same_run(whole, tmp_path / "run")
     assert summary == RunFolder(whole).summary()
-    assert len(heard.results) == len(GRID.cells())
-    assert len(heard.lines) == 2 * len(GRID.cells())
+    assert len(heard.results) == len(GRID.trials())
+    assert len(heard.lines) == 2 * len(GRID.trials())
     assert any(line["gap_closed"] is not None for line in RunFolder(tmp_path / "run").metrics())
     write_report([tmp_path / "run"], tmp_path / "page.html")
     assert "paper" in (tmp_path / "page.html").read_text()
@@ -119,15 +119,15 @@ def test_cells_in_any_order_leave_the_files_of_a_comparison(whole, tmp_path):
 @pytest.mark.parametrize("count", [0, 3])
 def test_an_interrupted_sweep_goes_on_where_it_was(whole, tmp_path, count):
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(GRID, tmp_path / "run", Watches(), Existing.REFUSE, after(count))
+        carry_out_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, after(count))
     assert len(RunFolder(tmp_path / "run").summary()["results"]) == count
     (at_work,) = [path for path in (tmp_path / "run" / CELLS).iterdir() if RunFolder(path).summary()["results"] == []]
     assert RunFolder(at_work).checkpoint()["step"] == 3
     with pytest.raises(errors.RunFolderError, match="exists already"):
-        carry_out_apart(GRID, tmp_path / "run", Watches(), Existing.REFUSE, backwards)
+        carry_out_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, backwards)
     heard = Heard()
     carry_out_apart(GRID, tmp_path / "run", heard, Existing.RESUME, backwards)
-    assert len(heard.results) == len(GRID.cells()) - count
+    assert len(heard.results) == len(GRID.trials()) - count
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -143,11 +143,11 @@ def test_a_sweep_goes_on_with_a_comparison_and_the_other_way_round(whole, tmp_pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(GRID, folder, Watches(), Existing.RESUME, apart)
+        carry_out_apart(GRID, folder, Callbacks(), Existing.RESUME, apart)
     assert [(state["cell"]["method"], state["step"]) for state in begun] == [("oracle", 3)]
     assert len(RunFolder(folder).summary()["results"]) == 1
-    carry_out(GRID, folder, Watches(), Existing.RESUME)
-    carry_out_apart(GRID, folder, Watches(), Existing.RESUME, backwards)  # nothing is left, and it tidies up
+    carry_out(GRID, folder, Callbacks(), Existing.RESUME)
+    carry_out_apart(GRID, folder, Callbacks(), Existing.RESUME, backwards)  # nothing is left, and it tidies up
     assert_same_run(whole, folder)
 
 
@@ -161,21 +161,21 @@ def test_a_cell_that_was_killed_at_its_very_beginning_is_begun_anew(tmp_path):
 
 def test_overwriting_begins_anew(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(SMALL, tmp_path / "run", Watches(), Existing.REFUSE, after(1))
+        carry_out_apart(SMALL, tmp_path / "run", Callbacks(), Existing.REFUSE, after(1))
     seen = []
 
     def apart(jobs):
         seen.extend(path.exists() for _, path in jobs)
         yield from backwards(jobs)
 
-    carry_out_apart(SMALL, tmp_path / "run", Watches(), Existing.OVERWRITE, apart)
+    carry_out_apart(SMALL, tmp_path / "run", Callbacks(), Existing.OVERWRITE, apart)
     assert seen == [False, False]
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"gpus": -1.0}])
 def test_wrong_arguments_are_refused(wrong, tmp_path):
     with pytest.raises(errors.ArgumentError, match=next(iter(wrong))):
-        carry_out_by_ray(SMALL, tmp_path / "run", Watches(), **wrong)
+        carry_out_by_ray(SMALL, tmp_path / "run", Callbacks(), **wrong)
     assert not (tmp_path / "run").exists()
 
 
@@ -183,7 +183,7 @@ def test_cells_side_by_side_leave_the_files_of_a_comparison(whole, tmp_path):
     heard = Heard()
     carry_out_side_by_side(GRID, tmp_path / "run", heard, jobs=2)
     assert_same_run(whole, tmp_path / "run")
-    assert len(heard.results) == len(GRID.cells())
+    assert len(heard.results) == len(GRID.trials())
     with pytest.raises(errors.ArgumentError, match="jobs"):
         carry_out_side_by_side(GRID, tmp_path / "other", heard, jobs=0)
 
@@ -213,7 +213,7 @@ def test_an_interrupted_or_killed_comparison_side_by_side_leaves_no_process_and_
 def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(errors.BlackpropError, match=re.escape(install("ray"))):
-        carry_out_by_ray(SMALL, tmp_path / "run", Watches())
+        carry_out_by_ray(SMALL, tmp_path / "run", Callbacks())
 
 
 def test_a_sweep_through_ray_goes_on_and_ends_as_a_comparison(whole, tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_sweep_through_ray_goes_on_and_ends_as_a_comparison(whole, tmp_path, m
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     folder, heard = tmp_path / "run", Heard()
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(GRID, folder, Watches(), Existing.REFUSE, after(3))
+        carry_out_apart(GRID, folder, Callbacks(), Existing.REFUSE, after(3))
     carry_out_by_ray(GRID, folder, heard, Existing.RESUME, workers=2)
-    assert len(heard.results) == len(GRID.cells()) - 3
+    assert len(heard.results) == len(GRID.trials()) - 3
     assert_same_run(whole, folder)

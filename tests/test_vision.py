@@ -284,7 +284,7 @@ def test_on_real_images_the_oracle_is_well_above_frozen():
         model = task.build(layer, 0)
         ((adam, schedule),) = task.optimizers(model, task.steps(3000))
         for _ in range(task.epochs):
-            for rows in torch.randperm(3000, generator=order).split(task.batch_size)[: task.leg(3000)]:
+            for rows in torch.randperm(3000, generator=order).split(task.batch_size)[: task.segment(3000)]:
                 adam.zero_grad()
                 task.objective.loss(model(found.x_train[rows]), found.y_train[rows]).backward()
                 adam.step()

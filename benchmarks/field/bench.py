@@ -34,26 +34,26 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop.experiments import (
     Allowance,
-    Cell,
+    Trial,
     Data,
     Default,
     Digits,
     DirectFeedbackAlignment,
     FeedbackAlignment,
-    Frozen,
+    FrozenReference,
     Hardware,
     Memory,
-    Method,
+    TrainingMethod,
     Mixed,
     Mnist,
     Multiplexed,
-    Oracle,
+    OracleReference,
     Paper,
     Perturbative,
     Row,
     SpeechDigits,
     Spsa,
-    Twin,
+    PhysicalTwin,
     asked,
     evaluate,
     train_within,
@@ -66,7 +66,7 @@ KEY = ("task", "device", "method", "factor", "rate", "seed", "allowed")
 
 
 @dataclass(frozen=True)
-class LocalLearning(Method):
+class LocalLearning(TrainingMethod):
     """Physical local learning: θ stays as drawn, and a digital matrix behind each device learns from it alone, and from
     what the device gets. With `reads` false, from the latter alone: what the matrices do without any device.
     """
@@ -83,11 +83,11 @@ class LocalLearning(Method):
         return layer
 
 
-METHODS: tuple[Method, ...] = (
-    Oracle(),
-    Frozen(),
+METHODS: tuple[TrainingMethod, ...] = (
+    OracleReference(),
+    FrozenReference(),
     Default(),
-    Twin(),
+    PhysicalTwin(),
     Row(),
     Memory(),
     Memory(row=True, name="memory-row"),
@@ -112,7 +112,7 @@ DEVICES = (
 EPOCHS = {"digits": 10, "mnist": 2, "speech-digits": 6}
 
 
-def run(cell: Cell, data: Data, allowance: Allowance) -> Result:
+def run(cell: Trial, data: Data, allowance: Allowance) -> Result:
     """The scores of a cell trained within the allowance, and what it asked."""
     start, model = time.perf_counter(), cell.model()
     task: Any = cell.task  # all have rates
@@ -128,7 +128,7 @@ def run(cell: Cell, data: Data, allowance: Allowance) -> Result:
 
 
 def train_locally(
-    cell: Cell, method: LocalLearning, model: nn.Module, data: Data, allowance: Allowance
+    cell: Trial, method: LocalLearning, model: nn.Module, data: Data, allowance: Allowance
 ) -> tuple[PhysicalLocalLearning, int]:
     """A stack of the devices of `model`, the first with more inputs, for the label; and how many batches it visited."""
     shapes = [(*layer.in_shape, *layer.out_shape) for layer in physical_layers(model)]
@@ -163,7 +163,7 @@ def level(layer: bp.PhysicalLayer, x: Tensor, wanted: float) -> None:
     layer.gain *= wanted / layer(x).square().mean().sqrt()
 
 
-def batches(cell: Cell, data: Data, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(cell: Trial, data: Data, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """As the other methods see them."""
     for epoch in count():
         for rows in torch.randperm(len(data.x_train), generator=cell.order(epoch)).split(size):
@@ -193,7 +193,7 @@ class Kept:
                 entry = json.loads(line)
                 self.known[tuple(entry[name] for name in KEY)] = entry
 
-    def result(self, cell: Cell, data: Data, factor: int, reference: tuple[int, int]) -> Result:
+    def result(self, cell: Trial, data: Data, factor: int, reference: tuple[int, int]) -> Result:
         rows, programmings = (factor * asked for asked in reference)
         task: Any = cell.task
         what = (task.name, cell.hardware.value, cell.method.name, factor, task.device_lr, cell.seed, rows)
@@ -213,7 +213,7 @@ class Kept:
 def carry_out(
     kept: Kept,
     task: Any,
-    methods: Sequence[Method],
+    methods: Sequence[TrainingMethod],
     hardware: Sequence[Hardware],
     factors: Sequence[int],
     rates: Sequence[float],
@@ -223,18 +223,18 @@ def carry_out(
     data, found = task.data(), []
     steps = task.steps(len(data.x_train))
     for factor, kind, method in product(factors, hardware, methods):
-        places = len(physical_layers(Cell(task, Oracle(), kind).model()))
+        places = len(physical_layers(Trial(task, OracleReference(), kind).model()))
         reference = (steps * task.batch_size * places, steps * places)
         first: list[Result] = []
-        for rate in rates if not isinstance(method, Frozen) else (task.device_lr,):
+        for rate in rates if not isinstance(method, FrozenReference) else (task.device_lr,):
             at_rate = replace(task, device_lr=rate)
-            first.append(kept.result(Cell(at_rate, method, kind, 0), data, factor, reference))
+            first.append(kept.result(Trial(at_rate, method, kind, 0), data, factor, reference))
             if "refused" in first[0]:  # at any rate
                 break
         best = max(first, key=lambda result: result.get("accuracy", 0.0))
         others = range(1, seeds) if "refused" not in best else ()
         chosen = replace(task, device_lr=best["rate"])
-        found += [best, *(kept.result(Cell(chosen, method, kind, s), data, factor, reference) for s in others)]
+        found += [best, *(kept.result(Trial(chosen, method, kind, s), data, factor, reference) for s in others)]
     return found
 
 

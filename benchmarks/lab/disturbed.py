@@ -38,7 +38,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import Query
-from blackprop.experiments import Cell, Default, Digits, Network, Remote, Row, Training, Watches
+from blackprop.experiments import Trial, Default, Digits, DigitNetwork, Remote, Row, Training, Callbacks
 from blackprop.experiments.engine._hardware import _connected
 from blackprop.lab import Checked, RemoteDevice, Server
 from blackprop.lab.remote.shared._keys import make_keys
@@ -236,9 +236,9 @@ def trained(
     began = time.perf_counter()
     killer.start()
     try:
-        training = Training(Cell(task, METHODS[method], remote), task.data())
+        training = Training(Trial(task, METHODS[method], remote), task.data())
         while not training.done:
-            training.run_leg(Watches())
+            training.run_segment(Callbacks())
         seconds = time.perf_counter() - began
         device = _connected(address, remote.keys, True)
         assert isinstance(device, RemoteDevice)
@@ -315,7 +315,7 @@ def main() -> None:
         folder = Path(name)
         make_keys(folder / "keys")
         for method in options.methods:
-            task = Digits(Network.HYBRID, epochs=options.epochs)
+            task = Digits(DigitNetwork.HYBRID, epochs=options.epochs)
             peace = trained(folder, task, method, insecure=options.insecure)
             ran = trained(
                 *(folder, task, method),

@@ -24,19 +24,19 @@ from blackprop.devices import Device
 from blackprop.errors import BlackpropWarning
 from blackprop.experiments import (
     Bill,
-    Cell,
+    Trial,
     Data,
     Digits,
-    Frozen,
+    FrozenReference,
     Hardware,
     Imperfections,
-    Method,
-    Network,
-    Oracle,
+    TrainingMethod,
+    DigitNetwork,
+    OracleReference,
     Paper,
     Row,
     Training,
-    Watches,
+    Callbacks,
 )
 from blackprop.surrogates import CalibratedResponse, Twin
 
@@ -44,7 +44,7 @@ HARDWARE = ("light-modulator", "microring", "mzi-mesh", "three-splitter-mesh")
 
 
 @dataclass(frozen=True)
-class Watched(Method):
+class Watched(TrainingMethod):
     """Calibrated curves (`default`) or a `twin`, with the monitor or without."""
 
     name: str = "default"
@@ -88,10 +88,10 @@ class Run:
     taken: int  # programmings of the busiest device
 
 
-def run(cell: Cell, data: Data) -> Run:
+def run(cell: Trial, data: Data) -> Run:
     training = Training(cell, data)
     while not training.done:
-        training.run_leg(Watches())
+        training.run_segment(Callbacks())
     layers = list(training.devices.values())
     bill = Bill.of([(layer.ledger, layer.theta.requires_grad) for layer in layers], training.steps)
     moved = sum(int(layer.surrogate.diagnosis().get("moved", 0)) for layer in layers)
@@ -99,13 +99,13 @@ def run(cell: Cell, data: Data) -> Run:
     return Run(training.score, bill.row_overhead, bill.programming_overhead, moved, taken)
 
 
-def methods(hardware: Hardware, chosen: list[str], watch: float, share: float) -> list[list[Method]]:
+def methods(hardware: Hardware, chosen: list[str], watch: float, share: float) -> list[list[TrainingMethod]]:
     """Of each, the variants that drift is met with; the first is also run without drift."""
     element = hardware in (Hardware.LIGHT_MODULATOR, Hardware.MICRORING)
-    found: list[list[Method]] = []
+    found: list[list[TrainingMethod]] = []
     for name in chosen:
         if name in ("oracle", "frozen", "row", "paper"):
-            known: dict[str, Method] = {"oracle": Oracle(), "frozen": Frozen(), "row": Row(), "paper": Paper()}
+            known: dict[str, TrainingMethod] = {"oracle": OracleReference(), "frozen": FrozenReference(), "row": Row(), "paper": Paper()}
             if name != "row" or element:
                 found.append([known[name]])
         elif name == "twin" or element:
@@ -114,7 +114,7 @@ def methods(hardware: Hardware, chosen: list[str], watch: float, share: float) -
     return found
 
 
-def told(method: Method) -> str:
+def told(method: TrainingMethod) -> str:
     if not isinstance(method, Watched):
         return method.name
     return f"{method.name}, {'unwatched' if method.watch is None else 'watched'}"
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--devices", nargs="+", choices=HARDWARE, default=list(HARDWARE))
-    parser.add_argument("--networks", nargs="+", choices=[n.value for n in Network], default=["physical", "hybrid"])
+    parser.add_argument("--networks", nargs="+", choices=[n.value for n in DigitNetwork], default=["physical", "hybrid"])
     names = ("oracle", "frozen", "default", "twin", "row", "paper")
     parser.add_argument("--methods", nargs="+", choices=names, default=list(names))
     parser.add_argument("--walk", type=float, default=0.5, help="rad, at the end of the run")
@@ -151,18 +151,18 @@ def main() -> None:
     data = Digits().data()
     print("| network | device | method | drift | accuracy, % | row overhead | programming overhead | events |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for network in map(Network, given.networks):
+    for network in map(DigitNetwork, given.networks):
         task = Digits(network=network, epochs=given.epochs)
         for hardware in map(Hardware, given.devices):
             for variants in methods(hardware, given.methods, given.watch, given.share):
-                free = [run(Cell(task, variants[0], hardware, seed), data) for seed in range(given.seeds)]
+                free = [run(Trial(task, variants[0], hardware, seed), data) for seed in range(given.seeds)]
                 label = [network.value, hardware.value]
                 print(line([*label, told(variants[0]), "none"], free), flush=True)
                 # Of a reference that is programmed but once, the walk would be one step; it walks as the oracle does.
                 step = given.walk / math.sqrt(max(free[0].taken, task.steps(len(data.x_train))))
                 drift = Ageing(drift=step, by_clock=given.clock)
                 for method in variants:
-                    runs = [run(Cell(task, method, hardware, seed, drift), data) for seed in range(given.seeds)]
+                    runs = [run(Trial(task, method, hardware, seed, drift), data) for seed in range(given.seeds)]
                     print(line([*label, told(method), f"{given.walk} rad"], runs), flush=True)
 
 

@@ -26,7 +26,7 @@ from blackprop.experiments import (
     Hardware,
     Imperfections,
     Paper,
-    Watches,
+    Callbacks,
     carry_out,
     with_references,
 )
@@ -43,7 +43,7 @@ GRID = Grid(
 
 def sweep(folder: Path, workers: int) -> None:
     existing = Existing.RESUME if (folder / "summary.json").exists() else Existing.REFUSE
-    carry_out_by_ray(GRID, folder, Watches(), existing, workers=workers)
+    carry_out_by_ray(GRID, folder, Callbacks(), existing, workers=workers)
 
 
 def killed(folder: Path, workers: int, kills: int, draws: random.Random) -> int:
@@ -86,12 +86,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         whole, cut = Path(name) / "whole", Path(name) / "cut"
         began = time.perf_counter()
-        carry_out(GRID, whole, Watches())
+        carry_out(GRID, whole, Callbacks())
         between = time.perf_counter()
         done = killed(cut, options.workers, options.kills, random.Random(options.seed))
         seconds = between - began, time.perf_counter() - between
         same = (whole / "summary.json").read_bytes() == (cut / "summary.json").read_bytes()
-        print(f"{done} kills in {len(GRID.cells())} cells: summary.json is {'the same' if same else 'ANOTHER'}")
+        print(f"{done} kills in {len(GRID.trials())} cells: summary.json is {'the same' if same else 'ANOTHER'}")
         print(f"compare took {seconds[0]:.0f} s, the sweep with its {done + 1} beginnings {seconds[1]:.0f} s")
     sys.exit(0 if same and done == options.kills else 1)
 

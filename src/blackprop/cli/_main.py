@@ -26,7 +26,15 @@ except ModuleNotFoundError as error:
 from blackprop.cli._arguments import TASKS_OF, understood
 from blackprop.cli._compare_reservoirs import CompareReservoirs
 from blackprop.cli._lab_commands import Characterise, CheckDevice, Keys, Serve
-from blackprop.cli._run_commands import TASKS, Compare, Interrupted, Price, Report, Sweep, Train
+from blackprop.cli._run_commands import (
+    TASKS,
+    CompareCommand,
+    Interrupted,
+    PriceCommand,
+    ReportCommand,
+    SweepCommand,
+    TrainCommand,
+)
 from blackprop.errors import ArgumentError, BlackpropError
 from blackprop_cli import COMMANDS, UnknownName, answered, resolve
 
@@ -81,11 +89,11 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
 def _by_tyro(arguments: list[str]) -> Callable[[Console], None]:
     sequences = Annotated[CompareReservoirs, tyro.conf.subcommand("reservoir", description=CompareReservoirs.__doc__)]
     commands = {
-        "train": _on_tasks(Train),
-        "compare": _on_tasks(Compare, sequences),
-        "sweep": _on_tasks(Sweep),
-        "price": _on_tasks(Price),
-        "report": Report,
+        "train": _on_tasks(TrainCommand),
+        "compare": _on_tasks(CompareCommand, sequences),
+        "sweep": _on_tasks(SweepCommand),
+        "price": _on_tasks(PriceCommand),
+        "report": ReportCommand,
         "check-device": CheckDevice,
         "characterise": Characterise,
         "serve": Serve,

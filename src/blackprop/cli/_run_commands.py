@@ -14,54 +14,37 @@ import tyro
 from rich.console import Console
 
 from blackprop.errors import ArgumentError, BlackpropError
-from blackprop.experiments import (
-    FLAWLESS,
-    NOWHERE,
-    ORDINARY,
-    REMOTE,
+from blackprop.experiments.comparison._compare import compare
+from blackprop.experiments.comparison._grid import Grid, with_references
+from blackprop.experiments.comparison._sweep import sweep
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.engine._execution import ORDINARY, Execution, first_process
+from blackprop.experiments.engine._hardware import FLAWLESS, NOWHERE, REMOTE, Hardware, Imperfections, Kind, Remote
+from blackprop.experiments.engine._price import price
+from blackprop.experiments.methods._by_feedback import DirectFeedbackAlignment, FeedbackAlignment
+from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Perturbative, Spsa
+from blackprop.experiments.methods._methods import (
     Characterised,
-    Cifar10,
     Default,
-    Digits,
-    DirectFeedbackAlignment,
-    Esc10,
-    Esc50,
-    Execution,
-    Existing,
-    FeedbackAlignment,
-    FineWeb,
-    Frozen,
-    Grid,
-    Hardware,
-    Homodyne,
-    Imperfections,
-    Kind,
+    FrozenReference,
     Memory,
-    Method,
-    Mixed,
-    Mnist,
-    Multiplexed,
-    Oracle,
+    OracleReference,
     Paper,
-    Perturbative,
-    Remote,
+    PhysicalTwin,
     Row,
-    RunFolder,
-    SpeechDigits,
-    Spsa,
-    Task,
-    Text,
-    Twin,
-    UrbanSound8K,
-    Watches,
-    carry_out,
-    carry_out_side_by_side,
-    first_process,
-    price,
-    with_references,
+    TrainingMethod,
 )
-from blackprop.experiments.engine._sweep import carry_out_by_ray
-from blackprop.experiments.report import Board, Progress, price_table, results_table, write_report
+from blackprop.experiments.records._run_folder import Existing, RunFolder
+from blackprop.experiments.report import write_report
+from blackprop.experiments.report._progress import Progress
+from blackprop.experiments.report._table import price_table, results_table
+from blackprop.experiments.report._tensorboard import TensorBoardCallback
+from blackprop.experiments.tasks._digits import Digits
+from blackprop.experiments.tasks._mnist import Mnist
+from blackprop.experiments.tasks._task import Task
+from blackprop.experiments.tasks.audio._tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
+from blackprop.experiments.tasks.language._tasks import FineWeb, Text
+from blackprop.experiments.tasks.vision._cifar10 import Cifar10
 
 
 @dataclass(frozen=True)
@@ -76,13 +59,13 @@ class MethodOptions:
     """memory, memory-row: new directions a step, in place of what suits the device."""
 
 
-METHODS: dict[str, Callable[[MethodOptions], Method]] = {
-    "oracle": lambda _: Oracle(),
-    "frozen": lambda _: Frozen(),
+METHODS: dict[str, Callable[[MethodOptions], TrainingMethod]] = {
+    "oracle": lambda _: OracleReference(),
+    "frozen": lambda _: FrozenReference(),
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),
     "default": lambda _: Default(),
     "row": lambda _: Row(),
-    "twin": lambda _: Twin(),
+    "twin": lambda _: PhysicalTwin(),
     "memory": lambda options: Memory(count=options.count),
     "memory-row": lambda options: Memory(count=options.count, row=True, name="memory-row"),
     "characterised": lambda _: Characterised(),
@@ -130,7 +113,7 @@ class RunOptions:
             raise ArgumentError("`--resume` and `--overwrite` need a `--run-dir`")
         return Existing.RESUME if self.resume else Existing.OVERWRITE if self.overwrite else Existing.REFUSE
 
-    def carry_out(self, grid: Grid, console: Console, how: Callable[..., dict[str, Any]] = carry_out) -> None:
+    def carry_out(self, grid: Grid, console: Console, how: Callable[..., dict[str, Any]] = compare) -> None:
         """Run the grid, and show its table and where its files are."""
         existing, threads = self.existing(), torch.get_num_threads()
         path = self.run_dir or Path("runs") / f"{grid.task.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -138,9 +121,9 @@ class RunOptions:
             raise ArgumentError(f"`--threads` must be at least 1, got {self.threads}")
         torch.set_num_threads(self.threads)
         try:
-            with Progress(console, *self._cells(grid, path)) as progress:
-                board = (Board(path / "tensorboard"),) if self.tensorboard else ()
-                summary = how(grid, path, Watches((progress, *board)), existing)
+            with Progress(console, *self._trials(grid, path)) as progress:
+                others = (TensorBoardCallback(path / "tensorboard"),) if self.tensorboard else ()
+                summary = how(grid, path, Callbacks((progress, *others)), existing)
         except KeyboardInterrupt as interrupt:
             raise (Interrupted(path) if path.exists() else interrupt) from None
         finally:
@@ -149,15 +132,15 @@ class RunOptions:
             console.print(results_table(summary))
             console.print(f"run folder: {path}", highlight=False, soft_wrap=True)
 
-    def _cells(self, grid: Grid, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The cells of the run, and those that are finished already."""
-        cells = [cell.key for cell in grid.cells()]
+    def _trials(self, grid: Grid, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The trials of the run, and those that are finished already."""
+        trials = [trial.key for trial in grid.trials()]
         if not self.resume:
-            return cells, []
+            return trials, []
         try:
-            return cells, (RunFolder(path).summary() or {"results": []})["results"]
+            return trials, (RunFolder(path).summary() or {"results": []})["results"]
         except BlackpropError:  # it is told where the run is carried out
-            return cells, []
+            return trials, []
 
 
 class Interrupted(Exception):  # no error: the run stands, and can be resumed
@@ -169,7 +152,7 @@ class Interrupted(Exception):  # no error: the run stands, and can be resumed
 
 
 @dataclass(frozen=True)
-class Train(Generic[TaskT]):
+class TrainCommand(Generic[TaskT]):
     """Train one network by one method on one device."""
 
     task: TaskT
@@ -194,7 +177,7 @@ class Train(Generic[TaskT]):
 
 
 @dataclass(frozen=True)
-class Compare(Generic[TaskT]):
+class CompareCommand(Generic[TaskT]):
     """Train by several methods over devices and seeds; oracle and frozen are always among them."""
 
     task: TaskT
@@ -215,8 +198,7 @@ class Compare(Generic[TaskT]):
     def __call__(self, console: Console) -> None:
         if self.jobs < 1:
             raise ArgumentError(f"`--jobs` must be at least 1, got {self.jobs}")
-        how = carry_out if self.jobs == 1 else partial(carry_out_side_by_side, jobs=self.jobs)
-        self.run.carry_out(self.grid(), console, how)
+        self.run.carry_out(self.grid(), console, partial(compare, jobs=self.jobs))
 
     def grid(self) -> Grid:
         methods = with_references(METHODS[name](self.options) for name in self.methods)
@@ -225,20 +207,20 @@ class Compare(Generic[TaskT]):
 
 
 @dataclass(frozen=True)
-class Sweep(Compare[TaskT]):
-    """What compare does, its cells side by side in the workers of a Ray cluster; the same files, the same figures."""
+class SweepCommand(CompareCommand[TaskT]):
+    """What compare does, its trials side by side in the workers of a Ray cluster; the same files, the same figures."""
 
     workers: int | None = None
     """CPUs of the cluster that is started on this machine, by default all; RAY_ADDRESS names one that is there."""
     gpus: float = 0.0
-    """Of each cell; with 0 it is trained on the CPU."""
+    """Of each trial; with 0 it is trained on the CPU."""
 
     def __call__(self, console: Console) -> None:
-        self.run.carry_out(self.grid(), console, partial(carry_out_by_ray, workers=self.workers, gpus=self.gpus))
+        self.run.carry_out(self.grid(), console, partial(sweep, workers=self.workers, gpus=self.gpus))
 
 
 @dataclass(frozen=True)
-class Price(Generic[TaskT]):
+class PriceCommand(Generic[TaskT]):
     """What one run of each method on each device would cost, without asking any device anything."""
 
     task: TaskT
@@ -255,12 +237,12 @@ class Price(Generic[TaskT]):
         devices = tuple(DEVICES[name](self.remote) for name in self.devices)
         grid = Grid(self.task, methods, devices, imperfections=self.imperfections)
         data = grid.task.data()
-        bills = {(cell.hardware.value, cell.method.name): price(cell, data).plain() for cell in grid.cells()}
+        bills = {(one.hardware.value, one.method.name): price(one, data).plain() for one in grid.trials()}
         console.print(price_table(f"{grid.task.name}, one run of {grid.task.steps(len(data.x_train)):,} steps", bills))
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportCommand:
     """Write one self-contained page of what runs found: tables and charts that open offline."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]

@@ -1,1 +1,1 @@
-"""The training loop, its grid of runs, its prices and its allowances."""
+"""A trial: its parts, its training within the steps of its task or an allowance, its price and its result."""

@@ -1,50 +1,28 @@
-"""Training by what it may ask: every method goes as far as the same rows and programmings take it."""
+"""Allowances: what training may ask of the devices."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Adam
+from torch import nn
 
 from blackprop.core._budget import Budget
 from blackprop.core._query import Purpose
-from blackprop.errors import ArgumentError, BudgetExhausted
-from blackprop.experiments.engine._trial import Stream, stream_seed
-from blackprop.experiments.methods._methods import Method
-from blackprop.experiments.methods._rule import Batch
-from blackprop.experiments.tasks._objectives import Objective
-from blackprop.experiments.tasks._task import Data
+from blackprop.errors import ArgumentError
+from blackprop.experiments.tasks._task import Task
 from blackprop.nn._layer import PhysicalLayer
-from blackprop.nn._substitute import ledger, param_groups
-from blackprop.optim import SignalScaled
-
-EVALUATED = 256  # rows at once
-
-
-class Rated(Protocol):
-    """What is needed of a task: its batches, and Adam's rates to begin with."""
-
-    @property
-    def batch_size(self) -> Any: ...
-    @property
-    def objective(self) -> Objective: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def device_lr(self) -> float: ...
-    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
+from blackprop.nn._substitute import ledger
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """What training may ask of the devices; evaluation is not counted."""
+    """The rows and programmings that training may ask of all devices together. Evaluation is not counted.
+
+    - `rows`: the largest number of rows, at least 1.
+    - `programmings`: the largest number of programmings, at least 1; None, the default, sets no limit.
+    """
 
     rows: int
     programmings: int | None = None
@@ -54,54 +32,41 @@ class Allowance:
             if limit is not None and limit < 1:
                 raise ArgumentError(f"`Allowance({name}=...)` must be at least 1, got {limit}")
 
+    @classmethod
+    def of_batches(cls, task: Task, batches: int) -> Allowance:
+        """So many training batches of `task` through each of its devices, one programming a batch."""
+        places = count_devices(task)
+        return cls(batches * task.batch_size * places, batches * places)
+
     def less(self, rows: int) -> Allowance:
-        """What is left beside one reading of so many rows."""
+        """The allowance without one reading of so many rows."""
         return Allowance(self.rows - rows, None if self.programmings is None else self.programmings - 1)
 
+    def share(self, model: nn.Module, step: tuple[int, int] = (0, 0)) -> float | None:
+        """The share that is spent, in [0, 1]; None where one more `step` of (rows, programmings) would pass a limit."""
+        limits, shares = (self.rows, self.programmings), [0.0]
+        for spent, cost, limit in zip(asked(model), step, limits, strict=True):
+            if limit is not None:
+                if spent + cost > limit:
+                    return None
+                shares.append(spent / limit)
+        return max(shares)
 
-def train_within(task: Rated, model: nn.Module, method: Method, data: Data, seed: int, allowance: Allowance) -> int:
-    """Steps that were made until the next one would pass the allowance.
-
-    Rates fall as a cosine of the share of it that is spent, so every method has come to rest when it ends.
-    """
-    layers = physical_layers(model)
-    adam = Adam(param_groups(model, lr=task.lr, device_lr=task.device_lr))
-    optimizer = SignalScaled(adam, model) if method.signal_scaled else adam
-    rule = method.rule(model, torch.Generator().manual_seed(stream_seed(seed, Stream.LAYER, len(layers))))
-    full = [group["lr"] for group in optimizer.param_groups]
-    batches, dearest, steps = _batches(data, task.batch_size, seed), (0, 0), 0
-    model.train()
-    with _budgeted(layers, allowance):
-        while (share := _share(model, dearest, allowance)) is not None:
-            for group, rate in zip(optimizer.param_groups, full, strict=True):
-                group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
-            drawn = torch.Generator().manual_seed(stream_seed(seed, Stream.AUGMENT, steps))
-            before, (x, y) = asked(model), task.augment(*next(batches), drawn)
-            try:
-                optimizer.zero_grad()
-                rule.add_gradients(Batch(x, y, model, task.objective.loss), Tensor.backward)
-                optimizer.step()
-            except BudgetExhausted:
-                if not steps:  # a result of no training would mislead
-                    raise
-                break
-            if steps:  # the first one may calibrate, which no other will
-                cost = tuple(now - then for now, then in zip(asked(model), before, strict=True))
-                dearest = (max(dearest[0], cost[0]), max(dearest[1], cost[1]))
-            steps += 1
-    return steps
-
-
-@torch.no_grad()
-def evaluate(objective: Objective, model: nn.Module, data: Data) -> dict[str, float]:
-    """The scores on the rows to test on."""
-    model.eval()
-    pairs = zip(data.x_test.split(EVALUATED), data.y_test.split(EVALUATED), strict=True)
-    return objective.scores(torch.stack([objective.tally(model(x), y) for x, y in pairs]).sum(0))
+    @contextmanager
+    def enforced(self, model: nn.Module) -> Iterator[None]:
+        """Inside, the layers of `model` raise `BudgetExhausted` rather than pass the allowance."""
+        budget, layers = Budget(self.rows, self.programmings), physical_layers(model)
+        for layer in layers:
+            layer.budget = budget
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.budget = None
 
 
 def asked(model: nn.Module) -> tuple[int, int]:
-    """Rows and programmings of training."""
+    """The rows and programmings of training."""
     total = ledger(model)
     return (
         total.total_rows - total.rows[Purpose.EVALUATE],
@@ -110,37 +75,18 @@ def asked(model: nn.Module) -> tuple[int, int]:
 
 
 def physical_layers(model: nn.Module) -> list[PhysicalLayer]:
+    """The layers of `model` that stand on devices, in its order."""
     return [module for module in model.modules() if isinstance(module, PhysicalLayer)]
 
 
-@contextmanager
-def _budgeted(layers: list[PhysicalLayer], allowance: Allowance) -> Iterator[None]:
-    """Within, the devices refuse what would pass the allowance."""
-    budget = Budget(allowance.rows, allowance.programmings)
-    for layer in layers:
-        layer.budget = budget
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.budget = None
+def count_devices(task: Task) -> int:
+    """The devices that the network of `task` has places for."""
+    places = 0
 
+    def place(*_: object) -> nn.Module:
+        nonlocal places
+        places += 1
+        return nn.Identity()
 
-def _batches(data: Data, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, epoch after epoch; what is left over of one is left out of it."""
-    for epoch in count():
-        order = torch.Generator().manual_seed(stream_seed(seed, Stream.ORDER, epoch))
-        for rows in torch.randperm(len(data.x_train), generator=order).split(size):
-            if len(rows) == size:
-                yield data.x_train[rows], data.y_train[rows]
-
-
-def _share(model: nn.Module, dearest: tuple[int, int], allowance: Allowance) -> float | None:
-    """Of the allowance that is spent; None where a step as the dearest so far would pass it."""
-    limits, shares = (allowance.rows, allowance.programmings), [0.0]
-    for spent, cost, limit in zip(asked(model), dearest, limits, strict=True):
-        if limit is not None:
-            if spent + cost > limit:
-                return None
-            shares.append(spent / limit)
-    return max(shares)
+    task.build(place, seed=0)
+    return places

@@ -1,4 +1,4 @@
-"""Who is told how a run goes."""
+"""Callbacks: they are told how a trial goes on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
-class Watch(Protocol):
+class Callback(Protocol):
+    """Told of every step, every evaluation and every result. Each argument is a mapping that JSON takes."""
+
     def step(self, progress: Mapping[str, Any]) -> None:
-        """After every optimizer step: the cell, the step of how many, the loss, what was spent."""
+        """After every optimizer step: the trial's key, the step of how many, the loss, the rows and programmings."""
         ...
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
@@ -17,15 +19,15 @@ class Watch(Protocol):
         ...
 
     def finished(self, result: Mapping[str, Any]) -> None:
-        """After a cell: its entry of summary.json."""
+        """After a trial: its result, as summary.json and results.jsonl hold it."""
         ...
 
 
 @dataclass(frozen=True)
-class Watches:
-    """All of them are told; with none, nobody is."""
+class Callbacks:
+    """Several callbacks as one, called in order; none by default."""
 
-    all: tuple[Watch, ...] = ()
+    all: tuple[Callback, ...] = ()
 
     def step(self, progress: Mapping[str, Any]) -> None:
         for one in self.all:
@@ -38,3 +40,6 @@ class Watches:
     def finished(self, result: Mapping[str, Any]) -> None:
         for one in self.all:
             one.finished(result)
+
+
+SILENT = Callbacks()

@@ -6,7 +6,7 @@ import enum
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,6 +17,7 @@ from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.photonic._scattering_medium import ScatteringMedium
 from blackprop.errors import ArgumentError, IncompatibleError
 
+Shape = int | tuple[int, ...]  # of a row, and of its reading
 REMOTE = "remote"
 REACH = 4  # of a converter of settings, in largest initial values, where the device declares neither limits nor period
 
@@ -27,8 +28,11 @@ class Kind(Protocol):
     @property
     def value(self) -> str: ...
 
-    def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
-        """The device for a place of a network; `seed` draws the hidden errors of one that has any."""
+    def make(self, d_in: Any, d_out: Any, seed: int = 0) -> Device:
+        """The device for a place of a network, for rows and readings of the shapes that its tasks have there.
+
+        `seed` draws the hidden errors of a device that has any.
+        """
         ...
 
 

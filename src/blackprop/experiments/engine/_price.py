@@ -16,28 +16,28 @@ from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.experiments.engine._bill import Bill
 from blackprop.experiments.engine._execution import lent_generators
-from blackprop.experiments.engine._trial import Cell
+from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.tasks._task import Data
 from blackprop.nn._layer import PhysicalLayer
 
 _NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
 
 
-def price(cell: Cell, data: Data) -> Bill:
-    """The bill of `cell`, evaluations included, without a query to any device.
+def price(trial: Trial, data: Data) -> Bill:
+    """The bill of `trial`, evaluations included, without a query to any device.
 
     The parameter procedure of one step is run dry and multiplied by the steps; the surrogate's procedures are run dry
     for every step, since one that rebuilds itself now and then costs more in some. Exact where the questions do not
     depend on where training goes; a device with limits is asked its base rows once more in steps that come near them.
     """
-    task = cell.task
+    task = trial.task
     places: list[_Place] = []
 
     def place(d_in: int, d_out: int) -> _Place:
         places.append(_Place(d_in, d_out))
         return places[-1]
 
-    network, rows = task.build(place, cell.seed), len(data.x_train)
+    network, rows = task.build(place, trial.seed), len(data.x_train)
     x, _ = task.augment(
         data.x_train[: task.batch_size], data.y_train[: task.batch_size], torch.Generator().manual_seed(0)
     )
@@ -45,13 +45,13 @@ def price(cell: Cell, data: Data) -> Bill:
         network(x)
         training = [(one.rows, one.wants_grad_x) for one in places]
         network.eval()(data.x_test[:1])
-    schedule = _Schedule(task.steps(rows), task.leg(rows))
-    rule = cell.method.rule(cell.model(), torch.Generator().manual_seed(0))
+    schedule = _Schedule(task.steps(rows), task.segment(rows))
+    rule = trial.method.rule(trial.model(), torch.Generator().manual_seed(0))
     for one, (rows, wants) in zip(places, training, strict=True):
         one.test_rows, one.rows, one.wants_grad_x = len(data.x_test) * one.rows, rows, wants and rule.through_devices
     priced = []
     for index, found in enumerate(places):
-        layer = cell.layer(found.d_in, found.d_out, index)
+        layer = trial.layer(found.d_in, found.d_out, index)
         by_loss = rule.passes() > 1
         cost = _asked_by_loss(layer, found, schedule, rule.passes()) if by_loss else _layer(layer, found, schedule)
         priced.append((cost, layer.theta.requires_grad))
@@ -61,12 +61,12 @@ def price(cell: Cell, data: Data) -> Bill:
 @dataclass(frozen=True)
 class _Schedule:
     steps: int
-    leg: int  # steps between two evaluations
+    segment: int  # steps between two evaluations
 
-    def legs(self) -> list[int]:
-        """The steps of each leg."""
-        whole, rest = divmod(self.steps, self.leg)
-        return [self.leg] * whole + [rest] * (rest > 0)
+    def segments(self) -> list[int]:
+        """The steps of each segment."""
+        whole, rest = divmod(self.steps, self.segment)
+        return [self.segment] * whole + [rest] * (rest > 0)
 
 
 class _Place(nn.Module):
@@ -87,9 +87,9 @@ def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
     trained = layer.theta.requires_grad
     parameter = _parameter_step(layer, place) if trained else Ledger()
     walk = _Walk(layer, place, trained, asks=parameter.total_programmings > 0)
-    legs = [dry_run(lambda steps=steps: walk.leg(steps), layer.device) for steps in schedule.legs()]
+    segments = [dry_run(lambda steps=steps: walk.segment(steps), layer.device) for steps in schedule.segments()]
     spent = Count()
-    for ledger, times in ((parameter, schedule.steps), *((leg, 1) for leg in legs)):
+    for ledger, times in ((parameter, schedule.steps), *((segment, 1) for segment in segments)):
         # A walk marks where the parameter procedure would leave the device; the real procedure is priced apart.
         skipped = Purpose.FORWARD if ledger is parameter else Purpose.PARAMETER
         for purpose in set(Purpose) - {skipped}:
@@ -100,11 +100,11 @@ def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
 
 def _asked_by_loss(layer: PhysicalLayer, place: _Place, schedule: _Schedule, passes: int) -> Ledger:
     """Every pass of a step is at a setting of its own."""
-    spent, legs = Count(), len(schedule.legs())
+    spent, segments = Count(), len(schedule.segments())
     spent.rows = Counter(
-        {Purpose.FORWARD: schedule.steps * passes * place.rows, Purpose.EVALUATE: legs * place.test_rows}
+        {Purpose.FORWARD: schedule.steps * passes * place.rows, Purpose.EVALUATE: segments * place.test_rows}
     )
-    spent.programmings = Counter({Purpose.FORWARD: schedule.steps * passes, Purpose.EVALUATE: legs})
+    spent.programmings = Counter({Purpose.FORWARD: schedule.steps * passes, Purpose.EVALUATE: segments})
     return _booked(layer, spent)
 
 
@@ -145,7 +145,7 @@ class _Walk:
         self.follows = place.wants_grad_x or (trained and layer.estimator.reads is not None)
         self.tracked: Tensor | None = None
 
-    def leg(self, steps: int) -> Procedure[None]:
+    def segment(self, steps: int) -> Procedure[None]:
         x = within(self.spec, torch.randn(self.place.rows, self.place.d_in, generator=self.generator))
         for _ in range(steps):
             query = Query(x, self.here, Purpose.FORWARD)

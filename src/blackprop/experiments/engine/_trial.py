@@ -1,9 +1,10 @@
-"""One cell of a comparison: a task, a method, a device, a seed, and the model they make."""
+"""One trial: a task, a method, an allowance, a device and a seed, and the model they make."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import count
 from typing import Any
 
@@ -11,15 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from blackprop.experiments.engine._allowance import Allowance
 from blackprop.experiments.engine._execution import ORDINARY, Execution
-from blackprop.experiments.engine._hardware import FLAWLESS, Imperfections, Kind
-from blackprop.experiments.methods._methods import Method
+from blackprop.experiments.engine._hardware import FLAWLESS, Imperfections, Kind, Shape
+from blackprop.experiments.methods._methods import TrainingMethod
 from blackprop.experiments.tasks._task import Task
 from blackprop.nn._layer import PhysicalLayer
 
 
 class Stream(enum.IntEnum):
-    """What a seed is spent on; streams are independent of one another."""
+    """The uses of a seed; their random numbers are independent of one another."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -36,31 +38,51 @@ def stream_seed(seed: int, stream: Stream, index: int = 0, rank: int = 0) -> int
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Everything that decides a result. At one seed and device all methods start from the same θ and weights, and see
-    the images in the same order.
+class Trial:
+    """All that decides one result.
+
+    - `task`: the data, the network and how it is trained.
+    - `method`: how each device becomes a layer, and how parameters come by their gradients.
+    - `hardware`: the kind of device.
+    - `seed`: at one seed and device, all methods start from the same θ and weights and see the rows in the same order.
+    - `imperfections`: noise, resolution and drift that every device has; none by default.
+    - `execution`: precision, parts of a batch, clipping.
+    - `allowance`: the rows and programmings that training may ask; by default, as many as the steps of the task take.
     """
 
     task: Task
-    method: Method
+    method: TrainingMethod
     hardware: Kind
     seed: int = 0
     imperfections: Imperfections = FLAWLESS
     execution: Execution = ORDINARY
+    allowance: Allowance | None = None
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells a cell from the others of its run."""
+        """The method, device and seed, which tell a trial from the others of its grid."""
         return {"method": self.method.name, "device": self.hardware.value, "seed": self.seed}
 
-    def layer(self, d_in: int, d_out: int, index: int, rank: int = 0) -> PhysicalLayer:
+    def config(self) -> dict[str, Any]:
+        """All that decides the result, as JSON takes it."""
+        return {
+            "task": self.task.name,
+            "settings": plain(self.task),
+            "method": {"class": type(self.method).__name__, **plain(self.method)},
+            "device": self.hardware.value,
+            "seed": self.seed,
+            "imperfections": plain(self.imperfections),
+            "execution": plain(self.execution),
+            "allowance": None if self.allowance is None else plain(self.allowance),
+        }
+
+    def layer(self, d_in: Shape, d_out: Shape, index: int, rank: int = 0) -> PhysicalLayer:
         """The device that stands at place `index` of the network, as a layer.
 
         Processes that share a run have devices with the same hidden errors and settings, each with noise and
         perturbations of its own.
         """
-        errors = self.stream(Stream.IMPERFECTIONS, index)
-        device = self.hardware.make(d_in, d_out, errors)
+        device = self.hardware.make(d_in, d_out, self.stream(Stream.IMPERFECTIONS, index))
         device = self.imperfections.wrap(device, self.stream(Stream.IMPERFECTIONS, index, rank))
         layer = self.method.layer(device, torch.Generator().manual_seed(self.stream(Stream.LAYER, index)))
         if rank:
@@ -68,6 +90,7 @@ class Cell:
         return layer
 
     def model(self, rank: int = 0) -> nn.Module:
+        """The network, untrained."""
         places = count()
         return self.task.build(
             lambda d_in, d_out: self.layer(d_in, d_out, next(places), rank), self.stream(Stream.WEIGHTS)
@@ -83,5 +106,15 @@ class Cell:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON takes it: enums by value."""
-    return {name: value.value if isinstance(value, enum.Enum) else value for name, value in asdict(config).items()}
+    """A dataclass as JSON takes it: enums by value, dataclasses inside as mappings with their class."""
+    return {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"class": type(value).__name__, **plain(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -12,8 +12,8 @@ from torch import nn
 
 from blackprop.devices import Device
 from blackprop.errors import IncompatibleError
-from blackprop.experiments.methods._methods import Method
-from blackprop.experiments.methods._rule import Backward, Batch, Rule
+from blackprop.experiments.methods._methods import TrainingMethod
+from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.learning_rules import DirectFeedback, random_feedback
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.planning._methods import perturbed
@@ -21,7 +21,7 @@ from blackprop.surrogates import RandomFeedback
 
 
 @dataclass(frozen=True)
-class FeedbackAlignment(Method):
+class FeedbackAlignment(TrainingMethod):
     """The error passes each device by a fixed random matrix, at no query; θ by one random perturbation a step."""
 
     name: str = "random-feedback"
@@ -32,7 +32,7 @@ class FeedbackAlignment(Method):
 
 
 @dataclass(frozen=True)
-class DirectFeedbackAlignment(Method):
+class DirectFeedbackAlignment(TrainingMethod):
     """The error goes from the output to every layer at once, by one fixed random matrix; within a layer by what suits
     its device. For chains of layers.
     """
@@ -42,7 +42,7 @@ class DirectFeedbackAlignment(Method):
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         return PhysicalLayer(device, generator=generator)
 
-    def rule(self, model: nn.Module, generator: torch.Generator) -> Rule:
+    def rule(self, model: nn.Module, generator: torch.Generator) -> GradientRule:
         if not isinstance(model, nn.Sequential):
             raise IncompatibleError(
                 f"`{self.name}` trains chains of layers alone, and this network is a {type(model).__name__}"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from blackprop.devices import Device
 from blackprop.errors import IncompatibleError
-from blackprop.experiments.methods._methods import Method
-from blackprop.experiments.methods._rule import Backward, Batch, Rule
+from blackprop.experiments.methods._methods import TrainingMethod
+from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.optim import SPSA, ForwardOnly, HomodyneGradient, MultiplexedGradientDescent, PerturbativeGradient
 
@@ -77,7 +77,7 @@ class MixedGradients:
         self.before.load_state_dict(state)
 
 
-class ByLoss(Method):
+class ByLoss(TrainingMethod):
     """Trains all parameters, digital ones and θ, by asking for the loss at displaced ones. Takes no gradient."""
 
     signal_scaled: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class ByLoss(Method):
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         return PhysicalLayer(device, generator=generator)
 
-    def rule(self, model: nn.Module, generator: torch.Generator) -> Rule:
+    def rule(self, model: nn.Module, generator: torch.Generator) -> GradientRule:
         return FromLosses(self.estimating(model, list(model.parameters()), generator))
 
     @abc.abstractmethod
@@ -116,7 +116,7 @@ class Mixed(Perturbative):
 
     name: str = "mixed"
 
-    def rule(self, model: nn.Module, generator: torch.Generator) -> Rule:
+    def rule(self, model: nn.Module, generator: torch.Generator) -> GradientRule:
         after = {id(p) for p in behind(model)}
         before = [p for p in model.parameters() if id(p) not in after]
         return MixedGradients(FromLosses(self.estimating(model, before, generator)))

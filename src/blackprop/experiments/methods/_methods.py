@@ -1,14 +1,14 @@
-"""The methods that recipes compare: how a device becomes a layer. A new method is one class here."""
+"""The training methods that experiments compare. A new one is one class that makes a layer of a device."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blackprop import devices, presets, surrogates, twins
 from blackprop.characterisation import characterise
@@ -17,12 +17,12 @@ from blackprop.devices import Device
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDirections
-from blackprop.experiments.methods._rule import Backward, Batch, Rule
+from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.planning import remembered
 
 
-class Method(abc.ABC):
+class TrainingMethod(abc.ABC):
     """A way to train a device in a network. Subclasses are frozen dataclasses; their fields are the configuration.
 
     `name` tells methods apart in a run folder; give it to two of one class that stand in the same comparison.
@@ -39,10 +39,47 @@ class Method(abc.ABC):
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         """`device` as a layer. The first draw from `generator` must be θ, so that all methods start alike."""
 
-    def rule(self, model: nn.Module, generator: torch.Generator) -> Rule:
+    rates: ClassVar[tuple[str, ...]] = ("lr", "device_lr")
+    """The learning rates of a task that the method uses, so that a search can leave out the others."""
+
+    def rule(self, model: nn.Module, generator: torch.Generator) -> GradientRule:
         """How the parameters of `model` come by their gradients: unless a method says otherwise, by backpropagation."""
         del model, generator
         return Backpropagation()
+
+    def rows_kept_back(self, rows: int) -> int:
+        """The rows of the allowance that `finish` takes, of as many training `rows`: unless it does something, none."""
+        del rows
+        return 0
+
+    def finish(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Called once after the last step with the training rows `x` and targets `y`; does nothing by default."""
+        del model, x, y
+
+
+class TrialParts(Protocol):
+    """The parts of a trial that a method of its own may use."""
+
+    @property
+    def task(self) -> Any: ...
+    @property
+    def seed(self) -> int: ...
+    def layer(self, d_in: int, d_out: int, index: int) -> PhysicalLayer: ...
+    def order(self, epoch: int) -> torch.Generator: ...
+
+
+class SelfContained(TrainingMethod, abc.ABC):
+    """A method with a training loop of its own, in place of the engine's steps; it takes place within an allowance."""
+
+    @abc.abstractmethod
+    def fit(self, trial: TrialParts, model: nn.Module, x: Tensor, y: Tensor, rows: int) -> tuple[nn.Module, int]:
+        """The trained module and how many steps that took.
+
+        - `trial`: the task with its rates, and the source of further layers and orders.
+        - `model`: the network of the task, untrained.
+        - `x`, `y`: the training rows and their targets.
+        - `rows`: the rows that may be asked of the devices.
+        """
 
 
 class Backpropagation:
@@ -66,7 +103,7 @@ class Backpropagation:
 
 
 @dataclass(frozen=True)
-class Oracle(Method):
+class OracleReference(TrainingMethod):
     """Both gradients by autograd through the simulator, at no query: the upper reference."""
 
     signal_scaled: ClassVar[bool] = False
@@ -78,12 +115,13 @@ class Oracle(Method):
 
 
 @dataclass(frozen=True)
-class Frozen(Method):
+class FrozenReference(TrainingMethod):
     """θ stays as it was drawn, the digital parameters are trained through it exactly, at no query: the lower
     reference.
     """
 
     signal_scaled: ClassVar[bool] = False
+    rates: ClassVar[tuple[str, ...]] = ("lr",)
 
     name: str = "frozen"
 
@@ -94,7 +132,7 @@ class Frozen(Method):
 
 
 @dataclass(frozen=True)
-class Paper(Method):
+class Paper(TrainingMethod):
     """`presets.paper` at its published settings: step 1 for the plain matrix and 1e-4 for all others, meshes rebuilt
     every 100 steps, devices that are not linear treated as if they were. The rank is cut to what a device allows.
     """
@@ -126,7 +164,7 @@ class Paper(Method):
 
 
 @dataclass(frozen=True)
-class Default(Method):
+class Default(TrainingMethod):
     """What a layer does when nothing is said: `blackprop.plan` on what the device declares."""
 
     name: str = "default"
@@ -136,7 +174,7 @@ class Default(Method):
 
 
 @dataclass(frozen=True)
-class Row(Method):
+class Row(TrainingMethod):
     """Random perturbations credited by output, as for a device that declares row coupling and no more."""
 
     count: int = 8
@@ -156,7 +194,7 @@ class Row(Method):
 
 
 @dataclass(frozen=True)
-class Twin(Method):
+class PhysicalTwin(TrainingMethod):
     """The ideal model of a mesh or ring bank, calibrated to the device once and fitted to it while it trains."""
 
     name: str = "twin"
@@ -171,12 +209,12 @@ class Twin(Method):
             case devices.LightModulator():
                 surrogate = surrogates.Twin(twins.LightModulatorTwin(kind), settings=64, rows=40, lr=0.05)
             case _:
-                raise IncompatibleError(f"there is no physical twin of {kind} among the recipes")
+                raise IncompatibleError(f"there is no physical twin of {kind} among the methods")
         return PhysicalLayer(device, Modelled(surrogate), surrogate, generator=generator)
 
 
 @dataclass(frozen=True)
-class Memory(Method):
+class Memory(TrainingMethod):
     """Remembered perturbations, as the plan has them for a linear device that declares no coupling; with `row`, for one
     that declares row coupling and no more. Numbers that are given replace the plan's.
     """
@@ -195,7 +233,7 @@ class Memory(Method):
 
 
 @dataclass(frozen=True)
-class Characterised(Method):
+class Characterised(TrainingMethod):
     """A device that declares nothing, with its parameters in a hidden order, trained as `characterise` finds it.
 
     What that asks is booked as `CALIBRATE`.

@@ -25,7 +25,7 @@ class Batch:
         return self.criterion(self.forward(self.x), self.y)
 
 
-class Rule(Protocol):
+class GradientRule(Protocol):
     through_devices: bool
     """Whether an error passes through devices to what stands before them, so that surrogates are asked."""
 

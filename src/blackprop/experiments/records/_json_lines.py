@@ -37,9 +37,3 @@ def append(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         file.seek(max(0, size - 1))
         start = b"" if file.read(1) in {b"", b"\n"} else b"\n"
         file.write(start + "".join(f"{json.dumps(one)}\n" for one in entries).encode())
-
-
-def is_cell(entry: Mapping[str, Any]) -> bool:
-    """Whether the entry names a method, a device and a seed, which tell a cell of a run from the others."""
-    named = all(isinstance(entry.get(name), str) for name in ("method", "device"))
-    return named and type(entry.get("seed")) is int

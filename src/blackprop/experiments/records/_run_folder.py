@@ -1,5 +1,5 @@
 """A run on disk: config.json, origin.json (when it was begun and by which version), metrics.jsonl, summary.json, the
-last two checkpoints, and a portrait of each cell.
+last two checkpoints, and a portrait of each trial.
 
 Every file but metrics.jsonl is written aside and renamed, so that what is there is whole: a full disk or a power cut
 leaves the previous checkpoint. A checkpoint carries its own checksum; from a damaged one, the previous is taken.
@@ -28,11 +28,14 @@ from blackprop._origin import origin
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
 from blackprop.experiments.records import _json_lines as json_lines
 from blackprop.experiments.records import _portrait as portrait
+from blackprop.experiments.records._result import PARTS, is_trial
 
 _CONFIG, _METRICS, _SUMMARY, _PORTRAITS = "config.json", "metrics.jsonl", "summary.json", "portraits"
 _ORIGIN = "origin.json"
 _CHECKPOINT, _PREVIOUS = "checkpoint.bin", "checkpoint.previous.bin"
-_RUN_FORMAT, _MAGIC = "blackprop run 2", b"blackprop checkpoint 2\n"
+RUN = "blackprop run "  # and the version of the format
+VERSION = 3
+_RUN_FORMAT, _MAGIC = f"{RUN}{VERSION}", b"blackprop checkpoint 3\n"
 
 
 def encoded(state: Mapping[str, Any]) -> bytes:
@@ -96,7 +99,7 @@ class RunFolder:
                 "names another folder"
             )
         if occupied:
-            folder._config()  # raises unless this is a run of ours
+            folder._config()  # raises unless this is a run of ours, of any version
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
             for old in (path / _CHECKPOINT, path / _PREVIOUS, path / _SUMMARY, *(path / _PORTRAITS).glob("*.npz")):
@@ -148,7 +151,7 @@ class RunFolder:
         results = summary.get("results") if isinstance(summary, dict) else None
         if not isinstance(results, list):
             raise RunFolderError(f"{path} is not the summary of a blackprop run")
-        if not all(isinstance(result, dict) and json_lines.is_cell(result) for result in results):
+        if not all(isinstance(result, dict) and is_trial(result) for result in results):
             raise RunFolderError(f"{path} holds a result that names no method, device and seed; it is damaged")
         return summary
 
@@ -186,15 +189,15 @@ class RunFolder:
 
     def save_portrait(
         self,
-        cell: Mapping[str, Any],
+        trial: Mapping[str, Any],
         before: Mapping[str, np.ndarray],
         after: Mapping[str, np.ndarray],
         tally: Tensor,
         classes: tuple[str, ...],
     ) -> None:
-        """What the devices of a cell were and became, and the confusion of its classes, if it has any."""
+        """Keep the devices of a trial before and after, and the confusion of its classes, if it has any."""
         confusion = tally.numpy() if tally.dim() == 2 else None
-        name = ".".join(str(cell[part]) for part in ("method", "device", "seed"))
+        name = ".".join(str(trial[part]) for part in PARTS)
         with self._going_on("the report will lack its pictures"), _writing(self.path / _PORTRAITS):
             (self.path / _PORTRAITS).mkdir(exist_ok=True)
             portrait.save(self.path / _PORTRAITS / f"{name}.npz", before, after, confusion, classes)
@@ -204,12 +207,17 @@ class RunFolder:
         if not path.is_file():
             raise RunFolderError(f"{self.path} is not a run folder (it holds no {_CONFIG}); nothing in it was changed")
         config = _load_json(path)
-        if not isinstance(config, dict) or config.get("format") != _RUN_FORMAT:
+        if not isinstance(config, dict) or not str(config.get("format")).startswith(RUN):
             raise RunFolderError(f"{path} is not the configuration of a blackprop run; nothing was changed")
         return config
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
         was = self._config()
+        if was["format"] != _RUN_FORMAT:
+            raise RunFolderError(
+                f"{self.path} is a run of the format {was['format']!r}, and this version goes on with runs of the "
+                f"format {_RUN_FORMAT!r} alone; `--overwrite` begins it anew. Nothing was changed"
+            )
         differences = [
             f"{name} was {json.dumps(old)} and is {json.dumps(new)}" for name, old, new in _differences(was, config)
         ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from blackprop.experiments.report._runs import Entry, Run, cell, number
+from blackprop.experiments.records._result import number
+from blackprop.experiments.report._means import mean_and_error
+from blackprop.experiments.report._runs import Entry, Run, key_of
 
 POINTS = 400  # of a line, at most
 VALUES = 40_000  # of all lines of a method on a device, about
@@ -19,23 +20,12 @@ BINS = 60  # of a histogram
 PIXELS = 4_000_000  # of all matrices on a page, before they are halved
 FIGURES = ("f1", "perplexity", "gap_closed", "row_overhead", "programming_overhead", "lab_seconds")
 
-Mean = tuple[float, float | None]
-
-
-def mean_and_error(values: Iterable[float | None]) -> Mean | None:
-    """The mean and its standard error `s/√n`, which one value does not have; None where a value is missing."""
-    values = list(values)
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return fmean(known), stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
-
 
 def comparison(run: Run) -> list[Entry]:
     """A row for each device and method of the run: how many seeds, and the mean and standard error of each figure."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for result in run.results:
-        groups.setdefault(cell(result)[:2], []).append(result)
+        groups.setdefault(key_of(result)[:2], []).append(result)
     order = list(dict.fromkeys(device for device, _ in groups))
     return [
         {
@@ -54,7 +44,7 @@ def curves(run: Run) -> list[Entry]:
     """For each device and method of the run what its lines of metrics say, over steps: see `_curve`."""
     groups: dict[tuple[str, str], dict[tuple[int, float], Entry]] = {}
     for line in run.lines:  # the last line of a seed and step counts
-        device, method, seed = cell(line)
+        device, method, seed = key_of(line)
         groups.setdefault((device, method), {})[seed, float(line["step"])] = line
     return [
         {**_place(run, device, method), **_curve(run, list(lines.values()))}
@@ -96,10 +86,10 @@ LAYER_SERIES = ("signal", "snr", "oracle_cosine", "oracle_cosine_x", "residual")
 
 
 def portraits(run: Run) -> list[Entry]:
-    """For each cell with a portrait: its confusion matrix, and θ and the matrices of each layer."""
-    cells = dict.fromkeys(cell(entry) for entry in (*run.results, *run.lines))
+    """For each trial with a portrait: its confusion matrix, and θ and the matrices of each layer."""
+    keys = dict.fromkeys(key_of(entry) for entry in (*run.results, *run.lines))
     found, classes = [], 0
-    for key in cells:
+    for key in keys:
         arrays = run.portrait(key)
         layers = dict.fromkeys(name.rsplit("/", 1)[0] for name in arrays if "/" in name)
         try:

@@ -18,15 +18,15 @@ from blackprop.experiments.report._time_left import TimeLeft
 class Progress:
     """Told of every step and every result; a context manager, so that the live line is closed whatever happens.
 
-    Of several `cells`, those that are `finished` left out, it tells which one is at work and how much time is left.
+    Of several `trials`, those that are `finished` left out, it tells which one is at work and how much time is left.
     Meanwhile the library's warnings are lines of their own, each with the run that it is about.
     """
 
     def __init__(
-        self, console: Console, cells: Sequence[Mapping[str, Any]] = (), finished: Sequence[Mapping[str, Any]] = ()
+        self, console: Console, trials: Sequence[Mapping[str, Any]] = (), finished: Sequence[Mapping[str, Any]] = ()
     ) -> None:
         self.console = console
-        self._time = TimeLeft(cells, finished)
+        self._time = TimeLeft(trials, finished)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._until_exit = ExitStack()
         self._run = ""
@@ -51,7 +51,7 @@ class Progress:
             self._others(message, category, *where, **more)
 
     def step(self, progress: Mapping[str, Any]) -> None:
-        self._run = _cell(progress)
+        self._run = _named(progress)
         self._time.step(progress)
         if self._live is not None:
             line = f"{self._time.place()}{self._time.left()}{step_line(progress)}"
@@ -69,7 +69,7 @@ class Progress:
 def step_line(progress: Mapping[str, Any]) -> str:
     """Where a run stands, within 100 columns."""
     return (
-        f"{_cell(progress)}  step {progress['step']}/{progress['steps']}  loss {progress['loss']:.3f}  "
+        f"{_named(progress)}  step {progress['step']}/{progress['steps']}  loss {progress['loss']:.3f}  "
         f"{scores(progress['scores'])}{_health(progress)}{progress['rows']:,} rows  "
         f"{progress['programmings']:,} programmings"
     )
@@ -84,7 +84,7 @@ def _health(progress: Mapping[str, Any]) -> str:
 def result_line(result: Mapping[str, Any]) -> str:
     """What a finished run came to."""
     rows, programmings = (sum(result[count].values()) for count in ("rows", "programmings"))
-    return f"{_cell(result)}  {scores(result)}{rows:,} rows  {programmings:,} programmings"
+    return f"{_named(result)}  {scores(result)}{rows:,} rows  {programmings:,} programmings"
 
 
 def scores(entry: Mapping[str, Any]) -> str:
@@ -94,5 +94,5 @@ def scores(entry: Mapping[str, Any]) -> str:
     return f"validation loss {entry['validation_loss']:.3f}  " if "validation_loss" in entry else ""
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
+def _named(entry: Mapping[str, Any]) -> str:
     return f"{entry['method']}  {entry['device']}  seed {entry['seed']}"

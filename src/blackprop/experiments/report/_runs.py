@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,16 @@ from typing import Any
 import numpy as np
 
 from blackprop.errors import RunFolderError
+from blackprop.experiments.records._result import is_result, is_trial, number
+from blackprop.experiments.records._run_folder import RUN, VERSION
 
-FORMAT = "blackprop run "  # and a number
-REFERENCES = ("Oracle", "Frozen")  # classes of methods, in the configuration
+READ = {f"{RUN}{version}" for version in (1, 2, VERSION)}  # the formats that a page can be made of
+REFERENCES = {  # by classes of methods in the configuration, those of earlier versions too
+    "OracleReference": "oracle",
+    "Oracle": "oracle",
+    "FrozenReference": "frozen",
+    "Frozen": "frozen",
+}
 
 Entry = dict[str, Any]
 Key = tuple[str, str, int]  # device, method, seed
@@ -38,7 +44,7 @@ class Run:
     """Sentences on what could not be shown."""
 
     def portrait(self, key: Key) -> dict[str, np.ndarray]:
-        """The arrays kept of a cell; none where there is no portrait."""
+        """The arrays kept of a trial; none where there is no portrait."""
         device, method, seed = key
         path = self.path / "portraits" / f"{method}.{device}.{seed}.npz"
         try:
@@ -54,8 +60,11 @@ class Run:
 def read(path: Path, name: str) -> Run:
     """The run in the folder `path`, called `name` on the page; `RunFolderError` where there is none."""
     config = _object(path / "config.json", f"{path} is not a run folder (it holds no config.json)")
-    if not str(config.get("format")).startswith(FORMAT):
+    found = str(config.get("format"))
+    if not found.startswith(RUN):
         raise RunFolderError(f"{path / 'config.json'} is not the configuration of a blackprop run")
+    if found not in READ:
+        raise RunFolderError(f"{path} is a run of the format {found!r}, which this version cannot read")
     summary: Entry = {"results": []}
     if (path / "summary.json").exists():
         summary = _object(path / "summary.json", "")
@@ -64,7 +73,7 @@ def read(path: Path, name: str) -> Run:
     settings = _mapping(config, "settings")
     words = (config.get("task"), settings.get("network"))
     metric = str(summary.get("metric") or "accuracy")
-    results = [each for each in summary["results"] if _is_result(each, metric)]
+    results = [each for each in summary["results"] if is_result(each, metric)]
     lines, damaged = _metrics(path / "metrics.jsonl")
     run = Run(
         path=path,
@@ -81,25 +90,15 @@ def read(path: Path, name: str) -> Run:
     return run
 
 
-def cell(entry: Mapping[str, Any]) -> Key:
+def key_of(entry: Mapping[str, Any]) -> Key:
     return str(entry["device"]), str(entry["method"]), int(entry["seed"])
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    try:
-        return found if math.isfinite(found := float(value)) else None
-    except OverflowError:  # JSON's integers have no end
-        return None
 
 
 def references(run: Run) -> dict[str, str]:
     """The run's oracle and frozen, by their names in it: `{name: "oracle" | "frozen"}`."""
     methods = _mapping(run.config, "methods")
     kinds = {name: each.get("class") for name, each in methods.items() if isinstance(each, dict)}
-    return {name: str(kind).lower() for name, kind in kinds.items() if kind in REFERENCES}
+    return {name: REFERENCES[kind] for name, kind in kinds.items() if isinstance(kind, str) and kind in REFERENCES}
 
 
 def _origin(path: Path) -> dict[str, str]:
@@ -120,8 +119,8 @@ def _notes(run: Run, odd: int, damaged: int) -> Iterator[str]:
 
 
 def _missing(run: Run) -> list[str]:
-    """The cells of the configuration that have no result, a phrase for each device and method."""
-    finished, found = {cell(result) for result in run.results}, []
+    """The trials of the configuration that have no result, a phrase for each device and method."""
+    finished, found = {key_of(result) for result in run.results}, []
     devices, seeds = (run.config.get(name) for name in ("devices", "seeds"))
     if not (isinstance(devices, list) and isinstance(seeds, list)):
         return []
@@ -142,7 +141,7 @@ def _metrics(path: Path) -> tuple[list[Entry], int]:
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
     found = [_parsed(text) for text in texts if text.strip()]
-    lines = [line for line in found if _is_cell(line) and number(line.get("step")) is not None]
+    lines = [line for line in found if is_trial(line) and number(line.get("step")) is not None]
     return lines, len(found) - len(lines)
 
 
@@ -151,16 +150,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _is_cell(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("seed"), int):
-        return False
-    return all(isinstance(entry.get(name), str) for name in ("device", "method"))
-
-
-def _is_result(entry: Any, metric: str) -> bool:
-    return _is_cell(entry) and number(entry.get(metric)) is not None
 
 
 def _mapping(entry: Mapping[str, Any], name: str) -> Entry:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rich import box
 from rich.table import Table
+
+from blackprop.experiments.report._means import told
 
 _SCORES = {"accuracy": ("accuracy\n%", 100.0, 1), "validation_loss": ("loss\nnats", 1.0, 3)}  # header, unit, digits
 _RIGHT = ("gap\nclosed", "row\noverhead", "program.\noverhead", "lab\ntime")
@@ -70,13 +71,7 @@ def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
     found = [result[metric] for result in results if metric in result]
     if not found:
         return "–"
-    return _mean(found, 3)
-
-
-def _mean(values: Sequence[float], digits: int) -> str:
-    """With its standard error, where there are several."""
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{error}"
+    return told(found, 3)
 
 
 def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
@@ -118,7 +113,7 @@ def _figures(results: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, ..
     gap = "" if None in gaps else f"{fmean(gaps):.2f}"
     means = [fmean(result[name] for result in results) for name in ("row_overhead", "programming_overhead")]
     lab = fmean(result["lab_seconds"] for result in results)
-    return _mean(scores, digits), gap, *map(_ratio, means), duration(lab)
+    return told(scores, digits), gap, *map(_ratio, means), duration(lab)
 
 
 def _ratio(value: float) -> str:

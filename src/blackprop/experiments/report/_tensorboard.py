@@ -10,7 +10,7 @@ from blackprop._extras import install
 from blackprop.errors import BlackpropError
 
 
-class Board:
+class TensorBoardCallback:
     """Told of every evaluation: scalars by step in `path/<method>.<device>.<seed>`, for `tensorboard --logdir path`.
 
     A resumed run writes over the steps that it makes again.

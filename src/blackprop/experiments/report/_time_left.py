@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from blackprop.experiments.records._result import tag
 from blackprop.experiments.report._table import duration
 
 _SURE = 0.02  # the share of a run's steps from which its length is told
@@ -19,25 +20,25 @@ class TimeLeft:
 
     def __init__(
         self,
-        cells: Sequence[Mapping[str, Any]],
+        trials: Sequence[Mapping[str, Any]],
         finished: Sequence[Mapping[str, Any]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        done = {_key(result) for result in finished}
-        self._total = len(cells)
-        self._waiting = [key for cell in cells if (key := _key(cell)) not in done]
+        done = {tag(result) for result in finished}
+        self._total = len(trials)
+        self._waiting = [key for trial in trials if (key := tag(trial)) not in done]
         self._seconds: dict[tuple[Any, ...], float] = {}  # that finished runs took
         self._clock, self._last = clock, clock()
         self._at: tuple[Any, ...] | None = None
         self._began, self._first, self._step, self._steps = 0.0, 0, 0, 0
 
     def step(self, progress: Mapping[str, Any]) -> None:
-        if (key := _key(progress)) != self._at:
+        if (key := tag(progress)) != self._at:
             self._at, self._began, self._first = key, self._clock(), progress["step"]
         self._step, self._steps = progress["step"], progress["steps"]
 
     def finished(self, result: Mapping[str, Any]) -> None:
-        key, now = _key(result), self._clock()
+        key, now = tag(result), self._clock()
         self._seconds[key] = now - self._last  # side by side, runs end that much apart
         self._last, self._at = now, None
         self._waiting = [each for each in self._waiting if each != key]
@@ -72,7 +73,3 @@ class TimeLeft:
         if not alike and self._at is not None and self._at[0] == method and self._of_current() is not None:
             alike = [(self._clock() - self._began) / (self._step - self._first) * self._steps]
         return fmean(alike) if alike else None
-
-
-def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(entry.get(name) for name in ("method", "device", "seed"))

@@ -9,7 +9,7 @@ import torch
 from blackprop.devices import Device
 from blackprop.directions import Rademacher
 from blackprop.estimators import Modelled, RandomDirections
-from blackprop.experiments.methods._methods import Method
+from blackprop.experiments.methods._methods import TrainingMethod
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.planning import step_size
 from blackprop.surrogates import Streaming, Twin
@@ -17,7 +17,7 @@ from blackprop.twins import OffsetTwin
 
 
 @dataclass(frozen=True)
-class LocalLinear(Method):
+class LocalLinear(TrainingMethod):
     """What the plan has for a device that declares nothing, with fewer perturbations: `directions` random ones of θ on
     the whole batch, and for the input's gradient a linear map fitted to the rows of training.
     """
@@ -31,7 +31,7 @@ class LocalLinear(Method):
 
 
 @dataclass(frozen=True)
-class DesignTwin(Method):
+class DesignTwin(TrainingMethod):
     """The reservoir as it was designed, at settings that are an unknown offset off: calibrated to the device once, and
     fitted to it while it trains. Both gradients come from it.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 from blackprop import devices
 from blackprop.devices import Device, Drifting
@@ -18,21 +19,22 @@ class Reservoirs(enum.Enum):
     SPIN_WAVE = "spin-wave"
     IKEDA = "ikeda"
 
-    def make(self, in_shape: tuple[int, int], out_shape: tuple[int, int], seed: int) -> Device:
-        """The device for sequences `(time, drives)` that is read as `(time, nodes)`, its settings a little off; what is
-        random in it by `seed`.
+    def make(self, d_in: tuple[int, int], d_out: tuple[int, int], seed: int = 0) -> Device:
+        """The device for sequences `(time, drives)` that is read as `(time, nodes)`, its settings a little off; `seed`
+        draws the random parts of it.
         """
-        return Drifting(self.design(in_shape, out_shape, seed), initial=MISALIGNED, seed=seed)
+        return Drifting(self.design(d_in, d_out, seed), initial=MISALIGNED, seed=seed)
 
-    def design(self, in_shape: tuple[int, int], out_shape: tuple[int, int], seed: int) -> Device:
-        """The device as it was meant."""
-        (time, channels), nodes = in_shape, out_shape[1]
-        match self:
-            case Reservoirs.ECHO_STATE:
-                return devices.EchoState(time, channels, nodes, seed=seed)
-            case Reservoirs.ACTIVE_RING:
-                return devices.ActiveRing(time, channels, nodes)
-            case Reservoirs.SPIN_WAVE:
-                return devices.SpinWaveScatterer(time, channels, nodes, seed=seed)
-            case Reservoirs.IKEDA:
-                return devices.Ikeda(time, channels, nodes)
+    def design(self, d_in: tuple[int, int], d_out: tuple[int, int], seed: int = 0) -> Device:
+        """The device without its misalignment."""
+        drawn = {"seed": seed} if self in _DRAWN else {}
+        return _KINDS[self](*d_in, d_out[1], **drawn)
+
+
+_KINDS: dict[Reservoirs, Callable[..., Device]] = {
+    Reservoirs.ECHO_STATE: devices.EchoState,
+    Reservoirs.ACTIVE_RING: devices.ActiveRing,
+    Reservoirs.SPIN_WAVE: devices.SpinWaveScatterer,
+    Reservoirs.IKEDA: devices.Ikeda,
+}
+_DRAWN = {Reservoirs.ECHO_STATE, Reservoirs.SPIN_WAVE}  # have fixed random weights

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blackprop._extras import install
 from blackprop.errors import DataError
 from blackprop.experiments.records import _settings as settings
-from blackprop.experiments.tasks._networks import Network, build
+from blackprop.experiments.tasks._networks import DigitNetwork, build
 from blackprop.experiments.tasks._objectives import Classification, Objective
 from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, adam_with_cosine
 
@@ -21,7 +21,7 @@ TRAIN, TEST = 1437, 360  # images
 class Digits:
     """Ten handwritten digits, 1,437 images to train on and 360 to test, pixels in [0, 1]."""
 
-    network: Network = Network.PHYSICAL
+    network: DigitNetwork = DigitNetwork.PHYSICAL
     """physical: two devices and batch norms; hybrid: one device between two digital layers."""
     epochs: int = 20
     batch_size: int = 64
@@ -45,9 +45,9 @@ class Digits:
         return Classification()
 
     def steps(self, rows: int) -> int:
-        return self.epochs * self.leg(rows)
+        return self.epochs * self.segment(rows)
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         """An epoch."""
         return rows // self.batch_size
 

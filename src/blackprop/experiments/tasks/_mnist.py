@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blackprop.errors import DataError
 from blackprop.experiments.records import _settings as settings
 from blackprop.experiments.tasks._data import Published
-from blackprop.experiments.tasks._networks import Network, build
+from blackprop.experiments.tasks._networks import DigitNetwork, build
 from blackprop.experiments.tasks._objectives import Classification, Objective
 from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, adam_with_cosine
 
@@ -38,7 +38,7 @@ PUBLISHED = Published(
 class Mnist:
     """Handwritten digits, 12,000 of the 60,000 images to train on and all 10,000 to test, pixels in [0, 1]."""
 
-    network: Network = Network.PHYSICAL
+    network: DigitNetwork = DigitNetwork.PHYSICAL
     """physical: device 784→128, BatchNorm, ReLU, device 128→10, BatchNorm; hybrid: Linear 784→256, ReLU,
     device 256→256, BatchNorm, ReLU, Linear 256→10."""
     train_images: int = 12_000
@@ -70,9 +70,9 @@ class Mnist:
         return Classification()
 
     def steps(self, rows: int) -> int:
-        return self.epochs * self.leg(rows)
+        return self.epochs * self.segment(rows)
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         """An epoch."""
         return rows // self.batch_size
 

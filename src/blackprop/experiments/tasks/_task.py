@@ -1,4 +1,4 @@
-"""What a recipe's task owes the shared loop."""
+"""The protocol of tasks: data, a network with places for devices, an objective and a schedule."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class Task(Protocol):
         """Optimizer steps of a run on so many training rows."""
         ...
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         """Optimizer steps between two evaluations, each with a line of metrics and a checkpoint: an epoch, mostly."""
         ...
 
-    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """The network, its digital weights drawn from `seed` alone, with `layer(d_in, d_out)` wherever a device
-        stands.
+    def build(self, layer: Callable[[Any, Any], nn.Module], seed: int) -> nn.Module:
+        """The network, its digital weights drawn from `seed` alone, with `layer(d_in, d_out)` wherever a device stands;
+        where a row of the device is a sequence, both are shapes `(time, channels)`.
         """
         ...
 

@@ -35,7 +35,7 @@ HALF_PERIOD, LOWEST = 65_000, 1e-5  # steps in which the cyclic rate rises, and 
 
 
 @dataclass(frozen=True)
-class Preset:
+class AudioPreset:
     """What a size means where nothing else is said."""
 
     widths: Widths
@@ -49,8 +49,8 @@ class Preset:
 
 
 _SETTINGS = ("trained_convolutions", "augmented", "epochs", "batch_size", "lr", "device_lr")
-_PUBLISHED = Preset(Widths(), 16_000, True, True, 50, 64, 1e-3, 1e-2)
-_SMALL = Preset(Widths(40, 32, 48, 16, 32), 16_000, False, False, 4, 64, 3e-3, 3e-2)
+_PUBLISHED = AudioPreset(Widths(), 16_000, True, True, 50, 64, 1e-3, 1e-2)
+_SMALL = AudioPreset(Widths(40, 32, 48, 16, 32), 16_000, False, False, 4, 64, 3e-3, 3e-2)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Audio(abc.ABC):
 
     _seconds: ClassVar[float]  # of a clip
     _classes: ClassVar[int]
-    _small: ClassVar[Preset]
+    _small: ClassVar[AudioPreset]
 
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -103,9 +103,9 @@ class _Audio(abc.ABC):
         """
 
     def steps(self, rows: int) -> int:
-        return self._settings.epochs * self.leg(rows)
+        return self._settings.epochs * self.segment(rows)
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         """An epoch."""
         return rows // self._settings.batch_size
 
@@ -142,11 +142,11 @@ class _Audio(abc.ABC):
         return schedules
 
     @property
-    def _preset(self) -> Preset:
+    def _preset(self) -> AudioPreset:
         return _PUBLISHED if self.size is Size.PUBLISHED else self._small
 
     @property
-    def _settings(self) -> Preset:
+    def _settings(self) -> AudioPreset:
         """The preset with what was given in its place."""
         return replace(self._preset, **{name: getattr(self, name) for name in _SETTINGS})
 

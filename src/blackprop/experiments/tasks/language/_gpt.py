@@ -15,7 +15,7 @@ from blackprop.experiments.tasks._task import MakeLayer
 ROTARY_BASE = 10_000.0
 
 
-class Place(enum.Enum):
+class DevicePlace(enum.Enum):
     """What of a block's MLP a device stands for, of `c_proj(relu(c_fc(x))²)`: `FIRST_OF_MLP`, the matrix `c_fc`,
     d → 4d; `MLP`, all of it, by one device d → d.
     """
@@ -39,7 +39,7 @@ class GPT(nn.Module):
         blocks: int,
         heads: int,
         context: int,
-        place: Place,
+        place: DevicePlace,
         replaced: int,
         layer: MakeLayer,
         trained: bool = True,
@@ -119,12 +119,12 @@ def mlp(width: int, matrix: Matrices) -> nn.Module:
     return nn.Sequential(matrix(width, 4 * width), SquaredReLU(), matrix(4 * width, width, output=True))
 
 
-def with_device(width: int, matrix: Matrices, place: Place, layer: MakeLayer) -> nn.Module:
+def with_device(width: int, matrix: Matrices, place: DevicePlace, layer: MakeLayer) -> nn.Module:
     """The MLP of a block with a device in it, or in its place."""
     match place:
-        case Place.FIRST_OF_MLP:
+        case DevicePlace.FIRST_OF_MLP:
             return nn.Sequential(layer(width, 4 * width), SquaredReLU(), matrix(4 * width, width, output=True))
-        case Place.MLP:
+        case DevicePlace.MLP:
             return layer(width, width)
 
 

@@ -18,8 +18,8 @@ from blackprop.experiments.records import _settings as settings
 from blackprop.experiments.records._text_files import is_companion
 from blackprop.experiments.tasks._objectives import NextToken, Objective
 from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, Size
-from blackprop.experiments.tasks.language._gpt import GPT, Place
-from blackprop.experiments.tasks.language._tokens import Stream, Tokens, kept, preferred, windows
+from blackprop.experiments.tasks.language._gpt import GPT, DevicePlace
+from blackprop.experiments.tasks.language._tokens import TextStream, Tokens, kept, preferred, windows
 from blackprop.nn._substitute import param_groups
 
 COOLDOWN = 0.29  # of the steps, over which the rates fall to zero: the last 1,450 of 5,000
@@ -30,14 +30,14 @@ SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/t
 
 
 @dataclass(frozen=True)
-class Preset:
+class TextPreset:
     """What a size means where nothing else is said."""
 
     blocks: int
     width: int
     heads: int
     context: int
-    place: Place
+    place: DevicePlace
     replaced: int
     trained_matrices: bool
     tokens: Tokens
@@ -62,10 +62,10 @@ _SETTINGS = (
     "evaluate_every",
 )
 _PRESETS = {
-    Size.PUBLISHED: Preset(
-        12, 1536, 6, 1024, Place.FIRST_OF_MLP, 1, True, Tokens.GPT2, 5000, 320, 3.6e-3, 2e-2, 1e-2, 125
+    Size.PUBLISHED: TextPreset(
+        12, 1536, 6, 1024, DevicePlace.FIRST_OF_MLP, 1, True, Tokens.GPT2, 5000, 320, 3.6e-3, 2e-2, 1e-2, 125
     ),
-    Size.SMALL: Preset(2, 32, 1, 32, Place.MLP, 2, False, Tokens.BYTES, 500, 16, 3.6e-3, 2e-2, 3e-2, 100),
+    Size.SMALL: TextPreset(2, 32, 1, 32, DevicePlace.MLP, 2, False, Tokens.BYTES, 500, 16, 3.6e-3, 2e-2, 3e-2, 100),
 }
 
 
@@ -76,7 +76,7 @@ class _Language(abc.ABC):
     size: Size = Size.SMALL
     """published: 12 blocks of width 1536, 6 heads, context 1024, for a GPU; small: 2 blocks of width 32, one head,
     context 32, for two cores."""
-    place: Place | None = None
+    place: DevicePlace | None = None
     """What a device stands for in the MLP. first-of-mlp: its first matrix, 1536→6144 (small 32→128), the published
     default; mlp: all of it, by one device 1536→1536 (small 32→32), the small default."""
     replaced: int | None = None
@@ -125,7 +125,7 @@ class _Language(abc.ABC):
         del rows
         return self._settings.iterations
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         del rows
         return self._settings.evaluate_every
 
@@ -181,7 +181,7 @@ class _Language(abc.ABC):
         return [(each, LambdaLR(each, lambda step: min(1.0, (steps - step) / falling))) for each in found]
 
     @property
-    def _settings(self) -> Preset:
+    def _settings(self) -> TextPreset:
         """The preset with what was given in its place."""
         return replace(_PRESETS[self.size], **{name: getattr(self, name) for name in _SETTINGS})
 
@@ -274,7 +274,7 @@ class FineWeb(_Language):
         return Path(pooch.os_cache("blackprop")) / self.name
 
 
-def _fineweb() -> Stream:
+def _fineweb() -> TextStream:
     try:
         from datasets import load_dataset  # noqa: PLC0415  # an extra
     except ImportError as error:

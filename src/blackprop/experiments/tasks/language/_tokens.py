@@ -100,7 +100,7 @@ def windows(tokens: np.ndarray, context: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x).view(count, context), torch.from_numpy(y).view(count, context)
 
 
-class Stream(Protocol):
+class TextStream(Protocol):
     """Documents, each with its "text", as Hugging Face `datasets` streams them; its state is plain JSON."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
@@ -108,7 +108,7 @@ class Stream(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
-def kept(folder: Path, tokens: Tokens, wanted: int, stream: Callable[[], Stream]) -> np.ndarray:
+def kept(folder: Path, tokens: Tokens, wanted: int, stream: Callable[[], TextStream]) -> np.ndarray:
     """The first `wanted` tokens of a stream's documents, uint16, mapped from a file in `folder`.
 
     Documents that are not yet in the file are streamed and added, so each is cut into tokens once. The file is written
@@ -127,7 +127,7 @@ def kept(folder: Path, tokens: Tokens, wanted: int, stream: Callable[[], Stream]
     return np.memmap(path, np.uint16, "c", shape=(wanted,))
 
 
-def _extend(path: Path, tokens: Tokens, wanted: int, stream: Callable[[], Stream]) -> None:
+def _extend(path: Path, tokens: Tokens, wanted: int, stream: Callable[[], TextStream]) -> None:
     part, record = path.with_suffix(".part"), path.with_suffix(".json")
     if path.exists():
         path.replace(part)
@@ -145,7 +145,7 @@ def _append(
     good: tuple[int, dict[str, Any] | None],
     wanted: int,
     tokens: Tokens,
-    stream: Callable[[], Stream],
+    stream: Callable[[], TextStream],
 ) -> int:
     """Write on behind what is good, until it is enough or the stream ends; returns how many tokens there are."""
     count, state = good
@@ -165,7 +165,7 @@ def _append(
 
 
 def _found(
-    tokens: Tokens, missing: int, state: dict[str, Any] | None, stream: Callable[[], Stream], part: Path
+    tokens: Tokens, missing: int, state: dict[str, Any] | None, stream: Callable[[], TextStream], part: Path
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Tokens of the next documents, until none are missing, each with the stream's state behind them."""
     try:

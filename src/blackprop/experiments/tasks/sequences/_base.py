@@ -59,9 +59,9 @@ class SequenceTask(abc.ABC):
         """The same sequences whatever the seed."""
 
     def steps(self, rows: int) -> int:
-        return self.epochs * self.leg(rows)
+        return self.epochs * self.segment(rows)
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         """An epoch."""
         return rows // self.batch_size
 

@@ -46,7 +46,7 @@ class Sizes:
             raise ArgumentError(f"`Sizes(washout=...)` must be less than the {self.time} steps, got {self.washout}")
 
 
-class Network(nn.Module, abc.ABC):
+class ReservoirNetwork(nn.Module, abc.ABC):
     """Sequences `(B, time, channels)` to outputs `(B, time − washout, outputs)`, or pooled `(B, outputs)`.
 
     Sequences that differ in length come as `pad` makes them, `(B, time, channels + 1)`, and the last channel tells
@@ -114,7 +114,7 @@ class Network(nn.Module, abc.ABC):
         return x[..., :-1] * there.unsqueeze(-1), there
 
 
-class Dense(Network):
+class Dense(ReservoirNetwork):
     """Linear channels→drives at every step, the reservoir, the readout. As many drives as channels start as these."""
 
     def __init__(self, sizes: Sizes, layer: MakeReservoir) -> None:
@@ -129,7 +129,7 @@ class Dense(Network):
         return self.reservoir(self.drive(x) * there.unsqueeze(-1))
 
 
-class Transformer(Network):
+class Transformer(ReservoirNetwork):
     """An encoder block, the reservoir, an encoder block; all that is read has passed the reservoir.
 
     A step attends to itself and to those before it, as the reservoir does: a prediction sees no future.
@@ -155,7 +155,9 @@ class Transformer(Network):
         return self.after(x + self.places, src_mask=future, src_key_padding_mask=~there)
 
 
-def build(architecture: Architecture, sizes: Sizes, layer: MakeReservoir, seed: int, width: int = 32) -> Network:
+def build(
+    architecture: Architecture, sizes: Sizes, layer: MakeReservoir, seed: int, width: int = 32
+) -> ReservoirNetwork:
     """The network with `layer` for its reservoir, a transformer of `width`; digital weights from `seed` alone."""
     # torch's own initialisers draw from the global generator; it is lent to them and put back.
     with torch.random.fork_rng(devices=[]):

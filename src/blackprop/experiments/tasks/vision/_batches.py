@@ -19,7 +19,7 @@ def read_batch(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 3, 32, 32) of unsigned bytes and their class numbers (N,)."""
     batch = _unpickled(path)
     table, labels = batch.get(b"data"), batch.get(b"labels")
-    images: np.ndarray | None = table.bytes if isinstance(table, _Table) else None
+    images: np.ndarray | None = table.bytes if isinstance(table, _ImageTable) else None
     if images is None or images.ndim != 2:
         raise DataError(f"{path} holds no images: its `data` is no table of unsigned bytes")
     if images.shape[1] != np.prod(SHAPE) or not len(images):
@@ -110,7 +110,7 @@ class _Kind(_Closed):
         del state
 
 
-class _Table(_Closed):
+class _ImageTable(_Closed):
     """An array of unsigned bytes: empty at first, and filled once."""
 
     __slots__ = ("bytes",)
@@ -130,11 +130,11 @@ class _Table(_Closed):
 _NDARRAY = object()  # stands for the class in the one call that needs it
 
 
-def _reconstruct(kind: object, shape: object, code: object) -> _Table:
+def _reconstruct(kind: object, shape: object, code: object) -> _ImageTable:
     del shape, code  # those of an empty array; what it holds comes as its state
     if kind is not _NDARRAY:
         raise pickle.UnpicklingError("it holds an array of another class")
-    return _Table()
+    return _ImageTable()
 
 
 def _kind(name: object, *_: object) -> _Kind:

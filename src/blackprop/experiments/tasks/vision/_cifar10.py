@@ -52,7 +52,7 @@ class Vision(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Preset:
+class VisionPreset:
     """What a network and a size mean where nothing else is said."""
 
     widths: tuple[int, ...]  # channels of the convolutions, by block or group; of fixed ones, components
@@ -66,12 +66,12 @@ class Preset:
 
 _SETTINGS = ("train_images", "epochs", "batch_size", "lr", "device_lr")
 _PRESETS = {
-    (Vision.CNN, Size.PUBLISHED): Preset((32, 64, 128), 1024, TRAIN, 50, 512, 1e-3, 1e-2),
-    (Vision.AIRBENCH, Size.PUBLISHED): Preset((128, 384, 512), 1024, TRAIN, 100, 1024, 18.0, 1e-2),
-    (Vision.PHYSICAL, Size.PUBLISHED): Preset((108,), 512, TRAIN, 30, 512, 1e-2, 1e-2),
-    (Vision.CNN, Size.SMALL): Preset((8, 16, 8), 64, 10_000, 8, 128, 3e-3, 1e-2),
-    (Vision.AIRBENCH, Size.SMALL): Preset((32, 64, 64), 128, 5000, 6, 128, 18.0, 1e-2),
-    (Vision.PHYSICAL, Size.SMALL): Preset((8,), 64, 10_000, 8, 128, 3e-2, 1e-2),
+    (Vision.CNN, Size.PUBLISHED): VisionPreset((32, 64, 128), 1024, TRAIN, 50, 512, 1e-3, 1e-2),
+    (Vision.AIRBENCH, Size.PUBLISHED): VisionPreset((128, 384, 512), 1024, TRAIN, 100, 1024, 18.0, 1e-2),
+    (Vision.PHYSICAL, Size.PUBLISHED): VisionPreset((108,), 512, TRAIN, 30, 512, 1e-2, 1e-2),
+    (Vision.CNN, Size.SMALL): VisionPreset((8, 16, 8), 64, 10_000, 8, 128, 3e-3, 1e-2),
+    (Vision.AIRBENCH, Size.SMALL): VisionPreset((32, 64, 64), 128, 5000, 6, 128, 18.0, 1e-2),
+    (Vision.PHYSICAL, Size.SMALL): VisionPreset((8,), 64, 10_000, 8, 128, 3e-2, 1e-2),
 }
 
 
@@ -124,9 +124,9 @@ class Cifar10:
         return Classification(label_smoothing=0.2 if self.network is Vision.AIRBENCH else 0.0)
 
     def steps(self, rows: int) -> int:
-        return self._settings.epochs * self.leg(rows)
+        return self._settings.epochs * self.segment(rows)
 
-    def leg(self, rows: int) -> int:
+    def segment(self, rows: int) -> int:
         """An epoch."""
         return rows // self._settings.batch_size
 
@@ -178,7 +178,7 @@ class Cifar10:
         return adam_with_cosine(model, given.lr, given.device_lr, steps)
 
     @property
-    def _settings(self) -> Preset:
+    def _settings(self) -> VisionPreset:
         """The preset with what was given in its place."""
         return replace(_PRESETS[self.network, self.size], **{name: getattr(self, name) for name in _SETTINGS})
 

@@ -1,4 +1,4 @@
-"""`blackprop sweep`: what `blackprop compare` does, its cells side by side in the workers of a Ray cluster."""
+"""`blackprop sweep`: what `blackprop compare` does, its trials side by side in the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ import torch
 
 from blackprop._extras import install
 from blackprop.errors import ArgumentError, BlackpropError
-from blackprop.experiments import Existing, Grid, Watch
-from blackprop.experiments.engine._spread import Job, carry_out_apart, carry_out_one
+from blackprop.experiments.comparison._apart import Job, compare_apart, run_alone
+from blackprop.experiments.comparison._grid import Grid
+from blackprop.experiments.engine._callbacks import SILENT, Callback
+from blackprop.experiments.records._run_folder import Existing
 
-RETRIES = 3  # of a cell whose worker died under it; it goes on from its checkpoint
+RETRIES = 3  # of a trial whose worker died under it; it goes on from its checkpoint
 
 
-def carry_out_by_ray(
+def sweep(
     grid: Grid,
     path: Path,
-    watch: Watch,
+    callback: Callback = SILENT,
     existing: Existing = Existing.REFUSE,
     *,
     workers: int | None = None,
     gpus: float = 0.0,
 ) -> dict[str, Any]:
-    """`recipes.carry_out` with every cell a task of Ray; the same files, and the same figures.
+    """`compare` with every trial a task of Ray; the same files and figures.
 
     The cluster is the one this process has joined, or that `RAY_ADDRESS` names, or else one on this machine with
-    `workers` CPUs, by default all. Every machine of it must see the run folder and the data at the same paths. A cell
+    `workers` CPUs, by default all. Every machine of it must see the run folder and the data at the same paths. A trial
     takes as many CPUs as it has threads, those of this process, and `gpus`. A worker that dies is replaced, and the
-    cell goes on from its last checkpoint; an error of a cell ends the sweep, which can be resumed.
+    trial goes on from its last checkpoint; an error of a trial ends the sweep, which can be resumed.
     """
     if workers is not None and workers < 1:
         raise ArgumentError(f"`workers` must be at least 1, got {workers}")
     if not gpus >= 0:
         raise ArgumentError(f"`gpus` must not be negative, got {gpus}")
     apart = partial(_through_ray, _imported(), workers, gpus)
-    return carry_out_apart(grid, path.resolve(), watch, existing, apart)
+    return compare_apart(grid, path.resolve(), callback, existing, apart)
 
 
 def _through_ray(ray: Any, workers: int | None, gpus: float, jobs: Sequence[Job]) -> Generator[int]:
@@ -64,21 +66,21 @@ def _through_ray(ray: Any, workers: int | None, gpus: float, jobs: Sequence[Job]
                 ray.cancel(left, force=True)
 
 
-def _finish(ray: Any, done: Any, cell: str) -> None:
-    """Raise what a cell has ended with, if that is an error."""
+def _finish(ray: Any, done: Any, trial: str) -> None:
+    """Raise what a trial has ended with, if that is an error."""
     try:
         ray.get(done)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, BlackpropError):
             raise error.cause from None
-        raise BlackpropError(f"{cell} failed: {error.cause!r}") from error
+        raise BlackpropError(f"{trial} failed: {error.cause!r}") from error
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
-        raise BlackpropError(f"the worker of {cell} died {RETRIES + 1} times: {reason}") from error
+        raise BlackpropError(f"the worker of {trial} died {RETRIES + 1} times: {reason}") from error
 
 
 def _work(job: Job, folder: Path, threads: int) -> None:
-    """A cell, in a worker: as it would be carried out in `folder` with so many threads."""
+    """A trial, in a worker: as it would be carried out in `folder` with so many threads."""
     import fcntl  # noqa: PLC0415  # Windows lacks it
 
     os.chdir(folder)
@@ -87,7 +89,7 @@ def _work(job: Job, folder: Path, threads: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the worker of a sweep that was killed may live a moment longer
-        carry_out_one(grid, path)
+        run_alone(grid, path)
 
 
 def _imported() -> Any:

@@ -1,4 +1,4 @@
-"""A comparison whose cells are run side by side in processes of this machine; the same files, and the same figures."""
+"""Trials side by side, each in a process of this machine."""
 
 from __future__ import annotations
 
@@ -10,44 +10,27 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from blackprop.errors import ArgumentError, BlackpropError
-from blackprop.experiments.engine._callbacks import Watch
-from blackprop.experiments.engine._compare import Grid
-from blackprop.experiments.engine._spread import Job, carry_out_apart, carry_out_one
-from blackprop.experiments.records._run_folder import Existing
+from blackprop.errors import BlackpropError
+from blackprop.experiments.comparison._apart import Job, run_alone
 
 
-def carry_out_side_by_side(
-    grid: Grid, path: Path, watch: Watch, existing: Existing = Existing.REFUSE, *, jobs: int = 2
-) -> dict[str, Any]:
-    """`carry_out` with `jobs` cells at a time, each in a process of its own with as many threads as this one.
-
-    An error of a cell ends the comparison, which can be resumed, as can one that was interrupted or killed.
-    """
-    if jobs < 1:
-        raise ArgumentError(f"`jobs` must be at least 1, got {jobs}")
-    return carry_out_apart(grid, path.resolve(), watch, existing, partial(_in_processes, jobs))
-
-
-def _in_processes(jobs: int, todo: Sequence[Job]) -> Generator[int]:
+def in_processes(jobs: int, todo: Sequence[Job]) -> Generator[int]:
+    """Run `todo`, `jobs` at a time; yields the number of each as it is done."""
     if not todo:
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     setting = (os.getpid(), torch.get_num_threads())
     pool = ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, setting)
-    running = {pool.submit(carry_out_one, *job): number for number, job in enumerate(todo)}
+    running = {pool.submit(run_alone, *job): number for number, job in enumerate(todo)}
     try:
         for done in as_completed(running):
             done.result()
             yield running[done]
     except BrokenProcessPool as error:
-        raise BlackpropError("a process that trained a cell was killed; `--resume` goes on") from error
+        raise BlackpropError("a process that trained a trial was killed; `--resume` goes on") from error
     finally:
         workers = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,41 @@
+"""The trials of a grid one after another, in this process or in several that share each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from blackprop.experiments.comparison._grid import Grid
+from blackprop.experiments.comparison._summary import begun, reference_scores, summarised
+from blackprop.experiments.engine._callbacks import SILENT, Callback
+from blackprop.experiments.engine._execution import Workers
+from blackprop.experiments.engine._train import train
+from blackprop.experiments.records._result import tag
+from blackprop.experiments.records._run_folder import Existing, RunFolder
+
+
+def compare_in_turn(grid: Grid, path: Path, callback: Callback, existing: Existing) -> dict[str, Any]:
+    """Run every trial of `grid` in the run folder `path`; returns the content of summary.json.
+
+    A finished trial is in summary.json, written anew after each, and is not run again on resume. The checkpoint is that
+    of the trial at work, or of the last one when all are done. An interruption costs the segment at work alone.
+    Of several processes the first one writes, and calls the callback.
+    """
+    grid.check()
+    workers = Workers(grid.execution)
+    data = workers.in_turn(grid.task.data)
+    config = {**grid.config(), "processes": workers.count}
+    folder = workers.once(lambda: RunFolder.open(path, config, existing))
+    trials = grid.trials()
+    results = workers.once(lambda: begun(grid, folder, trials))
+    told = callback if workers.first else SILENT
+    for trial in trials:
+        if tag(trial.key) not in {tag(result) for result in results}:
+            ends = reference_scores(grid, results, trial)
+            results.append(train(trial, data, told, folder=folder, ends=ends, workers=workers))
+            if workers.first:
+                folder.save_summary(summarised(grid, results))
+                told.finished(results[-1])
+    workers.once(folder.complete)
+    workers.meet()
+    return summarised(grid, results)

@@ -1,0 +1,142 @@
+"""How many steps a trial takes, and its learning rates meanwhile: as its task has it, or within an allowance."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from blackprop.experiments.engine._allowance import Allowance, asked
+
+
+class Pace(abc.ABC):
+    """Yields the steps of each segment and sets the learning rates before, between and after them."""
+
+    total: int
+    """Steps of the whole trial; within an allowance, an estimate."""
+
+    @abc.abstractmethod
+    def steps(self, began: int) -> Iterator[int]:
+        """The numbers of the steps of a segment that begins with step `began`."""
+
+    @abc.abstractmethod
+    def is_last(self, step: int) -> bool:
+        """Whether `step` is known to end its segment."""
+
+    @abc.abstractmethod
+    def is_done(self, steps: int) -> bool:
+        """Whether the trial ends after `steps` steps."""
+
+    @abc.abstractmethod
+    def limits(self) -> AbstractContextManager[None]:
+        """Around the steps of a segment."""
+
+    @abc.abstractmethod
+    def stepped(self) -> None:
+        """Called after every optimizer step."""
+
+    @abc.abstractmethod
+    def evaluated(self, score: float) -> None:
+        """Called after every evaluation."""
+
+    @abc.abstractmethod
+    def state(self) -> list[dict[str, Any]]:
+        """The state of the schedules for a checkpoint."""
+
+    @abc.abstractmethod
+    def load(self, state: Sequence[dict[str, Any]]) -> None:
+        """Restore what `state` returned."""
+
+
+class TaskPace(Pace):
+    """The task's own number of steps, segments and schedules."""
+
+    def __init__(self, schedules: Sequence[LRScheduler], total: int, segment: int) -> None:
+        self.total, self._segment, self._schedules = total, segment, tuple(schedules)
+
+    def steps(self, began: int) -> Iterator[int]:
+        yield from range(began, min(began + self._segment, self.total))
+
+    def is_last(self, step: int) -> bool:
+        return step + 1 == self.total or (step + 1) % self._segment == 0
+
+    def is_done(self, steps: int) -> bool:
+        return steps >= self.total
+
+    def limits(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def stepped(self) -> None:
+        for schedule in self._schedules:
+            if not isinstance(schedule, ReduceLROnPlateau):
+                schedule.step()
+
+    def evaluated(self, score: float) -> None:
+        for schedule in self._schedules:
+            if isinstance(schedule, ReduceLROnPlateau):
+                schedule.step(score)
+
+    def state(self) -> list[dict[str, Any]]:
+        return [schedule.state_dict() for schedule in self._schedules]
+
+    def load(self, state: Sequence[dict[str, Any]]) -> None:
+        for mine, kept in zip(self._schedules, state, strict=True):
+            mine.load_state_dict(kept)
+
+
+class AllowancePace(Pace):
+    """Steps until the next would pass the allowance, all of them one segment.
+
+    `rate = initial rate · (1 + cos(π · share spent)) / 2`, so every method has come to rest when it ends. A step is
+    taken to cost as much as the dearest so far; the first is left out, since it alone may calibrate.
+    """
+
+    def __init__(self, allowance: Allowance, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self.allowance, self.total, self._model = allowance, 0, model
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._groups = [(group, group.get("initial_lr", group["lr"])) for group in groups]
+
+    def steps(self, began: int) -> Iterator[int]:
+        if began:  # resumed after its only segment
+            return
+        dearest = (0, 0)
+        for step in count():
+            if (share := self.allowance.share(self._model, dearest)) is None:
+                return
+            self.total = round(step / share) if share else 0
+            for group, rate in self._groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
+            before = asked(self._model)
+            yield step
+            if step:
+                rows, programmings = (now - then for now, then in zip(asked(self._model), before, strict=True))
+                dearest = max(dearest[0], rows), max(dearest[1], programmings)
+
+    def is_last(self, step: int) -> bool:
+        del step
+        return False
+
+    def is_done(self, steps: int) -> bool:
+        return steps > 0
+
+    def limits(self) -> AbstractContextManager[None]:
+        return self.allowance.enforced(self._model)
+
+    def stepped(self) -> None:
+        """The rates are set before each step."""
+
+    def evaluated(self, score: float) -> None:
+        del score
+
+    def state(self) -> list[dict[str, Any]]:
+        return []
+
+    def load(self, state: Sequence[dict[str, Any]]) -> None:
+        del state

@@ -1,0 +1,116 @@
+"""Where a trial stands: its steps, loss and scores, and the lines and the result that tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from blackprop.core._ledger import Ledger
+from blackprop.experiments.engine._bill import Bill
+from blackprop.experiments.engine._execution import Workers
+from blackprop.experiments.engine._trial import Trial
+from blackprop.experiments.records._result import gap
+from blackprop.nn._layer import PhysicalLayer
+from blackprop.nn._substitute import ledger
+
+Layers = Mapping[str, PhysicalLayer]
+
+
+class Standing:
+    """The numbers of a trial that is at work."""
+
+    def __init__(self, trial: Trial, planned_steps: int) -> None:
+        self.trial, self.planned_steps = trial, planned_steps
+        self.steps, self.seconds = 0, 0.0
+        self.loss: float | None = None
+        self.scores: dict[str, float] = {}
+        self.layers: dict[str, dict[str, float | None]] = {}
+        """The diagnosis of each device at the end of the last segment, by its name in the model."""
+
+    @property
+    def score(self) -> float:
+        """The score that methods are compared by; not a number before the first evaluation."""
+        return self.scores.get(self.trial.task.objective.metric, float("nan"))
+
+    def progress(self, model: nn.Module, loss: float, steps: int) -> dict[str, Any]:
+        """What a callback is told after a step."""
+        spent = ledger(model)
+        at = {"step": self.steps, "steps": max(steps, self.steps)}
+        cost = {"rows": spent.total_rows, "programmings": spent.total_programmings}
+        health = {"cosine": self._lowest("oracle_cosine"), "snr": self._lowest("snr")}
+        return {**self.trial.key, **at, "loss": loss, "scores": self.scores, **cost, **health}
+
+    def line(
+        self,
+        devices: Layers,
+        workers: Workers,
+        rates: dict[str, float],
+        per_epoch: int,
+        ends: tuple[float, float] | None,
+    ) -> dict[str, Any]:
+        """The line of metrics.jsonl; counts and seconds are of the whole trial so far, the gap is that between `ends`
+        (frozen, oracle), and None where they are not known.
+        """
+        done = {"epoch": self.steps / per_epoch, "step": self.steps, "loss": self.loss, **self.scores}
+        health = {"gap_closed": gap(self.score, ends), "rates": rates, "layers": self.layers}
+        return {**self.trial.key, **done, **self._bill(devices, workers), "seconds": self.seconds, **health}
+
+    def result(self, devices: Layers, workers: Workers) -> dict[str, Any]:
+        """The result (see `records._result`)."""
+        allowance = self.trial.allowance
+        return {
+            **names(self.trial),
+            "allowance": None if allowance is None else asdict(allowance),
+            **self.scores,
+            "gap_closed": None,
+            "steps": self.steps,
+            "planned_steps": self.planned_steps,
+            **self._bill(devices, workers),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "step": self.steps,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "scores": self.scores,
+            "layers": self.layers,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.steps, self.seconds = int(state["step"]), float(state["seconds"])
+        self.loss = None if state["loss"] is None else float(state["loss"])
+        self.scores, self.layers = dict(state["scores"]), dict(state["layers"])
+
+    def _bill(self, devices: Layers, workers: Workers) -> dict[str, Any]:
+        """Of all processes."""
+        own = [(layer.ledger.state_dict(), layer.theta.requires_grad) for layer in devices.values()]
+        everyone = [entry for process in workers.gather(own) for entry in process]
+        return Bill.of([(_ledger(state), trained) for state, trained in everyone], self.steps).plain()
+
+    def _lowest(self, name: str) -> float | None:
+        """Of the devices, at the end of the last segment."""
+        found = [value for layer in self.layers.values() if (value := layer.get(name)) is not None]
+        return min(found, default=None)
+
+
+def names(trial: Trial) -> dict[str, Any]:
+    """The names by which a result tells its trial and its score."""
+    network = getattr(trial.task, "network", None)
+    return {
+        "task": trial.task.name,
+        "network": getattr(network, "value", network),
+        **trial.key,
+        "metric": trial.task.objective.metric,
+    }
+
+
+def _ledger(state: Mapping[str, Any]) -> Ledger:
+    found = Ledger()
+    found.load_state_dict(state)
+    return found

@@ -1,0 +1,213 @@
+"""The training of one trial, the same for every method, task and allowance.
+
+It is made of segments: so many optimizer steps, an evaluation, a line of metrics, a checkpoint. Every segment begins
+from the checkpoint of the one before, with devices that hold no setting yet, whether the run was interrupted there or
+not. A run that was killed at any step and resumed is therefore the uninterrupted one, bit for bit; and the programming
+that an evaluation makes is never one that the next training step is spared, so evaluation can be left out of the
+overheads. Within an allowance the whole trial is one segment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackprop.errors import BudgetExhausted, CheckpointError
+from blackprop.experiments.engine._allowance import Allowance, asked
+from blackprop.experiments.engine._callbacks import Callback
+from blackprop.experiments.engine._evaluation import evaluate
+from blackprop.experiments.engine._execution import Workers
+from blackprop.experiments.engine._pace import AllowancePace, Pace, TaskPace
+from blackprop.experiments.engine._standing import Standing
+from blackprop.experiments.engine._step import Stepper
+from blackprop.experiments.engine._trial import Stream, Trial
+from blackprop.experiments.methods._methods import SelfContained
+from blackprop.experiments.records._portrait import snapshot
+from blackprop.experiments.tasks._task import Data
+from blackprop.nn._diagnostics import advise
+from blackprop.nn._layer import PhysicalLayer
+from blackprop.optim import SignalScaled
+
+
+class Training:
+    """A trial between two segments: its model, optimizers and schedules, new or from a checkpoint's `state`."""
+
+    def __init__(
+        self, trial: Trial, data: Data, workers: Workers | None = None, state: Mapping[str, Any] | None = None
+    ) -> None:
+        task, rows = trial.task, len(data.x_train)
+        self.trial, self.data, self.workers = trial, data, workers or Workers()
+        self.model = trial.model(self.workers.rank)
+        total, segment = task.steps(rows), task.segment(rows)
+        pairs = task.optimizers(self.model, total)
+        self.optimizers = [scaled(one, self.model) if trial.method.signal_scaled else one for one, _ in pairs]
+        schedules = [schedule for _, schedule in pairs]
+        self.pace: Pace = (
+            TaskPace(schedules, total, segment)
+            if trial.allowance is None
+            else AllowancePace(self._for_steps(trial.allowance), self.model, self.optimizers)
+        )
+        place = trial.stream(Stream.LAYER, len(self.devices), self.workers.rank)  # after those of the devices
+        self.rule = trial.method.rule(self.model, torch.Generator().manual_seed(place))
+        self.before: dict[str, np.ndarray] = {}
+        """The devices as they were drawn."""
+        self.standing = Standing(trial, total)
+        self.tally = torch.zeros(0)
+        self.lines: list[dict[str, Any]] = []
+        self.ended = False
+        if state is None:
+            self.before = snapshot(self.model)
+        else:
+            self._load(state)
+        self._stepper = Stepper(trial, data, self.workers, self.model, self.rule, self.optimizers)
+
+    @property
+    def devices(self) -> dict[str, PhysicalLayer]:
+        """The layers that stand on devices, by their names in the model."""
+        return {name: module for name, module in self.model.named_modules() if isinstance(module, PhysicalLayer)}
+
+    @property
+    def steps(self) -> int:
+        """The optimizer steps that were made."""
+        return self.standing.steps
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the last segment."""
+        return self.standing.loss
+
+    @property
+    def done(self) -> bool:
+        """Whether no further segment follows."""
+        return self.ended or self.pace.is_done(self.steps) or self._is_stale()
+
+    @property
+    def score(self) -> float:
+        """The score that methods are compared by; not a number before the first evaluation."""
+        return self.standing.score
+
+    def run_segment(self, callback: Callback) -> None:
+        """Train for one segment, and evaluate once."""
+        start = time.perf_counter()
+        if isinstance(self.trial.method, SelfContained):
+            self._fit(self.trial.method)
+        else:
+            self._step(callback)
+        if self.ended or self.pace.is_done(self.steps):
+            self.trial.method.finish(self.model, self.data.x_train, self.data.y_train)
+        self.tally = evaluate(self.trial, self.model, self.data, self.workers)
+        self.standing.scores = self.trial.task.objective.scores(self.tally)
+        self.pace.evaluated(self.score)
+        self.standing.seconds += time.perf_counter() - start
+        if not self.trial.method.signal_scaled:
+            advise(self.model)
+
+    def _step(self, callback: Callback) -> None:
+        began, losses, standing = self.steps, 0.0, self.standing
+        self.model.train()
+        with self.pace.limits():
+            for step in self.pace.steps(began):
+                try:
+                    losses += self._stepper.step(step, standing.layers if self.pace.is_last(step) else None)
+                except BudgetExhausted:
+                    if not self.steps:  # a result of no training would mislead
+                        raise
+                    break
+                self.pace.stepped()
+                standing.steps = step + 1
+                callback.step(standing.progress(self.model, losses / (self.steps - began), self.pace.total))
+        if self.steps == began:
+            rows, programmings = asked(self.model)
+            raise BudgetExhausted(
+                f"{rows} rows and {programmings} programmings were asked before the first step, beyond "
+                f"{self.trial.allowance}"
+            )
+        standing.loss = sum(self.workers.gather(losses)) / self.workers.count / (self.steps - began)
+
+    def _fit(self, method: SelfContained) -> None:
+        rows = len(self.data.x_train) if self.trial.allowance is None else self.trial.allowance.rows
+        x, y = self.data.x_train, self.data.y_train
+        model, self.standing.steps = method.fit(self.trial, self.model, x, y, rows)
+        self.model, self.ended = model.to(self.workers.device), True
+
+    def _for_steps(self, allowance: Allowance) -> Allowance:
+        """The allowance without the rows that the method keeps back for its end."""
+        kept_back = self.trial.method.rows_kept_back(len(self.data.x_train))
+        return allowance.less(kept_back) if kept_back else allowance
+
+    def _is_stale(self) -> bool:
+        """Whether the last `patience` evaluations have brought no better score."""
+        patience, objective = self.trial.execution.patience, self.trial.task.objective
+        if patience is None or len(self.lines) <= patience:
+            return False
+        sign = 1 if objective.higher_is_better else -1
+        scores = [sign * line[objective.metric] for line in self.lines]
+        return max(scores[-patience:]) <= max(scores[:-patience])
+
+    def line(self, ends: tuple[float, float] | None = None) -> dict[str, Any]:
+        """The line of metrics.jsonl; the gap is that between `ends`, the scores of frozen and oracle."""
+        return self.standing.line(self.devices, self.workers, self._rates(), self._stepper.per_epoch, ends)
+
+    def result(self) -> dict[str, Any]:
+        """The result (see `records._result`), but for the gap closed, which takes the other trials."""
+        return self.standing.result(self.devices, self.workers)
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rates as they stand, of the digital parameters (the first group) and of θ."""
+        found: dict[str, float] = {}
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            is_theta = any(map(self._stepper.is_theta, group["params"]))
+            found.setdefault("theta" if is_theta else "digital", group["lr"])
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """All that the next segment depends on. Other processes' devices, ledgers and memories are beside the model."""
+        own = {name: layer.state_dict() for name, layer in self.devices.items()} if self.workers.rank else {}
+        return {
+            "trial": self.trial.key,
+            **self.standing.state(),
+            "model": self.model.state_dict(),
+            "processes": self.workers.gather(own),
+            "rule": self.rule.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedules": self.pace.state(),
+            "tally": self.tally,
+            "before": {name: torch.from_numpy(array) for name, array in self.before.items()},
+            "lines": self.lines,
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            for name, layer in state["processes"][self.workers.rank].items():
+                self.model.get_submodule(name).load_state_dict(layer)
+            self.rule.load_state_dict(state["rule"])
+            for mine, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                mine.load_state_dict(kept)
+            self.pace.load(state["schedules"])
+            self.before = {name: tensor.numpy() for name, tensor in state["before"].items()}
+            self.standing.load(state)
+            self.lines, self.tally = list(state["lines"]), _tensor(state["tally"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint does not fit this {self.trial.task.name} network: {reason}"
+            ) from error
+
+
+def scaled(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, its steps of θ as long as they are trustworthy, where it holds any of `model`."""
+    thetas = {id(m.theta) for m in model.modules() if isinstance(m, PhysicalLayer) and m.theta.requires_grad}
+    held = any(id(p) in thetas for group in optimizer.param_groups for p in group["params"])
+    return SignalScaled(optimizer, model) if held else optimizer
+
+
+def _tensor(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"a tally is a tensor, got {type(value).__name__}")
+    return value
