@@ -23,25 +23,21 @@ from torch import Tensor
 
 from blackprop import devices
 from blackprop.core import Purpose, Query
-from blackprop.experiments import (
-    Cifar10,
-    Default,
-    FineWeb,
-    Hardware,
-    TrainingMethod,
-    OracleReference,
-    Paper,
-    Size,
-    Task,
-    UrbanSound8K,
-    Vision,
-)
-from blackprop.experiments.engine._loop import scaled
+from blackprop.experiments import Cifar10, Default, Hardware, OracleReference, Paper, Task, TrainingMethod
+from blackprop.experiments.engine._training import scaled
+from blackprop.experiments.tasks._task import Size
+from blackprop.experiments.tasks.audio._tasks import UrbanSound8K
+from blackprop.experiments.tasks.language._tasks import FineWeb
+from blackprop.experiments.tasks.vision._cifar10 import Vision
 from blackprop.nn import PhysicalLayer
 
 EXPERIMENTS = ("cnn", "airbench", "ecapa", "gpt")
 GRADIENT = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)
-METHODS: dict[str, TrainingMethod] = {"oracle": OracleReference(), "default": Default(), "paper": Paper(rank=100, samples=100)}
+METHODS: dict[str, TrainingMethod] = {
+    "oracle": OracleReference(),
+    "default": Default(),
+    "paper": Paper(rank=100, samples=100),
+}
 
 
 def synchronised(place: torch.device) -> float:

@@ -22,8 +22,6 @@ from typing import Any
 import torch
 
 from blackprop.experiments import (
-    FLAWLESS,
-    Characterised,
     Default,
     Digits,
     Existing,
@@ -32,15 +30,17 @@ from blackprop.experiments import (
     Hardware,
     Imperfections,
     Memory,
-    TrainingMethod,
     Mnist,
     OracleReference,
     Paper,
+    PhysicalTwin,
     Row,
     Task,
-    PhysicalTwin,
-    carry_out,
+    TrainingMethod,
+    compare,
 )
+from blackprop.experiments.engine._hardware import FLAWLESS
+from blackprop.experiments.methods._methods import Characterised
 from chart import draw
 
 CONDITIONS = {
@@ -100,7 +100,7 @@ def choose(
     return found, [run(found, seed) for seed in seeds]
 
 
-class Watch:
+class OneLine:
     """One line a finished run."""
 
     def step(self, progress: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ def run_one(
         method, folder = replace(method, rank=setting.rank), f"{folder}-rank-{setting.rank}"
     path = options.run_dir / options.task / condition / device.value / name / folder / str(seed)
     grid = Grid(task_at(options, setting.rate), (method,), (device,), (seed,), CONDITIONS[condition])
-    (result,) = carry_out(grid, path, Watch(), Existing.RESUME if path.exists() else Existing.REFUSE)["results"]
+    (result,) = compare(grid, path, OneLine(), Existing.RESUME if path.exists() else Existing.REFUSE)["results"]
     return result
 
 

@@ -10,44 +10,50 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from blackprop.experiments import (
-    Trial,
     Cifar10,
     Data,
     Default,
     Hardware,
     Memory,
     OracleReference,
-    Row,
-    SpeechDigits,
-    Task,
-    Text,
-    Training,
     PhysicalTwin,
+    Row,
+    Task,
+    Trial,
 )
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.tasks.audio._tasks import SpeechDigits
+from blackprop.experiments.tasks.language._tasks import Text
 
-METHODS = {"default": Default(), "row": Row(), "memory-row": Memory(row=True, name="memory-row"), "twin": PhysicalTwin()}
+METHODS = {
+    "default": Default(),
+    "row": Row(),
+    "memory-row": Memory(row=True, name="memory-row"),
+    "twin": PhysicalTwin(),
+}
 PAIRS = [
     *((device, method) for device in ("light-modulator", "microring") for method in ("default", "row", "memory-row")),
     ("imperfect-three-splitter", "twin"),
 ]
 
 
-class Steps(Training):
-    """A training that goes on for one step at a time, without evaluations."""
+class Steps:
+    """The training of a trial for one step at a time, without evaluations."""
 
-    def __init__(self, cell: Trial, data: Data) -> None:
-        super().__init__(cell, data)
-        self.model.train()
+    def __init__(self, trial: Trial, data: Data) -> None:
+        self._training, self._numbers = Training(trial, data), count()
+        self._training.model.train()
 
     def timed(self) -> float:
         begin = time.perf_counter()
-        self._step(self.steps, compare=False)
-        self.steps += 1
+        self._training.stepper.step(next(self._numbers))
+        self._training.pace.stepped()
         return time.perf_counter() - begin
 
 
@@ -74,7 +80,9 @@ def main() -> None:
         task = task_of(name, options.data_dir)
         data = task.data()
         for device, method in PAIRS:
-            ours, oracle = (Steps(Trial(task, way, Hardware(device)), data) for way in (METHODS[method], OracleReference()))
+            ours, oracle = (
+                Steps(Trial(task, way, Hardware(device)), data) for way in (METHODS[method], OracleReference())
+            )
             first, _ = ours.timed(), oracle.timed()
             pairs = [(ours.timed(), oracle.timed()) for _ in range(options.steps)]
             ratio = statistics.median(a / b for a, b in pairs)

@@ -8,18 +8,10 @@ from pathlib import Path
 import torch
 
 from blackprop.estimators import DirectionalMemory
-from blackprop.experiments import (
-    Digits,
-    Existing,
-    Grid,
-    Hardware,
-    Imperfections,
-    Memory,
-    DigitNetwork,
-    Training,
-    Workers,
-    carry_out,
-)
+from blackprop.experiments import Digits, Existing, Grid, Hardware, Imperfections, Memory, compare
+from blackprop.experiments.engine._execution import Workers
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.nn import PhysicalLayer
 
 TASK = Digits(network=DigitNetwork.HYBRID, epochs=3, batch_size=128)
@@ -77,4 +69,4 @@ if __name__ == "__main__":
     folder, existing, stop = Path(sys.argv[1]), Existing(sys.argv[2]), int(sys.argv[3])
     if stop == 0:
         agree()
-    carry_out(GRID, folder, Stops(stop), existing)
+    compare(GRID, folder, Stops(stop), existing)

@@ -15,17 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from blackprop import errors
-from blackprop.experiments import (
-    Classification,
-    Esc10,
-    Esc50,
-    FrozenReference,
-    Hardware,
-    OracleReference,
-    Size,
-    SpeechDigits,
-    UrbanSound8K,
-)
+from blackprop.experiments import FrozenReference, Hardware, OracleReference
+from blackprop.experiments.tasks._objectives import Classification
+from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.audio import _augmentation as ways
 from blackprop.experiments.tasks.audio import _clips as clips
 from blackprop.experiments.tasks.audio._angular_margin import AngularMargin
@@ -38,6 +30,7 @@ from blackprop.experiments.tasks.audio._ecapa import (
     Widths,
 )
 from blackprop.experiments.tasks.audio._log_mel import LogMel
+from blackprop.experiments.tasks.audio._tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.nn import PhysicalLayer
 from support import DATA, draw
 

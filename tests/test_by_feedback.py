@@ -8,19 +8,19 @@ from torch import nn
 
 from blackprop import errors
 from blackprop.experiments import (
-    Batch,
-    Trial,
     Digits,
     DirectFeedbackAlignment,
     FeedbackAlignment,
     FrozenReference,
     Hardware,
     TrainingMethod,
-    DigitNetwork,
-    Training,
-    Callbacks,
+    Trial,
     price,
 )
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.methods._rule import Batch
+from blackprop.experiments.tasks._networks import DigitNetwork
 
 TASK = Digits(epochs=2, batch_size=256)
 
@@ -45,7 +45,9 @@ def test_its_price_is_what_it_asks(method, hardware):
 
 def test_both_train_devices_beyond_frozen_ones():
     task = Digits(epochs=5)
-    scores = {m.name: trained(m, task).score for m in (FrozenReference(), FeedbackAlignment(), DirectFeedbackAlignment())}
+    scores = {
+        m.name: trained(m, task).score for m in (FrozenReference(), FeedbackAlignment(), DirectFeedbackAlignment())
+    }
     assert scores["direct-feedback"] > scores["frozen"] + 0.3
     assert scores["random-feedback"] > scores["frozen"] + 0.1
 

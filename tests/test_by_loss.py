@@ -8,25 +8,11 @@ from torch import nn
 import blackprop as bp
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import (
-    Trial,
-    Digits,
-    Existing,
-    Grid,
-    Hardware,
-    Homodyne,
-    Mixed,
-    Multiplexed,
-    DigitNetwork,
-    Perturbative,
-    Spsa,
-    Training,
-    Callback,
-    Callbacks,
-    carry_out,
-    price,
-)
-from blackprop.experiments.methods._by_loss import behind
+from blackprop.experiments import Callback, Digits, Existing, Grid, Hardware, Mixed, Perturbative, Trial, compare, price
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.methods._by_loss import Homodyne, Multiplexed, Spsa, behind
+from blackprop.experiments.tasks._networks import DigitNetwork
 
 TASK = Digits(network=DigitNetwork.HYBRID, epochs=2, batch_size=256, lr=1e-2)
 METHODS = (Perturbative(), Mixed(), Multiplexed(), Spsa())
@@ -36,7 +22,7 @@ METHODS = (Perturbative(), Mixed(), Multiplexed(), Spsa())
 def test_its_price_is_what_it_asks(method, tmp_path):
     cell = Trial(TASK, method, Hardware.LIGHT_MODULATOR)
     expected = price(cell, TASK.data()).plain()
-    (result,) = carry_out(Grid(TASK, (method,), (Hardware.LIGHT_MODULATOR,), (0,)), tmp_path / "run", Callbacks(()))[
+    (result,) = compare(Grid(TASK, (method,), (Hardware.LIGHT_MODULATOR,), (0,)), tmp_path / "run", Callbacks(()))[
         "results"
     ]
     for name in ("rows", "programmings"):
@@ -51,7 +37,7 @@ def test_homodyne_is_priced_before_anybody_asks_for_it():
 
 def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
     grid = Grid(TASK, (Perturbative(), Mixed()), (Hardware.MICRORING,), (0,))
-    whole = carry_out(grid, tmp_path / "whole", Callbacks(()))
+    whole = compare(grid, tmp_path / "whole", Callbacks(()))
 
     class Interrupts(Callback):
         def evaluated(self, line):
@@ -62,9 +48,9 @@ def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
     while interrupted < 3:
         existing = Existing.RESUME if interrupted else Existing.REFUSE
         with pytest.raises(KeyboardInterrupt):
-            carry_out(grid, tmp_path / "cut", Callbacks((Interrupts(),)), existing)
+            compare(grid, tmp_path / "cut", Callbacks((Interrupts(),)), existing)
         interrupted += 1
-    again = carry_out(grid, tmp_path / "cut", Callbacks(()), Existing.RESUME)
+    again = compare(grid, tmp_path / "cut", Callbacks(()), Existing.RESUME)
     assert again["results"] == whole["results"]
 
 

@@ -324,7 +324,7 @@ def test_the_command_characterises_what_a_factory_makes(tmp_path, monkeypatch: p
 
 
 def test_the_recipe_counts_what_the_characterisation_costs(generator: torch.Generator):
-    from blackprop.experiments import Characterised
+    from blackprop.experiments.methods._methods import Characterised
 
     device = bp.devices.Microring(6, 4)
     start = device.theta.draw(torch.Generator().manual_seed(0))

@@ -18,9 +18,11 @@ import pytest
 import torch
 
 from blackprop import errors
-from blackprop.experiments import Cifar10, Size, Vision
+from blackprop.experiments import Cifar10
 from blackprop.experiments.tasks import _data as data
+from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.vision import _cifar10 as cifar10
+from blackprop.experiments.tasks.vision._cifar10 import Vision
 from cifar10_files import CLASSES, FEW, TRAINS, images, write
 
 

@@ -14,19 +14,19 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop.errors import NoisyGradientWarning
 from blackprop.experiments import (
-    Trial,
     Default,
     Digits,
     FrozenReference,
     Grid,
     Hardware,
-    DigitNetwork,
     OracleReference,
     Paper,
-    Training,
-    carry_out,
+    Trial,
+    compare,
 )
 from blackprop.experiments.engine._against_oracle import seen
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.nn import SignalMeter, advise
 from blackprop.nn._diagnostics import MEMORY
 from support import draw
@@ -235,7 +235,7 @@ def test_training_with_noise_is_warned_of_and_with_the_exact_gradient_is_not():
 def test_the_lines_of_metrics_tell_how_the_training_stands(tmp_path):
     task = Digits(epochs=2, batch_size=256, network=DigitNetwork.HYBRID)
     methods = (OracleReference(), FrozenReference(), Default(), Paper(rank=4, samples=3))
-    carry_out(Grid(task, methods, (Hardware.MICRORING,)), tmp_path / "run", Silent())
+    compare(Grid(task, methods, (Hardware.MICRORING,)), tmp_path / "run", Silent())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = {line["method"]: line for line in lines}
     (oracle,), (frozen,), (default,), (paper,) = (last[method.name]["layers"].values() for method in methods)

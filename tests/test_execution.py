@@ -7,22 +7,21 @@ import torch
 
 from blackprop import errors
 from blackprop.experiments import (
-    Trial,
     Default,
     Digits,
     Execution,
     Hardware,
     Memory,
-    DigitNetwork,
     OracleReference,
     Paper,
-    Precision,
-    Row,
-    Training,
     PhysicalTwin,
-    Callbacks,
-    Workers,
+    Row,
+    Trial,
 )
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.engine._execution import Precision, Workers
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.tasks._networks import DigitNetwork
 
 TASK = Digits(network=DigitNetwork.HYBRID, epochs=4, batch_size=128)
 PLACES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]

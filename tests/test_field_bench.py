@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from blackprop.experiments import Digits, Hardware
+from blackprop.experiments.comparison import _within
+from echo import spent
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "field"
 TASK = Digits(epochs=1)
@@ -24,13 +26,13 @@ def bench(monkeypatch):
     import bench
 
     yield bench
-    for name in ("bench", "bench_table", "bench_chart"):
+    for name in ("bench", "bench_table", "bench_chart", "local_method"):
         sys.modules.pop(name, None)
 
 
 def carried_out(bench, folder, kind=Hardware.LIGHT_MODULATOR, seeds=2, names=("oracle", "frozen", "local-learning")):
     methods = [method for method in bench.METHODS if method.name in names]
-    return bench.carry_out(bench.Kept(folder), TASK, methods, [kind], [1], RATES, seeds)
+    return bench.run(folder, TASK, methods, [kind], [1], RATES, seeds)
 
 
 def accuracies(results, method):
@@ -46,16 +48,16 @@ def test_every_method_learns_within_the_same_allowance_and_what_is_finished_is_n
     assert min(oracle) > 0.7
     assert max(frozen) < 0.4
     assert min(local) > 0.7  # its matrices learn, for the devices stay as they were drawn
-    assert all(result["rows"] <= 22 * 64 * 2 and result["programmings"] <= 22 * 2 for result in results)
+    assert all(spent(r, "rows") <= 22 * 64 * 2 and spent(r, "programmings") <= 22 * 2 for r in results)
     (rate,) = {result["rate"] for result in results if result["method"] == "oracle"}
     assert rate == 6e-2  # one epoch leaves the slower one behind
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert len(lines) == 3 + 2 + 3  # two rates on the first seed where θ or a matrix moves, the better one on the other
 
     (tmp_path / "results.jsonl").write_text("\n".join([*lines, '{"task": "dig']))  # killed while it wrote
-    monkeypatch.setattr(bench, "run", lambda *what: pytest.fail("run again"))
+    monkeypatch.setattr(_within, "train", lambda *what: pytest.fail("run again"))
     assert carried_out(bench, tmp_path) == results
-    assert bench.chosen([json.loads(line) for line in lines]) == results
+    assert bench.chosen(bench.with_factors([json.loads(line) for line in lines])) == results
 
 
 def test_a_method_that_cannot_serve_a_device_is_a_dash_with_its_reason(bench, tmp_path):
@@ -86,7 +88,7 @@ def test_without_its_readings_local_learning_is_the_same_on_every_device_and_ask
     reading = carried_out(bench, tmp_path, kinds[0], 1, ("local-learning",))
     assert accuracies(some, "local-no-device") == accuracies(others, "local-no-device")
     assert accuracies(some, "local-no-device") != accuracies(reading, "local-learning")
-    assert some[0]["rows"] == others[0]["rows"] == reading[0]["rows"]
+    assert spent(some[0], "rows") == spent(others[0], "rows") == spent(reading[0], "rows")
 
 
 def test_local_learning_refuses_rows_that_do_not_go_into_its_first_device(bench):

@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 import blackprop as bp
 from blackprop import errors
-from blackprop.experiments import FineWeb, FrozenReference, Hardware, OracleReference, Size, Text
+from blackprop.experiments import FrozenReference, Hardware, OracleReference
+from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.language import _gpt as gpt
 from blackprop.experiments.tasks.language import _tasks as language
 from blackprop.experiments.tasks.language import _tokens as tokens
 from blackprop.experiments.tasks.language._gpt import GPT, DevicePlace
+from blackprop.experiments.tasks.language._tasks import FineWeb, Text
 from blackprop.experiments.tasks.language._tokens import Tokens
 from blackprop.optim import SignalScaled
 from support import DATA, draw
@@ -155,7 +157,9 @@ def test_a_sequence_longer_than_the_context_is_refused(tokens):
         tiny()(tokens)
 
 
-@pytest.mark.parametrize(("place", "device"), [(DevicePlace.FIRST_OF_MLP, (1536, 6144)), (DevicePlace.MLP, (1536, 1536))], ids=str)
+@pytest.mark.parametrize(
+    ("place", "device"), [(DevicePlace.FIRST_OF_MLP, (1536, 6144)), (DevicePlace.MLP, (1536, 1536))], ids=str
+)
 @pytest.mark.parametrize("replaced", [1, 4, 8, 12])
 def test_the_published_network_has_the_published_parameters(place, device, replaced, encoding):
     asked = []

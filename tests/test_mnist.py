@@ -23,9 +23,12 @@ from torch import nn
 
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import Trial, FrozenReference, Hardware, Mnist, DigitNetwork, OracleReference, Training, Callbacks
+from blackprop.experiments import FrozenReference, Hardware, Mnist, OracleReference, Trial
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.engine._training import Training
 from blackprop.experiments.tasks import _data as data
 from blackprop.experiments.tasks import _mnist as mnist
+from blackprop.experiments.tasks._networks import DigitNetwork
 from support import DATA
 
 SMALL = Mnist(train_images=48, epochs=1, batch_size=16)
@@ -143,7 +146,10 @@ def test_fewer_images_are_the_first_of_the_same_permutation(folder):
 
 @pytest.mark.parametrize(
     ("network", "devices", "linear"),
-    [(DigitNetwork.PHYSICAL, [(784, 128), (128, 10)], []), (DigitNetwork.HYBRID, [(256, 256)], [(784, 256), (256, 10)])],
+    [
+        (DigitNetwork.PHYSICAL, [(784, 128), (128, 10)], []),
+        (DigitNetwork.HYBRID, [(256, 256)], [(784, 256), (256, 10)]),
+    ],
 )
 def test_the_networks_are_as_declared(network, devices, linear):
     places = []

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.experiments import (
-    Trial,
     Default,
     Digits,
     Existing,
@@ -23,14 +22,15 @@ from blackprop.experiments import (
     Grid,
     Hardware,
     Imperfections,
-    DigitNetwork,
     OracleReference,
     Paper,
     Row,
-    RunFolder,
-    Training,
-    carry_out,
+    Trial,
+    compare,
 )
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.records._run_folder import RunFolder
+from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.optim import SignalScaled
 from support import draw
 
@@ -269,7 +269,13 @@ def test_the_gain_of_an_exact_gradient_is_kept(data):
 
 
 def test_recipes_scale_all_but_the_references_and_the_published_method(data):
-    for method, scaled in ((Default(), True), (Row(), True), (OracleReference(), False), (FrozenReference(), False), (Paper(), False)):
+    for method, scaled in (
+        (Default(), True),
+        (Row(), True),
+        (OracleReference(), False),
+        (FrozenReference(), False),
+        (Paper(), False),
+    ):
         training = Training(Trial(TASK, method, Hardware.MICRORING), data)
         assert isinstance(training.optimizers[0], SignalScaled) == scaled
 
@@ -294,10 +300,10 @@ class Stops:
 def test_a_scaled_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path):
     task = Digits(network=DigitNetwork.HYBRID, epochs=3, batch_size=256)
     grid = Grid(task, (Row(count=1, probes=4),), (Hardware.MICRORING,), imperfections=Imperfections(read_noise=0.02))
-    carry_out(grid, tmp_path / "whole", Stops())
+    compare(grid, tmp_path / "whole", Stops())
     with pytest.raises(KeyboardInterrupt):
-        carry_out(grid, tmp_path / "cut", Stops(at=8))
-    carry_out(grid, tmp_path / "cut", Stops(), Existing.RESUME)
+        compare(grid, tmp_path / "cut", Stops(at=8))
+    compare(grid, tmp_path / "cut", Stops(), Existing.RESUME)
     whole, cut = (RunFolder(tmp_path / name) for name in ("whole", "cut"))
     for ours, theirs in zip(whole.metrics(), cut.metrics(), strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}

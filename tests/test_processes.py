@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from blackprop.experiments import Existing, RunFolder
+from blackprop.experiments import Existing
+from blackprop.experiments.records._run_folder import RunFolder
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch lacks gloo")

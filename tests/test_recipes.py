@@ -15,10 +15,6 @@ import torch
 import blackprop as bp
 from blackprop import errors
 from blackprop.experiments import (
-    FLAWLESS,
-    ORDINARY,
-    Bill,
-    Trial,
     Digits,
     Execution,
     Existing,
@@ -26,18 +22,21 @@ from blackprop.experiments import (
     Grid,
     Hardware,
     Imperfections,
-    DigitNetwork,
     OracleReference,
     Paper,
-    RunFolder,
-    Training,
     PhysicalTwin,
-    carry_out,
-    gap_closed,
+    Trial,
+    compare,
     price,
-    with_references,
 )
-from blackprop.experiments.records._run_folder import decoded, encoded
+from blackprop.experiments.comparison._grid import with_references
+from blackprop.experiments.comparison._summary import gap_closed
+from blackprop.experiments.engine._bill import Bill
+from blackprop.experiments.engine._execution import ORDINARY
+from blackprop.experiments.engine._hardware import FLAWLESS
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.records._run_folder import RunFolder, decoded, encoded
+from blackprop.experiments.tasks._networks import DigitNetwork
 
 QUICK = Digits(epochs=3, batch_size=128)
 SMALL = Paper(rank=4, samples=3)
@@ -71,12 +70,12 @@ def one(method=SMALL, hardware=Hardware.LIGHT_MODULATOR, task=QUICK, imperfectio
     return Grid(task, (method,), (hardware,), seeds, imperfections)
 
 
-def run(cell, data):
-    """A run without a folder: legs chained through their states, as the loop chains them through the checkpoint."""
-    training = Training(cell, data)
+def run(trial, data):
+    """A run without a folder: segments chained through their states, as the loop chains them through the checkpoint."""
+    training = Training(trial, data)
     while not training.done:
         training.run_segment(Quiet())
-        training = Training(cell, data, state=training.state())
+        training = Training(trial, data, state=training.state())
     return training
 
 
@@ -124,7 +123,10 @@ def test_the_split_is_fixed_stratified_and_scaled(data):
 def test_all_methods_start_alike_and_the_global_generator_is_left_alone(network):
     task = Digits(network=network)
     before = torch.get_rng_state()
-    models = [Trial(task, method, Hardware.MICRORING, seed=3).model() for method in (OracleReference(), FrozenReference(), Paper())]
+    models = [
+        Trial(task, method, Hardware.MICRORING, seed=3).model()
+        for method in (OracleReference(), FrozenReference(), Paper())
+    ]
     assert torch.equal(before, torch.get_rng_state())
     states = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
     assert_same(states[0], states[1])
@@ -222,12 +224,12 @@ def test_the_references_cost_nothing_beyond_training(method, network, data):
     ids=lambda value: getattr(value, "name", None),
 )
 def test_the_price_is_what_the_run_then_costs(method, hardware, task, imperfections, data, monkeypatch):
-    cell = Trial(task, method, hardware, seed=1, imperfections=imperfections)
+    trial = Trial(task, method, hardware, seed=1, imperfections=imperfections)
     with monkeypatch.context() as patched:
         for kind in (bp.Simulator, bp.devices.Wrapper):
             patched.setattr(kind, "measure", lambda *_: pytest.fail("pricing asked a device"))
-        priced = price(cell, data)
-    training = run(cell, data)
+        priced = price(trial, data)
+    training = run(trial, data)
     spent = Bill.of_model(training.model, training.steps)
     assert priced.rows == spent.rows
     assert priced.programmings == spent.programmings
@@ -242,7 +244,7 @@ def test_methods_rank_as_their_gradients_do_and_the_summary_is_the_checkpoints(d
     methods = with_references([Paper(rank=10, samples=50)])
     assert [method.name for method in methods] == ["oracle", "frozen", "paper"]
     grid = Grid(Digits(epochs=8, lr=1e-2), methods, (Hardware.LIGHT_MODULATOR,))
-    summary = carry_out(grid, tmp_path / "run", Quiet())
+    summary = compare(grid, tmp_path / "run", Quiet())
     oracle, frozen, paper = summary["results"]
     assert oracle["accuracy"] > 0.95
     assert frozen["accuracy"] < 0.75
@@ -278,7 +280,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path):
     task = Digits(epochs=1, batch_size=718)
     watch = Quiet()
     grid = Grid(task, with_references([SMALL]), (Hardware.MATRIX, Hardware.MONARCH), (0, 1))
-    summary = carry_out(grid, tmp_path / "run", watch)
+    summary = compare(grid, tmp_path / "run", watch)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "config.json",
         "origin.json",
@@ -293,8 +295,8 @@ def test_a_run_folder_holds_what_it_should(tmp_path):
     purposes = {purpose.value for purpose in bp.Purpose}
     for entry in summary["results"]:
         assert entry.keys() == {
-            *("method", "device", "seed", "accuracy", "f1", "gap_closed", "steps", "rows", "programmings"),
-            *("row_overhead", "programming_overhead", "lab_seconds"),
+            *("task", "network", "method", "device", "seed", "metric", "allowance", "accuracy", "f1", "gap_closed"),
+            *("steps", "planned_steps", "rows", "programmings", "row_overhead", "programming_overhead", "lab_seconds"),
         }
         assert entry["rows"].keys() == entry["programmings"].keys() == purposes
     keys = [(r["device"], r["seed"], r["method"]) for r in summary["results"]]
@@ -319,10 +321,10 @@ def test_a_run_folder_holds_what_it_should(tmp_path):
 def test_an_interrupted_run_ends_as_if_it_had_not_been(network, imperfections, tmp_path):
     grid = one(task=replace(QUICK, network=network), imperfections=imperfections, seeds=(0, 1))
     steps = 1437 // 128
-    carry_out(grid, tmp_path / "whole", Quiet())
+    compare(grid, tmp_path / "whole", Quiet())
     for interrupt_at in (2, 2 * steps + 3):  # in the first epoch, in the last
         with pytest.raises(KeyboardInterrupt):
-            carry_out(
+            compare(
                 grid,
                 tmp_path / "cut",
                 Quiet(interrupt_at),
@@ -332,7 +334,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(network, imperfections, t
         assert (0 if state is None else state["step"]) == interrupt_at // steps * steps
         assert RunFolder(tmp_path / "cut").summary()["results"] == []
     watch = Quiet()
-    carry_out(grid, tmp_path / "cut", watch, Existing.RESUME)
+    compare(grid, tmp_path / "cut", watch, Existing.RESUME)
     assert [result["seed"] for result in watch.results] == [0, 1]
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -340,11 +342,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(network, imperfections, t
 def test_what_is_finished_is_not_run_again(tmp_path):
     grid = one(seeds=(0, 1))
     with pytest.raises(KeyboardInterrupt):
-        carry_out(grid, tmp_path / "run", _InterruptsAfterOne())
+        compare(grid, tmp_path / "run", _InterruptsAfterOne())
     watch = Quiet()
-    summary = carry_out(grid, tmp_path / "run", watch, Existing.RESUME)
+    summary = compare(grid, tmp_path / "run", watch, Existing.RESUME)
     assert [result["seed"] for result in watch.results] == [1]
-    assert carry_out(grid, tmp_path / "run", Quiet(interrupt_at=1), Existing.RESUME) == summary
+    assert compare(grid, tmp_path / "run", Quiet(interrupt_at=1), Existing.RESUME) == summary
 
 
 class _InterruptsAfterOne(Quiet):
@@ -355,7 +357,7 @@ class _InterruptsAfterOne(Quiet):
 @pytest.mark.parametrize("write", range(4, 9))  # after configuration, origin and metrics
 def test_a_disk_that_is_full_for_a_while_costs_a_warning_and_nothing_else(write, tmp_path, monkeypatch):
     grid = one(task=replace(QUICK, batch_size=718))
-    carry_out(grid, tmp_path / "whole", Quiet())
+    compare(grid, tmp_path / "whole", Quiet())
     count, fsync = 0, os.fsync
 
     def full(descriptor):
@@ -367,14 +369,14 @@ def test_a_disk_that_is_full_for_a_while_costs_a_warning_and_nothing_else(write,
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.warns(errors.BlackpropWarning, match=r"No space left on device"):
-        carry_out(grid, tmp_path / "full", Quiet())
+        compare(grid, tmp_path / "full", Quiet())
     assert not list((tmp_path / "full").glob(".*"))
     assert_same_run(tmp_path / "whole", tmp_path / "full")
 
 
 def test_a_disk_that_stays_full_leaves_the_checkpoint_before_good_and_is_told_of_at_the_end(tmp_path, monkeypatch):
     grid = one(task=replace(QUICK, batch_size=718))
-    carry_out(grid, tmp_path / "whole", Quiet())
+    compare(grid, tmp_path / "whole", Quiet())
     count, fsync = 0, os.fsync
 
     def full(descriptor):
@@ -390,14 +392,14 @@ def test_a_disk_that_stays_full_leaves_the_checkpoint_before_good_and_is_told_of
             pytest.warns(errors.BlackpropWarning) as told,
             pytest.raises(errors.RunFolderError, match="No space left on device"),
         ):
-            carry_out(grid, tmp_path / "cut", Quiet())
+            compare(grid, tmp_path / "cut", Quiet())
     assert any("the checkpoint before it stays good" in str(warning.message) for warning in told)
     state = RunFolder(tmp_path / "cut").checkpoint()
     assert state is not None
     assert state["step"] == 2
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"method": "paper", "epo')  # what a full disk leaves of a line
-    carry_out(grid, tmp_path / "cut", Quiet(), Existing.RESUME)
+    compare(grid, tmp_path / "cut", Quiet(), Existing.RESUME)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -444,27 +446,27 @@ def test_junk_among_the_metrics_is_passed_over_on_resume(junk, finished):
     lines = RunFolder(finished).metrics()
     with (finished / "metrics.jsonl").open("ab") as file:
         file.write(junk)
-    carry_out(grid, finished, Quiet(), Existing.RESUME)
+    compare(grid, finished, Quiet(), Existing.RESUME)
     assert RunFolder(finished).metrics() == lines
 
 
 def test_from_a_damaged_checkpoint_the_one_before_is_taken(tmp_path):
     grid = one()
-    carry_out(grid, tmp_path / "whole", Quiet())
+    compare(grid, tmp_path / "whole", Quiet())
     with pytest.raises(KeyboardInterrupt):
-        carry_out(grid, tmp_path / "cut", Quiet(interrupt_at=2 * (1437 // 128) + 3))
+        compare(grid, tmp_path / "cut", Quiet(interrupt_at=2 * (1437 // 128) + 3))
     damaged = tmp_path / "cut" / "checkpoint.bin"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     damaged.write_bytes(content)
     with pytest.warns(errors.BlackpropWarning, match="does not fit its checksum; the one before it is taken"):
-        carry_out(grid, tmp_path / "cut", Quiet(), Existing.RESUME)
+        compare(grid, tmp_path / "cut", Quiet(), Existing.RESUME)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_run_ends_early_where_its_score_grows_no_better(tmp_path):
     grid = replace(one(method=FrozenReference(), task=replace(QUICK, epochs=40)), execution=Execution(patience=2))
-    (result,) = carry_out(grid, tmp_path / "run", Quiet())["results"]
+    (result,) = compare(grid, tmp_path / "run", Quiet())["results"]
     scores = [line["accuracy"] for line in RunFolder(tmp_path / "run").metrics()]
     assert 3 <= len(scores) < 40
     assert result["accuracy"] == scores[-1]
@@ -473,8 +475,13 @@ def test_a_run_ends_early_where_its_score_grows_no_better(tmp_path):
 
 def test_parts_of_a_batch_move_theta_once_and_as_the_whole_batch_does(data):
     def trained(execution):
-        cell = Trial(replace(QUICK, epochs=1, network=DigitNetwork.HYBRID), OracleReference(), Hardware.MATRIX, execution=execution)
-        return run(cell, data)
+        trial = Trial(
+            replace(QUICK, epochs=1, network=DigitNetwork.HYBRID),
+            OracleReference(),
+            Hardware.MATRIX,
+            execution=execution,
+        )
+        return run(trial, data)
 
     whole, parts = trained(ORDINARY), trained(Execution(accumulate=4))
     assert parts.result()["programmings"] == whole.result()["programmings"]
@@ -485,11 +492,11 @@ def test_parts_of_a_batch_move_theta_once_and_as_the_whole_batch_does(data):
 
 
 def test_clipping_shortens_digital_gradients_and_a_batch_smaller_than_its_parts_is_refused(data):
-    cell = Trial(replace(QUICK, epochs=1), OracleReference(), Hardware.MATRIX)
-    plain, clipped = run(cell, data), run(replace(cell, execution=Execution(clip=1e-9)), data)
+    trial = Trial(replace(QUICK, epochs=1), OracleReference(), Hardware.MATRIX)
+    plain, clipped = run(trial, data), run(replace(trial, execution=Execution(clip=1e-9)), data)
     assert not torch.equal(plain.model[1].weight, clipped.model[1].weight)
     with pytest.raises(errors.ArgumentError, match="cannot be shared"):
-        run(replace(cell, execution=Execution(accumulate=129)), data)
+        run(replace(trial, execution=Execution(accumulate=129)), data)
 
 
 # Refusals: before anything is spent or changed.
@@ -501,14 +508,14 @@ def contents(folder):
 
 @pytest.fixture
 def finished(tmp_path):
-    carry_out(one(task=Digits(epochs=1, batch_size=718)), tmp_path / "run", Quiet())
+    compare(one(task=Digits(epochs=1, batch_size=718)), tmp_path / "run", Quiet())
     return tmp_path / "run"
 
 
 def refused(grid, path, existing, error, match):
     before = contents(path) if path.is_dir() else None
     with pytest.raises(error, match=match):
-        carry_out(grid, path, Quiet(), existing)
+        compare(grid, path, Quiet(), existing)
     assert (contents(path) if path.is_dir() else None) == before
 
 
@@ -517,7 +524,7 @@ def test_a_folder_that_exists_is_refused_unless_told(finished):
     refused(grid, finished, Existing.REFUSE, errors.RunFolderError, "exists already.*--resume.*--overwrite.*--run-dir")
     (finished / "notes.txt").write_text("mine")
     watch = Quiet()
-    carry_out(replace(grid, seeds=(5,)), finished, watch, Existing.OVERWRITE)
+    compare(replace(grid, seeds=(5,)), finished, watch, Existing.OVERWRITE)
     assert [result["seed"] for result in watch.results] == [5]
     assert (finished / "notes.txt").read_text() == "mine"
     assert [line["seed"] for line in RunFolder(finished).metrics()] == [5]
@@ -576,11 +583,11 @@ def _foreign(path):
 
 
 def _code(path):
-    path.write_bytes(encoded({"cell": Existing.RESUME}))
+    path.write_bytes(encoded({"trial": Existing.RESUME}))
 
 
-def _another_cell(path):
-    path.write_bytes(encoded({**decoded(path.read_bytes()), "cell": {"method": "x", "device": "y", "seed": 0}}))
+def _another_trial(path):
+    path.write_bytes(encoded({**decoded(path.read_bytes()), "trial": {"method": "x", "device": "y", "seed": 0}}))
 
 
 def _another_network(path):
@@ -589,12 +596,12 @@ def _another_network(path):
 
 @pytest.mark.parametrize(
     "damage",
-    [_empty, _text, _truncated, _foreign, _code, _another_cell, _another_network],
+    [_empty, _text, _truncated, _foreign, _code, _another_trial, _another_network],
 )
 def test_a_damaged_or_foreign_checkpoint_is_refused(damage, tmp_path):
     grid = one()
     with pytest.raises(KeyboardInterrupt):
-        carry_out(grid, tmp_path / "run", Quiet(interrupt_at=15))
+        compare(grid, tmp_path / "run", Quiet(interrupt_at=15))
     damage(tmp_path / "run" / "checkpoint.bin")
     refused(grid, tmp_path / "run", Existing.RESUME, errors.CheckpointError, "checkpoint")
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from blackprop.errors import NoisyGradientWarning
-from blackprop.experiments import Trial, Digits, Hardware, Paper, price
-from blackprop.experiments.report import TensorBoardCallback, Progress, price_table, results_table
-from blackprop.experiments.report._progress import step_line
-from blackprop.experiments.report._table import duration
+from blackprop.experiments import Digits, Hardware, Paper, Trial, price
+from blackprop.experiments.report._progress import Progress, step_line
+from blackprop.experiments.report._table import duration, price_table, results_table
+from blackprop.experiments.report._tensorboard import TensorBoardCallback
 from blackprop.experiments.report._time_left import TimeLeft
 
 

@@ -11,38 +11,59 @@ import torch
 import blackprop as bp
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import Batch, FrozenReference, Homodyne, Mixed, OracleReference, Perturbative
-from blackprop.experiments.reservoirs import (
-    Architecture,
-    DesignTwin,
-    Narma10,
-    ParityCheck,
-    Readout,
-    ReservoirGrid,
-    Reservoirs,
-    carry_out_reservoirs,
-)
+from blackprop.experiments import AllowanceGrid, FrozenReference, Mixed, OracleReference, Perturbative, compare_within
+from blackprop.experiments.methods._by_loss import Homodyne
+from blackprop.experiments.methods._rule import Batch
+from blackprop.experiments.reservoirs import Readout, Reservoirs
+from blackprop.experiments.reservoirs._by_surrogate import DesignTwin
+from blackprop.experiments.reservoirs._readout import refitted
+from blackprop.experiments.tasks.sequences._networks import Architecture
+from blackprop.experiments.tasks.sequences._tasks import Narma10, ParityCheck
+from echo import spent
 
 TASKS = (Narma10(nodes=20, length=60, washout=20), ParityCheck(nodes=20, length=60, washout=20))
 METHODS = (OracleReference(), FrozenReference(), Readout(), Perturbative(), Homodyne())
-GRID = ReservoirGrid(TASKS, METHODS, (Reservoirs.ECHO_STATE,), (40,))
+
+
+class Heard:
+    """A callback that keeps the results."""
+
+    def __init__(self):
+        self.results = []
+
+    def step(self, progress):
+        pass
+
+    def evaluated(self, line):
+        pass
+
+    def finished(self, result):
+        self.results.append(dict(result))
+
+
+def grid(task, methods, batches=40, seeds=(0,), rates=()):
+    return AllowanceGrid(task, refitted(task, methods), (Reservoirs.ECHO_STATE,), (batches,), seeds, rates)
+
+
+def compared(folder, heard, tasks=TASKS, methods=METHODS, **given):
+    return [found for task in tasks for found in compare_within(grid(task, methods, **given), folder, heard)]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder, told = tmp_path_factory.mktemp("run"), []
-    return carry_out_reservoirs(GRID, folder, told.append), told, folder
+    folder, heard = tmp_path_factory.mktemp("run"), Heard()
+    return compared(folder, heard), heard.results, folder
 
 
 def test_no_method_asks_more_than_is_allowed_and_all_are_told(results):
     found, told, _ = results
     assert found == told
     assert len(found) == len(TASKS) * len(METHODS)
-    rows = {result["method"]: result["rows"] for result in found if "rows" in result}
+    rows = {result["method"]: spent(result, "rows") for result in found if "rows" in result}
     assert 0 < max(rows.values()) <= 40 * TASKS[0].batch_size
     narma = {result["method"]: result for result in found if result["task"] == "narma10"}
     assert narma["ridge"]["nrmse"] < 0.9  # 1 is worth the mean of the targets
-    assert narma["ridge"]["programmings"] == 1
+    assert spent(narma["ridge"], "programmings") == 1
     assert "nrmse" not in narma["homodyne"]  # four passes a parameter are beyond it
     assert "budget" in narma["homodyne"]["refused"] or "rows" in narma["homodyne"]["refused"]
 
@@ -53,10 +74,10 @@ def test_what_is_finished_is_not_run_again_and_a_cut_line_is(results):
     whole = file.read_text()
     lines = whole.splitlines(keepends=True)
     file.write_text("".join(lines[:-1]) + lines[-1][:20])
-    told: list[dict] = []
-    again = carry_out_reservoirs(GRID, folder, told.append)
-    assert [result["method"] for result in told] == ["homodyne"]
-    assert [{**r, "seconds": 0} for r in again] == [{**r, "seconds": 0} for r in found]
+    heard = Heard()
+    again = compared(folder, heard)
+    assert [result["method"] for result in heard.results] == ["homodyne"]
+    assert again == found
 
 
 @pytest.mark.parametrize("hardware", Reservoirs)
@@ -65,11 +86,11 @@ def test_every_reservoir_takes_the_shapes_of_a_task(hardware):
     assert (device.in_shape, device.out_shape) == ((30, 2), (30, 6))
 
 
-@pytest.mark.parametrize("given", [{"tasks": ()}, {"methods": ()}, {"batches": (0,)}])
+@pytest.mark.parametrize("given", [{"methods": ()}, {"batches": (0,)}, {"seeds": ()}, {"searched": ("rate",)}])
 def test_a_comparison_of_nothing_is_refused(given):
-    parts = {"tasks": TASKS, "methods": METHODS, "hardware": (Reservoirs.ECHO_STATE,), "batches": (1,), **given}
+    parts = {"task": TASKS[0], "methods": METHODS, "hardware": (Reservoirs.ECHO_STATE,), "batches": (1,), **given}
     with pytest.raises(errors.ArgumentError, match=next(iter(given))):
-        ReservoirGrid(**parts)
+        AllowanceGrid(**parts)
 
 
 def test_the_command_prints_a_table_and_names_its_tasks(tmp_path, capsys):
@@ -107,14 +128,31 @@ def test_a_data_set_of_the_archive_is_compared_by_its_name(tmp_path, capsys):
 
 
 def test_results_after_junk_and_a_line_cut_short_are_kept(tmp_path):
-    grid, told = ReservoirGrid(TASKS[:1], (Readout(),), (Reservoirs.ECHO_STATE,), (40,)), []
+    heard = Heard()
     (tmp_path / "results.jsonl").write_bytes(
         b'\xff\n{"task": [[]]}\n' + b"[" * 100_000 + b'\n{"task": "narma10", "netw'
     )
-    found = carry_out_reservoirs(grid, tmp_path, told.append)
-    assert len(told) == 1
-    assert carry_out_reservoirs(grid, tmp_path, told.append) == found
-    assert len(told) == 1
+    found = compared(tmp_path, heard, TASKS[:1], (Readout(),))
+    assert len(heard.results) == 1
+    assert compared(tmp_path, heard, TASKS[:1], (Readout(),)) == found
+    assert len(heard.results) == 1
+
+
+def test_results_of_an_earlier_version_are_refused_and_left_as_they_are(tmp_path):
+    line = {"task": "narma10", "network": "dense", "device": "echo-state", "method": "ridge", "batches": 40}
+    content = json.dumps({**line, "rate": 0.01, "seed": 0, "metric": "nrmse", "nrmse": 0.5, "rows": 48}) + "\n"
+    (tmp_path / "results.jsonl").write_text(content)
+    with pytest.raises(errors.RunFolderError, match=r"results of another version .an early one.*another folder"):
+        compared(tmp_path, Heard(), TASKS[:1], (Readout(),))
+    assert (tmp_path / "results.jsonl").read_text() == content
+
+
+def test_a_result_of_other_settings_is_another_one(tmp_path):
+    """Tasks of one name at two sizes share a folder, and neither is taken for the other."""
+    small = replace(TASKS[0], nodes=10)
+    found = compared(tmp_path, Heard(), (TASKS[0], small), (Readout(),))
+    assert found[0]["task"] == found[1]["task"]
+    assert found[0]["nrmse"] != found[1]["nrmse"]
 
 
 def drawn(network=Architecture.DENSE, seed=0):
@@ -177,9 +215,9 @@ def test_a_twin_takes_simulators_alone():
 
 
 def test_each_method_is_told_at_its_best_rate(tmp_path):
-    rates, told = (1e-5, 1e-2), []
-    grid = ReservoirGrid(TASKS[1:], (OracleReference(), Readout()), (Reservoirs.ECHO_STATE,), (60,), (0, 1), rates)
-    found = carry_out_reservoirs(grid, tmp_path, told.append)
+    rates, heard = (1e-5, 1e-2), Heard()
+    methods = (OracleReference(), Readout())
+    found, told = compared(tmp_path, heard, TASKS[1:], methods, batches=60, seeds=(0, 1), rates=rates), heard.results
     assert [(r["method"], r["seed"]) for r in found] == [("oracle", 0), ("oracle", 1), ("ridge", 0), ("ridge", 1)]
     first = {r["rate"]: r["capacity"] for r in told if (r["method"], r["seed"]) == ("oracle", 0)}
     best = max(first, key=lambda rate: first[rate])

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from blackprop.errors import BlackpropWarning, CheckpointError, RunFolderError
-from blackprop.experiments import Existing, RunFolder
+from blackprop.experiments import Existing
 from blackprop.experiments.records import _portrait as portrait
-from blackprop.experiments.records._run_folder import decoded, encoded
+from blackprop.experiments.records._run_folder import RunFolder, decoded, encoded
 
 CONFIG = {"task": "digits", "settings": {"epochs": 3, "rates": [1, 2]}, "methods": {"paper": {"samples": 3}}}
 

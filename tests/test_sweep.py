@@ -1,4 +1,4 @@
-"""A comparison whose cells are run apart ends with the files of one that is run in turn, killed or not."""
+"""A comparison whose trials are run apart ends with the files of one that is run in turn, killed or not."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from blackprop.experiments import (
     Hardware,
     Imperfections,
     Paper,
-    RunFolder,
-    Callbacks,
-    carry_out,
-    carry_out_side_by_side,
-    with_references,
+    compare,
 )
-from blackprop.experiments.engine._spread import CELLS, carry_out_apart, carry_out_one
-from blackprop.experiments.engine._sweep import carry_out_by_ray
+from blackprop.experiments.comparison._apart import AT_WORK, compare_apart, run_alone
+from blackprop.experiments.comparison._grid import with_references
+from blackprop.experiments.comparison._sweep import sweep
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.records._run_folder import RunFolder
 from blackprop.experiments.report import write_report
 
 TASK = Digits(epochs=2, batch_size=479)
@@ -56,7 +55,7 @@ class Heard:
 
 def backwards(jobs):
     for number in reversed(range(len(jobs))):
-        carry_out_one(*jobs[number])
+        run_alone(*jobs[number])
         yield number
 
 
@@ -67,8 +66,8 @@ def after(count):
         for number in reversed(range(len(jobs))):
             if len(jobs) - number > count:
                 grid, path = jobs[number]
-                carry_out(grid, path, Heard(interrupt_at=4))
-            carry_out_one(*jobs[number])
+                compare(grid, path, Heard(interrupt_at=4))
+            run_alone(*jobs[number])
             yield number
 
     return apart
@@ -86,7 +85,7 @@ def assert_same_run(one, other):
         del line["seconds"]
     assert lines[0] == lines[1]
     states = [RunFolder(folder).checkpoint() for folder in (one, other)]
-    assert states[0]["cell"] == states[1]["cell"]
+    assert states[0]["trial"] == states[1]["trial"]
     assert [line["gap_closed"] for line in states[0]["lines"]] == [line["gap_closed"] for line in states[1]["lines"]]
     assert states[0]["lines"][-1]["gap_closed"] is not None  # the last cell comes after both references
     for name, value in states[0]["model"].items():
@@ -100,13 +99,13 @@ def assert_same_run(one, other):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    carry_out(GRID, folder, Callbacks())
+    compare(GRID, folder, Callbacks())
     return folder
 
 
 def test_cells_in_any_order_leave_the_files_of_a_comparison(whole, tmp_path):
     heard = Heard()
-    summary = carry_out_apart(GRID, tmp_path / "run", heard, Existing.REFUSE, backwards)
+    summary = compare_apart(GRID, tmp_path / "run", heard, Existing.REFUSE, backwards)
     assert_same_run(whole, tmp_path / "run")
     assert summary == RunFolder(whole).summary()
     assert len(heard.results) == len(GRID.trials())
@@ -119,14 +118,14 @@ def test_cells_in_any_order_leave_the_files_of_a_comparison(whole, tmp_path):
 @pytest.mark.parametrize("count", [0, 3])
 def test_an_interrupted_sweep_goes_on_where_it_was(whole, tmp_path, count):
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, after(count))
+        compare_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, after(count))
     assert len(RunFolder(tmp_path / "run").summary()["results"]) == count
-    (at_work,) = [path for path in (tmp_path / "run" / CELLS).iterdir() if RunFolder(path).summary()["results"] == []]
+    (at_work,) = [path for path in (tmp_path / "run" / AT_WORK).iterdir() if RunFolder(path).summary()["results"] == []]
     assert RunFolder(at_work).checkpoint()["step"] == 3
     with pytest.raises(errors.RunFolderError, match="exists already"):
-        carry_out_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, backwards)
+        compare_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, backwards)
     heard = Heard()
-    carry_out_apart(GRID, tmp_path / "run", heard, Existing.RESUME, backwards)
+    compare_apart(GRID, tmp_path / "run", heard, Existing.RESUME, backwards)
     assert len(heard.results) == len(GRID.trials()) - count
     assert_same_run(whole, tmp_path / "run")
 
@@ -134,20 +133,20 @@ def test_an_interrupted_sweep_goes_on_where_it_was(whole, tmp_path, count):
 def test_a_sweep_goes_on_with_a_comparison_and_the_other_way_round(whole, tmp_path):
     folder, begun = tmp_path / "run", []
     with pytest.raises(KeyboardInterrupt):
-        carry_out(GRID, folder, Heard(interrupt_at=4))
+        compare(GRID, folder, Heard(interrupt_at=4))
 
     def apart(jobs):
         begun.extend(RunFolder(path).checkpoint() for _, path in jobs if path.exists())
-        carry_out_one(*jobs[0])
+        run_alone(*jobs[0])
         yield 0
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(GRID, folder, Callbacks(), Existing.RESUME, apart)
-    assert [(state["cell"]["method"], state["step"]) for state in begun] == [("oracle", 3)]
+        compare_apart(GRID, folder, Callbacks(), Existing.RESUME, apart)
+    assert [(state["trial"]["method"], state["step"]) for state in begun] == [("oracle", 3)]
     assert len(RunFolder(folder).summary()["results"]) == 1
-    carry_out(GRID, folder, Callbacks(), Existing.RESUME)
-    carry_out_apart(GRID, folder, Callbacks(), Existing.RESUME, backwards)  # nothing is left, and it tidies up
+    compare(GRID, folder, Callbacks(), Existing.RESUME)
+    compare_apart(GRID, folder, Callbacks(), Existing.RESUME, backwards)  # nothing is left, and it tidies up
     assert_same_run(whole, folder)
 
 
@@ -155,37 +154,37 @@ def test_a_cell_that_was_killed_at_its_very_beginning_is_begun_anew(tmp_path):
     folder = tmp_path / "cell"
     folder.mkdir()
     (folder / ".config.json.part").write_text("{")
-    carry_out_one(SMALL, folder)
+    run_alone(SMALL, folder)
     assert len(RunFolder(folder).summary()["results"]) == 2
 
 
 def test_overwriting_begins_anew(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(SMALL, tmp_path / "run", Callbacks(), Existing.REFUSE, after(1))
+        compare_apart(SMALL, tmp_path / "run", Callbacks(), Existing.REFUSE, after(1))
     seen = []
 
     def apart(jobs):
         seen.extend(path.exists() for _, path in jobs)
         yield from backwards(jobs)
 
-    carry_out_apart(SMALL, tmp_path / "run", Callbacks(), Existing.OVERWRITE, apart)
+    compare_apart(SMALL, tmp_path / "run", Callbacks(), Existing.OVERWRITE, apart)
     assert seen == [False, False]
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"gpus": -1.0}])
 def test_wrong_arguments_are_refused(wrong, tmp_path):
     with pytest.raises(errors.ArgumentError, match=next(iter(wrong))):
-        carry_out_by_ray(SMALL, tmp_path / "run", Callbacks(), **wrong)
+        sweep(SMALL, tmp_path / "run", Callbacks(), **wrong)
     assert not (tmp_path / "run").exists()
 
 
 def test_cells_side_by_side_leave_the_files_of_a_comparison(whole, tmp_path):
     heard = Heard()
-    carry_out_side_by_side(GRID, tmp_path / "run", heard, jobs=2)
+    compare(GRID, tmp_path / "run", heard, jobs=2)
     assert_same_run(whole, tmp_path / "run")
     assert len(heard.results) == len(GRID.trials())
     with pytest.raises(errors.ArgumentError, match="jobs"):
-        carry_out_side_by_side(GRID, tmp_path / "other", heard, jobs=0)
+        compare(GRID, tmp_path / "other", heard, jobs=0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -195,7 +194,7 @@ def test_an_interrupted_or_killed_comparison_side_by_side_leaves_no_process_and_
     command = [sys.executable, "-m", "blackprop", "compare", "digits", *options, "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "run").glob("cells/*/checkpoint.bin")) and time.monotonic() < deadline:
+    while not list((tmp_path / "run").glob("trials/*/checkpoint.bin")) and time.monotonic() < deadline:
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
@@ -213,7 +212,7 @@ def test_an_interrupted_or_killed_comparison_side_by_side_leaves_no_process_and_
 def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(errors.BlackpropError, match=re.escape(install("ray"))):
-        carry_out_by_ray(SMALL, tmp_path / "run", Callbacks())
+        sweep(SMALL, tmp_path / "run", Callbacks())
 
 
 def test_a_sweep_through_ray_goes_on_and_ends_as_a_comparison(whole, tmp_path, monkeypatch):
@@ -221,7 +220,7 @@ def test_a_sweep_through_ray_goes_on_and_ends_as_a_comparison(whole, tmp_path, m
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     folder, heard = tmp_path / "run", Heard()
     with pytest.raises(KeyboardInterrupt):
-        carry_out_apart(GRID, folder, Callbacks(), Existing.REFUSE, after(3))
-    carry_out_by_ray(GRID, folder, heard, Existing.RESUME, workers=2)
+        compare_apart(GRID, folder, Callbacks(), Existing.REFUSE, after(3))
+    sweep(GRID, folder, heard, Existing.RESUME, workers=2)
     assert len(heard.results) == len(GRID.trials()) - 3
     assert_same_run(whole, folder)

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import blackprop as bp
-from blackprop.experiments import Cifar10, Size, Vision
+from blackprop.experiments import Cifar10
+from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.vision import _cifar10 as cifar10
 from blackprop.experiments.tasks.vision._airbench import nesterov, triangle
 from blackprop.experiments.tasks.vision._augmentation import cutout, flip, translate
+from blackprop.experiments.tasks.vision._cifar10 import Vision
 from blackprop.experiments.tasks.vision._pixels import Normalise
 from blackprop.experiments.tasks.vision._whitening import Whitening, whitening_filters
 from cifar10_files import FEW, write

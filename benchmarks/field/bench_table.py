@@ -9,11 +9,16 @@ from typing import Any
 Result = dict[str, Any]
 
 
+def with_factors(results: Sequence[Result]) -> list[Result]:
+    """The results with their allowance as a factor of a plain run's."""
+    return [{**result, "factor": result["batches"] // result["planned_steps"]} for result in results]
+
+
 def chosen(known: Sequence[Result]) -> list[Result]:
     """Of all that is kept, the results at the rate that was chosen, also where the grid is not finished."""
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in known:
-        groups.setdefault(tuple(result[name] for name in ("task", "factor", "device", "method", "allowed")), []).append(
+        groups.setdefault(tuple(result[name] for name in ("task", "factor", "device", "method", "batches")), []).append(
             result
         )
     found = []

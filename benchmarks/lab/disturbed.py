@@ -38,8 +38,11 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import Query
-from blackprop.experiments import Trial, Default, Digits, DigitNetwork, Remote, Row, Training, Callbacks
+from blackprop.experiments import Default, Digits, Remote, Row, Trial
+from blackprop.experiments.engine._callbacks import Callbacks
 from blackprop.experiments.engine._hardware import _connected
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.lab import Checked, RemoteDevice, Server
 from blackprop.lab.remote.shared._keys import make_keys
 from blackprop.lab.wrappers._pass_through import Transparent

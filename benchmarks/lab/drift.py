@@ -23,21 +23,21 @@ from blackprop import PhysicalLayer, devices, estimators, twins
 from blackprop.devices import Device
 from blackprop.errors import BlackpropWarning
 from blackprop.experiments import (
-    Bill,
-    Trial,
     Data,
     Digits,
     FrozenReference,
     Hardware,
     Imperfections,
-    TrainingMethod,
-    DigitNetwork,
     OracleReference,
     Paper,
     Row,
-    Training,
-    Callbacks,
+    TrainingMethod,
+    Trial,
 )
+from blackprop.experiments.engine._bill import Bill
+from blackprop.experiments.engine._callbacks import Callbacks
+from blackprop.experiments.engine._training import Training
+from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.surrogates import CalibratedResponse, Twin
 
 HARDWARE = ("light-modulator", "microring", "mzi-mesh", "three-splitter-mesh")
@@ -88,8 +88,8 @@ class Run:
     taken: int  # programmings of the busiest device
 
 
-def run(cell: Trial, data: Data) -> Run:
-    training = Training(cell, data)
+def run(trial: Trial, data: Data) -> Run:
+    training = Training(trial, data)
     while not training.done:
         training.run_segment(Callbacks())
     layers = list(training.devices.values())
@@ -105,7 +105,12 @@ def methods(hardware: Hardware, chosen: list[str], watch: float, share: float) -
     found: list[list[TrainingMethod]] = []
     for name in chosen:
         if name in ("oracle", "frozen", "row", "paper"):
-            known: dict[str, TrainingMethod] = {"oracle": OracleReference(), "frozen": FrozenReference(), "row": Row(), "paper": Paper()}
+            known: dict[str, TrainingMethod] = {
+                "oracle": OracleReference(),
+                "frozen": FrozenReference(),
+                "row": Row(),
+                "paper": Paper(),
+            }
             if name != "row" or element:
                 found.append([known[name]])
         elif name == "twin" or element:
@@ -132,7 +137,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--devices", nargs="+", choices=HARDWARE, default=list(HARDWARE))
-    parser.add_argument("--networks", nargs="+", choices=[n.value for n in DigitNetwork], default=["physical", "hybrid"])
+    parser.add_argument(
+        "--networks", nargs="+", choices=[n.value for n in DigitNetwork], default=["physical", "hybrid"]
+    )
     names = ("oracle", "frozen", "default", "twin", "row", "paper")
     parser.add_argument("--methods", nargs="+", choices=names, default=list(names))
     parser.add_argument("--walk", type=float, default=0.5, help="rad, at the end of the run")

@@ -19,18 +19,10 @@ from pathlib import Path
 
 import torch
 
-from blackprop.experiments import (
-    Digits,
-    Existing,
-    Grid,
-    Hardware,
-    Imperfections,
-    Paper,
-    Callbacks,
-    carry_out,
-    with_references,
-)
-from blackprop.experiments.engine._sweep import carry_out_by_ray
+from blackprop.experiments import Digits, Existing, Grid, Hardware, Imperfections, Paper, compare
+from blackprop.experiments.comparison._grid import with_references
+from blackprop.experiments.comparison._sweep import sweep
+from blackprop.experiments.engine._callbacks import Callbacks
 
 GRID = Grid(
     Digits(epochs=12),
@@ -41,9 +33,9 @@ GRID = Grid(
 )
 
 
-def sweep(folder: Path, workers: int) -> None:
+def swept(folder: Path, workers: int) -> None:
     existing = Existing.RESUME if (folder / "summary.json").exists() else Existing.REFUSE
-    carry_out_by_ray(GRID, folder, Callbacks(), existing, workers=workers)
+    sweep(GRID, folder, Callbacks(), existing, workers=workers)
 
 
 def killed(folder: Path, workers: int, kills: int, draws: random.Random) -> int:
@@ -52,8 +44,8 @@ def killed(folder: Path, workers: int, kills: int, draws: random.Random) -> int:
     while True:
         command = [sys.executable, __file__, "--sweep", str(folder), "--workers", str(workers)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        goal = _legs(folder) + draws.randint(1, 8)
-        while process.poll() is None and (done == kills or _legs(folder) < goal):
+        goal = _segments(folder) + draws.randint(1, 8)
+        while process.poll() is None and (done == kills or _segments(folder) < goal):
             time.sleep(0.005)
         time.sleep(draws.uniform(0, 0.3))
         if process.poll() is None and done < kills:
@@ -66,8 +58,8 @@ def killed(folder: Path, workers: int, kills: int, draws: random.Random) -> int:
             return done
 
 
-def _legs(folder: Path) -> int:
-    """Evaluations so far, of finished cells and of those at work."""
+def _segments(folder: Path) -> int:
+    """Evaluations so far, of finished trials and of those at work."""
     return sum(path.read_bytes().count(b"\n") for path in folder.rglob("metrics.jsonl"))
 
 
@@ -81,17 +73,17 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     if options.sweep is not None:
-        sweep(options.sweep, options.workers)
+        swept(options.sweep, options.workers)
         return
     with tempfile.TemporaryDirectory() as name:
         whole, cut = Path(name) / "whole", Path(name) / "cut"
         began = time.perf_counter()
-        carry_out(GRID, whole, Callbacks())
+        compare(GRID, whole, Callbacks())
         between = time.perf_counter()
         done = killed(cut, options.workers, options.kills, random.Random(options.seed))
         seconds = between - began, time.perf_counter() - between
         same = (whole / "summary.json").read_bytes() == (cut / "summary.json").read_bytes()
-        print(f"{done} kills in {len(GRID.trials())} cells: summary.json is {'the same' if same else 'ANOTHER'}")
+        print(f"{done} kills in {len(GRID.trials())} trials: summary.json is {'the same' if same else 'ANOTHER'}")
         print(f"compare took {seconds[0]:.0f} s, the sweep with its {done + 1} beginnings {seconds[1]:.0f} s")
     sys.exit(0 if same and done == options.kills else 1)
 

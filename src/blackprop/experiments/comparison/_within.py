@@ -137,7 +137,8 @@ class _Results:
             return train(trial, self._data, self._callback)
         except _REFUSALS as error:
             allowance = None if trial.allowance is None else asdict(trial.allowance)
-            return {**names(trial), "allowance": allowance, "refused": str(error)}
+            planned = trial.task.steps(len(self._data.x_train))
+            return {**names(trial), "allowance": allowance, "planned_steps": planned, "refused": str(error)}
 
     def _keep(self, result: Mapping[str, Any]) -> None:
         try:
@@ -149,9 +150,8 @@ class _Results:
 
 
 def _identity(config: Mapping[str, Any]) -> str:
-    """All that decides a result, but for the epochs of its task: an allowance ends it."""
-    settings = {name: value for name, value in config["settings"].items() if name != "epochs"}
-    return json.dumps({**config, "settings": settings}, sort_keys=True)
+    """All that decides a result, in one text."""
+    return json.dumps(config, sort_keys=True)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -164,6 +164,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
                 f"{RESULT_FORMAT!r}. Name another folder"
             )
         config = entry.get("trial")
-        whole = isinstance(config, dict) and isinstance(config.get("settings"), dict)
-        if whole and (isinstance(entry.get("refused"), str) or is_result(entry, str(entry.get("metric")))):
+        if isinstance(config, dict) and (
+            isinstance(entry.get("refused"), str) or is_result(entry, str(entry.get("metric")))
+        ):
             yield entry

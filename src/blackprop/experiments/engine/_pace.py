@@ -100,18 +100,19 @@ class AllowancePace(Pace):
 
     def __init__(self, allowance: Allowance, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self.allowance, self.total, self._model = allowance, 0, model
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self._groups = [(group, group.get("initial_lr", group["lr"])) for group in groups]
+        self._optimizers = optimizers
 
     def steps(self, began: int) -> Iterator[int]:
         if began:  # resumed after its only segment
             return
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]  # anew after a load
+        rates = [(group, group.get("initial_lr", group["lr"])) for group in groups]
         dearest = (0, 0)
         for step in count():
             if (share := self.allowance.share(self._model, dearest)) is None:
                 return
             self.total = round(step / share) if share else 0
-            for group, rate in self._groups:
+            for group, rate in rates:
                 group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
             before = asked(self._model)
             yield step

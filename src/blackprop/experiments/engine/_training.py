@@ -64,7 +64,7 @@ class Training:
             self.before = snapshot(self.model)
         else:
             self._load(state)
-        self._stepper = Stepper(trial, data, self.workers, self.model, self.rule, self.optimizers)
+        self.stepper = Stepper(trial, data, self.workers, self.model, self.rule, self.optimizers)
 
     @property
     def devices(self) -> dict[str, PhysicalLayer]:
@@ -113,7 +113,7 @@ class Training:
         with self.pace.limits():
             for step in self.pace.steps(began):
                 try:
-                    losses += self._stepper.step(step, standing.layers if self.pace.is_last(step) else None)
+                    losses += self.stepper.step(step, standing.layers if self.pace.is_last(step) else None)
                 except BudgetExhausted:
                     if not self.steps:  # a result of no training would mislead
                         raise
@@ -151,7 +151,7 @@ class Training:
 
     def line(self, ends: tuple[float, float] | None = None) -> dict[str, Any]:
         """The line of metrics.jsonl; the gap is that between `ends`, the scores of frozen and oracle."""
-        return self.standing.line(self.devices, self.workers, self._rates(), self._stepper.per_epoch, ends)
+        return self.standing.line(self.devices, self.workers, self._rates(), self.stepper.per_epoch, ends)
 
     def result(self) -> dict[str, Any]:
         """The result (see `records._result`), but for the gap closed, which takes the other trials."""
@@ -161,7 +161,7 @@ class Training:
         """The learning rates as they stand, of the digital parameters (the first group) and of θ."""
         found: dict[str, float] = {}
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            is_theta = any(map(self._stepper.is_theta, group["params"]))
+            is_theta = any(map(self.stepper.is_theta, group["params"]))
             found.setdefault("theta" if is_theta else "digital", group["lr"])
         return found
 
