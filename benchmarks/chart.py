@@ -15,15 +15,12 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-# Colours that the colour-blind tell apart, on paper of their own: the chart reads the same in print and in the dark.
-PAPER, INK, FAINT = "#ffffff", "#222222", "#8a8a8a"
+from blackprop.experiments.report._look import DASHES, INK, over_decades, page, with_rows
+from blackprop.experiments.report._means import mean_and_error
+
 STYLES = {
     "default": ("#0072b2", "o"),
     "twin": ("#009e73", "s"),
@@ -34,17 +31,6 @@ STYLES = {
 AXES = {
     "row_overhead": "rows beyond the forward passes, relative to those",
     "programming_overhead": "programmings beyond one a step, relative to those",
-}
-LOOK: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "blackprop",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 
 
@@ -72,17 +58,15 @@ def read(folder: Path) -> dict[tuple[str, str], list[Mark]]:
 
 def _mark(method: str, settings: dict[str, list[dict]]) -> Mark:
     runs = max(settings.values(), key=lambda some: (len(some), statistics.fmean(run["accuracy"] for run in some)))
-    values = [100 * run["accuracy"] for run in runs]
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    mean, error = mean_and_error(100 * run["accuracy"] for run in runs) or (math.nan, None)
     overheads = {key: statistics.fmean(run[key] for run in runs) for key in AXES}
-    return Mark(method, statistics.fmean(values), error, overheads)
+    return Mark(method, mean, error or 0.0, overheads)
 
 
 def draw(folder: Path, file: Path) -> None:
     """The chart of all runs in `folder`, as `file` (.svg, .png or .pdf)."""
     places = read(folder)
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(9, 0.7 + 2.6 * len(places)), layout="constrained", facecolor=PAPER)
+    with page(file, (9, 0.7 + 2.6 * len(places))) as figure:
         grid = figure.subplots(len(places), len(AXES), sharex="col", sharey="row", squeeze=False)
         for axes, ((device, condition), marks) in zip(grid, places.items(), strict=True):
             for ax, key in zip(axes, AXES, strict=True):
@@ -91,29 +75,18 @@ def draw(folder: Path, file: Path) -> None:
             axes[0].set_ylabel("accuracy, %")
         for ax, label in zip(grid[-1], AXES.values(), strict=True):
             ax.set_xlabel(label)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
-
-
-def over_decades(ax: Axes) -> None:
-    """A bare panel whose abscissa is logarithmic, its ticks plain numbers."""
-    ax.set_facecolor(PAPER)
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _panel(ax: Axes, key: str, marks: list[Mark]) -> None:
     """Marks at their overhead, with their names beneath; a line where it is zero, with its name at the right end."""
     over_decades(ax)
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.7)
-    ax.set_axisbelow(True)
+    with_rows(ax)
     ax.margins(x=0.14, y=0.16)
     for mark in sorted(marks, key=lambda mark: mark.overheads[key], reverse=True):  # lines last: they have no abscissa
         colour, shape = STYLES.get(mark.method, (INK, "o"))
         x = mark.overheads[key]
         if x <= 0:
-            line = (0, (5, 3)) if mark.method == "oracle" else (0, (1, 2))
+            line = DASHES["oracle" if mark.method == "oracle" else "frozen"]
             ax.axhline(mark.accuracy, color=INK, linewidth=1, linestyle=line)
             ax.annotate(
                 f"{mark.method} {mark.accuracy:.1f}",

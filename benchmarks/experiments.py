@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from chart import INK, LOOK, PAPER, over_decades
+from blackprop.experiments.report._look import DASHES, INK, over_decades, page
+from blackprop.experiments.report._means import mean_and_error
 
 STYLES = {
     "default": ("#0072b2", "o"),
@@ -85,15 +84,15 @@ def _rows(summary: dict[str, Any]) -> Iterable[Row]:
             _mean([factor * result[metric] for result in results]),
             unit,
             digits,
-            _mean(gaps) if gaps else (math.nan, math.nan),
+            _mean(gaps),
             statistics.fmean(result["row_overhead"] for result in results),
             statistics.fmean(result["programming_overhead"] for result in results),
         )
 
 
-def _mean(values: list[float]) -> tuple[float, float]:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return statistics.fmean(values), error
+def _mean(values: Iterable[float]) -> tuple[float, float]:
+    mean, error = mean_and_error(values) or (math.nan, math.nan)
+    return mean, error or 0.0
 
 
 def _rank(method: str) -> tuple[int, str]:
@@ -105,9 +104,7 @@ def draw(table: list[Row], file: Path) -> None:
     """The chart, as `file` (.svg, .png or .pdf)."""
     experiments = list(dict.fromkeys(row.experiment for row in table))
     devices = sorted({row.device for row in table}, key=lambda name: ("mesh" in name or "splitter" in name, name))
-    with mpl.rc_context(LOOK):
-        size = (0.6 + 2.9 * len(experiments), 0.5 + 2.0 * len(devices))
-        figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
+    with page(file, (0.6 + 2.9 * len(experiments), 0.5 + 2.0 * len(devices))) as figure:
         grid = figure.subplots(len(devices), len(experiments), sharex=True, sharey=True, squeeze=False)
         for axes, device in zip(grid, devices, strict=True):
             for ax, experiment in zip(axes, experiments, strict=True):
@@ -118,15 +115,14 @@ def draw(table: list[Row], file: Path) -> None:
             ax.set_xlabel("rows beyond the forward passes")
         marks = {text: mark for ax in grid.flat for mark, text in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(marks.values(), marks.keys(), loc="outside upper center", ncols=len(marks), frameon=False)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def _panel(ax: Axes, rows: list[Row]) -> None:
     over_decades(ax)
     ax.margins(x=0.2)
     ax.set_ylim(-0.05, 1.15)
-    ax.axhline(1, color=INK, linewidth=1, linestyle=(0, (5, 3)), label="oracle")
-    ax.axhline(0, color=INK, linewidth=1, linestyle=(0, (1, 2)), label="frozen")
+    ax.axhline(1, color=INK, linewidth=1, linestyle=DASHES["oracle"], label="oracle")
+    ax.axhline(0, color=INK, linewidth=1, linestyle=DASHES["frozen"], label="frozen")
     for row in rows:
         if row.rows <= 0 or math.isnan(row.gap[0]):
             continue

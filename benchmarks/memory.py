@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import blackprop as bp
@@ -28,7 +26,7 @@ from blackprop.core import metered, run
 from blackprop.devices import LightModulator, ThreeSplitterMesh
 from blackprop.estimators import ByOutput, DirectionalMemory, Estimator, Oracle
 from blackprop.estimators._hadamard import family_size
-from chart import INK, LOOK, PAPER
+from blackprop.experiments.report._look import INK, bare, page
 
 SEEDS = range(5)
 NEVER = 10**9
@@ -211,8 +209,7 @@ def _print(title: str, points: list[Point]) -> None:
 def draw(rest: dict[str, list[Point]], moving: dict[str, list[Point]], lengths: dict[str, float], file: Path) -> None:
     """Lines are theory, marks are measured."""
     looks = dict(zip(rest, (("#0072b2", "o"), ("#d55e00", "^"), ("#009e73", "s")), strict=True))
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(9, 3.8), layout="constrained", facecolor=PAPER)
+    with page(file, (9, 3.8)) as figure:
         left, right = figure.subplots(1, 2)
         parts = torch.logspace(math.log10(1 / 300), 0, 100).tolist()
         left.plot(parts, [math.sqrt(part) for part in parts], color=INK, linewidth=1, label="theory: √ of that part")
@@ -238,7 +235,7 @@ def draw(rest: dict[str, list[Point]], moving: dict[str, list[Point]], lengths: 
         right.set_xlabel("δ, rms of a step of θ, rad")
         right.legend(frameon=False, fontsize=8, loc="upper right")
         for ax, top in ((left, 1.05), (right, 0.78)):
-            ax.set_facecolor(PAPER)
+            bare(ax)
             ax.set_xscale("log")
             ax.set_ylim(0, top)
             ax.set_ylabel("cosine to the true gradient")
@@ -246,7 +243,6 @@ def draw(rest: dict[str, list[Point]], moving: dict[str, list[Point]], lengths: 
             ax.grid(axis="y", color="#e6e6e6", linewidth=0.7)
             ax.set_axisbelow(True)
             ax.spines[["top", "right"]].set_visible(False)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def _marks(ax: Any, points: list[Point], look: tuple[str, str], label: str, shift: float = 1) -> None:

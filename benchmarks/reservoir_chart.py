@@ -7,24 +7,20 @@ Reads results.jsonl in the run folder and runs nothing. Means over the seeds at 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
-
-from chart import INK, LOOK, PAPER
+from blackprop.experiments.comparison._within import stored
+from blackprop.experiments.report._look import FAINT, INK, over_decades, page
+from blackprop.experiments.report._means import mean_and_error, told
 
 STYLES = {
     "oracle": (INK, "o", "-"),
-    "frozen": ("#8a8a8a", "o", (0, (4, 2))),
-    "ridge": ("#8a8a8a", "x", (0, (1, 2))),
+    "frozen": (FAINT, "o", (0, (4, 2))),
+    "ridge": (FAINT, "x", (0, (1, 2))),
     "twin": ("#009e73", "s", "-"),
     "local-linear": ("#b37400", "D", "-"),
     "mixed": ("#0072b2", "^", "-"),
@@ -39,8 +35,7 @@ Cell = tuple[str, str, str, str, int]  # task, network, score, method, batches
 def best(folder: Path) -> dict[Cell, list[float]]:
     """The scores over the seeds of each cell, at the rate with the most seeds and, of those, the best."""
     runs: dict[Cell, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in (folder / "results.jsonl").read_text().splitlines():
-        entry: dict[str, Any] = json.loads(line)
+    for entry in stored(folder):
         if (metric := entry["metric"]) in entry:
             cell = entry["task"], entry["network"], metric, entry["method"], entry["batches"]
             runs[cell][entry["rate"]].append(entry[metric])
@@ -50,10 +45,6 @@ def best(folder: Path) -> dict[Cell, list[float]]:
 def _order(scores: list[float], metric: str) -> tuple[int, float]:
     mean = statistics.fmean(scores)
     return len(scores), -mean if metric in LESS else mean
-
-
-def error(scores: list[float]) -> float:
-    return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
 
 
 def table(found: dict[Cell, list[float]]) -> str:
@@ -68,40 +59,37 @@ def table(found: dict[Cell, list[float]]) -> str:
         for method in STYLES:
             cells = [found.get((task, network, metric, method, n)) for n in allowances]
             if any(cells):
-                scores = [f"{statistics.fmean(s):.3f} ± {error(s):.3f}" if s else "" for s in cells]
+                scores = [told(s or (), 3) for s in cells]
                 lines.append(f"| {task} ({metric}) | {network} | {method} | {' | '.join(scores)} |")
     return "\n".join(lines)
 
 
 def draw(found: dict[Cell, list[float]], file: Path) -> None:
     places = sorted({cell[:3] for cell in found})
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(4.2 * len(places) + 1.2, 3.4), layout="constrained", facecolor=PAPER)
+    with page(file, (4.2 * len(places) + 1.2, 3.4)) as figure:
         panels = figure.subplots(1, len(places), squeeze=False)[0]
         for ax, (task, network, metric) in zip(panels, places, strict=True):
             for method, (color, marker, line) in STYLES.items():
                 points = sorted((c[4], s) for c, s in found.items() if c[:4] == (task, network, metric, method))
                 if points:
-                    x, y = [n for n, _ in points], [statistics.fmean(s) for _, s in points]
+                    means = [mean_and_error(scores) or (math.nan, None) for _, scores in points]
                     ax.errorbar(
-                        *(x, y),
-                        yerr=[error(s) for _, s in points],
+                        [n for n, _ in points],
+                        [mean for mean, _ in means],
+                        yerr=[error or 0.0 for _, error in means],
                         color=color,
                         marker=marker,
                         linestyle=line,
                         markersize=4,
                         label=method,
                     )
-            ax.set_xscale("log")
+            over_decades(ax)
             ax.set_xticks(allowed := sorted({c[4] for c in found}), [f"{n:,}" for n in allowed])
-            ax.xaxis.set_minor_locator(NullLocator())
             ax.set_xlabel("forward passes that training may ask")
             ax.set_ylabel(metric)
             ax.set_title(f"{task}, {network}", loc="left", fontweight="bold", fontsize=10)
-            ax.spines[["top", "right"]].set_visible(False)
         handles = {label: h for ax in panels for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend([*handles.values()], [*handles], loc="outside right center", frameon=False)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def main() -> None:

@@ -20,13 +20,11 @@ import statistics
 import time
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from blackprop.devices import ActiveRing, EchoState, Ikeda, Reservoir, SpinWaveScatterer
-from chart import INK, LOOK, PAPER
+from blackprop.experiments.report._look import INK, page
 
 RIDGE, NOISE, WASHOUT, DEPTH = 1e-6, 1e-3, 30, 12
 MEGA = 2 * math.pi * 1e6  # rad/s
@@ -155,8 +153,7 @@ def errors(counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[tuple[int, float]
 
 
 def draw(found: dict[str, list[tuple[float, ...]]], file: Path) -> None:
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(9, 3.2), layout="constrained", facecolor=PAPER)
+    with page(file, (9, 3.2)) as figure:
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for ax, (drive, points) in zip(panels, found.items(), strict=True):
             gains, memory, parity = zip(*points, strict=True)
@@ -168,7 +165,6 @@ def draw(found: dict[str, list[tuple[float, ...]]], file: Path) -> None:
             ax.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("capacity")
         panels[0].legend(frameon=False)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def main() -> None:

@@ -12,13 +12,11 @@ import argparse
 import math
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from blackprop.devices import ActiveRing
-from chart import INK, LOOK, PAPER
+from blackprop.experiments.report._look import INK, page
 
 NODES = 100
 PORTRAITS = (0.9, 1.3, 2.0)  # gains
@@ -50,8 +48,7 @@ def law(gain: float) -> float:
 
 
 def draw(file: Path, powers: dict[str, list[float]]) -> None:
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(9, 3.4), layout="constrained", facecolor=PAPER)
+    with page(file, (9, 3.4)) as figure:
         left, right = figure.subplots(1, 2)
         for gain, color in zip(PORTRAITS, ("#009e73", "#0072b2", "#d55e00"), strict=True):
             c = wave(gain, 60, start=0.3, phase=0.5)
@@ -71,7 +68,6 @@ def draw(file: Path, powers: dict[str, list[float]]) -> None:
         right.legend(frameon=False, fontsize=8)
         for ax in (left, right):
             ax.spines[["top", "right"]].set_visible(False)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from blackprop.experiments import Digits, Hardware
+from blackprop import errors
+from blackprop.experiments import Allowance, Data, Digits, Hardware, Trial, train
 from blackprop.experiments.comparison import _within
 from echo import spent
 
@@ -93,10 +94,10 @@ def test_without_its_readings_local_learning_is_the_same_on_every_device_and_ask
 
 def test_local_learning_refuses_rows_that_do_not_go_into_its_first_device(bench):
     data = TASK.data()
-    wide = bench.Data(data.x_train.repeat(1, 2), data.y_train, data.x_test.repeat(1, 2), data.y_test)
-    cell = bench.Cell(TASK, bench.LocalLearning(), Hardware.LIGHT_MODULATOR)
-    with pytest.raises(bench.bp.errors.IncompatibleError, match="writes the label into the rows of digits"):
-        bench.run(cell, wide, bench.Allowance(10_000))
+    wide = Data(data.x_train.repeat(1, 2), data.y_train, data.x_test.repeat(1, 2), data.y_test)
+    trial = Trial(TASK, bench.LocalLearning(), Hardware.LIGHT_MODULATOR, allowance=Allowance(10_000))
+    with pytest.raises(errors.IncompatibleError, match="writes the label into the rows of digits"):
+        train(trial, wide)
 
 
 def test_the_chart_has_a_panel_a_device_and_a_name_a_method(bench, tmp_path):

@@ -6,44 +6,28 @@ import statistics
 from collections.abc import Sequence
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 from bench_table import Result, in_order
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from blackprop.experiments.report._look import DASHES, FAINT, INK, bare, page, with_rows
+
 ACROSS = 3
-# Colours that the colour-blind tell apart, on paper of their own: the chart reads the same in print and in the dark.
-PAPER, INK, FAINT = "#ffffff", "#222222", "#8a8a8a"
 STYLES = (("#0072b2", "o", -0.16), ("#d55e00", "D", 0.16))  # of the allowances in turn, and where in a method's strip
-LINES = {"oracle": (0, (5, 3)), "frozen": (0, (1, 2))}
-LOOK: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "blackprop",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
 
 
 def draw(results: Sequence[Result], methods: Sequence[str], kinds: Sequence[str], file: Path) -> None:
     """A panel for each task and device, as `file` (.svg, .png or .pdf)."""
     factors = sorted({r["factor"] for r in results})[: len(STYLES)]
-    names = [m for m in in_order({r["method"] for r in results}, methods) if m not in LINES]
+    names = [m for m in in_order({r["method"] for r in results}, methods) if m not in DASHES]
     panels = [
         (task, kind)
         for task in sorted({r["task"] for r in results})
         for kind in in_order({r["device"] for r in results if r["task"] == task}, kinds)
     ]
     down = -(-len(panels) // ACROSS)
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(9, 0.9 + down * (0.6 + 0.21 * len(names))), layout="constrained", facecolor=PAPER)
+    with page(file, (9, 0.9 + down * (0.6 + 0.21 * len(names)))) as figure:
         grid = figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False)
         for ax, panel in zip_longest(grid.flat, panels):
             if panel is None:
@@ -59,18 +43,15 @@ def draw(results: Sequence[Result], methods: Sequence[str], kinds: Sequence[str]
             ax.set_xlabel("test accuracy, %")
         grid[0, 0].invert_yaxis()  # shared
         figure.legend(handles=_legend(factors), loc="outside upper center", ncols=len(factors) + 3, frameon=False)
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def _panel(ax: Axes, names: Sequence[str], factors: Sequence[int], results: list[Result]) -> None:
     """Methods one below the other, means and standard deviations at each allowance; references as lines."""
-    ax.set_facecolor(PAPER)
+    bare(ax)
+    with_rows(ax)
     ax.set_xlim(0, 103)
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.7)
-    ax.set_axisbelow(True)
-    for (reference, dashes), (factor, (colour, *_)) in product(LINES.items(), zip(factors, STYLES, strict=False)):
+    for (reference, dashes), (factor, (colour, *_)) in product(DASHES.items(), zip(factors, STYLES, strict=False)):
         known = [r["accuracy"] for r in results if (r["method"], r["factor"]) == (reference, factor)]
         if known:
             ax.axvline(100 * statistics.fmean(known), color=colour, linewidth=1, linestyle=dashes)
@@ -91,5 +72,5 @@ def _legend(factors: Sequence[int]) -> list[Line2D]:
         Line2D([], [], color=colour, marker=shape, linestyle="none", label=f"allowance ×{factor}")
         for factor, (colour, shape, _) in zip(factors, STYLES, strict=False)
     ]
-    lines = [Line2D([], [], color=INK, linewidth=1, linestyle=dashes, label=name) for name, dashes in LINES.items()]
+    lines = [Line2D([], [], color=INK, linewidth=1, linestyle=dashes, label=name) for name, dashes in DASHES.items()]
     return [*marks, *lines, Line2D([], [], color=FAINT, marker="x", linestyle="none", label="cannot serve the device")]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from blackprop._extras import install
 from blackprop.errors import DataError
 from blackprop.experiments.records import _settings as settings
-from blackprop.experiments.tasks._networks import DigitNetwork, build
-from blackprop.experiments.tasks._objectives import Classification, Objective
-from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, adam_with_cosine
+from blackprop.experiments.tasks._digit_task import DigitTask
+from blackprop.experiments.tasks._networks import DigitNetwork
+from blackprop.experiments.tasks._task import Data
 
 TRAIN, TEST = 1437, 360  # images
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(DigitTask):
     """Ten handwritten digits, 1,437 images to train on and 360 to test, pixels in [0, 1]."""
 
     network: DigitNetwork = DigitNetwork.PHYSICAL
@@ -31,6 +31,8 @@ class Digits:
     device_lr: float = 2e-2
     """Adam's rate for the devices' settings, likewise."""
 
+    widths: ClassVar[tuple[int, int, int]] = (64, 64, 128)
+
     def __post_init__(self) -> None:
         settings.at_least(self, epochs=1)
         settings.between(self, "batch_size", 2, TRAIN)  # batch norm needs two rows
@@ -39,17 +41,6 @@ class Digits:
     @property
     def name(self) -> str:
         return "digits"
-
-    @property
-    def objective(self) -> Objective:
-        return Classification()
-
-    def steps(self, rows: int) -> int:
-        return self.epochs * self.segment(rows)
-
-    def segment(self, rows: int) -> int:
-        """An epoch."""
-        return rows // self.batch_size
 
     def data(self) -> Data:
         """One stratified split, whatever the seed."""
@@ -63,14 +54,3 @@ class Digits:
         x_train, x_test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])
         y_train, y_test = (torch.tensor(part, dtype=torch.int64) for part in parts[2:])
         return Data(x_train, y_train, x_test, y_test)
-
-    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
-        return build(self.network, (64, 64, 128), layer, seed)
-
-    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        del generator
-        return x, y
-
-    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        return adam_with_cosine(model, self.lr, self.device_lr, steps)

@@ -7,17 +7,18 @@ import math
 import zlib
 from dataclasses import InitVar, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blackprop.errors import DataError
 from blackprop.experiments.records import _settings as settings
 from blackprop.experiments.tasks._data import Published
-from blackprop.experiments.tasks._networks import DigitNetwork, build
-from blackprop.experiments.tasks._objectives import Classification, Objective
-from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, adam_with_cosine
+from blackprop.experiments.tasks._digit_task import DigitTask
+from blackprop.experiments.tasks._networks import DigitNetwork
+from blackprop.experiments.tasks._task import Data
 
 TRAIN = 60_000  # images published to train on
 SIDE, CLASSES = 28, 10
@@ -35,7 +36,7 @@ PUBLISHED = Published(
 
 
 @dataclass(frozen=True)
-class Mnist:
+class Mnist(DigitTask):
     """Handwritten digits, 12,000 of the 60,000 images to train on and all 10,000 to test, pixels in [0, 1]."""
 
     network: DigitNetwork = DigitNetwork.PHYSICAL
@@ -54,6 +55,8 @@ class Mnist:
     data_dir: InitVar[Path | None] = None
     """The folder of the four published files, gzipped or not, or of mnist/ with them; by default a download, kept."""
 
+    widths: ClassVar[tuple[int, int, int]] = (784, 128, 256)
+
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
         settings.between(self, "train_images", 2, TRAIN)
@@ -65,17 +68,6 @@ class Mnist:
     def name(self) -> str:
         return "mnist"
 
-    @property
-    def objective(self) -> Objective:
-        return Classification()
-
-    def steps(self, rows: int) -> int:
-        return self.epochs * self.segment(rows)
-
-    def segment(self, rows: int) -> int:
-        """An epoch."""
-        return rows // self.batch_size
-
     def data(self) -> Data:
         """The same images whatever the seed."""
         train_x, train_y, test_x, test_y = PUBLISHED.files(settings.folder(self)).values()
@@ -84,17 +76,6 @@ class Mnist:
             raise DataError(f"{train_x} holds {len(images)} images, of which `--train-images` asks {self.train_images}")
         kept = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: self.train_images].numpy()
         return Data(*_tensors(images[kept], labels[kept]), *_tensors(*_pair(test_x, test_y)))
-
-    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
-        return build(self.network, (784, 128, 256), layer, seed)
-
-    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        del generator
-        return x, y
-
-    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        return adam_with_cosine(model, self.lr, self.device_lr, steps)
 
 
 def _pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from blackprop.experiments.tasks._objectives import Objective
-from blackprop.nn._substitute import param_groups
 
 MakeLayer = Callable[[int, int], nn.Module]  # (d_in, d_out) -> the layer that stands there
 Schedules = list[tuple[Optimizer, LRScheduler]]
@@ -81,9 +80,3 @@ class Task(Protocol):
         `ReduceLROnPlateau` after each evaluation, with its score. One of them holds the devices' θ.
         """
         ...
-
-
-def adam_with_cosine(model: nn.Module, lr: float, device_lr: float, steps: int) -> Schedules:
-    """Adam at `lr` for the digital parameters and at `device_lr` for θ, both decaying to zero as a cosine does."""
-    adam = torch.optim.Adam(param_groups(model, lr=lr, device_lr=device_lr))
-    return [(adam, CosineAnnealingLR(adam, T_max=steps))]

@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from blackprop.errors import ArgumentError
 from blackprop.experiments.records import _settings as settings
+from blackprop.experiments.tasks._epochs import adam_with_cosine
 from blackprop.experiments.tasks._objectives import Objective
-from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, Size, adam_with_cosine
+from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, Size
 from blackprop.experiments.tasks.audio._angular_margin import AngularMargin
 from blackprop.experiments.tasks.audio._augmentation import COPIES, corrupted
 from blackprop.experiments.tasks.audio._clips import (

@@ -5,18 +5,18 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from blackprop.errors import ArgumentError
 from blackprop.experiments.records import _settings as settings
+from blackprop.experiments.tasks._epochs import EpochTask
 from blackprop.experiments.tasks._objectives import Objective
-from blackprop.experiments.tasks._task import Data, Schedules, adam_with_cosine
+from blackprop.experiments.tasks._task import Data
 from blackprop.experiments.tasks.sequences._networks import HEADS, Architecture, MakeReservoir, Sizes, build
 
 
 @dataclass(frozen=True)
-class SequenceTask(abc.ABC):
+class SequenceTask(EpochTask, abc.ABC):
     """A task whose rows are sequences `(time, channels)`, each sent through the reservoir as one row."""
 
     network: Architecture = Architecture.DENSE
@@ -58,22 +58,8 @@ class SequenceTask(abc.ABC):
     def data(self) -> Data:
         """The same sequences whatever the seed."""
 
-    def steps(self, rows: int) -> int:
-        return self.epochs * self.segment(rows)
-
-    def segment(self, rows: int) -> int:
-        """An epoch."""
-        return rows // self.batch_size
-
     def build(self, layer: MakeReservoir, seed: int) -> nn.Module:
         """The network with `layer((time, drives), (time, nodes))` for its reservoir; digital weights from `seed`
         alone.
         """
         return build(self.network, self.sizes, layer, seed, self.width)
-
-    def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        del generator
-        return x, y
-
-    def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        return adam_with_cosine(model, self.lr, self.device_lr, steps)

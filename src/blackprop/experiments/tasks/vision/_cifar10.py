@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from blackprop.errors import DataError
 from blackprop.experiments.records import _settings as settings
 from blackprop.experiments.tasks._data import PublishedArchive
+from blackprop.experiments.tasks._epochs import adam_with_cosine
 from blackprop.experiments.tasks._objectives import Classification, Objective
-from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, Size, adam_with_cosine
+from blackprop.experiments.tasks._task import Data, MakeLayer, Schedules, Size
 from blackprop.experiments.tasks.vision._airbench import airbench, nesterov
 from blackprop.experiments.tasks.vision._augmentation import cutout, flip, translate
 from blackprop.experiments.tasks.vision._batches import read_batch, read_classes
