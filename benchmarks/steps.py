@@ -19,10 +19,10 @@ from blackprop.experiments import (
     Cifar10,
     Data,
     Default,
+    FittedTwin,
     Hardware,
     Memory,
     OracleReference,
-    PhysicalTwin,
     Row,
     Task,
     Trial,
@@ -35,7 +35,7 @@ METHODS = {
     "default": Default(),
     "row": Row(),
     "memory-row": Memory(row=True, name="memory-row"),
-    "twin": PhysicalTwin(),
+    "twin": FittedTwin(),
 }
 PAIRS = [
     *((device, method) for device in ("light-modulator", "microring") for method in ("default", "row", "memory-row")),

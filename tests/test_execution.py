@@ -10,11 +10,11 @@ from blackprop.experiments import (
     Default,
     Digits,
     Execution,
+    FittedTwin,
     Hardware,
     Memory,
     OracleReference,
     Paper,
-    PhysicalTwin,
     Row,
     Trial,
 )
@@ -51,7 +51,7 @@ def trained(method, data, execution, hardware=Hardware.LIGHT_MODULATOR, task=TAS
         (Row(count=2), Hardware.MICRORING),
         (Memory(count=2), Hardware.MATRIX),
         (Paper(rank=4, samples=4), Hardware.LIGHT_MODULATOR),
-        (PhysicalTwin(), Hardware.IMPERFECT_MICRORING),
+        (FittedTwin(), Hardware.IMPERFECT_MICRORING),
     ],
     ids=lambda part: getattr(part, "name", part),
 )

@@ -14,11 +14,11 @@ from blackprop import errors
 from blackprop.experiments import (
     Digits,
     Existing,
+    FittedTwin,
     Grid,
     Hardware,
     Imperfections,
     Paper,
-    PhysicalTwin,
     compare,
 )
 from blackprop.experiments.records._run_folder import RunFolder, decoded, encoded
@@ -238,7 +238,7 @@ def test_there_must_be_something_to_resume(tmp_path):
 
 
 def test_parts_that_do_not_fit_are_refused_before_the_folder_is_made(tmp_path):
-    unfit = one(method=PhysicalTwin(), hardware=Hardware.MONARCH)
+    unfit = one(method=FittedTwin(), hardware=Hardware.MONARCH)
     refused(unfit, tmp_path / "run", Existing.REFUSE, errors.IncompatibleError, "no physical twin")
     assert not (tmp_path / "run").exists()
 

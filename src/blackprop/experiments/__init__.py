@@ -19,11 +19,11 @@ from blackprop.experiments.methods._by_feedback import DirectFeedbackAlignment, 
 from blackprop.experiments.methods._by_loss import Mixed, Perturbative
 from blackprop.experiments.methods._methods import (
     Default,
+    FittedTwin,
     FrozenReference,
     Memory,
     OracleReference,
     Paper,
-    PhysicalTwin,
     Row,
     TrainingMethod,
 )
@@ -45,6 +45,7 @@ __all__ = [
     "Execution",
     "Existing",
     "FeedbackAlignment",
+    "FittedTwin",
     "FrozenReference",
     "Grid",
     "Hardware",
@@ -55,7 +56,6 @@ __all__ = [
     "OracleReference",
     "Paper",
     "Perturbative",
-    "PhysicalTwin",
     "Remote",
     "Row",
     "Task",

@@ -194,7 +194,7 @@ class Row(TrainingMethod):
 
 
 @dataclass(frozen=True)
-class PhysicalTwin(TrainingMethod):
+class FittedTwin(TrainingMethod):
     """The ideal model of a mesh or ring bank, calibrated to the device once and fitted to it while it trains."""
 
     name: str = "twin"
