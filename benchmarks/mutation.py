@@ -84,7 +84,7 @@ FILES = {
     "lab/remote/shared/_rounds.py": "lab_rounds lab_wire lab_server",
     "lab/remote/server/_journal.py": "lab_journal lab_server lab_faults",
     "lab/remote/server/_entry.py": "lab_journal lab_server lab_faults",
-    "experiments/records/_run_folder.py": "run_folder*",
+    "experiments/records/_run_folder.py": "run_folder* interrupted_runs trials",
 }
 
 
