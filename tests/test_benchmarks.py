@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import blackprop as bp
-import blackprop.experiments
 from blackprop.core import Purpose
+from blackprop.experiments import Hardware, Imperfections
 
 pytest.importorskip("matplotlib")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -98,12 +98,12 @@ def test_no_runs_no_chart(benchmarks, tmp_path):
 
 def test_coarse_settings_have_a_range_on_every_device(benchmarks):
     coarse = benchmarks[1].CONDITIONS["coarse"]
-    for hardware in bp.experiments.Hardware:
+    for hardware in Hardware:
         assert isinstance(coarse.wrap(hardware.make(12, 12), seed=0), bp.devices.Quantised)
 
 
 def test_the_settings_of_a_matrix_are_rounded_over_four_times_its_initial_ones():
-    device = bp.experiments.Imperfections(theta_bits=6).wrap(bp.devices.Matrix(16, 4), seed=0)
+    device = Imperfections(theta_bits=6).wrap(bp.devices.Matrix(16, 4), seed=0)
     theta = 2 * torch.rand(64, generator=torch.Generator().manual_seed(0)) - 1  # to 4 times the initial 1/4
 
     def written(theta):

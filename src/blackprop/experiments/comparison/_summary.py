@@ -1,4 +1,4 @@
-"""What a run folder holds of a grid: its summary, the gaps closed, and where an interrupted one goes on."""
+"""The summary of a grid in its run folder: results, gaps closed, and where an interrupted one goes on."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from blackprop.nn._layer import PhysicalLayer
 
 @dataclass
 class Step:
-    """What a forward and a backward pass through one layer showed."""
+    """The tensors of a forward and a backward pass through one layer."""
 
     layer: PhysicalLayer
     x: Tensor = field(default_factory=lambda: torch.zeros(0))

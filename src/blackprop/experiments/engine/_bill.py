@@ -1,4 +1,4 @@
-"""What a run has cost, or would cost, in the two numbers that methods are compared by."""
+"""The cost of a trial, made or planned, in the two numbers that methods are compared by."""
 
 from __future__ import annotations
 

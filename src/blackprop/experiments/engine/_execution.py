@@ -130,7 +130,7 @@ class Workers:
         self._accelerator.wait_for_everyone()
 
     def gather(self, value: T) -> list[T]:
-        """What each process has, by rank."""
+        """The values of all processes, by rank."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object  # noqa: PLC0415

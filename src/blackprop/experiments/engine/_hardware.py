@@ -131,7 +131,7 @@ def _connected(address: str, keys: Path | None, repeat_in_doubt: bool) -> Device
 
 @dataclass(frozen=True)
 class Imperfections:
-    """What every device of a run does to every query, whoever asks."""
+    """Noise, resolution and drift of every device of a trial, for every query."""
 
     read_noise: float = 0.0
     """Additive noise on every reading, relative to the output's root mean square."""
@@ -170,7 +170,7 @@ class Imperfections:
         return device
 
     def _theta_range(self, device: Device) -> tuple[float, float] | None:
-        """What settings are rounded in; None where the device has a range of its own."""
+        """The range that settings are rounded in; None where the device has a range of its own."""
         spec = device.theta
         if self.theta_bits is None or spec.limited or spec.period is not None:
             return None

@@ -1,4 +1,4 @@
-"""What a run would cost, known before it is begun."""
+"""The cost of a trial before it is begun."""
 
 from __future__ import annotations
 

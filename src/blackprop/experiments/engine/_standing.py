@@ -36,7 +36,7 @@ class Standing:
         return self.scores.get(self.trial.task.objective.metric, float("nan"))
 
     def progress(self, model: nn.Module, loss: float, steps: int) -> dict[str, Any]:
-        """What a callback is told after a step."""
+        """The progress that a callback is told after a step."""
         spent = ledger(model)
         at = {"step": self.steps, "steps": max(steps, self.steps)}
         cost = {"rows": spent.total_rows, "programmings": spent.total_programmings}

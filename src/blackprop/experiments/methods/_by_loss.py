@@ -53,7 +53,7 @@ class FromLosses:
 
 
 class MixedGradients:
-    """What lies before the devices and in them from losses, what lies behind by backpropagation: one pass more."""
+    """Parameters before and in the devices by losses, those behind them by backpropagation: one pass more."""
 
     through_devices = False
 

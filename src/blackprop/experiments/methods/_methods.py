@@ -165,7 +165,7 @@ class Paper(TrainingMethod):
 
 @dataclass(frozen=True)
 class Default(TrainingMethod):
-    """What a layer does when nothing is said: `blackprop.plan` on what the device declares."""
+    """The pair that `blackprop.plan` chooses from the device's declaration, as a layer does by default."""
 
     name: str = "default"
 

@@ -32,7 +32,7 @@ Portrait = dict[str, np.ndarray]
 
 @torch.no_grad()
 def snapshot(model: nn.Module) -> Portrait:
-    """What the physical layers of `model` look like now. Asks nothing, books nothing, changes nothing.
+    """Thumbnails of the physical layers of `model`. Makes no queries and changes no state.
 
     For a layer `n`: `n/theta`, every k-th value of θ, at most 20,000; and where its device is linear `n/matrix`, of a
     simulator, and `n/surrogate`, of a surrogate that has started: `(d_out, d_in)`, a larger one as the means of its
@@ -72,7 +72,7 @@ def save(
 
 
 def load(path: Path) -> Portrait:
-    """What was saved there."""
+    """The arrays that `save` wrote."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -98,7 +98,7 @@ def _parts(layer: PhysicalLayer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _matrix(surrogate: Surrogate, like: Tensor) -> Tensor:  # (d_out, d_in)
-    """What it stands for: its vector-Jacobian products with the unit vectors of the output."""
+    """The surrogate's matrix, by its vector-Jacobian products with the unit vectors of the output."""
     spec = surrogate.spec
     unit = torch.eye(spec.d_out, dtype=like.dtype, device=like.device).unflatten(1, spec.out_shape)
     rows = [surrogate.vjp(like.new_zeros(len(some), *spec.in_shape), some) for some in unit.split(_TOGETHER)]

@@ -60,7 +60,7 @@ def decoded(content: bytes) -> dict[str, Any]:
 
 
 class Existing(enum.Enum):
-    """What to do with a run folder that exists: refuse it, go on with it, or begin it anew."""
+    """How to treat a run folder that exists: refuse it, go on with it, or begin it anew."""
 
     REFUSE = "refuse"
     RESUME = "resume"
@@ -248,7 +248,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _going_on(self, consolation: str) -> Iterator[None]:
-        """A file that cannot be written is no reason to lose what has been measured."""
+        """Warn of a file that cannot be written and go on, so that no measurement is lost."""
         try:
             yield
         except RunFolderError as error:

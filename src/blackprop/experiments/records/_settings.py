@@ -1,4 +1,4 @@
-"""What tasks check of their settings, in the caller's words."""
+"""Checks of the settings of tasks, in the caller's words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resolve(task: object, preset: object, names: tuple[str, ...]) -> None:
 
 
 def keep_folder(task: object, data_dir: Path | str | None) -> None:
-    """Keep what is no field, under its own name, so that `dataclasses.replace` keeps it."""
+    """Keep the folder, which is not a field, under its own name, so that `dataclasses.replace` keeps it."""
     object.__setattr__(task, "data_dir", None if data_dir is None else Path(data_dir))
 
 

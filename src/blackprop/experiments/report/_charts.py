@@ -1,4 +1,4 @@
-"""What the charts of the page show, as JSON takes it: means over the seeds and their standard errors, and portraits."""
+"""The content of the page's charts, as JSON takes it: means over the seeds and their standard errors, and portraits."""
 
 from __future__ import annotations
 

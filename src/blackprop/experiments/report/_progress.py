@@ -82,7 +82,7 @@ def _health(progress: Mapping[str, Any]) -> str:
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """What a finished run came to."""
+    """The score and cost of a finished run."""
     rows, programmings = (sum(result[count].values()) for count in ("rows", "programmings"))
     return f"{_named(result)}  {scores(result)}{rows:,} rows  {programmings:,} programmings"
 

@@ -1,4 +1,4 @@
-"""A run folder as the report reads it: what is damaged or missing becomes a note, what is no run is refused."""
+"""A run folder as the report reads it: damaged or missing parts become notes, other folders are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Key = tuple[str, str, int]  # device, method, seed
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds, checked as far as a page needs it."""
+    """The content of a run folder, checked as far as a page needs it."""
 
     path: Path
     name: str

@@ -75,7 +75,7 @@ def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    """What runs would cost: a row for each (device, method) and purpose that is asked anything, then the totals.
+    """The cost of runs: a row for each (device, method) and purpose that is asked anything, then the totals.
 
     A bill holds `rows` and `programmings` by purpose, `row_overhead`, `programming_overhead` and `lab_seconds`.
     """

@@ -57,7 +57,7 @@ class TimeLeft:
         return f"  about {duration(max(1.0, round(total)))} left  " if self._waiting else ""
 
     def _of_current(self) -> float | None:
-        """What is left of the run at work; 0 where there is none."""
+        """The seconds left of the run at work; 0 where there is none."""
         if self._at is None:
             return 0.0
         done = self._step - self._first
@@ -66,7 +66,7 @@ class TimeLeft:
         return (self._clock() - self._began) / done * (self._steps - self._step)
 
     def _of(self, key: tuple[Any, ...]) -> float | None:
-        """What a whole run is expected to take, None where that is not known yet."""
+        """The seconds that a whole run is expected to take, None where they are not known yet."""
         method, device, _ = key
         alike = [took for (m, d, _), took in self._seconds.items() if (m, d) == (method, device)]
         alike = alike or [took for (m, *_), took in self._seconds.items() if m == method]

@@ -18,7 +18,7 @@ from blackprop.twins import OffsetTwin
 
 @dataclass(frozen=True)
 class LocalLinear(TrainingMethod):
-    """What the plan has for a device that declares nothing, with fewer perturbations: `directions` random ones of θ on
+    """The plan's pair for a device without a declaration, with fewer perturbations: `directions` random ones of θ on
     the whole batch, and for the input's gradient a linear map fitted to the rows of training.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from blackprop import devices
 from blackprop.devices import Device, Drifting
 
-MISALIGNED = 0.02  # the standard deviation of an offset that every setting has, and that nobody knows
+MISALIGNED = 0.02  # the standard deviation of an offset that every setting has, unknown to all methods
 
 
 class Reservoirs(enum.Enum):
