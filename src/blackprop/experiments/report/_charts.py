@@ -11,7 +11,7 @@ import numpy as np
 
 from blackprop.experiments.records._result import number
 from blackprop.experiments.report._means import mean_and_error
-from blackprop.experiments.report._runs import Entry, Run, key_of
+from blackprop.experiments.report._runs import Entry, StoredRun, key_of
 
 POINTS = 400  # of a line, at most
 VALUES = 40_000  # of all lines of a method on a device, about
@@ -21,7 +21,7 @@ PIXELS = 4_000_000  # of all matrices on a page, before they are halved
 FIGURES = ("f1", "perplexity", "gap_closed", "row_overhead", "programming_overhead", "lab_seconds")
 
 
-def comparison(run: Run) -> list[Entry]:
+def comparison(run: StoredRun) -> list[Entry]:
     """A row for each device and method of the run: how many seeds, and the mean and standard error of each figure."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for result in run.results:
@@ -40,7 +40,7 @@ def comparison(run: Run) -> list[Entry]:
     ]
 
 
-def curves(run: Run) -> list[Entry]:
+def curves(run: StoredRun) -> list[Entry]:
     """For each device and method of the run what its lines of metrics say, over steps: see `_curve`."""
     groups: dict[tuple[str, str], dict[tuple[int, float], Entry]] = {}
     for line in run.lines:  # the last line of a seed and step counts
@@ -52,7 +52,7 @@ def curves(run: Run) -> list[Entry]:
     ]
 
 
-def _curve(run: Run, lines: Sequence[Entry]) -> Entry:
+def _curve(run: StoredRun, lines: Sequence[Entry]) -> Entry:
     """At each step: rows and lab time (means over the seeds), and the mean and standard error of every series."""
     at: dict[float, list[Entry]] = {}
     for line in lines:
@@ -69,7 +69,7 @@ def _curve(run: Run, lines: Sequence[Entry]) -> Entry:
     return {"steps": steps, **across, "series": known}
 
 
-def _series(run: Run, line: Entry) -> dict[str, float | None]:
+def _series(run: StoredRun, line: Entry) -> dict[str, float | None]:
     """All that a line tells, by name: scores, `rate/...` and `layer/<what>/<layer>`."""
     found = {"metric": number(line.get(run.metric)), "loss": number(line.get("loss"))}
     rates = line.get("rates")
@@ -85,7 +85,7 @@ def _series(run: Run, line: Entry) -> dict[str, float | None]:
 LAYER_SERIES = ("signal", "snr", "oracle_cosine", "oracle_cosine_x", "residual")
 
 
-def portraits(run: Run) -> list[Entry]:
+def portraits(run: StoredRun) -> list[Entry]:
     """For each trial with a portrait: its confusion matrix, and θ and the matrices of each layer."""
     keys = dict.fromkeys(key_of(entry) for entry in (*run.results, *run.lines))
     found, classes = [], 0
@@ -168,7 +168,7 @@ def _bytes(values: np.ndarray) -> Entry:
     return {"bytes": base64.b64encode(whole.tobytes()).decode(), "shape": list(whole.shape)}
 
 
-def _place(run: Run, device: str, method: str) -> Entry:
+def _place(run: StoredRun, device: str, method: str) -> Entry:
     return {"task": run.task, "run": run.name, "device": device, "method": method}
 
 

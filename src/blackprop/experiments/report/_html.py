@@ -14,7 +14,7 @@ from blackprop.characterisation._page import DRAW, STYLE
 from blackprop.errors import RunFolderError
 from blackprop.experiments.report import _parts as parts
 from blackprop.experiments.report._charts import comparison, curves, packed, portraits
-from blackprop.experiments.report._runs import Entry, Run, read, references
+from blackprop.experiments.report._runs import Entry, StoredRun, read, references
 
 
 def write_report(runs: Sequence[Path], output: Path) -> Path:
@@ -32,7 +32,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     return Path(output)
 
 
-def _page(runs: Sequence[Run]) -> str:
+def _page(runs: Sequence[StoredRun]) -> str:
     document = _document(runs)
     tasks: dict[str, Entry] = document["tasks"]
     asset = {
@@ -69,7 +69,7 @@ def _written() -> str:
     return f"{now['version']}{commit}, {now['begun']}"
 
 
-def _document(runs: Sequence[Run]) -> Entry:
+def _document(runs: Sequence[StoredRun]) -> Entry:
     """All that the page's script draws."""
     found = {
         "runs": [run.name for run in runs],
@@ -81,7 +81,7 @@ def _document(runs: Sequence[Run]) -> Entry:
     return {**found, "methods": _methods(runs, [*found["results"], *found["curves"]])}
 
 
-def _methods(runs: Sequence[Run], entries: Iterable[Entry]) -> dict[str, Entry]:
+def _methods(runs: Sequence[StoredRun], entries: Iterable[Entry]) -> dict[str, Entry]:
     """Each method's place among the colours, the same in all charts; oracle and frozen have their own."""
     known = {name: kind for run in runs for name, kind in references(run).items()}
     configured = (name for run in runs for name in run.config.get("methods") or {})

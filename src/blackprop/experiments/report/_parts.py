@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from blackprop.experiments.report._runs import Entry, Run
+from blackprop.experiments.report._runs import Entry, StoredRun
 from blackprop.experiments.report._table import duration
 
 COLUMNS = (  # figure, heading, what it is multiplied by, digits after the point (None: three in all)
@@ -75,7 +75,7 @@ def _figure(figure: tuple[float, float | None] | None, name: str, scale: float, 
     return f'<td data-sort="{mean!r}">{shown}</td>'
 
 
-def extent(runs: Sequence[Run]) -> str:
+def extent(runs: Sequence[StoredRun]) -> str:
     results = [result for run in runs for result in run.results]
     counts = {name: len({str(result[name]) for result in results}) for name in ("method", "device", "seed")}
     words = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
@@ -84,7 +84,7 @@ def extent(runs: Sequence[Run]) -> str:
     return f"<p>{', '.join(words)}, {len(results)} finished result{'' if len(results) == 1 else 's'}</p>"
 
 
-def notes(runs: Sequence[Run]) -> str:
+def notes(runs: Sequence[StoredRun]) -> str:
     said = "".join(f"<p><b>{escape(run.name)}</b>: {escape(note)}.</p>" for run in runs for note in run.notes)
     return f'<div class="notes" role="note">{said}</div>' if said else ""
 
@@ -169,14 +169,14 @@ def select(name: str, label: str = "", options: Mapping[str, str] | None = None)
     return f'<label>{escape(label or name)} <select id="{name}">{listed}</select></label>'
 
 
-def what_was_run(run: Run, opened: bool) -> str:
+def what_was_run(run: StoredRun, opened: bool) -> str:
     """Everything that the run's configuration says."""
     title = f"<b>{escape(run.name)}</b> · {escape(_gist(run))}"
     said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _said(run))
     return f"<details{' open' if opened else ''}><summary>{title}</summary><dl>{said}</dl></details>"
 
 
-def _gist(run: Run) -> str:
+def _gist(run: StoredRun) -> str:
     devices, methods, seeds = (run.config.get(name) for name in ("devices", "methods", "seeds"))
     lists = [", ".join(map(str, each)) if isinstance(each, (list, dict)) else "?" for each in (methods, devices)]
     flaws = _pairs({name: value for name, value in _items(run.config, "imperfections") if value})
@@ -184,7 +184,7 @@ def _gist(run: Run) -> str:
     return f"{run.task}: {lists[0]} on {lists[1]}, {count} seed{'' if count == 1 else 's'}" + (flaws and f"; {flaws}")
 
 
-def _said(run: Run) -> Iterator[tuple[str, str]]:
+def _said(run: StoredRun) -> Iterator[tuple[str, str]]:
     config = run.config
     yield "task", str(config.get("task"))
     yield "settings", _pairs(dict(_items(config, "settings")))

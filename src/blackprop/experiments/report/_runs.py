@@ -27,7 +27,7 @@ Key = tuple[str, str, int]  # device, method, seed
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """The content of a run folder, checked as far as a page needs it."""
 
     path: Path
@@ -57,7 +57,7 @@ class Run:
             return {}
 
 
-def read(path: Path, name: str) -> Run:
+def read(path: Path, name: str) -> StoredRun:
     """The run in the folder `path`, called `name` on the page; `RunFolderError` where there is none."""
     config = _object(path / "config.json", f"{path} is not a run folder (it holds no config.json)")
     found = str(config.get("format"))
@@ -75,7 +75,7 @@ def read(path: Path, name: str) -> Run:
     metric = str(summary.get("metric") or "accuracy")
     results = [each for each in summary["results"] if is_result(each, metric)]
     lines, damaged = _metrics(path / "metrics.jsonl")
-    run = Run(
+    run = StoredRun(
         path=path,
         name=name,
         config=config,
@@ -94,7 +94,7 @@ def key_of(entry: Mapping[str, Any]) -> Key:
     return str(entry["device"]), str(entry["method"]), int(entry["seed"])
 
 
-def references(run: Run) -> dict[str, str]:
+def references(run: StoredRun) -> dict[str, str]:
     """The run's oracle and frozen, by their names in it: `{name: "oracle" | "frozen"}`."""
     methods = _mapping(run.config, "methods")
     kinds = {name: each.get("class") for name, each in methods.items() if isinstance(each, dict)}
@@ -109,7 +109,7 @@ def _origin(path: Path) -> dict[str, str]:
     return {name: value for name in ("begun", "version", "commit") if isinstance(value := kept.get(name), str)}
 
 
-def _notes(run: Run, odd: int, damaged: int) -> Iterator[str]:
+def _notes(run: StoredRun, odd: int, damaged: int) -> Iterator[str]:
     missing = _missing(run)
     if missing:
         yield "not finished, and drawn as far as it went: " + "; ".join(missing)
@@ -118,7 +118,7 @@ def _notes(run: Run, odd: int, damaged: int) -> Iterator[str]:
             yield f"{count} of the {what} could not be read and {'is' if count == 1 else 'are'} left out"
 
 
-def _missing(run: Run) -> list[str]:
+def _missing(run: StoredRun) -> list[str]:
     """The trials of the configuration that have no result, a phrase for each device and method."""
     finished, found = {key_of(result) for result in run.results}, []
     devices, seeds = (run.config.get(name) for name in ("devices", "seeds"))
