@@ -12,11 +12,25 @@ from blackprop import errors
 from blackprop.experiments import OracleReference
 from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.language import _gpt as gpt
+from blackprop.experiments.tasks.language import _tokens as tokens
 from blackprop.experiments.tasks.language._gpt import DevicePlace
 from blackprop.experiments.tasks.language._tasks import FineWeb
 from blackprop.optim import SignalScaled
 from support import draw
-from texts import CONTEXT, SMALL, TRAINED, linear, tiny
+from texts import CONTEXT, SMALL, TRAINED, Words, linear, tiny
+
+
+@pytest.fixture
+def encoding(monkeypatch):
+    """An encoding without its file, forgotten again by the process."""
+    tiktoken = pytest.importorskip("tiktoken")
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: Words())
+    for found_once in (tokens.gpt2, tokens.preferred):
+        found_once.cache_clear()
+    yield
+    for found_once in (tokens.gpt2, tokens.preferred):
+        found_once.cache_clear()
+
 
 # The transformer.
 

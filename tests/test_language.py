@@ -20,7 +20,7 @@ from blackprop.experiments.tasks.language import _tokens as tokens
 from blackprop.experiments.tasks.language._tasks import FineWeb, Text
 from blackprop.experiments.tasks.language._tokens import Tokens
 from support import DATA
-from texts import CONTEXT, SMALL, letters, linear
+from texts import CONTEXT, SMALL, Words, letters, linear
 
 
 @pytest.fixture
@@ -38,15 +38,6 @@ def _forget():
     yield
     tokens.gpt2.cache_clear()
     tokens.preferred.cache_clear()
-
-
-class Words:
-    """An encoding in place of GPT-2's, which needs a file: a token for each letter, and an end of text."""
-
-    eot_token = 50_256
-
-    def encode_ordinary_batch(self, texts):
-        return [[ord(letter) + 1000 for letter in text] for text in texts]
 
 
 def _no_network(name):
