@@ -40,7 +40,7 @@ def folder(tmp_path):
 def test_training_ends_where_it_ends_in_peace_and_measures_nothing_twice(disturbed, folder, method, insecure):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    task = disturbed.Digits(disturbed.Network.HYBRID, epochs=1)
+    task = disturbed.Digits(disturbed.DigitNetwork.HYBRID, epochs=1)
     try:
         peace = disturbed.trained(folder, task, method, insecure=insecure)
         ran = disturbed.trained(folder, task, method, kills=2, whole=peace.size, seed=3, insecure=insecure)
