@@ -9,8 +9,7 @@ import os
 import pytest
 
 from blackprop.errors import BlackpropWarning, RunFolderError
-from blackprop.experiments import RunFolder
-from blackprop.experiments.records._run_folder import encoded
+from blackprop.experiments.records._run_folder import RunFolder, encoded
 
 
 @pytest.fixture
