@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackprop.experiments.tasks.audio._ecapa import (
-    Widths,
-)
+from blackprop.experiments.tasks.audio._ecapa import Widths
 from blackprop.experiments.tasks.audio._tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 
 RATE = 8000

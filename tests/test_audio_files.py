@@ -16,9 +16,7 @@ from blackprop import errors
 from blackprop.experiments import FrozenReference, Hardware, OracleReference
 from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.audio import _clips as clips
-from blackprop.experiments.tasks.audio._ecapa import (
-    Ecapa,
-)
+from blackprop.experiments.tasks.audio._ecapa import Ecapa
 from blackprop.experiments.tasks.audio._tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.nn import PhysicalLayer
 from sounds import ALL, RATE, TINY, seeded, soundfile, table, tone, write

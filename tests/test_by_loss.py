@@ -8,10 +8,10 @@ from torch import nn
 import blackprop as bp
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import Callback, Digits, Existing, Grid, Hardware, Mixed, Perturbative, Trial, compare, price
+from blackprop.experiments import Callback, Digits, Existing, Grid, Hardware, Perturbative, Trial, compare, price
 from blackprop.experiments.engine._callbacks import Callbacks
 from blackprop.experiments.engine._training import Training
-from blackprop.experiments.methods._by_loss import Homodyne, Multiplexed, Spsa, behind
+from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Spsa, behind
 from blackprop.experiments.tasks._networks import DigitNetwork
 
 TASK = Digits(network=DigitNetwork.HYBRID, epochs=2, batch_size=256, lr=1e-2)

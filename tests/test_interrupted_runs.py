@@ -11,16 +11,7 @@ import pytest
 import torch
 
 from blackprop import errors
-from blackprop.experiments import (
-    Digits,
-    Existing,
-    FittedTwin,
-    Grid,
-    Hardware,
-    Imperfections,
-    Paper,
-    compare,
-)
+from blackprop.experiments import Digits, Existing, FittedTwin, Grid, Hardware, Imperfections, Paper, compare
 from blackprop.experiments.records._run_folder import RunFolder, decoded, encoded
 from blackprop.experiments.tasks._networks import DigitNetwork
 from trials import QUICK, ROUGH, Quiet, assert_same_run, one

@@ -11,8 +11,8 @@ import torch
 import blackprop as bp
 from blackprop import errors
 from blackprop.cli import _main as cli
-from blackprop.experiments import AllowanceGrid, FrozenReference, Mixed, OracleReference, Perturbative, compare_within
-from blackprop.experiments.methods._by_loss import Homodyne
+from blackprop.experiments import AllowanceGrid, FrozenReference, OracleReference, Perturbative, compare_within
+from blackprop.experiments.methods._by_loss import Homodyne, Mixed
 from blackprop.experiments.methods._rule import Batch
 from blackprop.experiments.reservoirs import Readout, Reservoirs
 from blackprop.experiments.reservoirs._by_surrogate import DesignTwin

@@ -14,15 +14,7 @@ import torch
 
 from blackprop import errors
 from blackprop._extras import install
-from blackprop.experiments import (
-    Digits,
-    Existing,
-    Grid,
-    Hardware,
-    Imperfections,
-    Paper,
-    compare,
-)
+from blackprop.experiments import Digits, Existing, Grid, Hardware, Imperfections, Paper, compare
 from blackprop.experiments.comparison._apart import AT_WORK, compare_apart, run_alone
 from blackprop.experiments.comparison._grid import with_references
 from blackprop.experiments.comparison._sweep import sweep

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blackprop.experiments import (
-    Digits,
-    Grid,
-    Hardware,
-    Imperfections,
-    Paper,
-)
+from blackprop.experiments import Digits, Grid, Hardware, Imperfections, Paper
 from blackprop.experiments.engine._hardware import FLAWLESS
 from blackprop.experiments.engine._training import Training
 from blackprop.experiments.records._run_folder import RunFolder

@@ -34,7 +34,6 @@ from blackprop.experiments import (
     FrozenReference,
     Hardware,
     Memory,
-    Mixed,
     Mnist,
     OracleReference,
     Paper,
@@ -45,7 +44,7 @@ from blackprop.experiments import (
     compare_within,
 )
 from blackprop.experiments.comparison._within import stored
-from blackprop.experiments.methods._by_loss import Multiplexed, Spsa
+from blackprop.experiments.methods._by_loss import Mixed, Multiplexed, Spsa
 from blackprop.experiments.tasks.audio._tasks import SpeechDigits
 
 METHODS: tuple[TrainingMethod, ...] = (

@@ -38,9 +38,9 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import Query
-from blackprop.experiments import Default, Digits, Remote, Row, Trial
+from blackprop.experiments import Default, Digits, Row, Trial
 from blackprop.experiments.engine._callbacks import Callbacks
-from blackprop.experiments.engine._hardware import _connected
+from blackprop.experiments.engine._hardware import Remote, _connected
 from blackprop.experiments.engine._training import Training
 from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.lab import Checked, RemoteDevice, Server

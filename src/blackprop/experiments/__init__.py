@@ -11,12 +11,12 @@ from blackprop.experiments.comparison._within import AllowanceGrid, compare_with
 from blackprop.experiments.engine._allowance import Allowance
 from blackprop.experiments.engine._callbacks import Callback
 from blackprop.experiments.engine._execution import Execution
-from blackprop.experiments.engine._hardware import Hardware, Imperfections, Remote
+from blackprop.experiments.engine._hardware import Hardware, Imperfections
 from blackprop.experiments.engine._price import price
 from blackprop.experiments.engine._train import train
 from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.methods._by_feedback import DirectFeedbackAlignment, FeedbackAlignment
-from blackprop.experiments.methods._by_loss import Mixed, Perturbative
+from blackprop.experiments.methods._by_loss import Perturbative
 from blackprop.experiments.methods._methods import (
     Default,
     FittedTwin,
@@ -30,6 +30,7 @@ from blackprop.experiments.methods._methods import (
 from blackprop.experiments.records._run_folder import Existing
 from blackprop.experiments.tasks._digits import Digits
 from blackprop.experiments.tasks._mnist import Mnist
+from blackprop.experiments.tasks._objectives import Classification, Objective
 from blackprop.experiments.tasks._task import Data, Task
 from blackprop.experiments.tasks.vision._cifar10 import Cifar10
 
@@ -38,6 +39,7 @@ __all__ = [
     "AllowanceGrid",
     "Callback",
     "Cifar10",
+    "Classification",
     "Data",
     "Default",
     "Digits",
@@ -51,12 +53,11 @@ __all__ = [
     "Hardware",
     "Imperfections",
     "Memory",
-    "Mixed",
     "Mnist",
+    "Objective",
     "OracleReference",
     "Paper",
     "Perturbative",
-    "Remote",
     "Row",
     "Task",
     "TrainingMethod",
