@@ -11,7 +11,7 @@ import pytest
 
 from blackprop import errors
 from blackprop.experiments import Allowance, Data, Digits, Hardware, Trial, train
-from blackprop.experiments.tasks.vision._augmentation import _within
+from blackprop.experiments.comparison import _within
 from echo import spent
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "field"

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from blackprop import errors
-from blackprop.experiments.report._charts import _series as series
 from blackprop.experiments.tasks.sequences import _capacity as capacity
 from blackprop.experiments.tasks.sequences import _ridge as ridge
+from blackprop.experiments.tasks.sequences import _series as series
 from blackprop.experiments.tasks.sequences._capacity import memory_capacity, parity_capacity
 from blackprop.experiments.tasks.sequences._objective import Capacity, Regression, Symbols
 from support import draw
