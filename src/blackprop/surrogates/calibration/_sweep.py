@@ -11,21 +11,24 @@ from torch import Tensor
 GROUPS = 32  # of elements that are put to the same places: as many fine steps within a setting
 FOLDED = 16  # the same of a range without a period: there each group is fitted by itself
 NEAR = 1 / 48  # of a turn, at most: from its nearest neighbour to the setting that is held out
-# Of each call for settings: where its grid lies within the first one's steps, and where the setting that is held out:
-# beside a neighbour, since what is rough there is alike and noise is not. Three grids together are a regular one again.
-PLACES = ((0.0, 0.0, 1 / 4), (1 / 3, 1 / 3, 1 / 4), (2 / 3, 2 / 3, 1 / 12))
+MANY = 12  # settings of a call, from which on three of them are held out, and not one
+# Of each call for settings, in the first one's steps: where its grid lies, beside which place a setting is held out, how
+# far off (roughness is alike there, and noise is not), and where the two are that are held out amid a gap, where curves
+# are known least. Three grids together are a regular one again.
+PLACES = ((0.0, 0.0, 1 / 4, (0.5, 0.5)), (1 / 3, 1 / 3, 1 / 4, (0.6, 0.73)), (2 / 3, 2 / 3, 1 / 12, (1 / 6, 5 / 6)))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Places of P elements in G groups, in turns of their range: K − 1 settings on a grid, shifted by a random part of
-    a step from group to group, and one off it, which is held out until the others have been fitted.
+    """Places of P elements in G groups, in turns of their range: of K settings all but one, or three, on a grid, shifted
+    by a random part of a step from group to group, and those off it, held out until the others have been fitted.
     """
 
     group: Tensor  # (P,)
     shift: Tensor  # (G,): within a step of the grid
     cell: Tensor  # (G,): the step of the grid in which a group begins
-    settings: int
+    grid: int  # settings of a call that are on the grid
+    held: int  # and those that are not
     even: bool
 
     @classmethod
@@ -36,8 +39,9 @@ class Sweep:
         def mixed(n: int) -> Tensor:
             return torch.randperm(n, generator=generator, device=generator.device).to(like.device)
 
-        G, grid = min(elements, FOLDED if even else GROUPS), settings - 1
-        return cls(mixed(elements) % G, (mixed(G) + drawn(G)) / G, mixed(G) % grid, settings, even)
+        G, held = min(elements, FOLDED if even else GROUPS), 3 if settings >= MANY else 1
+        grid = settings - held
+        return cls(mixed(elements) % G, (mixed(G) + drawn(G)) / G, mixed(G) % grid, grid, held, even)
 
     @property
     def groups(self) -> list[Tensor]:
@@ -47,13 +51,14 @@ class Sweep:
         return [order[first:last] for first, last in pairwise(ends)]
 
     def call(self, number: int) -> tuple[Tensor, Tensor]:
-        """The turns of the grid (K − 1, G) and of the setting that is held out (1, G), of this call."""
-        grid = self.settings - 1
-        ahead, beside, apart = PLACES[number]
-        off = beside + min(apart, NEAR * grid * (2 if self.even else 1))
-        steps = torch.arange(grid, dtype=torch.float64, device=self.shift.device)[:, None]
-        held = (self.cell + self.shift + off)[None] / grid
+        """The turns of the grid (n, G) and of the settings that are held out (J, G), of this call."""
+        ahead, beside, apart, amid = PLACES[number]
+        near = beside + min(apart, NEAR * self.grid * (2 if self.even else 1))
+        off = torch.tensor((near, *amid), dtype=torch.float64, device=self.shift.device)[: self.held]
+        far = torch.arange(self.held, device=off.device) * (self.grid // 3 + 1)  # steps: not in the same gap
+        steps = torch.arange(self.grid, dtype=torch.float64, device=off.device)[:, None]
+        held = (self.cell + self.shift + (off + far)[:, None]) / self.grid
         if not self.even:
-            return (steps + self.cell + self.shift + ahead) / grid, held
+            return (steps + self.cell + self.shift + ahead) / self.grid, held
         # Half a turn goes through the range once.
-        return (steps + (self.shift + ahead) % 1) / (2 * grid), held % 1 / 2
+        return (steps + (self.shift + ahead) % 1) / (2 * self.grid), held % 1 / 2
