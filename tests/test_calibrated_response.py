@@ -95,7 +95,7 @@ def test_unlike_elements_are_told_apart():
     """What single elements add to the common curve is found: without it the gradient would be another."""
     device = _Spread(30, 20, spread=0.0, shift=2.0)
     surrogate, _, found, truth = _calibrated(device, 32)
-    surrogate.used.zero_()
+    surrogate.own = surrogate.own[:0]
     surrogate._stand_at(
         device.theta.clamp(device.theta.draw(torch.Generator().manual_seed(0)) + 0.5 * draw(600, seed=5))
     )

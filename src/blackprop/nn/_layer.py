@@ -266,8 +266,8 @@ class PhysicalLayer(MeasuredLayer):
         """Refuse what is foreign before anything of this layer is changed; then load as every module does."""
         _state.prepare(self, state_dict, prefix)
         for name, value in self.named_buffers(prefix.removesuffix(".")):
-            other = state_dict.get(name)
-            if isinstance(other, Tensor) and other.shape != value.shape:
+            other, growing = state_dict.get(name), name.rsplit(".", 1)[-1] in self.surrogate.GROWING
+            if isinstance(other, Tensor) and other.shape[growing:] != value.shape[growing:]:
                 raise CheckpointError(f"{name} has shape {tuple(other.shape)}, and here {tuple(value.shape)}")
         super()._load_from_state_dict(state_dict, prefix, *args)
 

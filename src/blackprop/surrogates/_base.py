@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class Surrogate(nn.Module, abc.ABC):
     `drive` is the root mean square length of the rows of training. The layer sets it before it starts or tracks a
     surrogate: rows of another length meet more noise, or the end of a converter's range.
     """
+
+    GROWING: ClassVar[frozenset[str]] = frozenset()
+    """The buffers whose first size depends on what has been learnt: they take that of a state that is loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +54,15 @@ class Surrogate(nn.Module, abc.ABC):
         self.check(spec)
         self._spec = spec
         self._allocate(spec)
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        for name in self.GROWING & self._buffers.keys():
+            mine, saved = self.get_buffer(name), state_dict.get(prefix + name)
+            if isinstance(saved, Tensor) and saved.shape[1:] == mine.shape[1:]:
+                self.register_buffer(name, mine.new_zeros(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def check(self, spec: Declaration) -> None:
         """Raise `IncompatibleError` if this surrogate cannot serve the device."""

@@ -15,24 +15,10 @@ from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
 from blackprop.surrogates._monitor import AGAIN, FOUND, LEFT, Monitor, warn_of_doubt
 from blackprop.surrogates._watch import NEGLIGIBLE
-from blackprop.surrogates.calibration._calibration import (
-    CALLS,
-    Calibration,
-    Range,
-    calibrate,
-    periodic,
-    spanning_probes,
-)
-from blackprop.surrogates.calibration._curves import (
-    TABLE,
-    WIDTHS,
-    clearest,
-    common_table,
-    nearest_offset,
-    own_harmonics,
-    read_harmonics,
-    read_table,
-)
+from blackprop.surrogates.calibration._calibration import CALLS, Calibration, calibrate, spanning_probes
+from blackprop.surrogates.calibration._curves import TABLE, WIDTHS, Curves, common_table, own_harmonics
+from blackprop.surrogates.calibration._displacement import nearest, within
+from blackprop.surrogates.calibration._range import Range, periodic
 from blackprop.surrogates.least_squares._rules import Projection, few_equations
 
 SETTINGS = 16  # of a call: where none are named, up to three calls
@@ -79,9 +65,10 @@ class CalibratedResponse(Surrogate):
     **Arguments:** `settings`, exactly so many, at least 3, or None; `harmonics`, the orders of a curve, at least 1.
     """
 
+    GROWING = frozenset({"own"})
+
     table: Tensor
-    own: Tensor
-    used: Tensor  # how many of them there are
+    own: Tensor  # (H, d_out, d_in, 2): as many orders as there is something in
     span: Tensor  # lowest and highest θ
     A: Tensor
     slope: Tensor  # R'(θ), or over a wider part
@@ -127,8 +114,7 @@ class CalibratedResponse(Surrogate):
         buffers = {
             "table": torch.zeros(TABLE, 1 + len(WIDTHS)),
             "doubts": torch.zeros(len(WIDTHS)),
-            "own": torch.zeros(1 + self.harmonics, *elements, 2),  # what the check has judged is kept whole
-            "used": torch.tensor(0),
+            "own": torch.zeros(0, *elements, 2),
             "span": torch.zeros(2, size if per_element else 1),
             **{name: torch.zeros(elements) for name in ("A", "slope")},
             **{name: torch.zeros(size) for name in ("theta", "offset", "countered")},
@@ -219,21 +205,13 @@ class CalibratedResponse(Surrogate):
         places = [theta, spec.theta.clamp(theta + ahead)]
         readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
         values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
-        offset, left = self._nearest(places, values, theta)
+        offset, left = nearest(self._curves, places, values, self.offset, self._noise(values))
         if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, spec.name):
             yield from self._calibrate_again(theta, generator)
         else:
             self.offset.copy_(offset)
             self._stand_at(theta)
         self.monitor.spend(spec.name, FOUND, before, 2 * count, 1)
-
-    def _nearest(self, places: list[Tensor], values: Tensor, theta: Tensor, least: float = 0.0) -> tuple[Tensor, float]:
-        """The offsets with which the curves explain `values` (K, P) at `places` best, and the mean square left."""
-        noise = self._noise(values)
-        value, slope = self._read(theta + self.offset)
-        moved = float((values[0] - value).square().mean()) - noise
-        prior = max(0.0, moved / max(float(slope.square().mean()), torch.finfo(slope.dtype).tiny))
-        return nearest_offset(lambda o, k: self._read(places[k] + o)[0], values, self.offset, math.sqrt(prior), noise)
 
     def _noise(self, values: Tensor) -> float:
         return max(float(self.spread), (1e-2 * NEGLIGIBLE + self.spec.noise**2) * float(values.square().mean()))
@@ -274,26 +252,18 @@ class CalibratedResponse(Surrogate):
         """Find every element on the known curves from half of the new settings; whether that explains the others,
         or at least better than the new curves are expected to.
         """
-        half, others = (torch.arange(first, new.settings, 2).tolist() for first in (0, 1))
-        places, values = [new.setting(k) for k in half], new.values[half]
-        width = float((self.span[1] - self.span[0]).mean())
-        offset = self.offset
-        for reach in (FAR * width, FAR * width / 16):
-            # As much noise as the steps of the search make of a value.
-            noise = max(self._noise(values), (reach / 8) ** 2 * float(self._read(places[0])[1].square().mean()))
-            offset, _ = nearest_offset(lambda o, k: self._read(places[k] + o)[0], values, offset, reach, noise)
-        wrong = [(self._read(new.setting(k) + offset)[0] - new.values[k]).square().mean() for k in others]
-        left = float(torch.stack(wrong).mean())
+        reach = FAR * float((self.span[1] - self.span[0]).mean())
+        places = [new.setting(k) for k in range(new.settings)]
+        offset, left = within(self._curves, places, new.values, self.offset, reach, self._noise(new.values))
         if left > new.trust.left and self._surprised(left, new.values):
             return False
         self.offset.copy_(offset)
         return True
 
     def _take(self, new: Calibration) -> None:
-        trust, own = new.trust, own_harmonics(new.found, new.sweep.groups, new.values, len(self.own))
+        trust, own = new.trust, own_harmonics(new.found, new.sweep.groups, new.values, 1 + self.harmonics)
         self.table.copy_(common_table(new.found))
-        self.own.zero_()[: len(own)] = torch.view_as_real(own).view(len(own), *self.own.shape[1:])
-        self.used.fill_(len(own))
+        self.own = torch.view_as_real(own).view(len(own), *self.own.shape[1:]).to(self.own)
         self.span.copy_(torch.stack((new.range.low, new.range.high)))
         self.spread.fill_(new.found.noise + trust.left)
         self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
@@ -309,23 +279,17 @@ class CalibratedResponse(Surrogate):
         return bool(self.trusted) or float(self.check_found[0]) > GUESSED
 
     def _stand_at(self, theta: Tensor) -> None:
-        value, slope = self._read(theta + self.offset)
+        value, slope = self._curves.read(theta + self.offset)
         A = value.view_as(self.A)
         if not bool(self.trusted) and bool(self.theta.any()):  # what batches have corrected stays so
-            A = self.A + A - self._read(self.theta + self.offset)[0].view_as(A)
+            A = self.A + A - self._curves.read(self.theta + self.offset)[0].view_as(A)
         self.theta.copy_(theta)
         self.A, self.slope = A, slope.view_as(self.A) if self._known else torch.zeros_like(A)
 
-    def _read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and slope (P,) of every curve at theta (P,); a slope that is not known is 0."""
-        span = Range(periodic(self.spec), *self.span)
-        turns, per_theta, beyond = span.turns(theta)
-        used = torch.view_as_complex(self.own[: int(self.used)])
-        common = read_table(self.table, turns)
-        own = read_harmonics(used, turns.view(self.A.shape), not span.periodic)
-        slope = clearest(common[1] + own[1].flatten(1), self.doubts) * per_theta
-        value = common[0] + own[0].flatten() + slope * beyond
-        return value, slope
+    @property
+    def _curves(self) -> Curves:
+        low, high = self.span
+        return Curves(self.table, self.own, self.doubts, Range(periodic(self.spec), low, high))
 
     def extra_repr(self) -> str:
         settings = self.settings if self.calls == 1 else None

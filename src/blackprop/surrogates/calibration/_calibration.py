@@ -5,7 +5,7 @@ check wants them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,51 +16,15 @@ from blackprop.core._procedure import ROUND_BYTES, Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.surrogates._watch import NEGLIGIBLE
+from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate
 from blackprop.surrogates.calibration._sweep import PLACES, Sweep
 from blackprop.surrogates.calibration._trust import LOOKED_AT, Trust, surprise, trust
 
 BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
-EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, where dθ/du vanishes
-COSINE, SIGNS = 0.94, 0.85  # that are expected of slopes to train by; the share of signs is told with caution
-MISSED = 0.5  # of a change that was held out: an order was taken for another where more is unexplained
+LEAST = 0.92, 0.9  # cosine and share of right signs that are expected of slopes to train by
+CLEARLY = 0.97, 0.93  # the same, where more settings may be asked for
 CALLS = len(PLACES)
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of θ that curves are known over, as turns of it: a period is gone through once; limits, or what stands
-    for them, there and back, `middle + half · cos(2π turn)`.
-    """
-
-    periodic: bool
-    low: Tensor  # (1,) or (P,)
-    high: Tensor
-
-    @classmethod
-    def of(cls, spec: Declaration, theta: Tensor, per_element: bool) -> Range:
-        """What to calibrate from `theta` on."""
-        size = theta.numel() if per_element else 1
-        if periodic(spec):
-            return cls(True, theta.new_zeros(size), theta.new_full((size,), float(spec.theta.period or 0)))
-        return cls(False, *(limit.expand(size) for limit in spec.theta.range_around(theta)))
-
-    def setting(self, turns: Tensor) -> Tensor:
-        """θ at `turns` (..., P)."""
-        if self.periodic:
-            return self.low + (self.high - self.low) * turns
-        return (self.low + self.high) / 2 + (self.high - self.low) / 2 * (2 * math.pi * turns).cos()
-
-    def turns(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of θ (P,): the turns, `d turns / dθ`, and how far θ is beyond what curves are read at, near the ends."""
-        if self.periodic:
-            width = self.high - self.low
-            return (theta - self.low) / width, 1 / width, torch.zeros_like(theta)
-        half = (self.high - self.low) / 2
-        clear = half * (1 - math.cos(EDGE))
-        inside = theta.clamp(self.low + clear, self.high - clear)
-        angle = ((inside - self.low - half) / half).clamp(-1, 1).acos()
-        return angle / (2 * math.pi), -1 / (2 * math.pi * half * angle.sin()), theta - inside
 
 
 @dataclass(frozen=True)
@@ -87,11 +51,6 @@ class Calibration:
     def setting(self, k: int) -> Tensor:
         """The k-th θ (P,) that was measured."""
         return self.range.setting(self.turns[k, self.sweep.group].to(self.values))
-
-
-def periodic(spec: Declaration) -> bool:
-    """Whether θ has a period, and no limits within it."""
-    return spec.theta.period is not None and not spec.theta.limited
 
 
 def calibrate(
@@ -130,33 +89,33 @@ def calibrate(
                 raise
             break
         turns, values = torch.cat((turns, grid)), torch.cat((values, more))
-        wrong, over, missed = surprise(fitted(turns, values), group, values[:, some], apart, held[:, some])
+        first, before = fitted(turns, values), values[:, some]
         turns, values = torch.cat((turns, apart)), torch.cat((values, held))
         found = fitted(turns, values)
-        told = trust(found, group, values[:, some], max(1.0, over))
-        if missed > MISSED:
-            told = replace(told, cosine=min(told.cosine, math.sqrt(max(0.0, 1 - missed**2))))
-        best = Calibration(found, told, wrong, values, turns, sweep, range_)
+        seen = surprise(first, group, before, apart, held[:, some], min(first.noise, found.noise))
+        told = trust(found, group, values[:, some], seen)
+        best = Calibration(found, told, seen.wrong, values, turns, sweep, range_)
         if _settled(best):
             break
     assert best is not None
     return best
 
 
-def trustworthy(trust: Trust, elements: float) -> bool:
-    """Whether slopes are good enough to train by: a cosine above 0.94, and a margin where elements are few, since less
-    is then known of their spectra; and 85 signs of 100 right.
+def trustworthy(trust: Trust, elements: float, least: tuple[float, float] = LEAST) -> bool:
+    """Whether slopes are good enough to train by: a cosine above 0.92 and 90 signs of 100 right, and a margin where
+    elements are few, since less is then known of their spectra.
     """
-    return trust.cosine > min(COSINE + 0.1 / math.sqrt(elements), 0.99) and trust.signs > SIGNS
+    margin, (cosine, signs) = 1 / math.sqrt(elements), least
+    return trust.cosine > cosine + min(0.12 * margin, 0.95 * (1 - cosine)) and trust.signs > signs + 0.05 * margin
 
 
 def _settled(calibration: Calibration) -> bool:
     """Whether more settings are not needed: held-out ones err by 1 %, or by little beyond the noise, and slopes may be
-    trusted; or would not help: nothing but noise is seen.
+    trusted clearly; or would not help: nothing but noise is seen.
     """
-    found = calibration.found
+    found, size = calibration.found, calibration.found.samples.size
     explained = calibration.wrong - found.noise < max(NEGLIGIBLE * found.samples.power, 0.5 * found.noise)
-    return found.samples.variance < 2 * found.noise or (explained and calibration.trusted)
+    return found.samples.variance < 2 * found.noise or (explained and trustworthy(calibration.trust, size, CLEARLY))
 
 
 def _chosen(theta: Tensor, generator: torch.Generator) -> Tensor:

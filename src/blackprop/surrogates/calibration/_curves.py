@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import Spectra
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
 WIDTHS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the range, that slopes are averaged over
 CLEAR = 3.0  # standard errors
 FAINT = 1e-5  # of all slopes' power: an order with less of it is left out
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of all elements, as they are kept."""
+
+    table: Tensor  # (TABLE, 1 + S)
+    own: Tensor  # (H, *elements, 2)
+    doubts: Tensor  # (S,)
+    range: Range
+
+    def read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope (P,) of every curve at theta (P,); straight on beyond the range."""
+        turns, per_theta, beyond = self.range.turns(theta)
+        used = torch.view_as_complex(self.own)
+        common = read_table(self.table, turns)
+        own = read_harmonics(used, turns.view(self.own.shape[1:-1]), not self.range.periodic)
+        slope = clearest(common[1] + own[1].flatten(1), self.doubts) * per_theta
+        return common[0] + own[0].flatten() + slope * beyond, slope
 
 
 def smoothing(order: Tensor, even: bool) -> Tensor:
@@ -67,35 +87,6 @@ def read_table(table: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
     nearest = place.round()
     value, *slopes = table[nearest.long().remainder_(TABLE)].unbind(-1)
     return torch.addcmul(value, slopes[0], place - nearest, value=1 / TABLE), torch.stack(slopes)
-
-
-def nearest_offset(
-    read: Callable[[Tensor, int], Tensor], values: Tensor, offset: Tensor, spread: float, noise: float
-) -> tuple[Tensor, float]:
-    """Where elements stand that were at `offset` (P,): the o (P,) of the least
-
-    `Σ_k (values_k − read(o, k))² / noise + (o − offset)² / spread²`,
-
-    searched within 3 spreads, in steps of 3/64 of one; with the mean square that is left of `values` (K, P). A search
-    and no descent: a curve may have the same value on both sides of a resonance.
-    """
-
-    def cost(o: Tensor) -> tuple[Tensor, Tensor]:
-        wrong = torch.stack([(value - read(o, k)).square() for k, value in enumerate(values)]).mean(0)
-        return len(values) * wrong / tiny_safe(noise) + (o - offset).square() / tiny_safe(spread**2), wrong
-
-    def tiny_safe(value: float) -> float:
-        return max(value, torch.finfo(values.dtype).tiny)
-
-    best, (least, left) = offset, cost(offset)
-    for reach in (3 * spread, 3 * spread / 8):
-        centre = best
-        for part in torch.linspace(-1, 1, 17).tolist():
-            o = centre + part * reach
-            now, wrong = cost(o)
-            better = now < least
-            best, least, left = (torch.where(better, *pair) for pair in ((o, best), (now, least), (wrong, left)))
-    return best, float(left.mean())
 
 
 def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:

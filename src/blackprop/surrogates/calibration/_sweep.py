@@ -12,16 +12,16 @@ GROUPS = 32  # of elements that are put to the same places: as many fine steps w
 FOLDED = 16  # the same of a range without a period: there each group is fitted by itself
 NEAR = 1 / 48  # of a turn, at most: from its nearest neighbour to the setting that is held out
 MANY = 12  # settings of a call, from which on three of them are held out, and not one
-# Of each call for settings, in the first one's steps: where its grid lies, beside which place a setting is held out, how
-# far off (roughness is alike there, and noise is not), and where the two are that are held out amid a gap, where curves
-# are known least. Three grids together are a regular one again.
+# Of each call for settings, in steps of the first one's grid: where its grid lies; beside which place a setting is held
+# out, and how far off (roughness is alike there, and noise is not); where two are amid gaps, where least is known.
+# Three grids together are a regular one again.
 PLACES = ((0.0, 0.0, 1 / 4, (0.5, 0.5)), (1 / 3, 1 / 3, 1 / 4, (0.6, 0.73)), (2 / 3, 2 / 3, 1 / 12, (1 / 6, 5 / 6)))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Places of P elements in G groups, in turns of their range: of K settings all but one, or three, on a grid, shifted
-    by a random part of a step from group to group, and those off it, held out until the others have been fitted.
+    """Places of P elements in G groups, in turns of their range: of K settings all but one, or three, on a grid,
+    shifted by a random part of a step from group to group, and those off it, held out until the others are fitted.
     """
 
     group: Tensor  # (P,)
