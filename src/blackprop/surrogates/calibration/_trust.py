@@ -16,7 +16,8 @@ from blackprop.surrogates.calibration._spectra import Spectra, orders, slopes, w
 LOOKED_AT = 512  # elements, at most
 PEAKED = (3.5, 5.0)  # the kurtosis of slopes, from which on and beyond which curves are flat between their steep parts
 TOLD = 0.2  # variance of the logarithm of what the curves expect to leave of the slopes' power, itself
-MISSED = 0.25  # of that power: an order was taken for another
+MISSED = 0.25  # of that power: an order was taken for another where more is missed, and that is believed
+SURE = 1e-6
 LEAST = 1e-4  # of the slopes' power: no readings say that less is left
 
 
@@ -72,7 +73,7 @@ def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held:
     if change > 2 * noise and not (alone and mean - noise < MISSED * change):
         missed = min(1.0, max((mean - noise) / change, LEAST))
         spread = float(wrong.square().mean()) / max(mean**2, 1e-300) / wrong.numel()
-        doubt = 2 * spread + 8 * (noise / change) ** 2
+        doubt = SURE if alone else 2 * spread + 8 * (noise / change) ** 2
     return Surprise(mean, float((wrong / expected[:, group]).mean()), missed, doubt)
 
 
