@@ -17,7 +17,6 @@ LOOKED_AT = 512  # elements, at most
 PEAKED = (3.5, 5.0)  # the kurtosis of slopes, from which on and beyond which curves are flat between their steep parts
 TOLD = 0.2  # variance of the logarithm of what the curves expect to leave of the slopes' power, itself
 MISSED = 0.25  # of that power: an order was taken for another where more is missed, and that is believed
-SURE = 1e-6
 LEAST = 1e-4  # of the slopes' power: no readings say that less is left
 
 
@@ -46,7 +45,7 @@ class Surprise:
     missed: float
     """The share of the power by which readings differ from the nearest sample that the curves do not explain."""
     doubt: float
-    """The variance of the logarithm of that share; infinite where noise hides it."""
+    """The variance of the logarithm of that share; infinite where noise hides it, 0 where it is an upper limit of the cosine."""
 
 
 def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor, noise: float) -> Surprise:
@@ -73,7 +72,7 @@ def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held:
     if change > 2 * noise and not (alone and mean - noise < MISSED * change):
         missed = min(1.0, max((mean - noise) / change, LEAST))
         spread = float(wrong.square().mean()) / max(mean**2, 1e-300) / wrong.numel()
-        doubt = SURE if alone else 2 * spread + 8 * (noise / change) ** 2
+        doubt = 0.0 if alone else 2 * spread + 8 * (noise / change) ** 2
     return Surprise(mean, float((wrong / expected[:, group]).mean()), missed, doubt)
 
 
@@ -133,6 +132,8 @@ def _both(cosine: float, held: Surprise) -> float:
     """The cosine by what the curves expect, and by what was held out: the logarithms of what is left, weighted."""
     if cosine <= 0 or held.doubt == math.inf:
         return cosine
+    if not held.doubt:
+        return min(cosine, math.sqrt(1 - held.missed))
     told, seen = math.log(max(1 - cosine**2, LEAST)), math.log(held.missed)
     left = math.exp((told / TOLD + seen / held.doubt) / (1 / TOLD + 1 / held.doubt))
     return math.sqrt(max(0.0, 1 - left))
