@@ -141,3 +141,63 @@ def test_a_displacement_is_found_from_the_side_where_there_is_room(end):
     assert len(asked) == 2
     assert float((asked[1] - asked[0]).abs().min()) > 0.05
     assert float((surrogate.offset - device.moved).abs().median()) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("make", "rate", "least"), [(bp.devices.Microring, 0.01, 0.93), (bp.devices.LightModulator, 0.01, 0.99)]
+)
+def test_a_device_that_drifts_is_told_from_one_that_is_not_explained(make, rate, least):
+    """One setting is read again, twice; more of them would be of other places, so the first ones are kept."""
+    plain = make(24, 20)
+    device, surrogate, ledger = bp.devices.Drifting(plain, per_programming=rate), CalibratedResponse(), bp.Ledger()
+    surrogate.bind(device.declaration)
+    theta = device.theta.draw(torch.Generator().manual_seed(0))
+    run(surrogate.start(theta, torch.Generator().manual_seed(0)), metered(device, ledger))
+    assert ledger.programmings[bp.Purpose.CALIBRATE] == 17
+    told = surrogate.diagnosis()
+    assert (told["check_settings"], told["trusted"]) == (16, 1)
+    leaf = (theta + device.offset).requires_grad_()
+    (truth,) = torch.autograd.grad(plain.transfer(torch.eye(24), leaf).sum(), leaf)
+    assert float(torch.cosine_similarity(surrogate.slope.flatten(), truth, 0)) > least
+
+
+def test_a_device_that_drifts_too_far_is_said_to_move():
+    device = bp.devices.Drifting(bp.devices.Microring(24, 20), per_programming=0.1)
+    layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(CalibrationWarning, match="moves while it is calibrated"):
+        layer(draw(32, 24))
+
+
+@pytest.mark.parametrize("kind", ["rings at 16 settings", "rings at 48"])
+def test_the_cosine_that_is_told_is_near_the_true_one(kind):
+    """Resonances of any phase, most of whose power is beyond the orders that 16 settings resolve."""
+
+    class Rings(Unlike):
+        def transfer(self, x, theta, /):
+            beat = -1.44 * (theta + self.turn).cos()
+            ring = 2 * ((beat + 1.45) / (beat + 1.5184)).sqrt() - 1
+            return x @ ring.view(*self.out_shape, *self.in_shape).T / math.sqrt(self.in_shape[0])
+
+    device = Rings(30, 20)
+    surrogate = CalibratedResponse(16) if "16" in kind else CalibratedResponse()
+    theta = calibrated(device, surrogate)
+    leaf = theta.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(device.transfer(torch.eye(30), leaf).sum(), leaf)
+    cosine = float(torch.cosine_similarity(surrogate.slope.flatten(), truth, 0))
+    told = surrogate.diagnosis()
+    assert told["check_cosine"] == pytest.approx(cosine, abs=0.04)
+    assert bool(told["trusted"]) == (cosine > 0.9)
+
+
+def test_as_many_orders_are_kept_as_there_is_something_in():
+    """Elements that are alike add nothing to what is common; one order, and the mean, where each is a cosine."""
+    alike, unlike = CalibratedResponse(), CalibratedResponse()
+    calibrated(bp.devices.LightModulator(16, 8), alike)
+    assert len(alike.own) == 0
+    device = Unlike(16, 8)
+    theta = calibrated(device, unlike)
+    assert len(unlike.own) == 2
+    other = CalibratedResponse()
+    other.bind(device.declaration)
+    other.load_state_dict(unlike.state_dict())
+    assert torch.equal(other._curves.read(theta + 1)[1], unlike._curves.read(theta + 1)[1])

@@ -102,13 +102,16 @@ class Monitor(nn.Module):
         self.events = [Event(**event) for event in saved["events"]]
 
 
-def warn_of_doubt(name: str, cosine: float, signs: float, settings: float, *, more: bool, kept: bool) -> None:
+def warn_of_doubt(
+    name: str, cosine: float, signs: float, settings: float, *, more: bool, kept: bool, moving: bool
+) -> None:
     """Warn that a calibration does not explain the device, and of the consequence."""
-    advice = (
-        "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
-        if more
-        else "more settings, `CalibratedResponse(settings=...)`, or less noise may help; so may a wider budget"
-    )
+    if moving:
+        advice = "the device moves while it is calibrated: steady it, or calibrate in fewer settings"
+    elif more:
+        advice = "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
+    else:
+        advice = "more settings, `CalibratedResponse(settings=...)`, or less noise may help; so may a wider budget"
     warnings.warn(
         f"{name}: {settings:.0f} settings do not explain the responses of its elements: slopes should agree "
         f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. "

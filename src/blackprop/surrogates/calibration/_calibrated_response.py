@@ -82,6 +82,7 @@ class CalibratedResponse(Surrogate):
     check_found: Tensor  # expected cosine and share of right signs, settings taken
     doubts: Tensor  # of slopes over each of WIDTHS
     trusted: Tensor
+    moving: Tensor  # whether elements moved during the calibration
     said: Tensor  # whether it was warned of that it is not
 
     def __init__(
@@ -122,6 +123,7 @@ class CalibratedResponse(Surrogate):
             "calm": torch.full((), LEFT),
             "check_found": torch.zeros(3),
             "trusted": torch.tensor(1),
+            "moving": torch.tensor(0),
             "said": torch.tensor(0),
         }
         for name, buffer in buffers.items():
@@ -164,7 +166,8 @@ class CalibratedResponse(Surrogate):
             if not bool(self.trusted):
                 self._correct(x, residual, length)
         if not bool(self.trusted | self.said):
-            warn_of_doubt(self.spec.name, *self.check_found.tolist(), more=self.calls == 1, kept=self._known)
+            why = {"more": self.calls == 1, "kept": self._known, "moving": bool(self.moving)}
+            warn_of_doubt(self.spec.name, *self.check_found.tolist(), **why)
             self.said.fill_(True)
         self.monitor.saw(len(x))
 
@@ -246,7 +249,7 @@ class CalibratedResponse(Surrogate):
         if not (again and not new.trusted and self._found_on_old(new)):
             self._take(new)
         self._stand_at(theta)
-        return new.settings
+        return new.asked
 
     def _found_on_old(self, new: Calibration) -> bool:
         """Find every element on the known curves from half of the new settings; whether that explains the others,
@@ -269,6 +272,7 @@ class CalibratedResponse(Surrogate):
         self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
         self.doubts.copy_(trust.doubts)
         self.trusted.fill_(new.trusted)
+        self.moving.fill_(new.moving)
         for each in (self.offset, self.countered, self.displaced, self.excess, self.said):
             each.zero_()
         self.calm.fill_(LEFT)

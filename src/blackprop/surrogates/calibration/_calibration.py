@@ -5,7 +5,7 @@ check wants them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from blackprop.core._procedure import ROUND_BYTES, Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.surrogates._watch import NEGLIGIBLE
+from blackprop.surrogates.calibration._drift import displaced, moved
 from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate
 from blackprop.surrogates.calibration._sweep import PLACES, Sweep
@@ -39,6 +40,10 @@ class Calibration:
     turns: Tensor  # (K, G)
     sweep: Sweep
     range: Range
+    asked: int = 0
+    """How many settings were asked for: those, and the ones that were read again."""
+    moving: bool = False
+    """Whether the latter say that the device moves."""
 
     @property
     def settings(self) -> int:
@@ -65,16 +70,25 @@ def calibrate(
     harmonics: int,
 ) -> Procedure[Calibration]:
     """Ask for `settings` settings, and as many again where the check wants them, in `calls` calls at most; or until the
-    budget forbids more.
+    budget forbids more. Before that two settings are read again, to see whether the device moves.
     """
     sweep = Sweep.draw(theta.numel(), settings, not range_.periodic, theta, generator)
-    some = _chosen(theta, generator)
-    group, groups, best = sweep.group[some], sweep.groups, None
+    some, groups = _chosen(theta, generator), sweep.groups
     turns, values = torch.zeros(0, len(sweep.shift)).to(sweep.shift), theta.new_zeros(0, theta.numel())
+    best, asked = None, 0
 
     def fitted(turns: Tensor, values: Tensor) -> Spectra:
         samples = Samples.of(turns, groups, values, sweep.even)
         return estimate(samples, harmonics, spec.noise**2 * samples.power)
+
+    def judged(turns: Tensor, values: Tensor, held: int, drift: float = 0.0) -> Calibration:
+        before, group = values[:-held], sweep.group[some]
+        first, found = fitted(turns[:-held], before), fitted(turns, values)
+        noise = min(first.noise, found.noise)
+        seen = surprise(first, group, before[:, some], turns[-held:], values[-held:, some], noise, drift)
+        told = trust(found, group, values[:, some], seen)
+        told = replace(told, cosine=told.cosine * displaced(found, drift))
+        return Calibration(found, told, seen.wrong, values, turns, sweep, range_, moving=drift > 0)
 
     def read(turns: Tensor) -> Procedure[Tensor]:
         return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, drive, theta, generator))
@@ -84,21 +98,25 @@ def calibrate(
         try:
             more = yield from read(grid)
             held = yield from read(apart)
+            turns, values = torch.cat((turns, grid, apart)), torch.cat((values, more, held))
+            asked += len(grid) + len(apart)
+            best = judged(turns, values, len(apart))
+            if _settled(best) or calls == 1 or (number == calls - 1 and best.trusted):
+                break
+            old = yield from read(grid[:1])
+            now = yield from read(grid[:1])  # on other rows, as the old ones were
+            asked += 2
+            if drift := moved(old[0] - more[0], old[0] - now[0]):  # more settings would be of other places still
+                parts = {len(turns), settings}
+                tried = [judged(turns[-n:], values[-n:], len(apart), drift / 2) for n in parts]
+                best = max(tried, key=lambda each: each.trust.cosine)
+                break
         except BudgetExhausted:
             if best is None:
                 raise
             break
-        turns, values = torch.cat((turns, grid)), torch.cat((values, more))
-        first, before = fitted(turns, values), values[:, some]
-        turns, values = torch.cat((turns, apart)), torch.cat((values, held))
-        found = fitted(turns, values)
-        seen = surprise(first, group, before, apart, held[:, some], min(first.noise, found.noise))
-        told = trust(found, group, values[:, some], seen)
-        best = Calibration(found, told, seen.wrong, values, turns, sweep, range_)
-        if _settled(best):
-            break
     assert best is not None
-    return best
+    return replace(best, asked=asked)
 
 
 def trustworthy(trust: Trust, elements: float, least: tuple[float, float] = LEAST) -> bool:

@@ -45,22 +45,26 @@ class Surprise:
     missed: float
     """The share of the power by which readings differ from the nearest sample that the curves do not explain."""
     doubt: float
-    """The variance of the logarithm of that share; infinite where noise hides it, 0 where it is an upper limit of the cosine."""
+    """The variance of the logarithm of that share; infinite where noise hides it, 0 where it limits the cosine."""
 
 
-def surprise(found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor, noise: float) -> Surprise:
+def surprise(
+    found: Spectra, group: Tensor, values: Tensor, turns: Tensor, held: Tensor, noise: float, drift: float
+) -> Surprise:
     """Compare the curves through `values` (K, P) with readings `held` (J, P) at `turns` (J, G).
 
     The differences to the nearest samples are slopes that were measured. Which share of them is missed needs the
     variance `noise` of a reading: a fit of few samples takes what it cannot explain for noise. Where several are held
     out, the first, which is beside a sample, only lets the fit tell noise from roughness: the others, amid gaps, are
-    compared. One by itself tells an order that was taken for another, and no more.
+    compared. One by itself tells an order that was taken for another, and no more. `drift` is the variance of a reading
+    by which elements have moved since the samples were read.
     """
     alone = len(held) == 1
     turns, held, noise = (turns, held, found.noise) if alone else (turns[1:], held[1:], noise)
+    noise += drift
     gain, left, _ = found.gains()
     F = waves(turns.mT, found.harmonics, found.samples.even)  # (G, J, n)
-    expected = (F @ (left + _shared(found, gain)) * F).sum(2).mT + found.noise  # (J, G)
+    expected = (F @ (left + _shared(found, gain)) * F).sum(2).mT + found.noise + drift  # (J, G)
     curves = found.common + _own(found, gain, group, values)
     wrong = (held.double() - (F[group] @ curves[..., None])[..., 0].mT).square()
     apart = found.samples.turns[:, None] - turns.mT[..., None]  # (G, J, K)
