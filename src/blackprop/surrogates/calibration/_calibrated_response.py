@@ -37,13 +37,14 @@ class CalibratedResponse(Surrogate):
     gain, offset and shape. The range of θ is its period; or its limits; or else the initial values and as much again to
     either side, with straight continuation.
 
-    **The check.** One of the K settings, off the grid of the others and on other rows, is held out of a first fit. How
-    well that predicts it, and how well each sample follows from the others of its element, says what to expect of the
-    slopes: their cosine to the true ones, and the share of right signs. With `settings=None` K is 16, and where that
-    does not explain the device, 16 more and another 16 are added. Where the last fit may not be trusted, a
-    `CalibrationWarning` says so: A is then corrected by the training batches, and slopes of an expected cosine under
-    0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it allowed. `diagnose`
-    tells the figures.
+    **The check.** Three of the K settings (of fewer than 12 one), off the grid of the others and on other rows, are
+    held out of a first fit. How well that predicts them, and how well each sample follows from the others of its
+    element, says what to expect of the slopes: their cosine to the true ones, and the share of right signs. With
+    `settings=None` K is 16. Where that does not explain the device, one setting is read again: where it shows that
+    elements move meanwhile, these 16 are kept; else 16 more and another 16 are added. Where the last fit may not be
+    trusted, a `CalibrationWarning` says so: A is then corrected by the training batches, and slopes of an expected
+    cosine under 0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it
+    allowed. `diagnose` tells the figures.
 
     A slope within 3 standard errors of zero is replaced by the mean slope over a wider part of the curve, up to half of
     the range, the first that is clear of its own: which way to go, where the curve is flat or rippled by noise.
