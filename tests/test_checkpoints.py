@@ -215,3 +215,20 @@ def test_code_in_a_packed_state_is_not_run():
     whole = len(content).to_bytes(8, "little") + content
     with pytest.raises(CheckpointError, match="cannot be read"):
         unpack(torch.frombuffer(bytearray(whole), dtype=torch.uint8))
+
+
+def test_a_calibration_saved_before_its_unused_orders_were_dropped_is_taken_back():
+    """Such a state has a count `used` beside orders padded with zeros, and no `moving`."""
+    layers = [bp.PhysicalLayer(bp.devices.Microring(6, 4)) for _ in range(2)]
+    layers[0](draw(8, 6).requires_grad_()).sum().backward()
+    state = layers[0].state_dict()
+    own = state["surrogate.own"]
+    padded = torch.cat([own, own.new_zeros(3, *own.shape[1:])])
+    old = {name: value for name, value in state.items() if name != "surrogate.moving"}
+    layers[1].load_state_dict({**old, "surrogate.own": padded, "surrogate.used": torch.tensor(len(own))})
+    x = draw(5, 6, seed=1)
+    for layer in layers:
+        layer.eval()
+    surrogates = [layer.surrogate for layer in layers]
+    torch.testing.assert_close(surrogates[1].predict(x), surrogates[0].predict(x))
+    torch.testing.assert_close(surrogates[1].slope, surrogates[0].slope)

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.surrogates.calibration._calibration import BLOCK, Range, orthogonal, trustworthy
+from blackprop.surrogates.calibration._calibration import BLOCK, orthogonal, trustworthy
 from blackprop.surrogates.calibration._curves import (
     WIDTHS,
     clearest,
     common_table,
-    nearest_offset,
     own_harmonics,
     read_harmonics,
     read_table,
     smoothing,
 )
+from blackprop.surrogates.calibration._displacement import nearest_offset
+from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import estimate, slopes, waves
 from blackprop.surrogates.calibration._trust import Trust
 from elements import Elements

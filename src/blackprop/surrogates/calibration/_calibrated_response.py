@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,7 @@ class CalibratedResponse(Surrogate):
     the range, the first that is clear of its own: which way to go, where the curve is flat or rippled by noise.
 
     **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K programmings, once
-    (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16,
-    and leaves out what the check may add.
+    (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16, and leaves out what the check may add.
 
     Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
     times what is normal (the least of a batch since the calibration, at most three times what the check left to expect;
@@ -134,6 +134,13 @@ class CalibratedResponse(Surrogate):
     def moved(self) -> bool:
         """Whether the training batches say that the device is no longer the calibrated one."""
         return self.watch is not None and float(self.excess) > self.watch * max(1.0, float(self.calm))
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        if state_dict.pop(prefix + "used", None) is not None:  # a state of before, whose unused orders are zeros
+            state_dict.setdefault(prefix + "moving", torch.zeros_like(self.moving))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self._calibrate(theta, generator, self.calls)
@@ -232,8 +239,7 @@ class CalibratedResponse(Surrogate):
         self.monitor.spend(self.spec.name, AGAIN, before, asked * self._count, asked)
 
     @property
-    def _count(self) -> int:
-        """How many rows span the inputs."""
+    def _count(self) -> int:  # rows that span the inputs
         return spanning_count(self.spec)
 
     def _far(self, displacement: float) -> bool:
