@@ -57,7 +57,7 @@ WARM = (
 )
 WARM += ("accelerate", "rich.console", "tyro", "sklearn.datasets")
 
-CURVES = ("_calibration", "_spectra", "_sweep", "_trust", "_curves")
+CURVES = ("_calibration", "_spectra", "_sweep", "_trust", "_curves", "_range", "_displacement", "_drift")
 
 # The files that are damaged, and the test files that are about each; of two patterns the later holds.
 FILES = {
@@ -74,7 +74,10 @@ FILES = {
     "surrogates/_watch.py": "watching drift surrogates* twins",
     "surrogates/_model.py": "twins surrogates*",
     "surrogates/_twin.py": "twin* drift layer_order surrogates*",
-    **{f"surrogates/calibration/{name}.py": "spectra curves calibrat* checked* drift" for name in CURVES},
+    **{
+        f"surrogates/calibration/{name}.py": "spectra curves trust displacements calibrat* checked* drift"
+        for name in CURVES
+    },
     "surrogates/calibration/_calibrated_response.py": "calibrat* checked* drift layer_order",
     "core/_ledger.py": "ledger* query layer layer_state handing_over",
     "core/_query.py": "query ledger* layer layer_order invariants",

@@ -16,9 +16,9 @@ COMMON = (0.5, 1.0, -0.7, 0.4)
 
 
 class Elements:
-    """`P` elements of known spectra at the places of a sweep."""
+    """`P` elements of known spectra at the places of a sweep; of 15 settings twelve are on the grid."""
 
-    def __init__(self, even: bool, noise: float, P: int = 2000, settings: int = 13, own: float = 1.0, common=1.0):
+    def __init__(self, even: bool, noise: float, P: int = 2000, settings: int = 15, own: float = 1.0, common=1.0):
         generator = torch.Generator().manual_seed(0)
         like = torch.zeros((), dtype=torch.float64)
         self.even, self.noise = even, noise

@@ -1,4 +1,4 @@
-"""The statistics of a calibration: spectra of the greatest likelihood, posterior means, places, what may be trusted."""
+"""The statistics of a calibration: spectra of the greatest likelihood, posterior means, places."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blackprop.surrogates.calibration._curves import clearest, smoothing
 from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate, orders, slopes, waves
-from blackprop.surrogates.calibration._sweep import NEAR, PLACES, Sweep
-from blackprop.surrogates.calibration._trust import surprise, trust
+from blackprop.surrogates.calibration._sweep import MANY, NEAR, PLACES, Sweep
 from elements import POWER, Elements
 from support import draw
 
@@ -147,22 +145,24 @@ def test_what_is_left_of_a_coefficient_is_what_the_posterior_says(even, noise):
 
 
 @pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("settings", [4, 8, 16])
-def test_three_grids_are_a_regular_one_and_what_is_held_out_lies_beside_a_sample(even, settings):
+@pytest.mark.parametrize("settings", [4, 8, 11, 12, 16])
+def test_three_grids_are_a_regular_one_and_the_first_that_is_held_out_lies_beside_a_sample(even, settings):
     sweep = Sweep.draw(200, settings, even, torch.zeros(()), torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat(sweep.groups).sort().values, torch.arange(200))
     sizes = [len(some) for some in sweep.groups]
     assert max(sizes) - min(sizes) <= 1
     assert all(bool((sweep.group[some] == g).all()) for g, some in enumerate(sweep.groups))
+    on_grid = settings - (3 if settings >= MANY else 1)
     range_ = 0.5 if even else 1.0  # of turns: half a turn goes through the range once
-    step = range_ / (settings - 1)
+    step = range_ / on_grid
     asked, grids = [], []
     for number in range(len(PLACES)):
         grid, held = sweep.call(number)
-        assert grid.shape == (settings - 1, len(sizes))
+        assert grid.shape == (on_grid, len(sizes))
+        assert held.shape == (settings - on_grid, len(sizes))
         asked.append(grid % range_)
         grids.append(grid % range_)
-        apart = _apart(held % range_, torch.cat(asked), range_)
+        apart = _apart(held[:1] % range_, torch.cat(asked), range_)
         assert float(apart.max()) <= NEAR + 1e-9
         assert float(apart.min()) > 0.99 * min(step / 12, NEAR)
         asked.append(held % range_)
@@ -173,76 +173,23 @@ def test_three_grids_are_a_regular_one_and_what_is_held_out_lies_beside_a_sample
     assert len({round(g * len(sizes)) for g in (grids[0].min(0).values / step % 1).tolist()}) > len(sizes) / 2
 
 
+@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize("settings", [12, 14, 16, 30])
+def test_the_others_that_are_held_out_are_amid_gaps_of_the_grids_and_each_in_its_own(even, settings):
+    """Gaps of a step, of two thirds of one, and of a third, as calls are added."""
+    sweep = Sweep.draw(200, settings, even, torch.zeros(()), torch.Generator().manual_seed(0))
+    range_ = 0.5 if even else 1.0
+    step, grids = range_ / (settings - 3), []
+    for number, gap in enumerate((step, 2 * step / 3, step / 3)):
+        grid, held = sweep.call(number)
+        grids.append(grid % range_)
+        for each in held[1:, None] % range_:
+            assert 0.39 * gap < float(_apart(each, torch.cat(grids), range_).min()) < 0.51 * gap
+        own = torch.searchsorted(grids[0].mT.sort(1).values.contiguous(), (held % range_).mT.contiguous())
+        own = own if even else own % (settings - 3)  # the last gap of a period is the first
+        assert all(len(set(gaps)) == 3 for gaps in own.tolist())
+
+
 def _apart(held: Tensor, places: Tensor, range_: float) -> Tensor:
     away = (held - places).abs()
     return torch.minimum(away, range_ - away).min(0).values
-
-
-# Trust.
-
-
-@pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize(("noise", "own"), [(1e-3, 1.0), (0.3, 1.0), (1.0, 0.3), (0.3, 0.0)])
-def test_slopes_agree_with_the_true_ones_as_much_as_is_told(even, noise, own):
-    given = Elements(even, noise, own=own)
-    found = estimate(given.samples, 8)
-    told = trust(found, given.sweep.group, given.values, 1.0)
-    gain, _, _ = found.gains()
-    group = given.sweep.group
-    rest = given.values.mT - (found.waves @ found.common)[group]
-    fitted = found.common + (gain[group] @ rest[..., None])[..., 0]
-    turns = torch.rand(40, 2000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    if even:  # evenly over the range, which is gone through as a cosine of the turn
-        turns = (2 * turns - 1).acos() / (2 * math.pi)
-    known, wide = slopes(turns, 3, even) * given.coefficients, slopes(turns, 8, even) * fitted
-    scales = smoothing(orders(8, even, turns), even)[:, None]  # to the mean slopes over wider and wider parts
-    true, means = known.sum(2), torch.stack([(known * scale[:, : known.shape[2]]).sum(2) for scale in scales])
-    every = torch.stack([(wide * scale).sum(2) for scale in scales])
-    ours, mean = clearest(every, told.doubts), clearest(every, told.doubts, means)
-    right = [float((ours * each > 0).double().mean()) for each in (true, mean)]
-    if even:  # per θ
-        speed = (2 * math.pi * turns).sin().clamp_min(0.05)
-        true, ours = true / speed, ours / speed
-    value = ((waves(turns, 3, even) * given.coefficients).sum(2) - (waves(turns, 8, even) * fitted).sum(2)).square()
-    assert 0.7 * float(value.mean()) < told.left < 1.3 * float(value.mean()) + 5e-3
-    assert told.cosine == pytest.approx(float(torch.cosine_similarity(true.flatten(), ours.flatten(), 0)), abs=0.03)
-    assert told.signs == pytest.approx(sum(right) / 2, abs=0.04)  # of the slope, and of the mean slope around it
-    doubled = trust(found, group, given.values, 2.0)
-    assert doubled.cosine < told.cosine
-    assert doubled.left == pytest.approx(2 * told.left)
-
-
-@pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("settings", [5, 6, 7, 8])
-@pytest.mark.parametrize("noise", [1e-3, 0.1])
-def test_of_few_settings_no_more_is_told_than_is_so(even, settings, noise):
-    """Fewer than a curve has coefficients: between them it is known worse than at them."""
-    given = Elements(even, noise, settings=settings)
-    found = estimate(given.samples, 8)
-    told, group = trust(found, given.sweep.group, given.values, 1.0), given.sweep.group
-    rest = given.values.mT - (found.waves @ found.common)[group]
-    fitted = found.common + (found.gains()[0][group] @ rest[..., None])[..., 0]
-    turns = torch.rand(40, 2000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    wrong = (waves(turns, 3, even) * given.coefficients).sum(2) - (waves(turns, 8, even) * fitted).sum(2)
-    assert told.left > 0.8 * float(wrong.square().mean())
-    if not even:
-        known, wide = slopes(turns, 3, even) * given.coefficients, slopes(turns, 8, even) * fitted
-        scales = smoothing(orders(8, even, turns), even)[:, None]
-        ours = clearest(torch.stack([(wide * scale).sum(2) for scale in scales]), told.doubts)
-        assert told.cosine < 0.02 + float(torch.cosine_similarity(known.sum(2).flatten(), ours.flatten(), 0))
-
-
-@pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("noise", [1e-3, 0.3])
-def test_what_was_held_out_is_predicted_as_well_as_is_told(even, noise):
-    given = Elements(even, noise)
-    found = estimate(given.samples, 8)
-    wrong, over, missed = surprise(found, given.sweep.group, given.values, given.held, given.unseen)
-    assert over == pytest.approx(1, abs=0.2)
-    assert noise < wrong < 2.5 * noise + 0.01
-    assert missed < 0.1
-    spoilt = given.unseen + 2 * draw(*given.unseen.shape, seed=9, dtype=torch.float64)
-    wrong, over, missed = surprise(found, given.sweep.group, given.values, given.held, spoilt)
-    assert wrong > 4
-    assert over > 2
-    assert missed > 0.5

@@ -11,19 +11,17 @@ from torch import Tensor
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._probes import spanning_count
 from blackprop.core._procedure import Procedure
-from blackprop.core._query import Purpose, Query
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
 from blackprop.surrogates._monitor import AGAIN, FOUND, LEFT, Monitor, warn_of_doubt
 from blackprop.surrogates._watch import NEGLIGIBLE
-from blackprop.surrogates.calibration._calibration import CALLS, Calibration, calibrate, spanning_probes
+from blackprop.surrogates.calibration._calibration import CALLS, Calibration, calibrate
 from blackprop.surrogates.calibration._curves import TABLE, WIDTHS, Curves, common_table, own_harmonics
-from blackprop.surrogates.calibration._displacement import nearest, within
+from blackprop.surrogates.calibration._displacement import nearest, read_beside, within
 from blackprop.surrogates.calibration._range import Range, periodic
 from blackprop.surrogates.least_squares._rules import Projection, few_equations
 
 SETTINGS = 16  # of a call: where none are named, up to three calls
-APART = 1 / 32  # of the range: how far apart the two settings are that find an element on its curve
 GUESSED = 0.5  # the expected cosine of slopes below which they are guesses, and withheld
 FAR = 1 / 12  # of the range: displacements that are a matter for a new calibration
 
@@ -151,7 +149,7 @@ class CalibratedResponse(Surrogate):
         again = self.settings * self._count
         if not self.moved:
             self._stand_at(theta_new)
-        elif self._far(float(self.displaced)) and self.monitor.allowance >= again:
+        elif float(self.displaced) > self._reach and self.monitor.allowance >= again:
             yield from self._calibrate_again(theta_new, generator)
         elif bool(self.trusted) and self.monitor.covers(2 * self._count, self.spec.name):
             yield from self._find(theta_new, generator)
@@ -208,21 +206,15 @@ class CalibratedResponse(Surrogate):
 
     def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Find every element on its curve, from two settings; calibrate anew where that says little."""
-        spec, count, before = self.spec, self._count, float(self.excess)
-        probes = spanning_probes(spec, self.drive, theta, generator)
-        low, high = spec.theta.bounds(theta)
-        # The other setting is on the side where there is room; without limits that is above.
-        ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * (self.span[1] - self.span[0])
-        places = [theta, spec.theta.clamp(theta + ahead)]
-        readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
-        values = torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
+        count, before = self._count, float(self.excess)
+        places, values = yield from read_beside(self.spec, self._curves.range, self.drive, theta, generator)
         offset, left = nearest(self._curves, places, values, self.offset, self._noise(values))
-        if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, spec.name):
+        if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, self.spec.name):
             yield from self._calibrate_again(theta, generator)
         else:
             self.offset.copy_(offset)
             self._stand_at(theta)
-        self.monitor.spend(spec.name, FOUND, before, 2 * count, 1)
+        self.monitor.spend(self.spec.name, FOUND, before, 2 * count, 1)
 
     def _noise(self, values: Tensor) -> float:
         return max(float(self.spread), (1e-2 * NEGLIGIBLE + self.spec.noise**2) * float(values.square().mean()))
@@ -242,9 +234,10 @@ class CalibratedResponse(Surrogate):
     def _count(self) -> int:  # rows that span the inputs
         return spanning_count(self.spec)
 
-    def _far(self, displacement: float) -> bool:
-        """Whether elements moved so far, in θ's units, that they may be taken for others of their curve."""
-        return displacement > FAR * float((self.span[1] - self.span[0]).mean())
+    @property
+    def _reach(self) -> float:
+        """How far, in θ's units, elements may move before they may be taken for others of their curve."""
+        return FAR * float((self.span[1] - self.span[0]).mean())
 
     def _calibrate(self, theta: Tensor, generator: torch.Generator, calls: int, again: bool = False) -> Procedure[int]:
         """Measure, fit and check the curves; how many settings it took. `again`: where new curves may not be trusted,
@@ -262,9 +255,8 @@ class CalibratedResponse(Surrogate):
         """Find every element on the known curves from half of the new settings; whether that explains the others,
         or at least better than the new curves are expected to.
         """
-        reach = FAR * float((self.span[1] - self.span[0]).mean())
         places = [new.setting(k) for k in range(new.settings)]
-        offset, left = within(self._curves, places, new.values, self.offset, reach, self._noise(new.values))
+        offset, left = within(self._curves, places, new.values, self.offset, self._reach, self._noise(new.values))
         if left > new.trust.left and self._surprised(left, new.values):
             return False
         self.offset.copy_(offset)

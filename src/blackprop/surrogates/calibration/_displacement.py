@@ -8,7 +8,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from blackprop.core._declaration import Declaration
+from blackprop.core._procedure import Procedure
+from blackprop.core._query import Purpose, Query
+from blackprop.surrogates.calibration._calibration import spanning_probes
 from blackprop.surrogates.calibration._curves import Curves
+from blackprop.surrogates.calibration._range import Range
+
+APART = 1 / 32  # of the range: how far apart the two settings are that find an element on its curve
+
+
+def read_beside(
+    spec: Declaration, range_: Range, drive: float | None, theta: Tensor, generator: torch.Generator
+) -> Procedure[tuple[list[Tensor], Tensor]]:
+    """Two settings, theta (P,) and one beside it, and what every element is there (2, P)."""
+    probes = spanning_probes(spec, drive, theta, generator)
+    low, high = spec.theta.bounds(theta)
+    # The other setting is on the side where there is room; without limits that is above.
+    ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * (range_.high - range_.low)
+    places = [theta, spec.theta.clamp(theta + ahead)]
+    readings = yield [Query(probes.rows.unflatten(1, spec.in_shape), t, Purpose.CALIBRATE) for t in places]
+    return places, torch.stack([probes.matrix(y.flatten(1)).flatten() for y in readings])
 
 
 def nearest(curves: Curves, places: list[Tensor], values: Tensor, offset: Tensor, noise: float) -> tuple[Tensor, float]:
