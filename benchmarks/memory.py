@@ -25,7 +25,7 @@ import blackprop as bp
 from blackprop.core import metered, run
 from blackprop.devices import LightModulator, ThreeSplitterMesh
 from blackprop.estimators import ByOutput, DirectionalMemory, Estimator, Oracle
-from blackprop.estimators._hadamard import family_size
+from blackprop.estimators.memory._hadamard import family_size
 from blackprop.experiments.report._look import INK, bare, page
 
 SEEDS = range(5)

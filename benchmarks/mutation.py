@@ -61,9 +61,9 @@ CURVES = ("_calibration", "_spectra", "_sweep", "_trust", "_curves", "_range", "
 
 # The files that are damaged, and the test files that are about each; of two patterns the later holds.
 FILES = {
-    "estimators/_*.py": "estimators* contractions layer_order invariants",
-    "estimators/_directional_memory.py": "directional_memory* estimators_asking",
-    "estimators/_hadamard.py": "directional_memory*",
+    "estimators/**/_*.py": "estimators* contractions layer_order invariants",
+    "estimators/memory/_directional_memory.py": "directional_memory* estimators_asking",
+    "estimators/memory/_hadamard.py": "directional_memory*",
     "estimators/_equilibrium.py": "resistive estimators*",
     "estimators/_euler.py": "euler",
     "surrogates/**/_*.py": "surrogates* contracts_surrogates layer_order invariants",

@@ -17,7 +17,8 @@ from blackprop.devices import LightModulator, Microring
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
 from blackprop.estimators import ByOutput, DirectionalMemory, Oracle, ProbeContraction, RandomDirections
-from blackprop.estimators._hadamard import HadamardFamily, family_size, shuffled_columns
+from blackprop.estimators.memory._correlation import fitted, kept
+from blackprop.estimators.memory._hadamard import HadamardFamily, family_size, shuffled_columns
 from support import Opaque, backward, behind_a_linear, draw, make_layer
 
 D_IN, D_OUT, P = 16, 8, 128
@@ -222,13 +223,13 @@ def _moved(device, size, kind, seed) -> tuple[DirectionalMemory, float]:
 
 
 def _kept(memory: DirectionalMemory, distance: float) -> float:
-    best, _ = memory._fitted()
-    return float(memory._kept(torch.tensor([distance], dtype=memory.D.dtype))[best])
+    best, _ = fitted(memory.evidence)
+    return float(kept(torch.tensor([distance], dtype=memory.D.dtype), memory.step)[best])
 
 
 def _agreement(memory: DirectionalMemory) -> float:
     """What part of a reading holds at no distance."""
-    return memory._fitted()[1]
+    return fitted(memory.evidence)[1]
 
 
 def test_how_long_a_reading_holds_is_learnt():
@@ -290,7 +291,7 @@ def test_an_exhausted_budget_leaves_what_is_known():
 @pytest.mark.parametrize("calls", [0, 1, 3, 20])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_procedure_closed_half_way_leaves_the_state(calls, rounds, monkeypatch):
-    monkeypatch.setattr("blackprop.estimators._directional_memory.ROUND_BYTES", 4 * 8 * (3 * P + 2 * D_IN**2))
+    monkeypatch.setattr("blackprop.estimators.memory._directional_memory.ROUND_BYTES", 4 * 8 * (3 * P + 2 * D_IN**2))
     bench = Bench()
     memory = bench.of(refresh=4)
     for _ in range(calls):
@@ -306,7 +307,7 @@ def test_a_procedure_closed_half_way_leaves_the_state(calls, rounds, monkeypatch
 def test_rounds_are_split_to_bound_memory_and_agree(monkeypatch):
     found = []
     for size in (64 * 2**20, 20_000):
-        monkeypatch.setattr("blackprop.estimators._directional_memory.ROUND_BYTES", size)
+        monkeypatch.setattr("blackprop.estimators.memory._directional_memory.ROUND_BYTES", size)
         bench = Bench()
         found.append(bench.estimate(bench.of(start=40)))
     torch.testing.assert_close(*found)
@@ -378,7 +379,7 @@ def test_what_it_cannot_serve_is_refused(monkeypatch):
     for name, value in (("count", 0), ("size", 0), ("rank", 0), ("start", -1), ("refresh", 1), ("step", 0.0)):
         with pytest.raises(ArgumentError, match=rf"DirectionalMemory\({name}=...\)"):
             DirectionalMemory(**{name: value})
-    monkeypatch.setattr("blackprop.estimators._directional_memory._memory", lambda: 2 * 4 * D_OUT * D_IN * 50)
+    monkeypatch.setattr("blackprop.estimators.memory._directional_memory._memory", lambda: 2 * 4 * D_OUT * D_IN * 50)
     with pytest.raises(IncompatibleError, match=r"DirectionalMemory\(size=50\)` would fit"):
         Bench().of()
     assert len(Bench().of(size=50).taken) == 50

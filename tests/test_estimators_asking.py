@@ -350,7 +350,7 @@ def test_the_newest_estimate_comes_first_and_the_oldest_goes():
 
 def test_guided_directions_are_as_long_as_plain_ones_on_average():
     """`E|u|² = P` for every alpha, which is what the step is chosen for."""
-    from blackprop.estimators._guided import Guided
+    from blackprop.estimators.memory._guided import Guided
 
     basis = torch.linalg.qr(draw(60, 3, dtype=torch.float64)).Q
     for alpha in (0.1, 0.5, 1.0):

@@ -1,6 +1,5 @@
 """Estimators: the gradient for a device's parameters, from queries."""
 
-from blackprop.estimators._averaged import Averaged
 from blackprop.estimators._base import Estimator
 from blackprop.estimators._coordinate import Coordinate
 from blackprop.estimators._credit import ByOutput, Credit, Whole
@@ -12,15 +11,16 @@ from blackprop.estimators._differences import (
     Forward,
     ProbeContraction,
 )
-from blackprop.estimators._directional_memory import DirectionalMemory
 from blackprop.estimators._element_shift import ElementShift
 from blackprop.estimators._equilibrium import EquilibriumPropagation
 from blackprop.estimators._euler import EulerGradient
-from blackprop.estimators._guided import GuidedDirections
 from blackprop.estimators._modelled import Modelled
 from blackprop.estimators._oracle import Oracle
 from blackprop.estimators._parameter_shift import ParameterShift
 from blackprop.estimators._random_directions import RandomDirections
+from blackprop.estimators.memory._averaged import Averaged
+from blackprop.estimators.memory._directional_memory import DirectionalMemory
+from blackprop.estimators.memory._guided import GuidedDirections
 
 __all__ = [
     "Averaged",

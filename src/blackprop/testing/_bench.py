@@ -204,3 +204,10 @@ def moved_since(before: dict[str, object]) -> str:
     """Return the global random streams that have moved since `before`."""
     names = [name for name, state in global_streams().items() if state != before[name]]
     return f"the global stream of {' and of '.join(names)}" if names else ""
+
+
+def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the slope of log y against log x, by least squares."""
+    u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
+    u = u - u.mean()
+    return float(u @ v / (u @ u))

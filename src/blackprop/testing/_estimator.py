@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +13,10 @@ from torch import Tensor, nn
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._ledger import Ledger
-from blackprop.core._metered import Measurable, price
-from blackprop.core._procedure import Procedure, ask
-from blackprop.core._query import Purpose, Query
+from blackprop.core._metered import price
+from blackprop.core._query import Purpose
 from blackprop.devices import Device, Diffraction, LightModulator, LowRank
-from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.errors import IncompatibleError
 from blackprop.estimators import Estimator
 from blackprop.testing._bench import (
     Bench,
@@ -26,13 +24,13 @@ from blackprop.testing._bench import (
     Report,
     fork,
     generator_or_default,
-    normal,
-    random_rows,
+    log_slope,
     relative,
     seeded,
     together,
     watched,
 )
+from blackprop.testing._estimator_case import EstimatorCase
 from blackprop.testing._learning import check_learning, freshly_bound, learns
 
 SIGMAS = 5.0  # largest error of a mean, in its own standard errors
@@ -82,7 +80,7 @@ def check_estimator(
         estimator.check(devices[0].declaration)
     small = _with(estimator, step=step / 1000)
     for index, each in enumerate(served):
-        case = _Case.draw(bench, each, batch, 20 * step, generator)
+        case = EstimatorCase.draw(bench, each, batch, 20 * step, generator)
         bound = freshly_bound(small, each.declaration, case.theta)
         _conduct(bench, bound, case, generator)
         _limits(bench, bound, case, step / 10, generator)
@@ -94,70 +92,6 @@ def check_estimator(
         if index == 0:  # the law is the directions' and not the device's
             _variance(bench, bound, case, samples, generator)
     return bench.report()
-
-
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """A device, a batch and its cotangents, and the exact gradient."""
-
-    device: Measurable
-    x: Tensor
-    theta: Tensor
-    y: Tensor
-    grad_y: Tensor
-    truth: Tensor  # (P,)
-
-    @classmethod
-    def draw(cls, bench: Bench, device: Device, batch: int, margin: float, generator: torch.Generator) -> _Case:
-        spec = device.declaration
-        if spec.oracle is None:
-            raise ArgumentError(
-                f"`check_estimator(device=...)` needs a simulator to compare with; {spec.name} is not one"
-            )
-        theta = spec.theta.draw(generator).double()
-        if spec.theta.period is not None:  # at the initial setting, the curvature may vanish
-            theta += spec.theta.period * torch.rand(theta.shape, generator=generator, device=theta.device)
-        theta = spec.theta.interior(theta, margin)
-        x = random_rows(spec, batch, generator, torch.float64)
-        grad_y = normal((batch, *spec.out_shape), generator, torch.float64)
-        return cls._at(bench, device, x, theta, grad_y)
-
-    @classmethod
-    def _at(cls, bench: Bench, device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> _Case:
-        (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), device)
-        oracle = device.declaration.oracle
-        assert oracle is not None
-        with torch.enable_grad():
-            leaf = theta.clone().requires_grad_()
-            (truth,) = torch.autograd.grad(oracle(x, leaf), leaf, grad_y)
-        return cls(device, x, theta, y, grad_y, truth)
-
-    def of_one_row(self, bench: Bench) -> _Case:
-        """The same row throughout: an estimator that measures a part of the batch then measures all of it."""
-        x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))
-        return self._at(bench, self.device, x, self.theta, grad_y)
-
-    def ask(
-        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
-    ) -> Procedure[Tensor]:
-        spec = spec if spec is not None else self.device.declaration
-        return estimator.vjp(self.x, self.theta, self.y, self.grad_y, spec, generator)
-
-    def vjp(
-        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
-    ) -> Procedure[Tensor]:
-        """Run a copy, if the estimator has state, which then stays unchanged."""
-        return self.ask(copy.deepcopy(estimator) if learns(estimator) else estimator, generator, spec)
-
-    def gradients(
-        self, bench: Bench, estimator: Estimator, count: int, generator: torch.Generator
-    ) -> Tensor:  # (count, P)
-        """Return independent estimates."""
-        done: list[Tensor] = []
-        while len(done) < count:
-            procedures = [self.vjp(estimator, generator) for _ in range(min(256, count - len(done)))]
-            done += bench.run("asks what the device takes", together(procedures), self.device)
-        return torch.stack(done)
 
 
 def _takes(estimator: Estimator, spec: Declaration) -> bool:
@@ -191,7 +125,7 @@ def _parts(estimator: nn.Module) -> list[tuple[str, Estimator]]:
     return [(name, part) for name, part in held if isinstance(part, Estimator)]
 
 
-def _conduct(bench: Bench, estimator: Estimator, case: _Case, generator: torch.Generator) -> None:
+def _conduct(bench: Bench, estimator: Estimator, case: EstimatorCase, generator: torch.Generator) -> None:
     """One run: repeatable, priced, from a black box, without side effects."""
     spec, seed, asked = case.device.declaration, fork(generator), []
     given = (case.x, case.theta, case.y, case.grad_y)
@@ -225,7 +159,7 @@ def _conduct(bench: Bench, estimator: Estimator, case: _Case, generator: torch.G
     bench.settle(error <= REPEATED, claim, f"the same gradient from a black box within {error:.2g}", "the same")
 
 
-def _limits(bench: Bench, estimator: Estimator, case: _Case, width: float, generator: torch.Generator) -> None:
+def _limits(bench: Bench, estimator: Estimator, case: EstimatorCase, width: float, generator: torch.Generator) -> None:
     """Set limits close to θ on both sides, and θ at one of them in every other parameter."""
     claim, seed = f"stays within limits, {case.device.declaration.name}", fork(generator)
     even = torch.arange(case.theta.numel(), device=case.theta.device) % 2 == 0
@@ -244,7 +178,7 @@ def _limits(bench: Bench, estimator: Estimator, case: _Case, width: float, gener
     bench.settle(error <= 0.01, claim, f"the same gradient at a limit within {error:.2g}", "within 0.01")
 
 
-def _mean(bench: Bench, estimator: Estimator, case: _Case, samples: int, generator: torch.Generator) -> None:
+def _mean(bench: Bench, estimator: Estimator, case: EstimatorCase, samples: int, generator: torch.Generator) -> None:
     """`E ĝ = ∂L/∂θ`, along the gradient and across it."""
     name, truth = case.device.declaration.name, case.truth
     size = float(truth.norm())
@@ -271,7 +205,7 @@ def _mean(bench: Bench, estimator: Estimator, case: _Case, samples: int, generat
     )
 
 
-def _bias(bench: Bench, estimator: Estimator, case: _Case, step: float, generator: torch.Generator) -> None:
+def _bias(bench: Bench, estimator: Estimator, case: EstimatorCase, step: float, generator: torch.Generator) -> None:
     """`ĝ(h) − ĝ(h/2) ~ h^q` along the same directions."""
     order = estimator.bias_order
     if order is None:
@@ -293,11 +227,13 @@ def _bias(bench: Bench, estimator: Estimator, case: _Case, step: float, generato
     if len(seen) < 2:
         bench.note(claim, f"no bias to be seen at steps up to {step:g}")
         return
-    slope = _slope([h for h, _ in seen], [size for _, size in seen])
-    bench.settle(abs(slope - order) <= 0.1 * order, claim, f"{slope:.3f}", f"{order}")
+    found = log_slope([h for h, _ in seen], [size for _, size in seen])
+    bench.settle(abs(found - order) <= 0.1 * order, claim, f"{found:.3f}", f"{order}")
 
 
-def _variance(bench: Bench, estimator: Estimator, case: _Case, samples: int, generator: torch.Generator) -> None:
+def _variance(
+    bench: Bench, estimator: Estimator, case: EstimatorCase, samples: int, generator: torch.Generator
+) -> None:
     """`E|ĝ − E ĝ|² / |g|²` against the declared law, at the estimator's own count and over others."""
     case = case.of_one_row(bench)
     variants = [_with(estimator, count=count) for count in COUNTS] if _has(estimator, "count") else [estimator]
@@ -314,12 +250,10 @@ def _variance(bench: Bench, estimator: Estimator, case: _Case, samples: int, gen
         found.append((count or 1, measured, law, error))
     if len(found) > 1 and all(min(measured, law) > ROUNDING for _, measured, law, _ in found):
         counts = [count for count, *_ in found]
-        slope, declared = (_slope(counts, [row[column] for row in found]) for column in (1, 2))
+        seen, declared = (log_slope(counts, [row[column] for row in found]) for column in (1, 2))
         doubt = max(error / measured for _, measured, _, error in found) / math.log(counts[-1] / counts[0])
-        text, bound = f"{slope:.3f} (law {declared:.3f})", max(0.1 * abs(declared), SIGMAS * doubt)
-        bench.settle(
-            abs(slope - declared) <= bound, "variance over count, slope", text, f"{declared:.3f} ± {bound:.2g}"
-        )
+        text, bound = f"{seen:.3f} (law {declared:.3f})", max(0.1 * abs(declared), SIGMAS * doubt)
+        bench.settle(abs(seen - declared) <= bound, "variance over count, slope", text, f"{declared:.3f} ± {bound:.2g}")
 
 
 def _repeats(estimator: Estimator, samples: int) -> int:
@@ -327,10 +261,3 @@ def _repeats(estimator: Estimator, samples: int) -> int:
     if not _has(estimator, "count"):
         return samples if estimator.relative_variance(2) else 4
     return max(samples // getattr(estimator, "count"), min(samples, 200))  # noqa: B009
-
-
-def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of log y against log x, by least squares."""
-    u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
-    u = u - u.mean()
-    return float(u @ v / (u @ u))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Simulator
 from blackprop.errors import BlackpropError
 from blackprop.nn._layer import PhysicalLayer
-from blackprop.testing._bench import Bench, Report, fork, generator_or_default, normal, relative, seeded
+from blackprop.testing._bench import Bench, Report, fork, generator_or_default, log_slope, normal, relative, seeded
 from blackprop.testing._optimizer_case import Factory, OptimizerCase, TrainsByLoss, flat, set_values, values
 
 SIGMAS = 5.0  # largest error of a mean, in its own standard errors
@@ -120,7 +120,7 @@ def _law(case: OptimizerCase) -> None:
             doubts.append(_against_law(case.bench, f"relative variance, {name} {value:g}", spread, law))
             measured.append(float(spread.mean()))
             laws.append(law)
-        slope, declared = _slope(tried, measured), _slope(tried, laws)
+        slope, declared = log_slope(tried, measured), log_slope(tried, laws)
         if abs(declared) < 0.1:  # hardly a power
             continue
         bound = SIGMAS * max(doubts) / abs(math.log(tried[-1] / tried[0])) + 0.02
@@ -149,7 +149,7 @@ def _bias(case: OptimizerCase) -> None:
     seeds = [case.seed() for _ in range(8 if case.random else 1)]
     deltas = [case.step / 2**k for k in range(4)]
     found = [torch.stack([flat(case.made(seed, delta).estimate(case.model)) for seed in seeds]) for delta in deltas]
-    slope = _slope(deltas[:3], [float((a - b).norm()) for a, b in pairwise(found)])
+    slope = log_slope(deltas[:3], [float((a - b).norm()) for a, b in pairwise(found)])
     order = case.made(0).bias_order
     case.bench.settle(abs(slope - order) <= 0.1 * order, "bias order", f"{slope:.3f}", f"{order}")
 
@@ -267,10 +267,3 @@ def _trace(case: OptimizerCase, made: TrainsByLoss) -> Tensor:
     for _ in range(2 * case.integration):
         made.step(case.model)
     return flat(values(case.model))
-
-
-def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of log y against log x, by least squares."""
-    u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
-    u = u - u.mean()
-    return float(u @ v / (u @ u))

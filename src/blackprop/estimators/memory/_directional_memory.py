@@ -17,13 +17,11 @@ from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator, positive_step
 from blackprop.estimators._credit import ByOutput
-from blackprop.estimators._hadamard import HadamardFamily, family_size, shuffled_columns
+from blackprop.estimators.memory._correlation import LENGTHS, TURN, fitted, followed, kept
+from blackprop.estimators.memory._hadamard import HadamardFamily, family_size, shuffled_columns
 
 SKETCH = 64  # projections of θ that measure its distance, to a relative error of 1/√(2·64)
-LENGTHS = 32  # correlation lengths tried, a factor 2^(1/2) apart
 FORGET = 0.99  # decay a step of the evidence about the correlation length
-FOLLOW = 0.05  # rate a step of the average of the data's second moment
-TURN = 8  # steps between two turns of the basis: turning the whole memory costs more than measuring
 
 
 class DirectionalMemory(nn.Module, Estimator):
@@ -110,7 +108,7 @@ class DirectionalMemory(nn.Module, Estimator):
     def diagnosis(self) -> dict[str, float]:
         if self._bound is None:
             return {}
-        best, _ = self._fitted()
+        best, _ = fitted(self.evidence)
         length = self.step * 2 ** (best / 2)
         return {"remembered": float(self._filled), "known": float(self.known), "correlation_length": length}
 
@@ -170,7 +168,11 @@ class DirectionalMemory(nn.Module, Estimator):
         del y
         step = int(self.counts[0])
         family, order = self._drawn_family(generator) if step == 0 else (self._family, self.order)
-        basis, power = self._followed(x, generator) if step % TURN == 0 else (self.V, self.power)
+        basis, power = (
+            followed(x, self.V, self.power, int(self.counts[0]) == 0, generator)
+            if step % TURN == 0
+            else (self.V, self.power)
+        )
         slots, indices, fresh = self._chosen(order, generator)
         amplitude = x.square().sum(1).mean().sqrt()
         probes = signed(spec, amplitude * basis.mT)
@@ -206,8 +208,8 @@ class DirectionalMemory(nn.Module, Estimator):
         D, taken = self.D[:filled], self.taken[:filled]
         alone = self.credit is None
         slopes = (D.flatten(1) @ cotangent.flatten())[None] if alone else (D * cotangent).sum(2).mT
-        best, amplitude = self._fitted()
-        weights = self._weights(distances[:filled], best)
+        best, amplitude = fitted(self.evidence)
+        weights = kept(distances[:filled], self.step)[best]
         seen = cotangent.square().sum() / whole.square().sum()
         self.known.copy_(amplitude * weights.square().sum() / self._mass * seen)
         coefficients = whole.new_zeros(len(slopes), family.size)
@@ -235,17 +237,6 @@ class DirectionalMemory(nn.Module, Estimator):
         signs = Rademacher().sample(blocks, width, generator, self.signs)
         place = self.columns.device
         return HadamardFamily(columns.to(place), signs), order.to(place)
-
-    def _followed(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The leading directions of the rows so far, these among them: V (d_in, k) and the power along each."""
-        k, first = self.V.shape[1], int(self.counts[0]) == 0
-        old = 0.0 if first else (1 - FOLLOW) ** TURN
-        parts = [x * math.sqrt((1 - old) / len(x)), self.V.to(x).mT * (old * self.power.to(x)).sqrt()[:, None]]
-        if first:  # a batch of few rows determines only a part of the basis
-            noise = torch.randn(k, x.shape[1], generator=generator, device=generator.device, dtype=x.dtype)
-            parts[1] = 1e-3 * x.square().mean().sqrt() * noise.to(x)
-        _, sigma, directions = torch.linalg.svd(torch.cat(parts), full_matrices=False)
-        return directions[:k].mT, sigma[:k].square()
 
     def _chosen(self, order: Tensor, generator: torch.Generator) -> tuple[list[int], list[int], int]:
         """The slots to measure next, their directions, and how many of these are new in the family's order.
@@ -291,32 +282,8 @@ class DirectionalMemory(nn.Module, Estimator):
 
     def _compare(self, new: Tensor, old: Tensor, distance: Tensor) -> None:
         """Add the evidence of a repeated direction, for every correlation length."""
-        kept = self._kept(distance[None])[:, 0]
-        self.evidence += torch.stack((kept * (new * old).sum(), kept.square() * old.square().sum()))
-
-    def _fitted(self) -> tuple[int, float]:
-        """The number of the correlation length that explains the evidence best, and its amplitude.
-
-        The amplitude is 1, unless another one explains clearly more, as under read noise: pairs at equal distances
-        cannot separate amplitude and length.
-        """
-        product, square = self.evidence
-        if not bool(square.any()):
-            return LENGTHS - 1, 1.0
-        whole = 2 * product - square
-        scaled = product.clamp_min(0).square() / square.clamp_min(torch.finfo(square.dtype).tiny)
-        if float(scaled.max()) <= 1.05 * float(whole.max()):
-            return int(whole.argmax()), 1.0
-        best = int(scaled.argmax())
-        return best, min(1.0, float(product[best] / square[best]))
-
-    def _weights(self, distances: Tensor, length: int) -> Tensor:
-        return self._kept(distances)[length]
-
-    def _kept(self, distances: Tensor) -> Tensor:
-        """`exp(−(d/ℓ)²)` for each length ℓ: (LENGTHS, *distances)."""
-        lengths = self.step * 2 ** (torch.arange(LENGTHS, device=distances.device) / 2)
-        return (-(distances / lengths[:, None]).square()).exp()
+        share = kept(distance[None], self.step)[:, 0]
+        self.evidence += torch.stack((share * (new * old).sum(), share.square() * old.square().sum()))
 
     def _distances(self, here: Tensor) -> Tensor:
         """Root mean square over the parameters, from the place of each measurement to `here`."""

@@ -1,0 +1,1 @@
+"""Estimators that remember earlier measurements or gradients."""

@@ -1,0 +1,93 @@
+"""The device, rows and gradients of a contract test of estimators."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._metered import Measurable
+from blackprop.core._procedure import Procedure, ask
+from blackprop.core._query import Purpose, Query
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError
+from blackprop.estimators import Estimator
+from blackprop.testing._bench import (
+    Bench,
+    normal,
+    random_rows,
+    together,
+)
+from blackprop.testing._learning import learns
+
+SIGMAS = 5.0  # largest error of a mean, in its own standard errors
+ROUNDING = 1e-3  # further allowed error, relative to the gradient: bias and rounding at the smallest step
+COUNTS = (1, 4, 16)
+REPEATED = 1e-9  # relative: least squares round by where in memory their arguments lie
+
+
+@dataclass(frozen=True, eq=False)
+class EstimatorCase:
+    """A device, a batch and its cotangents, and the exact gradient."""
+
+    device: Measurable
+    x: Tensor
+    theta: Tensor
+    y: Tensor
+    grad_y: Tensor
+    truth: Tensor  # (P,)
+
+    @classmethod
+    def draw(cls, bench: Bench, device: Device, batch: int, margin: float, generator: torch.Generator) -> EstimatorCase:
+        spec = device.declaration
+        if spec.oracle is None:
+            raise ArgumentError(
+                f"`check_estimator(device=...)` needs a simulator to compare with; {spec.name} is not one"
+            )
+        theta = spec.theta.draw(generator).double()
+        if spec.theta.period is not None:  # at the initial setting, the curvature may vanish
+            theta += spec.theta.period * torch.rand(theta.shape, generator=generator, device=theta.device)
+        theta = spec.theta.interior(theta, margin)
+        x = random_rows(spec, batch, generator, torch.float64)
+        grad_y = normal((batch, *spec.out_shape), generator, torch.float64)
+        return cls._at(bench, device, x, theta, grad_y)
+
+    @classmethod
+    def _at(cls, bench: Bench, device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> EstimatorCase:
+        (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), device)
+        oracle = device.declaration.oracle
+        assert oracle is not None
+        with torch.enable_grad():
+            leaf = theta.clone().requires_grad_()
+            (truth,) = torch.autograd.grad(oracle(x, leaf), leaf, grad_y)
+        return cls(device, x, theta, y, grad_y, truth)
+
+    def of_one_row(self, bench: Bench) -> EstimatorCase:
+        """The same row throughout: an estimator that measures a part of the batch then measures all of it."""
+        x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))
+        return self._at(bench, self.device, x, self.theta, grad_y)
+
+    def ask(
+        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
+    ) -> Procedure[Tensor]:
+        spec = spec if spec is not None else self.device.declaration
+        return estimator.vjp(self.x, self.theta, self.y, self.grad_y, spec, generator)
+
+    def vjp(
+        self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
+    ) -> Procedure[Tensor]:
+        """Run a copy, if the estimator has state, which then stays unchanged."""
+        return self.ask(copy.deepcopy(estimator) if learns(estimator) else estimator, generator, spec)
+
+    def gradients(
+        self, bench: Bench, estimator: Estimator, count: int, generator: torch.Generator
+    ) -> Tensor:  # (count, P)
+        """Return independent estimates."""
+        done: list[Tensor] = []
+        while len(done) < count:
+            procedures = [self.vjp(estimator, generator) for _ in range(min(256, count - len(done)))]
+            done += bench.run("asks what the device takes", together(procedures), self.device)
+        return torch.stack(done)
