@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import blackprop as bp
-from blackprop.core import Purpose, Query, metered, run
+from blackprop.core import Nudges, Purpose, Query, metered, run
 from blackprop.directions import Orthogonal, Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import (
@@ -211,10 +211,9 @@ def test_shifts_at_which_the_difference_vanishes_are_refused(turns):
         ParameterShift(turns)
 
 
-class Springs:
+@dataclasses.dataclass(frozen=True)
+class Springs(Nudges):
     """`E = ½ |s − x W|²/θ̄`-like: rows push the nodes, and each parameter sees the square of its node."""
-
-    row, nodes, count = 3, 3, 3
 
     def nudged(self, x: Tensor, grad_y: Tensor, step: float) -> Tensor:
         return x + step * grad_y
@@ -229,19 +228,20 @@ class Springs:
 @pytest.mark.parametrize(("centred", "order"), [(True, 2), (False, 1)])
 def test_equilibrium_propagation_nudges_the_rows_at_the_setting_of_the_forward_pass(centred, order):
     device = bp.devices.from_callable(lambda x, theta: x.sinh() * theta, in_shape=3, out_shape=3, theta_size=3)
+    spec = dataclasses.replace(device.declaration, capabilities=(Springs(),))
     x, theta, grad_y = (draw(*shape, seed=s, dtype=torch.float64) for s, shape in enumerate([(4, 3), (3,), (4, 3)]))
     y, asked = x.sinh() * theta, []
 
     def measure(queries: list[Query]) -> list[Tensor]:
         asked.extend(queries)
-        return device.measure(queries)
+        return device.measure([dataclasses.replace(query, capability=None) for query in queries])
 
     def found(step: float) -> tuple[Tensor, Tensor]:
-        estimator = EquilibriumPropagation(Springs(), step, centred)
-        estimator.check(device.declaration)
+        estimator = EquilibriumPropagation(step, centred)
+        estimator.check(spec)
         assert estimator.bias_order == order
-        both = run(estimator.gradients(x, theta, y, grad_y), measure)
-        alone = run(estimator.vjp(x, theta, y, grad_y, device.declaration, torch.Generator()), measure)
+        both = run(estimator.gradients(x, theta, y, grad_y, spec), measure)
+        alone = run(estimator.vjp(x, theta, y, grad_y, spec, torch.Generator()), measure)
         assert torch.equal(both[0], alone)
         return both
 
@@ -257,17 +257,15 @@ def test_equilibrium_propagation_nudges_the_rows_at_the_setting_of_the_forward_p
 
 
 def test_two_sides_are_nudged_unless_told():
-    assert EquilibriumPropagation(Springs()).centred
-    assert EquilibriumPropagation(Springs()).step == 1.0
-    with pytest.raises(IncompatibleError, match="nodes it can nudge"):
-        EquilibriumPropagation(Springs()).check(bp.devices.LightModulator(3, 3).declaration)
-    with pytest.raises(ArgumentError, match="takes the branches"):
-        EquilibriumPropagation(object())
+    assert EquilibriumPropagation().centred
+    assert EquilibriumPropagation().step == 1.0
+    with pytest.raises(IncompatibleError, match="does not declare the capability `nudges`"):
+        EquilibriumPropagation().check(bp.devices.LightModulator(3, 3).declaration)
 
 
 def test_estimators_that_draw_nothing_declare_no_variance_and_none_is_drawn():
     problem = Asked()
-    exact = (Oracle(), Coordinate(1e-4), ElementShift(1e-4), ParameterShift(), EquilibriumPropagation(Springs()))
+    exact = (Oracle(), Coordinate(1e-4), ElementShift(1e-4), ParameterShift(), EquilibriumPropagation())
     assert [estimator.relative_variance(P) for estimator in exact] == [0.0] * 5
     for estimator in exact[:4]:
         torch.testing.assert_close(problem.of(estimator, seed=0), problem.of(estimator, seed=1))
