@@ -19,7 +19,7 @@ from blackprop.errors import (
     ReadingError,
     UnreachableError,
 )
-from blackprop.lab import Checked, Faulty, Finding, Guarded, Recorded, Refuse, Remeasure, Retrying
+from blackprop.lab import Checked, Faulty, Guarded, ReadingFault, Recorded, Refuse, Remeasure, Retrying
 from blackprop.testing import check_device
 from support import draw
 
@@ -120,7 +120,7 @@ def test_training_over_a_faulty_link_ends_with_the_same_bits_and_an_exact_ledger
     device = Checked(_retrying(link, attempts=8))
     model, layer = _train(device, steps=40)
     assert min(link.injected[name] for name in ("timeout", "corrupted", "nan_rows", "restart", "duplicated")) >= 1
-    assert device.found[Finding.NOT_FINITE] == link.injected["nan_rows"] > 5
+    assert device.found[ReadingFault.NOT_FINITE] == link.injected["nan_rows"] > 5
     for (name, here), there in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         if not name.endswith("_extra_state"):  # which holds the ledger, and that has the repeats
             assert torch.equal(here, there), name
@@ -209,7 +209,7 @@ def test_only_bad_rows_are_measured_again_all_of_a_round_at_once():
     assert torch.equal(first[0].x, x)
     assert [query.x.tolist() for query in second] == [x[[2]].tolist(), x[[0, 5]].tolist()]
     assert [query.x.tolist() for query in third] == [x[[0, 5]].tolist()]
-    assert device.found == {Finding.NOT_FINITE: 5}
+    assert device.found == {ReadingFault.NOT_FINITE: 5}
     assert ledger.rows == {Purpose.PARAMETER: 18 + 3 + 2}
     assert (ledger.total_rows, ledger.total_programmings) == (bench.rows, bench.writes) == (23, 5)
 
@@ -235,7 +235,7 @@ def test_saturated_rows_are_found_at_the_rails():
     bench = Scripted(LightModulator(6, 4), spoil={0: clip})
     device = Checked(bench, saturated=Remeasure(), low=-2.0, high=2.0)
     _ask(device, Ledger(), (draw(5, 6), _theta(bench)))
-    assert device.found == {Finding.SATURATED: 1}
+    assert device.found == {ReadingFault.SATURATED: 1}
     assert len(bench.rounds) == 2
 
 
@@ -249,7 +249,7 @@ def test_an_output_that_sticks_is_found_once_it_has_been_alive():
         (y,) = _ask(device, Ledger(), (x, theta))
         if seed >= 10:  # 150 pairs are enough to know what is usual
             assert torch.equal(y, RowByRow(inner).measure([Query(x, theta, Purpose.FORWARD)])[0])
-    assert device.found[Finding.STUCK] >= 16 * 4
+    assert device.found[ReadingFault.STUCK] >= 16 * 4
     dead = Checked(Scripted(inner, spoil=dict.fromkeys(range(9), lambda ys: ys[0][:, 2].fill_(0.7))), stuck=Refuse())
     with pytest.raises(ReadingError, match=r"output 2 \(and \d+ other rows\) is stuck"):
         _ask(dead, Ledger(), (draw(400, 6), theta))
@@ -270,7 +270,7 @@ def test_an_outlier_is_convicted_by_its_repeat():
             continue
         (y,) = _ask(device, Ledger(), (x, theta))
         assert torch.equal(y, RowByRow(LightModulator(6, 4)).measure([Query(x, theta, Purpose.FORWARD)])[0])
-        assert device.found == {Finding.OUTLIER: 2}
+        assert device.found == {ReadingFault.OUTLIER: 2}
         assert [len(query.x) for query in bench.rounds[1]] == [2]
 
 

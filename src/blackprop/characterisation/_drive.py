@@ -23,7 +23,7 @@ RAILS = 0.2  # part of the readings at one end, if a converter clips
 
 
 @dataclass
-class Drive:
+class InputScale:
     """The result of growing rows."""
 
     findings: list[Finding]
@@ -39,7 +39,7 @@ def input_limits(stand: Stand) -> Finding:
     return unknown("inputs", f"the device declares no limits; rows of up to {STRONG:g} times the scale are sent")
 
 
-def drive(stand: Stand) -> Procedure[Drive]:
+def drive(stand: Stand) -> Procedure[InputScale]:
     """Send rows at drives from zero to three times the data's: the dark level, and whether the outputs saturate.
 
     A clipped output stays at one end; a saturating one flattens towards it. Answers that turn back as the drive grows
@@ -53,7 +53,7 @@ def drive(stand: Stand) -> Procedure[Drive]:
     blur = math.hypot(stand.noise / math.sqrt(repeats), stand.rounding)
     curves = y.mean(0)  # (drives, rows, d_out)
     stand.dark = curves[0].mean(0)
-    found = Drive([_offset(stand, curves[0])])
+    found = InputScale([_offset(stand, curves[0])])
     curves = curves - stand.dark
     full = int((drives - 1).abs().argmin())
     growth = rms(curves[-1]) / max(rms(curves[full]), blur)

@@ -11,7 +11,7 @@ from blackprop.lab.instruments._visa import VisaDevice
 from blackprop.lab.remote.client._remote import RemoteDevice
 from blackprop.lab.remote.server._server import Server
 from blackprop.lab.wrappers._checked import Checked, Refuse, Remeasure
-from blackprop.lab.wrappers._detectors import Finding
+from blackprop.lab.wrappers._detectors import ReadingFault
 from blackprop.lab.wrappers._faulty import Faulty
 from blackprop.lab.wrappers._guarded import Guarded
 from blackprop.lab.wrappers._recorded import Recorded, Replayed
@@ -24,13 +24,13 @@ __all__ = [
     "Checked",
     "Farm",
     "Faulty",
-    "Finding",
     "Gamma",
     "Guarded",
     "Instrument",
     "Modulator",
     "QcodesDevice",
     "RayDevice",
+    "ReadingFault",
     "Readings",
     "Recorded",
     "Refuse",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, ReadingError
-from blackprop.lab.instruments._instrument import Bench, Instrument
+from blackprop.lab.instruments._instrument import Instrument, InstrumentOptions
 from blackprop.lab.instruments._pixels import LEVELS, Region
 
 Spot = tuple[slice, slice] | NDArray[np.bool_]
@@ -66,7 +66,7 @@ class CameraModulator(Instrument):
         saturation: int | None = None,
         dark: int = 0,
         initial: Callable[[torch.Generator], Tensor] | None = None,
-        **bench: Unpack[Bench],
+        **bench: Unpack[InstrumentOptions],
     ) -> None:
         for name, region in (("inputs", inputs), ("mask", mask)):
             region.check(f"CameraModulator({name}=...)", shape)

@@ -32,7 +32,7 @@ from blackprop.errors import (
 Numbers = float | Sequence[float]
 
 
-class Bench(TypedDict, total=False):
+class InstrumentOptions(TypedDict, total=False):
     """What every instrument takes besides its own arguments, as keywords; see `Instrument`."""
 
     settle: float  # s

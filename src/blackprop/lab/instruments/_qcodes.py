@@ -13,7 +13,7 @@ from torch import Tensor
 from blackprop._extras import install
 from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, ReadingError
-from blackprop.lab.instruments._instrument import Bench, Instrument
+from blackprop.lab.instruments._instrument import Instrument, InstrumentOptions
 
 if TYPE_CHECKING:
     from qcodes.parameters import ParameterBase
@@ -38,7 +38,7 @@ class QcodesDevice(Instrument):
         inputs: Sequence[ParameterBase],
         outputs: Sequence[ParameterBase],
         initial: Callable[[torch.Generator], Tensor] | None = None,
-        **bench: Unpack[Bench],
+        **bench: Unpack[InstrumentOptions],
     ) -> None:
         try:
             import pyvisa  # noqa: PLC0415  # extras, this and the next

@@ -12,7 +12,7 @@ from torch import Tensor
 from blackprop._extras import install
 from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, DeviceError, ReadingError, UnreachableError
-from blackprop.lab.instruments._instrument import Bench, Instrument
+from blackprop.lab.instruments._instrument import Instrument, InstrumentOptions
 from blackprop.lab.instruments._scpi import Channels, Readings, no_error, numbers, numbers_of_block
 from blackprop.lab.instruments._scpi_lines import Resource
 from blackprop.lab.instruments._scpi_session import Session
@@ -63,7 +63,7 @@ class VisaDevice(Instrument):
         timeout: float | None = None,
         manager: Any = None,
         initial: Callable[[torch.Generator], Tensor] | None = None,
-        **bench: Unpack[Bench],
+        **bench: Unpack[InstrumentOptions],
     ) -> None:
         try:
             import pyvisa  # noqa: PLC0415  # an extra

@@ -16,7 +16,7 @@ from blackprop.core._query import Query
 from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, ReadingError
-from blackprop.lab.wrappers._detectors import Detector, Finding, NotFinite, Outlier, Saturated, Stuck
+from blackprop.lab.wrappers._detectors import Detector, NotFinite, Outlier, ReadingFault, Saturated, Stuck
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
 
 
@@ -53,7 +53,7 @@ class Checked(Transparent):
 
     Readings of capabilities are handed on unchecked.
 
-    `found` counts the readings of rows that were wrong, by `Finding`. `program` and `read` by hand are not looked at.
+    `found` counts the readings of rows that were wrong, by `ReadingFault`. `program` and `read` by hand are not looked at.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Checked(Transparent):
             (Outlier(), outlier),
         ]
         self._policies: dict[Detector, Policy] = {d: p for d, p in pairs if d is not None and p is not None}
-        self.found: Counter[Finding] = Counter()
+        self.found: Counter[ReadingFault] = Counter()
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         held, queries = self.programmed, Round.of(queries)
@@ -205,7 +205,7 @@ class Checked(Transparent):
         return {**super().state_dict(), **own, "stuck": self._stuck.state() if self._stuck is not None else None}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        found = Counter({Finding[name]: n for name, n in state["found"].items()})
+        found = Counter({ReadingFault[name]: n for name, n in state["found"].items()})
         stuck = state["stuck"]
         if (stuck is None) != (self._stuck is None):
             raise ValueError(f"{self} looks for other findings than the one whose state it was given")

@@ -17,7 +17,7 @@ ENOUGH = 8  # rows that a median needs
 SAMPLE = 128  # rows that it is content with
 
 
-class Finding(enum.Enum):
+class ReadingFault(enum.Enum):
     """What can be wrong with a row."""
 
     NOT_FINITE = "not finite"
@@ -29,7 +29,7 @@ class Finding(enum.Enum):
 class Detector(abc.ABC):
     """Looks at the joined rows y (rows, d_out) of a round, and again at those that were measured again."""
 
-    finding: Finding
+    finding: ReadingFault
     convicts_at_once = True  # whether what `look` finds is wrong for sure
 
     @abc.abstractmethod
@@ -42,7 +42,7 @@ class Detector(abc.ABC):
 
 
 class NotFinite(Detector):
-    finding = Finding.NOT_FINITE
+    finding = ReadingFault.NOT_FINITE
 
     def look(self, y: Tensor, differing: Tensor | None) -> Tensor:
         del differing
@@ -54,7 +54,7 @@ class NotFinite(Detector):
 
 
 class Saturated(Detector):
-    finding = Finding.SATURATED
+    finding = ReadingFault.SATURATED
 
     def __init__(self, low: float | None, high: float | None) -> None:
         self._low = -math.inf if low is None else low
@@ -79,7 +79,7 @@ class Outlier(Detector):
     Rounds below 8 rows are not judged.
     """
 
-    finding = Finding.OUTLIER
+    finding = ReadingFault.OUTLIER
     convicts_at_once = False
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Stuck(Detector):
     rounds are out of reach. An output at exactly zero may just be dark, and is none of this.
     """
 
-    finding = Finding.STUCK
+    finding = ReadingFault.STUCK
 
     def __init__(self, d_out: int) -> None:
         self._counts = {name: torch.zeros(d_out, dtype=torch.int64) for name in ("equal", "pairs", "run")}
