@@ -13,10 +13,10 @@ from torch.nn.functional import cosine_similarity
 
 import blackprop as bp
 from blackprop import Budget, Coupling, Purpose
-from blackprop.characterisation._codes import decode, draw_codes, few, settings_needed
 from blackprop.cli import _main as cli
 from blackprop.devices import Declared, Drifting, Noisy
 from blackprop.errors import ArgumentError, LimitError
+from blackprop.planning._codes import decode, draw_codes, few, settings_needed
 from blackprop.testing import check_device
 from support import Opaque, draw
 from test_characterise_faults import D_IN, D_OUT, SIZE, device, matrix

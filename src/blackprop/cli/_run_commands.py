@@ -31,6 +31,7 @@ from blackprop.experiments.methods._methods import (
     Memory,
     OracleReference,
     Paper,
+    Planned,
     Row,
     TrainingMethod,
 )
@@ -45,6 +46,7 @@ from blackprop.experiments.tasks._task import Task
 from blackprop.experiments.tasks.audio._tasks import Esc10, Esc50, SpeechDigits, UrbanSound8K
 from blackprop.experiments.tasks.language._tasks import FineWeb, Text
 from blackprop.experiments.tasks.vision._cifar10 import Cifar10
+from blackprop.planning import CANDIDATES
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class MethodOptions:
 
 
 METHODS: dict[str, Callable[[MethodOptions], TrainingMethod]] = {
+    # The plan's table, by name; of the same names, those below are the references.
+    **{candidate.name: lambda _, name=candidate.name: Planned(name) for candidate in CANDIDATES},
     "oracle": lambda _: OracleReference(),
     "frozen": lambda _: FrozenReference(),
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),

@@ -18,9 +18,11 @@ from blackprop.estimators._modelled import Modelled
 from blackprop.estimators._oracle import Oracle
 from blackprop.estimators._parameter_shift import ParameterShift
 from blackprop.estimators._random_directions import RandomDirections
+from blackprop.estimators._still import Still
 from blackprop.estimators.memory._averaged import Averaged
 from blackprop.estimators.memory._directional_memory import DirectionalMemory
 from blackprop.estimators.memory._guided import GuidedDirections
+from blackprop.estimators.memory._held_subspace import HeldSubspace
 
 __all__ = [
     "Averaged",
@@ -38,10 +40,12 @@ __all__ = [
     "EulerGradient",
     "Forward",
     "GuidedDirections",
+    "HeldSubspace",
     "Modelled",
     "Oracle",
     "ParameterShift",
     "ProbeContraction",
     "RandomDirections",
+    "Still",
     "Whole",
 ]

@@ -50,6 +50,15 @@ class Estimator(abc.ABC):
         """Bind to a device: check it, and make the buffers of an estimator with memory."""
         self.check(spec)
 
+    def advance(self, old: Tensor, new: Tensor) -> Tensor:
+        """θ (P,) to go to after an optimizer's step from `old` to `new`; by default `new`.
+
+        `bp.optim.SignalScaled` asks once a step. An estimator that knows where its gradient holds may choose another
+        step.
+        """
+        del old
+        return new
+
     def diagnosis(self) -> dict[str, float]:
         """Return the estimator's own quality measures by name, for `bp.diagnose`; empty by default."""
         return {}

@@ -4,6 +4,7 @@ from blackprop.optim._base import ForwardOnly
 from blackprop.optim._homodyne import FrequencyPlan, HomodyneGradient
 from blackprop.optim._multiplexed import MultiplexedGradientDescent
 from blackprop.optim._perturbative import PerturbativeGradient
+from blackprop.optim._recent_norms import RecentNorms
 from blackprop.optim._signal_scaled import SignalScaled
 from blackprop.optim._spsa import SPSA
 
@@ -14,5 +15,6 @@ __all__ = [
     "HomodyneGradient",
     "MultiplexedGradientDescent",
     "PerturbativeGradient",
+    "RecentNorms",
     "SignalScaled",
 ]

@@ -82,6 +82,8 @@ class SignalScaled(torch.optim.Optimizer):
         loss = self.inner.step() if closure is None else self.inner.step(closure)
         self._reference.add(self._sample())
         for index, (layer, old) in enumerate(zip(self.layers, before, strict=True)):
+            if (chosen := layer.estimator.advance(old, layer.theta)) is not layer.theta:
+                layer.theta.copy_(chosen)
             self.weights[index] = weight = self._weight(layer)
             if weight < 1:
                 layer.theta.lerp_(old, 1 - weight)

@@ -11,12 +11,18 @@ from blackprop.core._metered import Measurable
 from blackprop.errors import ArgumentError
 from blackprop.planning import _methods as methods
 from blackprop.planning._price import Price, dry_price
+from blackprop.planning._workload import Workload
 from blackprop.presets import Method
 from blackprop.surrogates import Surrogate
 
 FEW = 16  # parameters that as many perturbations tell apart
 SMALL = 32  # parameters that are shifted one by one: at most four times the programmings of perturbations
 WIDE = 64  # inputs from which half of the perturbations on twice the rows know as much
+
+# What candidates need, in words.
+MATRIX = "a linear device of vectors"
+BLOCKS = "a block of parameters for each output"
+OPAQUE = f"a device that is not both linear and of vectors, without {BLOCKS}"
 
 
 class Quality(enum.IntEnum):
@@ -26,13 +32,16 @@ class Quality(enum.IntEnum):
     only where a budget allows no better one.
     """
 
+    FROZEN = -1  # θ stays as it is
     SINGLE = 0  # one perturbation a step
     SAMPLED = 1  # 8 or 16 fresh perturbations a step: 0.7 to 0.93 of the gap where they are credited by output
-    REMEMBERED = 2  # perturbations of a linear device, remembered
-    CREDITED = 3  # remembered, each output's own: 0.89 to 0.99 of the gap
-    ROUGH = 4  # response curves of 4 settings: one harmonic
-    COARSE = 5  # of 8 settings: three harmonics
-    EXACT = 6  # gradients that are exact but for noise: 0.99 to 1.0 of the gap
+    ASKED = 2  # as good as the device turns out to allow
+    REMEMBERED = 3  # perturbations of a linear device, remembered
+    HELD = 4  # derivatives of a linear device along directions that are held, as far as they are known to hold
+    CREDITED = 5  # remembered, each output's own: 0.89 to 0.99 of the gap
+    ROUGH = 6  # response curves of 4 settings: one harmonic
+    COARSE = 7  # of 8 settings: three harmonics
+    EXACT = 8  # gradients that are exact but for noise: 0.99 to 1.0 of the gap
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,15 @@ class Candidate:
 
     **Arguments:**
 
-    - `name`: for messages.
+    - `name`: for messages, `blackprop compare --methods` and the tables of the documents.
     - `quality`: how well it trains; a `Quality`, or any integer beside them.
     - `applies`: whether it suits a device that declares this.
     - `make`: a new estimator and surrogate for such a device; called once for each layer.
     - `reason`: why it suits such a device, in words that are true of it.
     - `price`: its cost for a new method, a device and a batch size; by default found by dry runs.
+    - `needs`: the words that follow "needs" where it does not apply; none by default.
+    - `divide`: the method for a workload, in place of `make`, for candidates that divide an allowance
+      between a start and its steps; None by default.
 
     >>> import blackprop as bp
     >>> frozen = bp.planning.Candidate(
@@ -66,10 +78,19 @@ class Candidate:
     make: Callable[[Declaration], Method]
     reason: Callable[[Declaration], str]
     price: Callable[[Method, Measurable, int], Price] = dry_price
+    needs: str = ""
+    divide: Callable[[Declaration, Workload], Method] | None = None
 
-    def method(self, spec: Declaration) -> Method:
-        """A new estimator and surrogate, which one layer may have."""
-        made = Method(*self.make(spec))
+    def why_not(self, spec: Declaration) -> str:
+        """Why it does not apply to a device that declares this; empty where it applies."""
+        if self.applies(spec):
+            return ""
+        return f"needs {self.needs}" if self.needs else "does not apply to such a device"
+
+    def method(self, spec: Declaration, workload: Workload | None = None) -> Method:
+        """A new estimator and surrogate, which one layer may have, for a `workload` where one is known."""
+        made = self.make(spec) if self.divide is None or workload is None else self.divide(spec, workload)
+        made = Method(*made)
         if not isinstance(made.surrogate, Surrogate):
             raise ArgumentError(f"`Candidate(make=...)` of {self.name!r} must make an estimator and a surrogate")
         return made
@@ -85,10 +106,13 @@ def _calibrated(settings: int, quality: Quality, *, more: bool = False) -> Candi
         lambda spec: (
             f"element coupling: {settings} settings{added} calibrate every response once, gradients then cost no query"
         ),
+        needs=f"{MATRIX} with element coupling",
     )
 
 
-def _remembered(name: str, quality: Quality, applies: Callable[[Declaration], bool], **settings: int) -> Candidate:
+def _remembered(
+    name: str, quality: Quality, applies: Callable[[Declaration], bool], needs: str, **settings: int
+) -> Candidate:
     def credited(spec: Declaration) -> bool:
         return quality is Quality.CREDITED
 
@@ -104,6 +128,7 @@ def _remembered(name: str, quality: Quality, applies: Callable[[Declaration], bo
         applies,
         lambda spec: Method(methods.remembered(spec, credited(spec), **settings), methods.fitted(spec)),
         reason,
+        needs=needs,
     )
 
 
@@ -118,12 +143,18 @@ def _perturbed(name: str, quality: Quality, count: int, *, credited: bool) -> Ca
         lambda spec: methods.is_credited(spec) is credited,
         lambda spec: methods.perturbed(spec, count),
         reason,
+        needs=f"{BLOCKS}" if credited else f"a device without {BLOCKS}",
     )
 
 
 def _opaque(spec: Declaration) -> bool:
     """Whether neither linearity nor coupling helps."""
     return not methods.is_matrix(spec) and not methods.is_credited(spec)
+
+
+def _mixed(spec: Declaration) -> bool:
+    """Whether the device is a matrix, each element of which any parameter may change."""
+    return methods.is_matrix(spec) and not methods.is_credited(spec)
 
 
 def _coupling(spec: Declaration) -> str:
@@ -145,7 +176,7 @@ def _rows(spec: Declaration) -> str:
     return ", not declared linear: on the whole batch, and fitted locally"
 
 
-CANDIDATES: tuple[Candidate, ...] = (
+DECLARED: tuple[Candidate, ...] = (
     _calibrated(16, Quality.EXACT, more=True),
     Candidate(
         "parameter-shift",
@@ -156,6 +187,7 @@ CANDIDATES: tuple[Candidate, ...] = (
             f"{_coupling(spec)}, one harmonic a parameter: two shifts of each of {spec.theta.size} give the exact "
             f"gradient{_rows(spec)}"
         ),
+        needs=f"{OPAQUE}, of one harmonic and at most {SMALL} parameters",
     ),
     Candidate(
         "complete-set",
@@ -166,15 +198,22 @@ CANDIDATES: tuple[Candidate, ...] = (
             f"{_coupling(spec)}, few parameters: orthogonal perturbations leave out nothing of {spec.theta.size}"
             f"{_rows(spec)}"
         ),
+        needs=f"{OPAQUE}, of at most {FEW} parameters",
     ),
     _calibrated(8, Quality.COARSE),
     _calibrated(4, Quality.ROUGH),
-    _remembered("remembered-by-output", Quality.CREDITED, lambda s: methods.is_matrix(s) and methods.is_credited(s)),
-    _remembered("remembered", Quality.REMEMBERED, lambda s: methods.is_matrix(s) and not methods.is_credited(s)),
+    _remembered(
+        "remembered-by-output",
+        Quality.CREDITED,
+        lambda spec: methods.is_matrix(spec) and methods.is_credited(spec),
+        f"{MATRIX} with {BLOCKS}",
+    ),
+    _remembered("remembered", Quality.REMEMBERED, _mixed, f"{MATRIX} without {BLOCKS}"),
     _remembered(
         "remembered-4",
         Quality.REMEMBERED,
-        lambda s: methods.is_matrix(s) and not methods.is_credited(s) and s.d_in >= WIDE,
+        lambda spec: _mixed(spec) and spec.d_in >= WIDE,
+        f"{MATRIX} of at least {WIDE} inputs without {BLOCKS}",
         count=4,
         rank=64,
     ),
@@ -182,4 +221,11 @@ CANDIDATES: tuple[Candidate, ...] = (
     _perturbed("perturbed", Quality.SAMPLED, 16, credited=False),
     _perturbed("perturbed-by-output-1", Quality.SINGLE, 1, credited=True),
     _perturbed("perturbed-1", Quality.SINGLE, 1, credited=False),
+    Candidate(
+        "frozen",
+        Quality.FROZEN,
+        lambda spec: True,
+        methods.frozen,
+        lambda spec: "theta stays as it is, and what surrounds the device is trained through it",
+    ),
 )

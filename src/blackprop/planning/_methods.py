@@ -11,16 +11,20 @@ from blackprop.directions import Directions, Orthogonal, Rademacher
 from blackprop.estimators import (
     ByOutput,
     DirectionalMemory,
+    HeldSubspace,
     Modelled,
     ParameterShift,
     ProbeContraction,
     RandomDirections,
+    Still,
     Whole,
 )
+from blackprop.planning._workload import Workload
 from blackprop.presets import Method
-from blackprop.surrogates import CalibratedResponse, Streaming
+from blackprop.surrogates import CalibratedResponse, Frozen, Streaming
 
 MEMORY_BYTES = 2**28  # for remembered perturbations, unless told otherwise
+ONE_ROUND = 0.6  # rad over which derivatives hold, for one subspace to serve a training
 PROBES = 12  # rows in place of the batch, on a linear device of vectors
 
 
@@ -65,6 +69,23 @@ def remembered(spec: Declaration, credited: bool = False, **settings: int) -> Di
     return DirectionalMemory(**chosen, credit=ByOutput(spec.d_out))
 
 
+def held_subspace(spec: Declaration, workload: Workload, length: float) -> Method:
+    """Half of the programmings measure derivatives along directions, half are steps in their span.
+
+    Once, where derivatives hold over 0.6 rad; else in about `0.7 √(T/220) / ℓ` rounds, T the programmings and ℓ the
+    `length` in rad.
+    """
+    rank = min(32, spec.d_in)
+    programmings = max(2, workload.programmings_of(rank))
+    far = length / radian(spec)
+    rounds = 1 if far > ONE_ROUND else round(0.7 * math.sqrt(max(1, programmings / 220)) / far)
+    rounds = max(1, min(rounds, programmings // 24))
+    each = max(1, programmings // 2 // rounds)
+    room = max(64, min(4096, MEMORY_BYTES // (4 * spec.d_out * rank)))
+    estimator = HeldSubspace(min(room, max(1, each - 1)), each, rank, 2 * step_size(spec), length=length)
+    return Method(estimator, fitted(spec))
+
+
 def perturbed(spec: Declaration, count: int, directions: Directions | None = None) -> Method:
     """Forward differences along `count` fresh directions a step."""
     estimator = RandomDirections(
@@ -85,6 +106,11 @@ def complete_set(spec: Declaration) -> Method:
     return perturbed(spec, sets * spec.theta.size, Orthogonal())
 
 
+def frozen(spec: Declaration) -> Method:
+    """No gradient for θ; that of the input from the matrix, read once, or from a local linear fit."""
+    return Method(Still(), Frozen() if spec.linear else fitted(spec))
+
+
 def fitted(spec: Declaration) -> Streaming:
     """The input gradient of a matrix, or of a local linear fit, that follows the rows of training."""
     return Streaming() if spec.linear else Streaming(bias=True, exact_start=False)
@@ -97,10 +123,11 @@ def step_size(spec: Declaration) -> float:
     2π radians are a period, or else the width of the limits; where there is neither, a radian is ten times the spread
     that θ starts with.
     """
-    return _radian(spec) * max(0.01, 0.7 * math.sqrt(spec.noise))
+    return radian(spec) * max(0.01, 0.7 * math.sqrt(spec.noise))
 
 
-def _radian(spec: Declaration) -> float:
+def radian(spec: Declaration) -> float:
+    """A radian in θ's units, as in `step_size`."""
     if spec.theta.period is not None:
         return spec.theta.period / (2 * math.pi)
     theta = spec.theta.draw(torch.Generator().manual_seed(0))

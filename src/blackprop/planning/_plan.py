@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blackprop.core._budget import Budget
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Ledger
 from blackprop.core._metered import Measurable
-from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
 from blackprop.estimators import Estimator, Modelled
 from blackprop.estimators._modelled import KnowsTheta
 from blackprop.planning import _methods as methods
-from blackprop.planning._candidates import CANDIDATES, Candidate
-from blackprop.planning._price import Held, Objective, Price, usual_objective
+from blackprop.planning._candidates import Candidate
+from blackprop.planning._choice import Table, pick, suited
+from blackprop.planning._price import Objective, Price, in_words, usual_objective
+from blackprop.planning._table import CANDIDATES
+from blackprop.planning._workload import STEPS, Workload
 from blackprop.presets import Method
 from blackprop.surrogates import Surrogate
-
-BATCH, STEPS = 64, 1000  # of a training that nothing is said about
-SAVING = (
-    0.6  # a candidate takes the place of one that stands before it, as good, where it costs at most this part of it
-)
 
 
 @dataclass(frozen=True)
 class Plan:
     """An estimator and a surrogate for one layer, what they cost, and why they were chosen.
 
-    `method` is the pair, for `bp.PhysicalLayer(device, *plan.method)`; `name` that of the candidate.
+    `method` is the pair, for `bp.PhysicalLayer(device, *plan.method)`; `name` that of the candidate; `workload` the
+    training it is made for; `passed_over` why each other candidate of the table was not chosen, by name. `print(plan)`
+    shows all of it.
     """
 
     estimator: Estimator
@@ -38,10 +34,23 @@ class Plan:
     price: Price
     reason: str
     name: str = ""
+    workload: Workload = field(default_factory=Workload)
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:
         return Method(self.estimator, self.surrogate)
+
+    def __str__(self) -> str:
+        steps = self.workload.steps if self.workload.steps is not None else STEPS
+        lines = [
+            f"{self.name}: {self.reason}",
+            f"  first step          {in_words(self.price.first)}",
+            f"  each later step     {in_words(self.price.step)}",
+            f"  {f'{steps:,} steps':<18}  {in_words(self.price.after(steps))}",
+        ]
+        width = max((len(name) for name in self.passed_over), default=0)
+        return "\n".join([*lines, *(f"  not {name:<{width}}  {why}" for name, why in self.passed_over.items())])
 
 
 def plan(
@@ -72,26 +81,22 @@ def plan(
     Raises `BudgetExhausted` where no candidate fits, naming the nearest and what it lacks; `IncompatibleError` where
     none suits the device.
     """
-    if batch_size < 1:
-        raise ArgumentError(f"`plan(batch_size=...)` must be at least 1, got {batch_size}")
-    if steps is not None and steps < 1:
-        raise ArgumentError(f"`plan(steps=...)` must be at least 1, got {steps}")
+    workload = Workload.within(budget, batch_size, steps, device.declaration)
     spec = device.declaration
-    table = _Table(spec, device, batch_size, steps, objective or usual_objective(spec))
-    suited = _suited(spec, candidates)
-    if budget is None:
-        return table.made(table.best(suited), "")
-    left = _left(budget, spec)
-    for quality in sorted({candidate.quality for candidate in suited}, reverse=True):
-        fitting = [each for each in suited if each.quality == quality and not table.lacking(each, left)]
-        if fitting:
-            return table.made(table.best(fitting), table.forced(suited, quality, left))
-    raise BudgetExhausted(table.nearest(suited, left))
+    table = Table(spec, device, workload, objective or usual_objective(spec), candidates)
+    chosen = table.fitting()
+    others = {other.name: table.against(other, chosen) for other in candidates if other is not chosen}
+    method, reason = chosen.method(spec, workload), chosen.reason(spec) + table.forced(chosen)
+    return Plan(*method, table.price(chosen), reason, chosen.name, workload, others)
 
 
-def choose(spec: Declaration, candidates: Sequence[Candidate] = CANDIDATES) -> Candidate:
-    """The candidate that a layer uses when nothing is said: that of a plan for 64 rows a step and 1,000 steps."""
-    return _Table(spec, Held(spec, None), BATCH, None, usual_objective(spec)).best(_suited(spec, candidates))
+def choose(
+    spec: Declaration, candidates: Sequence[Candidate] = CANDIDATES, workload: Workload | None = None
+) -> Candidate:
+    """The candidate that a layer uses when nothing is said: that of a plan for the `workload`, by default for 64 rows a
+    step and 1,000 steps.
+    """
+    return pick(spec, candidates, workload if workload is not None else Workload())
 
 
 def complete(
@@ -111,118 +116,8 @@ def complete(
     assert surrogate is not None
     if isinstance(surrogate, KnowsTheta):
         return Modelled(surrogate), surrogate, "the surrogate knows both gradients"
-    for candidate in _suited(spec, CANDIDATES):
+    for candidate in suited(spec, CANDIDATES):
         made = candidate.method(spec)
         if made.estimator.reads is None:
             return made.estimator, surrogate, f"estimator by {candidate.reason(spec)}"
     raise AssertionError("perturbations need no surrogate")  # pragma: no cover
-
-
-class _Table:
-    """The candidates' prices on one device, found when they are asked for."""
-
-    def __init__(
-        self, spec: Declaration, device: Measurable, batch_size: int, steps: int | None, objective: Objective
-    ) -> None:
-        self.spec, self.device, self.batch_size, self.objective = spec, device, batch_size, objective
-        self.steps = steps
-        self._prices: dict[str, Price] = {}
-
-    def price(self, candidate: Candidate) -> Price:
-        if candidate.name not in self._prices:
-            made = candidate.method(self.spec)
-            self._prices[candidate.name] = candidate.price(made, self.device, self.batch_size)
-        return self._prices[candidate.name]
-
-    def best(self, suited: Sequence[Candidate]) -> Candidate:
-        """Of the best quality, the first that no later one undercuts by far."""
-        top = max(candidate.quality for candidate in suited)
-        chosen, *others = [candidate for candidate in suited if candidate.quality == top]
-        for other in others:
-            if self.cost(other) <= SAVING * self.cost(chosen):
-                chosen = other
-        return chosen
-
-    def cost(self, candidate: Candidate) -> float:
-        return self.objective(self.price(candidate).after(self.steps or STEPS))
-
-    def made(self, candidate: Candidate, why: str) -> Plan:
-        price, reason = self.price(candidate), candidate.reason(self.spec) + why
-        return Plan(*candidate.method(self.spec), price, reason, candidate.name)
-
-    def forced(self, suited: Sequence[Candidate], quality: int, left: Mapping[str, float]) -> str:
-        """What must be said of a choice that is not of the best quality."""
-        better = self.best(suited)
-        if better.quality == quality:
-            return ""
-        lacking = self.lacking(better, left)
-        return f"; known to train worse than {better.name}, which does not fit into the budget ({lacking})"
-
-    def lacking(self, candidate: Candidate, left: Mapping[str, float]) -> str:
-        """What the budget lacks for it, in words; nothing where it fits."""
-        wanted = _totals(self.price(candidate).after(self.steps or 1))
-        parts = [
-            f"{_plain(wanted[name])} {name} of {_plain(limit)} left"
-            for name, limit in left.items()
-            if wanted[name] > limit
-        ]
-        return ", ".join(parts)
-
-    def nearest(self, suited: Sequence[Candidate], left: Mapping[str, float]) -> str:
-        """Why no candidate fits, and which comes nearest."""
-
-        def excess(candidate: Candidate) -> float:
-            wanted = _totals(self.price(candidate).after(self.steps or 1))
-            return max(wanted[name] / limit if limit > 0 else math.inf for name, limit in left.items())
-
-        near = min(suited, key=excess)
-        price = self.price(near)
-        after = f"the start and {self.steps:,} steps" if self.steps is not None else "the first step"
-        enough = _possible(price, left)
-        return (
-            f"no plan for {self.spec.name} fits into the budget: the nearest, {near.name}, takes for {after} of "
-            f"{self.batch_size:,} rows {self.lacking(near, left)}"
-            + (f"; {enough:,} of the steps would fit" if enough else "")
-        )
-
-
-def _suited(spec: Declaration, candidates: Sequence[Candidate]) -> list[Candidate]:
-    names = [candidate.name for candidate in candidates]
-    if len(set(names)) != len(names):
-        raise ArgumentError(f"`plan(candidates=...)` must have different names, got {', '.join(names)}")
-    suited = [candidate for candidate in candidates if candidate.applies(spec)]
-    if not suited:
-        raise IncompatibleError(f"none of the candidates ({', '.join(names) or 'none given'}) suits {spec.name}")
-    return suited
-
-
-def _left(budget: Budget | Mapping[str, float], spec: Declaration) -> dict[str, float]:
-    if not isinstance(budget, Budget):
-        known = {"rows", "programmings", "seconds", *(capability.name for capability in spec.capabilities)}
-        if not isinstance(budget, Mapping) or not known.issuperset(budget):
-            raise ArgumentError(
-                "`plan(budget=...)` takes a Budget, or limits named rows, programmings and seconds, or as a capability "
-                f"of {spec.name}, got {budget!r}"
-            )
-        budget = Budget(**budget)  # pyright: ignore[reportArgumentType]
-    return {name: limit - budget.spent[name] for name, limit in budget.limits.items() if limit is not None}
-
-
-def _totals(ledger: Ledger) -> defaultdict[str, float]:
-    basic = {"rows": ledger.total_rows, "programmings": ledger.total_programmings, "seconds": ledger.lab_seconds}
-    return defaultdict(float, {**ledger.actions, **basic})
-
-
-def _possible(price: Price, left: Mapping[str, float]) -> int:
-    """How many steps fit."""
-    first, step = _totals(price.first), _totals(price.step)
-    each = [
-        1 + (limit - first[name]) // step[name] if step[name] else math.inf
-        for name, limit in left.items()
-        if first[name] <= limit
-    ]
-    return int(min(each)) if len(each) == len(left) and math.isfinite(min(each, default=math.inf)) else 0
-
-
-def _plain(number: float) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:,.4g}"

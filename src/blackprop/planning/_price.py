@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from blackprop.core._metered import Measurable, price
 from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
+from blackprop.estimators import Still
 from blackprop.presets import Method
 
 Objective = Callable[[Ledger], float]
@@ -33,6 +35,18 @@ def programmings(ledger: Ledger) -> float:
 def seconds(ledger: Ledger) -> float:
     """Objective: the estimated lab time, from the device's `Cost`."""
     return ledger.lab_seconds
+
+
+def totals(ledger: Ledger) -> defaultdict[str, float]:
+    """Rows, programmings, lab seconds and the uses of capabilities, by name."""
+    basic = {"rows": ledger.total_rows, "programmings": ledger.total_programmings, "seconds": ledger.lab_seconds}
+    return defaultdict(float, {**ledger.actions, **basic})
+
+
+def in_words(ledger: Ledger) -> str:
+    """Rows, programmings and, where there are any, lab seconds, as a table shows them."""
+    lab = f", {ledger.lab_seconds:,.4g} s" if ledger.lab_seconds else ""
+    return f"{ledger.total_rows:>10,} rows {ledger.total_programmings:>8,} programmings{lab}"
 
 
 def usual_objective(spec: Declaration) -> Objective:
@@ -71,6 +85,8 @@ def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
     surrogate.bind(spec)
     theta = spec.theta.draw(generator)
     moved = spec.theta.clamp(theta + 1e-3 * torch.randn(theta.shape, generator=generator))
+    if isinstance(estimator, Still):
+        moved = theta
     x, y = (torch.randn(batch_size, *shape, generator=generator) for shape in (spec.in_shape, spec.out_shape))
     x = within(spec, x)
     surrogate.drive = math.sqrt(float(x.square().sum()) / batch_size)

@@ -4,6 +4,7 @@ from blackprop.surrogates._base import Surrogate
 from blackprop.surrogates._euler import Euler
 from blackprop.surrogates._frozen import Frozen
 from blackprop.surrogates._oracle import Oracle
+from blackprop.surrogates._phase_mask import PhaseMask
 from blackprop.surrogates._random_feedback import RandomFeedback
 from blackprop.surrogates._reciprocal import Reciprocal
 from blackprop.surrogates._twin import Twin
@@ -23,6 +24,7 @@ __all__ = [
     "LowRankRecursive",
     "LowRankSurrogate",
     "Oracle",
+    "PhaseMask",
     "Projection",
     "ProjectorSplitting",
     "RandomFeedback",

@@ -14,6 +14,9 @@ from blackprop.errors import ArgumentError
 from blackprop.experiments.tasks._task import Task
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.nn._substitute import ledger
+from blackprop.planning import tell_allowance
+
+BATCH = 64  # rows of a training batch, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,16 @@ class Allowance:
         return max(shares)
 
     @contextmanager
-    def enforced(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the layers of `model` raise `BudgetExhausted` rather than pass the allowance."""
+    def enforced(self, model: nn.Module, batch_size: int = BATCH) -> Iterator[None]:
+        """Inside, the layers of `model` raise `BudgetExhausted` rather than pass the allowance; layers that ask their
+        device first know their share of it, and the batch size.
+        """
         budget, layers = Budget(self.rows, self.programmings), physical_layers(model)
+        number, most = max(1, len(layers)), self.programmings
+        share = Budget(self.rows // number, None if most is None else most // number)
         for layer in layers:
             layer.budget = budget
+            tell_allowance(layer.surrogate, batch_size, share)
         try:
             yield
         finally:

@@ -19,7 +19,7 @@ from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDirections
 from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.nn._layer import PhysicalLayer
-from blackprop.planning import remembered
+from blackprop.planning import CANDIDATES, remembered
 
 
 class TrainingMethod(abc.ABC):
@@ -171,6 +171,28 @@ class Default(TrainingMethod):
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         return PhysicalLayer(device, generator=generator)
+
+
+@dataclass(frozen=True)
+class Planned(TrainingMethod):
+    """One row of the plan's table, `bp.planning.CANDIDATES`, by the name of its `candidate`."""
+
+    candidate: str
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.candidate
+
+    def __post_init__(self) -> None:
+        names = [candidate.name for candidate in CANDIDATES]
+        if self.candidate not in names:
+            raise ArgumentError(f"`Planned(candidate=...)` must be one of {', '.join(names)}; got {self.candidate!r}")
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        found = next(candidate for candidate in CANDIDATES if candidate.name == self.candidate)
+        if why := found.why_not(device.declaration):
+            raise IncompatibleError(f"`{self.candidate}` does not suit {device.declaration.name}: it {why}")
+        return PhysicalLayer(device, *found.method(device.declaration), generator=generator)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""What an inquiry has found of a device."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core._theta import ThetaSpec
+
+
+class Family(enum.Enum):
+    """The families that an inquiry tells apart; the value is the family in words."""
+
+    ELEMENT = "each parameter sets one element of a matrix"
+    ROW = "each output of a matrix has a block of parameters"
+    LINEAR = "a matrix whose parameters have no place"
+    MASK = "a phase mask in front of a fixed medium, read as power"
+    OTHER = "none of the families that are known here"
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """The family of a device, and what holds of it.
+
+    - `family`, and `why`: the readings that tell it, in words.
+    - `sure`: whether readings were exact enough to refute it. A family that is not sure is the weaker one: it holds
+      where a stronger one may hold, too.
+    - `noise`: standard deviation of a reading, relative to the root mean square of the outputs.
+    - `order` (P,): for `Family.ELEMENT`, the parameter of each element in row-major order; None where that is the
+      device's own order.
+    - `length`: for `Family.LINEAR`, the correlation length of the derivatives, in θ's units; None where not measured.
+    """
+
+    family: Family
+    why: str
+    sure: bool = True
+    noise: float = 0.0
+    order: Tensor | None = None
+    length: float | None = None
+
+    def declaration(self, spec: Declaration) -> Declaration:
+        """What the device may declare, its parameters in `order`."""
+        coupling = {Family.ELEMENT: Coupling.ELEMENT, Family.ROW: Coupling.ROW}.get(self.family, Coupling.NONE)
+        linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.LINEAR)
+        noise = max(spec.noise, self.noise)
+        return replace(spec, linear=linear, coupling=coupling, noise=noise, theta=self._theta(spec.theta))
+
+    def _theta(self, spec: ThetaSpec) -> ThetaSpec:
+        order = self.order
+        if order is None:
+            return spec
+
+        def moved(limit: float | Tensor | None) -> float | Tensor | None:
+            return limit[order.to(limit.device)] if isinstance(limit, Tensor) else limit
+
+        def initial(generator: torch.Generator) -> Tensor:
+            theta = spec.draw(generator)
+            return theta[order.to(theta.device)]
+
+        drawn: Callable[[torch.Generator], Tensor] = initial
+        return replace(spec, initial=drawn, low=moved(spec.low), high=moved(spec.high))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "family": self.family.name,
+            "why": self.why,
+            "sure": self.sure,
+            "noise": self.noise,
+            "order": self.order,
+            "length": self.length,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Finding:
+        return cls(**{**state, "family": Family[state["family"]]})
+
+    def __str__(self) -> str:
+        sure = "" if self.sure else ", not sure"
+        return f"{self.family.name.lower()}{sure}: {self.family.value} ({self.why})"

@@ -1,0 +1,93 @@
+"""The training that a plan is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from blackprop.core._budget import Budget
+from blackprop.core._declaration import Declaration
+from blackprop.errors import ArgumentError
+
+BATCH, STEPS = 64, 1000  # of a training that is not described
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How long a training is, and how much of a device's time it may use.
+
+    **Arguments:**
+
+    - `batch_size`: rows of a training step; 64 by default.
+    - `steps`: number of training steps; None (the default) where it is not known.
+    - `rows`, `programmings`, `seconds`: the most that may be spent, of each; None (the default) for no limit.
+    - `actions`: the most uses of capabilities, by name; none by default.
+
+    Raises `ArgumentError` for a batch or a number of steps under 1.
+    """
+
+    batch_size: int = BATCH
+    steps: int | None = None
+    rows: float | None = None
+    programmings: float | None = None
+    seconds: float | None = None
+    actions: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ArgumentError(f"`plan(batch_size=...)` must be at least 1, got {self.batch_size}")
+        if self.steps is not None and self.steps < 1:
+            raise ArgumentError(f"`plan(steps=...)` must be at least 1, got {self.steps}")
+
+    @classmethod
+    def within(
+        cls,
+        budget: Budget | Mapping[str, float] | None,
+        batch_size: int = BATCH,
+        steps: int | None = None,
+        spec: Declaration | None = None,
+    ) -> Workload:
+        """The workload whose limits are those that are left of `budget`, for a device that declares `spec`."""
+        limits = left(budget, spec)
+        basic = {name: limits.pop(name, None) for name in ("rows", "programmings", "seconds")}
+        return cls(batch_size, steps, **basic, actions=limits)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that there are, by name."""
+        named = {"rows": self.rows, "programmings": self.programmings, "seconds": self.seconds}
+        return {**self.actions, **{name: limit for name, limit in named.items() if limit is not None}}
+
+    def after(self, rows: float = 0, programmings: float = 0, seconds: float = 0) -> Workload:
+        """The same training, once so much has been spent."""
+        spent = {"rows": rows, "programmings": programmings, "seconds": seconds}
+        basic = {name: limit for name, limit in self.limits.items() if name in spent}
+        return replace(self, **{name: max(0, limit - spent[name]) for name, limit in basic.items()})
+
+    def programmings_of(self, rows: int) -> int:
+        """How many programmings there are for a method that reads `rows` rows at half of them and a batch at the rest;
+        without limits, two for each step.
+        """
+        most = 2.0 * (self.steps if self.steps is not None else STEPS)
+        if self.programmings is not None and (self.steps is None or self.programmings < most):
+            most = self.programmings
+        if self.rows is not None:
+            bound = 2 * self.rows / (self.batch_size + rows)
+            most = bound if self.steps is None and self.programmings is None else min(most, bound)
+        return int(most)
+
+
+def left(budget: Budget | Mapping[str, float] | None, spec: Declaration | None = None) -> dict[str, float]:
+    """What is left of the limits of a budget, by name; those of a mapping may be any that the device `spec` knows."""
+    if budget is None:
+        return {}
+    if not isinstance(budget, Budget):
+        capabilities = spec.capabilities if spec is not None else ()
+        known = {"rows", "programmings", "seconds", *(capability.name for capability in capabilities)}
+        if not isinstance(budget, Mapping) or not known.issuperset(budget):
+            raise ArgumentError(
+                "`plan(budget=...)` takes a Budget, or limits named rows, programmings and seconds, or as a capability "
+                f"of {spec.name if spec is not None else 'the device'}, got {budget!r}"
+            )
+        budget = Budget(**budget)  # pyright: ignore[reportArgumentType]
+    return {name: limit - budget.spent[name] for name, limit in budget.limits.items() if limit is not None}

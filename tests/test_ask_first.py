@@ -1,0 +1,210 @@
+"""A layer around a device that declares nothing asks first, takes what suits the answer, and keeps to its allowance."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+import blackprop as bp
+from blackprop.core import Purpose
+from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy, ScatteringMedium
+from blackprop.errors import BudgetExhausted
+from blackprop.estimators import DirectionalMemory, HeldSubspace, Modelled, RandomDirections, Still
+from blackprop.planning import AskFirst, Family, Workload, tell_allowance
+from blackprop.surrogates import CalibratedResponse, PhaseMask
+from support import draw
+
+
+def undeclared(device: bp.Device, *, hidden: bool = False) -> Declared:
+    size = device.theta.size
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(3)) if hidden else None
+    return Declared(device, period=device.theta.period, order=order)
+
+
+def tanh_network(d: int) -> bp.Device:
+    mix = draw(d, d, seed=9)
+    return bp.devices.from_callable(
+        lambda x, t: ((x @ mix).tanh() @ t.view(d, d)).sin(),
+        in_shape=d,
+        out_shape=d,
+        theta_size=d * d,
+        initial=lambda g: torch.randn(d * d, generator=g),
+    )
+
+
+def layer_of(device: bp.Device, workload: Workload | None = None, seed: int = 0) -> bp.PhysicalLayer:
+    layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(seed))
+    assert isinstance(layer.surrogate, AskFirst)
+    if workload is not None:
+        layer.surrogate.workload = workload
+    return layer
+
+
+def backward(layer: bp.PhysicalLayer, step: int = 0, rows: int = 16) -> tuple[Tensor, Tensor]:
+    """Both gradients of one batch."""
+    layer.theta.grad = None
+    x = draw(rows, *layer.in_shape, seed=step).requires_grad_()
+    (layer(x) * draw(rows, *layer.out_shape, seed=90)).sum().backward()
+    return layer.theta.grad, x.grad
+
+
+def truth(layer: bp.PhysicalLayer, step: int = 0, rows: int = 16) -> tuple[Tensor, Tensor]:
+    oracle = layer.device.declaration.oracle
+    theta, x = layer.theta.detach().clone().requires_grad_(), draw(rows, *layer.in_shape, seed=step).requires_grad_()
+    (layer.gain.detach() * oracle(x, theta) * draw(rows, *layer.out_shape, seed=90)).sum().backward()
+    return theta.grad, x.grad
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+@pytest.mark.parametrize(
+    ("device", "family", "kind"),
+    [
+        (undeclared(LightModulator(20, 12)), Family.ELEMENT, CalibratedResponse),
+        (undeclared(LightModulator(20, 12), hidden=True), Family.ELEMENT, CalibratedResponse),
+        (undeclared(Microring(16, 16), hidden=True), Family.ELEMENT, CalibratedResponse),
+        (ScatteringMedium(40, 12, seed=2), Family.MASK, PhaseMask),
+    ],
+    ids=["modulator", "modulator, wired at random", "rings, wired at random", "scattering medium"],
+)
+def test_both_gradients_are_those_of_the_device_once_it_was_asked(device: bp.Device, family: Family, kind: type):
+    layer = layer_of(device)
+    for step in range(3):
+        found, right = backward(layer, step), truth(layer, step)
+        assert cosine(found[0], right[0]) > 0.99
+        assert cosine(found[1], right[1]) > 0.99
+        with torch.no_grad():
+            layer.theta += 0.1 * draw(layer.theta.numel(), seed=step)
+    surrogate = layer.surrogate
+    assert surrogate.finding.family is family
+    assert surrogate.finding.sure
+    assert isinstance(surrogate.inner, kind)
+    assert isinstance(surrogate.estimator, Modelled)
+    assert layer.ledger.programmings[Purpose.CALIBRATE] > 0
+    assert layer.ledger.rows[Purpose.PARAMETER] == 0
+    for said in (family.value, surrogate.chosen):
+        assert said in repr(layer)
+
+
+def test_a_matrix_whose_parameters_have_no_place_gets_a_held_subspace_sized_for_its_allowance():
+    layer = layer_of(undeclared(MZIMesh(16, 12)), Workload(16, None, rows=20_000, programmings=200))
+    backward(layer)
+    estimator = layer.surrogate.estimator
+    assert isinstance(estimator, HeldSubspace)
+    assert estimator.length == pytest.approx(layer.surrogate.finding.length)
+    steps = 0
+    optimizer = bp.optim.SignalScaled(torch.optim.Adam([layer.theta], lr=1e-2), layer)
+    layer.budget = bp.Budget(programmings=200 - layer.ledger.total_programmings)
+    start = layer.theta.detach().clone()
+    with pytest.raises(BudgetExhausted):
+        while True:
+            backward(layer, steps)
+            optimizer.step()
+            steps += 1
+    assert 60 <= steps <= 120
+    assert 0.1 * estimator.length < float((layer.theta - start).detach().square().mean().sqrt())
+
+
+def test_an_unknown_device_is_perturbed_where_there_are_steps_and_left_alone_where_there_are_not():
+    for workload, kind in (
+        (None, RandomDirections),
+        (Workload(16, None, rows=200_000, programmings=10_000), RandomDirections),
+        (Workload(16, None, rows=3_000, programmings=60), Still),
+    ):
+        layer = layer_of(tanh_network(8), workload)
+        grad, _ = backward(layer)
+        assert layer.surrogate.finding.family is Family.OTHER
+        assert isinstance(layer.surrogate.estimator, kind)
+        assert bool(grad.any()) is (kind is RandomDirections)
+
+
+def test_an_allowance_too_small_to_ask_is_said_and_a_quarter_is_never_passed():
+    layer = layer_of(undeclared(LightModulator(20, 12)), Workload(16, None, rows=200, programmings=8))
+    backward(layer)
+    assert "too small" in repr(layer)
+    assert layer.ledger.rows[Purpose.CALIBRATE] == 0
+    assert not layer.surrogate.finding.sure
+    # Enough for the three settings, and not for codes.
+    layer = layer_of(undeclared(LightModulator(20, 12), hidden=True), Workload(16, None, rows=4_000, programmings=40))
+    backward(layer)
+    assert layer.surrogate.finding.family is Family.LINEAR
+    assert layer.ledger.rows[Purpose.CALIBRATE] <= 1_000
+
+
+def test_a_budget_that_ends_the_inquiry_ends_no_training():
+    layer = layer_of(undeclared(MZIMesh(12, 12)))
+    layer.budget = bp.Budget(rows=60)
+    tell_allowance(layer.surrogate, 16, layer.budget)
+    backward(layer)
+    assert layer.surrogate.finding is not None
+    assert layer.ledger.total_rows <= 60
+
+
+@pytest.mark.parametrize(
+    ("device", "calibration"),
+    [(undeclared(LightModulator(20, 12), hidden=True), 48), (undeclared(MZIMesh(12, 12)), 0), (tanh_network(8), 0)],
+    ids=["wired at random", "mesh", "other"],
+)
+def test_it_asks_at_most_what_the_plan_says_and_the_plan_shows_it(device: bp.Device, calibration: int):
+    plan = bp.plan(device, 16, steps=50)
+    assert plan.name == "ask-first"
+    (programmings, rows), *_ = re.findall(r"at most ([\d,]+) programmings and ([\d,]+) rows", str(plan))
+    layer = bp.PhysicalLayer(device, *plan.method, generator=torch.Generator().manual_seed(0))
+    backward(layer)
+    spent, d_in = layer.ledger, device.declaration.d_in
+    assert spent.programmings[Purpose.CALIBRATE] <= int(programmings) + calibration
+    assert 0 < spent.rows[Purpose.CALIBRATE] <= int(rows.replace(",", "")) + calibration * d_in
+    assert plan.price.first.programmings[Purpose.CALIBRATE] == int(programmings)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        undeclared(LightModulator(12, 8), hidden=True),
+        undeclared(MZIMesh(12, 8)),
+        ScatteringMedium(34, 8, seed=2),
+        tanh_network(8),
+    ],
+    ids=["wired at random", "mesh", "scattering medium", "other"],
+)
+def test_a_checkpoint_holds_what_was_found_and_goes_on_as_it_would_have(device: bp.Device):
+    layer = layer_of(device, Workload(16, 40))
+    for step in range(2):
+        backward(layer, step)
+        with torch.no_grad():
+            layer.theta += 0.02 * draw(layer.theta.numel(), seed=step)
+    other = layer_of(copy.deepcopy(device), Workload(16, 40), seed=5)
+    other.load_state_dict(layer.state_dict())
+    assert str(other.surrogate.finding) == str(layer.surrogate.finding)
+    for step in range(2, 5):
+        for one, same in zip(backward(layer, step), backward(other, step), strict=True):
+            assert torch.equal(one, same)
+    assert other.ledger.rows == layer.ledger.rows
+    fresh = layer_of(copy.deepcopy(device), seed=6)
+    fresh.load_state_dict(bp.for_another_device(layer.state_dict()))
+    assert fresh.surrogate.finding is None
+    backward(fresh)
+    assert fresh.surrogate.finding is not None
+
+
+def test_read_noise_does_not_mislead_it():
+    layer = layer_of(undeclared(Noisy(LightModulator(24, 16), read=0.03, seed=1), hidden=True))
+    backward(layer)
+    finding = layer.surrogate.finding
+    assert finding.family is Family.ELEMENT
+    assert finding.noise == pytest.approx(0.03, rel=0.35)
+    assert math.isfinite(layer.residual or 0.0)
+
+
+def test_what_is_declared_is_believed_and_not_asked():
+    for device in (LightModulator(12, 8), MZIMesh(12, 8)):
+        layer = bp.PhysicalLayer(device)
+        assert not isinstance(layer.surrogate, AskFirst)
+    assert isinstance(bp.PhysicalLayer(MZIMesh(12, 8)).estimator, DirectionalMemory)
