@@ -50,13 +50,13 @@ class Estimator(abc.ABC):
         """Bind to a device: check it, and make the buffers of an estimator with memory."""
         self.check(spec)
 
-    def advance(self, old: Tensor, new: Tensor) -> Tensor:
-        """θ (P,) to go to after an optimizer's step from `old` to `new`; by default `new`.
+    def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
+        """Return θ (P,) to go to after an optimizer's step from `old` to `new` at this learning rate; by default `new`.
 
         `bp.optim.SignalScaled` asks once a step. An estimator that knows where its gradient holds may choose another
         step.
         """
-        del old
+        del old, rate
         return new
 
     def diagnosis(self) -> dict[str, float]:

@@ -24,7 +24,7 @@ class RecentNorms:
     **Arguments:** `model`, whose batch norms are found; `batches`, how many passes count, 8 by default.
 
     Raises `ArgumentError` where the model has no batch norm with running statistics. As a context manager it applies
-    them at the end of a block that raises nothing:
+    them at the end of a block that does not raise:
 
     >>> import torch, blackprop as bp
     >>> model = torch.nn.Sequential(bp.PhysicalLayer(bp.devices.Matrix(4, 3)), torch.nn.BatchNorm1d(3))

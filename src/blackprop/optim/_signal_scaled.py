@@ -82,7 +82,7 @@ class SignalScaled(torch.optim.Optimizer):
         loss = self.inner.step() if closure is None else self.inner.step(closure)
         self._reference.add(self._sample())
         for index, (layer, old) in enumerate(zip(self.layers, before, strict=True)):
-            if (chosen := layer.estimator.advance(old, layer.theta)) is not layer.theta:
+            if (chosen := layer.estimator.advance(old, layer.theta, self._rate(layer))) is not layer.theta:
                 layer.theta.copy_(chosen)
             self.weights[index] = weight = self._weight(layer)
             if weight < 1:
@@ -117,6 +117,10 @@ class SignalScaled(torch.optim.Optimizer):
         """Use one list of groups and one state for both, so that schedulers and scalers reach the inner optimizer."""
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
+
+    def _rate(self, layer: PhysicalLayer) -> float:
+        """The learning rate of a device's parameters."""
+        return next(group["lr"] for group in self.param_groups if any(p is layer.theta for p in group["params"]))
 
     def _weight(self, layer: PhysicalLayer) -> float:
         """Return the w of one device."""

@@ -120,11 +120,11 @@ class AskFirst(Surrogate):
         inner, finding = self._settled
         return _placed(inner.counter(_ordered(theta, finding)), finding)
 
-    def advance(self, old: Tensor, new: Tensor) -> Tensor:
+    def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
         if self.finding is None or self.estimator is None:
             return new
         before, after = _ordered(old, self.finding), _ordered(new, self.finding)
-        chosen = self.estimator.advance(before, after)
+        chosen = self.estimator.advance(before, after, rate)
         return new if chosen is after else _placed(chosen, self.finding)
 
     def diagnosis(self) -> dict[str, float]:
@@ -223,8 +223,8 @@ class Asked(Estimator):
         chosen = self.surrogate.estimator
         return None if chosen is None else chosen.cosine
 
-    def advance(self, old: Tensor, new: Tensor) -> Tensor:
-        return self.surrogate.advance(old, new)
+    def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
+        return self.surrogate.advance(old, new, rate)
 
     def diagnosis(self) -> dict[str, float]:
         chosen = self.surrogate.estimator

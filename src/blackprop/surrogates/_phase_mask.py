@@ -26,12 +26,12 @@ class PhaseMask(Surrogate):
     """`y = |(x ⊙ e^{iθ}) R|² + dark`, R `(d_in, d_out)` complex and unknown: a modulator, any medium, a camera.
 
     `∂L/∂x = Re(e^{iθ} ⊙ h)`, `∂L/∂θ = −Σ_b Im(x ⊙ e^{iθ} ⊙ h)` with `h = 2 (∂L/∂y ⊙ f*) Rᵀ`, f the field. The start
-    reads random rows at random settings and retrieves R from their powers; two settings more are not fitted, and what R
-    leaves of their readings is `residual`. Where that is poor, a `CalibrationWarning` says so at the first batch.
+    reads random rows at random settings and retrieves R from their powers. Two settings more are not fitted, and the
+    relative error of their readings is `residual`; a `CalibrationWarning` says at the first batch where it is poor.
     Without noise R is exact. At 2 % read noise the residual is about 0.03, 0.02 and 0.014 from 5, 10 and 20 rows for
     each input.
 
-    When the residual of the batches has grown to `watch` times what is normal, R is retrieved again, as in `Twin`.
+    When the residual of the batches has grown to `watch` times its normal size, R is retrieved again, as in `Twin`.
 
     **Costs** `(settings + 2)·(rows + 1)` rows and `settings + 2` programmings, once (`CALIBRATE`).
 

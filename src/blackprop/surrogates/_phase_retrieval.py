@@ -60,6 +60,6 @@ def _projected(w: Tensor, inverse: Tensor, amplitudes: Tensor, found: Tensor) ->
 
 
 def _left(w: Tensor, found: Tensor, amplitudes: Tensor) -> Tensor:
-    """What each column leaves of the amplitudes, relative."""
+    """The relative error of the amplitudes of each column."""
     tiny = torch.finfo(amplitudes.dtype).tiny
     return ((w @ found).abs() - amplitudes).norm(dim=0) / amplitudes.norm(dim=0).clamp_min(tiny)

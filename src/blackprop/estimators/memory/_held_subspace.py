@@ -27,12 +27,12 @@ class HeldSubspace(nn.Module, Estimator):
 
     V `(d_in, rank)` are the leading directions of the rows at θ₀. After `hold` gradients K other directions are
     measured where θ then is. For linear devices whose parameters have no known place: half of the programmings measure,
-    the other half are steps. What is held is worth most where derivatives change little on the way: `length` is that
+    the other half are steps. Held derivatives are worth most where they change little on the way: `length` is that
     distance (root mean square over θ), as `bp.planning.correlation_length` measures it.
 
     With a `length`, steps are made in z: `bp.optim.SignalScaled` hands them to `advance`, which takes Adam's steps of
-    z, so long that θ moves by 1.5 lengths while a subspace is held. The optimizer's own rate then matters by its
-    schedule alone: a step is as long as that share of its first one.
+    z, so long that θ moves by 1.5 lengths while a subspace is held, at half of the first rate on average. The
+    optimizer's rate then matters by its schedule alone: a step is as long as the rate is beside the first one.
 
     **Costs** K + 1 programmings and `(K + 1)·rank` rows every `hold` steps, and none between. Memory `4·K·d_out·rank`
     bytes.
@@ -79,12 +79,12 @@ class HeldSubspace(nn.Module, Estimator):
         return 1
 
     def relative_variance(self, size: int) -> float:
-        """What the subspace leaves out, of what it holds."""
+        """`P/K − 1`: the power of the gradient outside the subspace, relative to the power inside."""
         return max(0.0, size / self.count - 1)
 
     @property
     def cosine(self) -> float | None:
-        """`√(K/P · |GᵀX V|²/|GᵀX|²)` where θ₀ is near; None where steps are made in z, along what is known alone."""
+        """`√(K/P · |GᵀX V|²/|GᵀX|²)` where θ₀ is near; None where steps are made in z: these stay in the subspace."""
         if self._bound is None or self.length is not None:
             return None
         return min(1.0, math.sqrt(float(self.seen) * len(self.taken) / len(self.columns)))
@@ -115,13 +115,13 @@ class HeldSubspace(nn.Module, Estimator):
         self.register_buffer("columns", torch.zeros(P, dtype=torch.int64))
         self.register_buffer("signs", torch.zeros(1, P, dtype=torch.int8))
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))  # gradients, steps of z; of this subspace
-        self.register_buffer("unit", torch.zeros(()))  # root mean square of the optimizer's first step
+        self.register_buffer("unit", torch.zeros(()))  # the optimizer's first rate
         self.register_buffer("seen", torch.zeros(()))  # share of the latest GᵀX that V sees
 
     def vjp(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
-        if not self.training:  # nothing is learnt in eval()
+        if not self.training:  # a copy learns in eval()
             return (yield from copy.deepcopy(self).train().vjp(x, theta, y, grad_y, spec, generator))
         if self._bound is None:
             self.bind(spec)
@@ -137,22 +137,21 @@ class HeldSubspace(nn.Module, Estimator):
         n, P = self._family.size, theta.numel()
         return self._along(slopes) / (P + (n - P) * len(slopes) / n)
 
-    def advance(self, old: Tensor, new: Tensor) -> Tensor:
-        """θ after Adam's step of z, as long as the optimizer's from `old` to `new` is beside its first one."""
-        if self.length is None or not bool(self.slopes.any()):
+    def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
+        """θ after Adam's step of z, whose length follows the schedule of the optimizer's `rate`."""
+        if self.length is None or not bool(self.slopes.any()) or not rate > 0:
             return new
-        size = (new - old).square().mean().sqrt()
         if not bool(self.unit):
-            self.unit.copy_(size)
+            self.unit.fill_(rate)
         self.counts[1] += 1
         step = int(self.counts[1])
         powers = torch.stack((self.slopes, self.slopes.square()))
         weights = 1 - torch.tensor(DECAY, dtype=powers.dtype, device=powers.device)[:, None]
         self.moments.lerp_(powers, weights.expand_as(powers))
         mean, power = (moment / (1 - decay**step) for moment, decay in zip(self.moments, DECAY, strict=True))
-        rate = 2 * TRAVEL * self.length / self.hold * size / self.unit.clamp_min(torch.finfo(size.dtype).tiny)
+        size = 2 * TRAVEL * self.length / self.hold * rate / float(self.unit)
         self.slopes.zero_()
-        change = rate * mean / power.sqrt().clamp_min(torch.finfo(power.dtype).tiny)
+        change = size * mean / power.sqrt().clamp_min(torch.finfo(power.dtype).tiny)
         return old - self._along(change.to(old)) / math.sqrt(len(change))
 
     def _measure(self, x: Tensor, theta: Tensor, spec: Declaration, generator: torch.Generator) -> Procedure[None]:
