@@ -31,8 +31,9 @@ class HeldSubspace(nn.Module, Estimator):
     distance (root mean square over θ), as `bp.planning.correlation_length` measures it.
 
     With a `length`, steps are made in z: `bp.optim.SignalScaled` hands them to `advance`, which takes Adam's steps of
-    z, so long that θ moves by 1.5 lengths while a subspace is held, at half of the first rate on average. The
-    optimizer's rate then matters by its schedule alone: a step is as long as the rate is beside the first one.
+    z, so long that θ moves by at most 1.5 lengths while a subspace is held, at half of the first rate on average. Of
+    the optimizer, Adam or one of its kin, two things count: the schedule of its rate, and the length of its step beside
+    the rate, which is 1 where gradients agree and less where they do not.
 
     **Costs** K + 1 programmings and `(K + 1)·rank` rows every `hold` steps, and none between. Memory `4·K·d_out·rank`
     bytes.
@@ -138,7 +139,7 @@ class HeldSubspace(nn.Module, Estimator):
         return self._along(slopes) / (P + (n - P) * len(slopes) / n)
 
     def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
-        """θ after Adam's step of z, whose length follows the schedule of the optimizer's `rate`."""
+        """Return θ after Adam's step of z, whose length follows the optimizer's `rate` and its step beside that."""
         if self.length is None or not bool(self.slopes.any()) or not rate > 0:
             return new
         if not bool(self.unit):
@@ -149,7 +150,8 @@ class HeldSubspace(nn.Module, Estimator):
         weights = 1 - torch.tensor(DECAY, dtype=powers.dtype, device=powers.device)[:, None]
         self.moments.lerp_(powers, weights.expand_as(powers))
         mean, power = (moment / (1 - decay**step) for moment, decay in zip(self.moments, DECAY, strict=True))
-        size = 2 * TRAVEL * self.length / self.hold * rate / float(self.unit)
+        moved = float((new - old).square().mean().sqrt())  # in rates: 1 where Adam's gradients agree, less where not
+        size = 2 * TRAVEL * self.length / self.hold * min(moved / rate, 1.0) * rate / float(self.unit)
         self.slopes.zero_()
         change = size * mean / power.sqrt().clamp_min(torch.finfo(power.dtype).tiny)
         return old - self._along(change.to(old)) / math.sqrt(len(change))
