@@ -22,7 +22,7 @@ from blackprop.devices import (
     ScatteringMedium,
     ThreeSplitterMesh,
 )
-from blackprop.planning import Family, Finding, inquire
+from blackprop.planning import Family, InquiryResult, inquire
 from support import draw
 
 N = 20
@@ -66,7 +66,7 @@ WEAKER = {
 }
 
 
-def told(device: bp.Device, seed: int, *, hidden: bool = False, scale: float = 1.0) -> tuple[Finding, bp.Ledger]:
+def told(device: bp.Device, seed: int, *, hidden: bool = False, scale: float = 1.0) -> tuple[InquiryResult, bp.Ledger]:
     size = device.theta.size
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)) if hidden else None
     undeclared = Declared(device, period=device.theta.period, order=order)
@@ -118,7 +118,7 @@ def test_three_settings_tell_elements_and_rows():
 
 def test_what_was_found_survives_its_state():
     found, _ = told(LightModulator(N, N), 3, hidden=True)
-    again = Finding.from_state(found.state_dict())
+    again = InquiryResult.from_state(found.state_dict())
     assert str(again) == str(found)
     spec = again.declaration(Declared(LightModulator(N, N)).declaration)
     assert (spec.linear, spec.coupling) == (True, bp.Coupling.ELEMENT)

@@ -3,7 +3,7 @@
 from blackprop.planning._ask_first import Asked, AskFirst, tell_allowance
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._correlation import correlation_length
-from blackprop.planning._finding import Family, Finding
+from blackprop.planning._finding import Family, InquiryResult
 from blackprop.planning._inquiry import inquire
 from blackprop.planning._methods import remembered, step_size
 from blackprop.planning._plan import Plan, choose, complete, plan
@@ -17,7 +17,7 @@ __all__ = [
     "Asked",
     "Candidate",
     "Family",
-    "Finding",
+    "InquiryResult",
     "Objective",
     "Plan",
     "Price",

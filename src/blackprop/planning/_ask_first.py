@@ -19,7 +19,7 @@ from blackprop.errors import BudgetExhausted
 from blackprop.estimators import Estimator, Modelled
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._choice import pick
-from blackprop.planning._finding import Family, Finding
+from blackprop.planning._finding import Family, InquiryResult
 from blackprop.planning._inquiry import PART, inquire, most
 from blackprop.planning._methods import held_subspace
 from blackprop.planning._price import Held, totals
@@ -51,7 +51,7 @@ class AskFirst(Surrogate):
         super().__init__()
         self.candidates = tuple(candidates)
         self.workload = workload if workload is not None else Workload()
-        self.finding: Finding | None = None
+        self.finding: InquiryResult | None = None
         self.chosen = ""
         self.estimator: Estimator | None = None
         self.inner: Surrogate | None = None
@@ -70,13 +70,15 @@ class AskFirst(Surrogate):
                 try:
                     yield from mask.start(theta, generator)
                 except BudgetExhausted:
-                    finding = Finding(Family.OTHER, "the budget ended the inquiry", sure=False, noise=finding.noise)
+                    finding = InquiryResult(
+                        Family.OTHER, "the budget ended the inquiry", sure=False, noise=finding.noise
+                    )
             residual = float(mask.residual)
             if residual <= ACCEPTED + 3 * finding.noise:
                 why = f"{finding.why}; {residual:.1%} is left of readings that it was not fitted to"
-                self._settle(Finding(Family.MASK, why, True, finding.noise), Modelled(mask), mask, "phase-mask")
+                self._settle(InquiryResult(Family.MASK, why, True, finding.noise), Modelled(mask), mask, "phase-mask")
                 return
-            finding = Finding(Family.OTHER, f"{finding.why}, but no phase mask explains it", noise=finding.noise)
+            finding = InquiryResult(Family.OTHER, f"{finding.why}, but no phase mask explains it", noise=finding.noise)
         method, name = self._method(finding)
         known = finding.declaration(spec)
         method.estimator.bind(known)
@@ -131,12 +133,12 @@ class AskFirst(Surrogate):
         return {} if self.inner is None else self.inner.diagnosis()
 
     @property
-    def _settled(self) -> tuple[Surrogate, Finding]:
+    def _settled(self) -> tuple[Surrogate, InquiryResult]:
         assert self.inner is not None, "a layer starts a surrogate before it is used"
         assert self.finding is not None
         return self.inner, self.finding
 
-    def _method(self, finding: Finding) -> tuple[Method, str]:
+    def _method(self, finding: InquiryResult) -> tuple[Method, str]:
         spec, workload = finding.declaration(self.spec), self._remaining
         candidate = fallback(spec, (*held(finding), *self.candidates), workload)
         return candidate.method(spec, workload), candidate.name
@@ -149,10 +151,10 @@ class AskFirst(Surrogate):
         spent = {name: min(asked[name], PART * limit) for name, limit in limits if name in BASIC}
         return self.workload.after(**spent)
 
-    def _settle(self, finding: Finding, estimator: Estimator, surrogate: Surrogate, name: str) -> None:
+    def _settle(self, finding: InquiryResult, estimator: Estimator, surrogate: Surrogate, name: str) -> None:
         self.finding, self.chosen, self.inner, self.estimator = finding, name, surrogate, estimator
 
-    def _renumbered(self, procedure: Procedure[T], finding: Finding) -> Procedure[T]:
+    def _renumbered(self, procedure: Procedure[T], finding: InquiryResult) -> Procedure[T]:
         """The procedure, its settings in the device's own order."""
         if finding.order is None:
             return (yield from procedure)
@@ -181,7 +183,7 @@ class AskFirst(Surrogate):
         if saved["finding"] is None:
             self.finding, self.chosen, self.inner, self.estimator = None, "", None, None
             return
-        finding, spec = Finding.from_state(saved["finding"]), self.spec
+        finding, spec = InquiryResult.from_state(saved["finding"]), self.spec
         if saved["chosen"] == "phase-mask":
             mask = PhaseMask(24 if spec.x_limited else 8)
             method, known = Method(Modelled(mask), mask), spec
@@ -237,7 +239,7 @@ class Asked(Estimator):
         return (yield from self.surrogate.ask_theta(x, theta, y, grad_y, generator))
 
 
-def held(finding: Finding) -> tuple[Candidate, ...]:
+def held(finding: InquiryResult) -> tuple[Candidate, ...]:
     """The candidate for a matrix whose derivatives hold as far as was measured."""
     length = finding.length
     if finding.family is not Family.LINEAR or length is None:
@@ -289,11 +291,11 @@ def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None,
             surrogate.workload = Workload.within(budget, batch_size, steps, surrogate.spec)
 
 
-def _ordered(theta: Tensor, finding: Finding) -> Tensor:
+def _ordered(theta: Tensor, finding: InquiryResult) -> Tensor:
     """The device's θ (P,) in the order that was found."""
     return theta if finding.order is None else theta[finding.order.to(theta.device)]
 
 
-def _placed(theta: Tensor, finding: Finding) -> Tensor:
+def _placed(theta: Tensor, finding: InquiryResult) -> Tensor:
     """θ of that order in the device's own."""
     return theta if finding.order is None else theta[finding.order.to(theta.device).argsort()]

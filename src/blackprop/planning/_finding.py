@@ -25,7 +25,7 @@ class Family(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class InquiryResult:
     """The family of a device, and what holds of it.
 
     - `family`, and `why`: the readings that tell it, in words.
@@ -77,7 +77,7 @@ class Finding:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Finding:
+    def from_state(cls, state: dict[str, Any]) -> InquiryResult:
         return cls(**{**state, "family": Family[state["family"]]})
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.planning._codes import decode, draw_codes, settings_needed
 from blackprop.planning._correlation import PROGRAMMINGS, correlation_length
-from blackprop.planning._finding import Family, Finding
+from blackprop.planning._finding import Family, InquiryResult
 from blackprop.surrogates.calibration._calibration import orthogonal
 
 PART = 0.25  # of an allowance that an inquiry may use
@@ -36,7 +36,7 @@ def inquire(
     generator: torch.Generator,
     programmings: float = math.inf,
     rows: float = math.inf,
-) -> Procedure[Finding]:
+) -> Procedure[InquiryResult]:
     """Find the family of a device from readings around `theta` (P,), within so many `programmings` and `rows`.
 
     Linear or quadratic in x: 7 rows, read twice. A matrix: read at θ, with half of the elements of half of the outputs
@@ -49,12 +49,12 @@ def inquire(
     `amplitude` is the root mean square of the inputs that training sends. All queries are `CALIBRATE`.
     """
     if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
-        return Finding(Family.OTHER, "rows and outputs that are not vectors are not asked about", sure=False)
+        return InquiryResult(Family.OTHER, "rows and outputs that are not vectors are not asked about", sure=False)
     asking = _Inquiry(spec, theta, amplitude, generator)
     try:
         return (yield from asking.run(programmings, rows))
     except BudgetExhausted:
-        return Finding(Family.OTHER, "the budget ended the inquiry", sure=False, noise=asking.noise)
+        return InquiryResult(Family.OTHER, "the budget ended the inquiry", sure=False, noise=asking.noise)
 
 
 def most(spec: Declaration) -> Ledger:
@@ -78,18 +78,18 @@ class _Inquiry:
         self.probes: Probes = spanning(spec, unit, spec.d_in * amplitude**2, amplitude)
         self.far = theta + self._reach()
 
-    def run(self, programmings: float, rows: float) -> Procedure[Finding]:
+    def run(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
         if programmings < 3 or rows < 2 * ROWS + 3 * len(self.probes.rows):
-            return Finding(Family.OTHER, "the allowance is too small to ask", sure=False)
+            return InquiryResult(Family.OTHER, "the allowance is too small to ask", sure=False)
         power = yield from self._power()
         if power != 1:
             quadratic = power == 2 and self.spec.theta.size == self.spec.d_in
             why = {1: "", 2: "f(2x) = 4 f(x)", 0: "neither linear nor quadratic in x"}[power]
-            return Finding(Family.MASK if quadratic else Family.OTHER, why, noise=self.noise)
+            return InquiryResult(Family.MASK if quadratic else Family.OTHER, why, noise=self.noise)
         found = yield from self._matrix(programmings, rows)
         if found.family is Family.LINEAR and programmings >= 3 + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
-            return Finding(found.family, found.why, found.sure, self.noise, length=length)
+            return InquiryResult(found.family, found.why, found.sure, self.noise, length=length)
         return found
 
     def _power(self) -> Procedure[int]:
@@ -119,7 +119,7 @@ class _Inquiry:
         a, b = (room / 2 * (2 * drawn - 1 if even else drawn)).unbind()
         return torch.stack((0 * a, a, b, a + b, 2 * a, a / 2, -a if even else 0 * a)).clamp(low, high), even
 
-    def _matrix(self, programmings: float, rows: float) -> Procedure[Finding]:
+    def _matrix(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
         spec, P, d_out = self.spec, self.spec.theta.size, self.spec.d_out
         block = P // d_out if P % d_out == 0 else 0
         half = torch.rand(P, generator=self.generator, device=self.generator.device).to(self.theta) < 0.5
@@ -134,7 +134,7 @@ class _Inquiry:
         here = change[outputs] if block else change
         size = _rms(here)
         if not size > 2 * floor:
-            return Finding(Family.LINEAR, "its changes drown in its noise", sure=False, noise=self.noise)
+            return InquiryResult(Family.LINEAR, "its changes drown in its noise", sure=False, noise=self.noise)
         sure = CALM * floor + EXACT * size < LEAK * size / 2
         if block and d_out > 1 and _still(change[~outputs], repeated, size):
             still = change[~move.view(d_out, -1)] if spec.d_in * d_out == P else change[outputs]
@@ -146,7 +146,7 @@ class _Inquiry:
             return (yield from self._wiring(base, floor, size))
         return self._found(Family.LINEAR, "parameters move outputs other than those of their place")
 
-    def _wiring(self, base: Tensor, floor: float, size: float) -> Procedure[Finding]:
+    def _wiring(self, base: Tensor, floor: float, size: float) -> Procedure[InquiryResult]:
         """Each element takes two values as its parameter says, and nothing else: found by codes."""
         P = self.theta.numel()
         codes = draw_codes(P, settings_needed(P), self.generator).to(self.theta.device)
@@ -172,8 +172,8 @@ class _Inquiry:
         queries = [Query(self.probes.rows, setting, Purpose.CALIBRATE) for setting in settings]
         return [self.probes.matrix(y) for y in (yield from in_rounds(queries, self.spec.d_out))]
 
-    def _found(self, family: Family, why: str, sure: bool = True, order: Tensor | None = None) -> Finding:
-        return Finding(family, why, sure, self.noise, order)
+    def _found(self, family: Family, why: str, sure: bool = True, order: Tensor | None = None) -> InquiryResult:
+        return InquiryResult(family, why, sure, self.noise, order)
 
     def _some_rows(self) -> Tensor:
         drawn = torch.randn(LENGTH_ROWS, self.spec.d_in, generator=self.generator, device=self.generator.device)

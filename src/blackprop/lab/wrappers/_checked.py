@@ -53,7 +53,8 @@ class Checked(Transparent):
 
     Readings of capabilities are handed on unchecked.
 
-    `found` counts the readings of rows that were wrong, by `ReadingFault`. `program` and `read` by hand are not looked at.
+    `found` counts the readings of rows that were wrong, by `ReadingFault`. `program` and `read` by hand are not looked
+    at.
     """
 
     def __init__(
