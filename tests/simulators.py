@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import blackprop as bp
-from blackprop.devices import Diffraction
+from blackprop.devices import Diffraction, chips
 
 SIMULATORS = [
     bp.devices.Matrix(5, 4),
@@ -14,6 +14,10 @@ SIMULATORS = [
     bp.devices.MZIMesh(3, 4),
     bp.devices.ThreeSplitterMesh(4, 3),
     bp.devices.Monarch(4, 3),
+    bp.devices.Chip(chips.Rectangular(), 3, 4),
+    bp.devices.Chip(chips.Rectangular(splitters=3), 4, 2, readout=chips.Balanced(responsivity=0.1, dark=0.01)),
+    bp.devices.Chip(chips.Triangular(), 5, 4, heaters=chips.Heaters(quartic=0.05), losses=chips.Losses(port=1.0)),
+    bp.devices.Chip(chips.Butterfly(), 4, 3, modes=8, readout=chips.Power(responsivity=0.1, dark=0.01)),
     Diffraction(9, 4),
     Diffraction(4, 4, double=True),
     Diffraction(4, 4, encoding=Diffraction.Encoding.PHASE),

@@ -1,5 +1,6 @@
 """Devices: the simulators of the published method, wrappers for imperfections, and a way to bring your own."""
 
+from blackprop.devices._as_built import as_built
 from blackprop.devices._base import Device
 from blackprop.devices._chain import Chain
 from blackprop.devices._declared import Declared
@@ -19,6 +20,7 @@ from blackprop.devices.electronic._in_memory import InMemoryODE
 from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.electronic._resistive import Branches, ResistiveNetwork, doubled, paired
 from blackprop.devices.electronic._spiking_neuron import Biases, SpikingNeurons
+from blackprop.devices.photonic import chips
 from blackprop.devices.photonic._diffraction import Diffraction
 from blackprop.devices.photonic._graded_index import GradedIndexFibre
 from blackprop.devices.photonic._imperfect import (
@@ -33,6 +35,7 @@ from blackprop.devices.photonic._multimode_fibre import MultimodeFibre
 from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.photonic._scattering_medium import ScatteringMedium
 from blackprop.devices.photonic._scattering_waveguide import SpinWaveScatterer
+from blackprop.devices.photonic.chips._chip import Chip
 from blackprop.devices.reservoirs._active_ring import ActiveRing
 from blackprop.devices.reservoirs._echo_state import EchoState
 from blackprop.devices.reservoirs._ikeda import Ikeda
@@ -47,6 +50,7 @@ __all__ = [
     "Branches",
     "Carried",
     "Chain",
+    "Chip",
     "ConductanceArray",
     "Crossbar",
     "Declared",
@@ -86,6 +90,8 @@ __all__ = [
     "SpinWaveScatterer",
     "ThreeSplitterMesh",
     "Wrapper",
+    "as_built",
+    "chips",
     "doubled",
     "from_callable",
     "paired",

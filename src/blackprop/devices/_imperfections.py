@@ -37,7 +37,7 @@ def _normal(y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Noisy(Wrapper):
-    """Reads `y + read·s·n₁ + proportional·y·n₂` with n₁, n₂ ~ N(0, 1), new at every reading.
+    """Reads `y + read·s·n₁ + proportional·y·n₂ + shot·√(s|y|)·n₃` with n₁, n₂, n₃ ~ N(0, 1), new at every reading.
 
     Evaluations draw from a stream of their own, which restarts after every other reading. The number of evaluations
     therefore does not affect the training.
@@ -51,6 +51,7 @@ class Noisy(Wrapper):
       probes vanish in it.
     - `proportional` (default 0): the multiplicative noise of arXiv 2509.15113, there on the training forward pass alone
       and here on every query.
+    - `shot` (default 0): noise of counted photons, relative to an output as large as s.
     - `scale` (units of y, default None): s; None takes the root mean square of the first outputs that are not all zero.
     - `seed` (default 0).
     """
@@ -63,16 +64,18 @@ class Noisy(Wrapper):
         *,
         read: float = 0.0,
         proportional: float = 0.0,
+        shot: float = 0.0,
         scale: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(device)
-        for name, value in (("read", read), ("proportional", proportional), ("scale", scale)):
+        for name, value in (("read", read), ("proportional", proportional), ("shot", shot), ("scale", scale)):
             if value is not None and not 0 <= value < math.inf:
                 raise ArgumentError(f"`Noisy({name}=...)` must be finite and not negative, got {value}")
-        self.noise = math.hypot(device.noise, read, proportional)
+        self.noise = math.hypot(device.noise, read, proportional, shot)
         self._read_noise = read
         self.proportional = proportional
+        self.shot = shot
         self.scale = scale
         self._generator = torch.Generator().manual_seed(seed)
         self._evaluating: torch.Generator | None = None
@@ -80,9 +83,11 @@ class Noisy(Wrapper):
     def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
         if self.scale is None:
             self.scale = _usable(y.square().mean().sqrt())
-        stream = self._stream(purpose)
+        stream, light = self._stream(purpose), y
         if self.proportional:
             y = y + self.proportional * y * _normal(y, stream)
+        if self.shot and self.scale is not None:
+            y = y + self.shot * (self.scale * light.abs()).sqrt() * _normal(y, stream)
         if self._read_noise and self.scale is not None:
             y = y + self._read_noise * self.scale * _normal(y, stream)
         return y

@@ -13,9 +13,12 @@ from blackprop.twins._physical import (
     OffsetTwin,
     PhysicalTwin,
 )
+from blackprop.twins.chips import CalibratedChip, ChipTwin, Precision
 
 __all__ = [
+    "CalibratedChip",
     "ChainTwin",
+    "ChipTwin",
     "CrossbarTwin",
     "DiffractionTwin",
     "InMemoryTwin",
@@ -26,4 +29,5 @@ __all__ = [
     "OffsetTwin",
     "Perceptron",
     "PhysicalTwin",
+    "Precision",
 ]

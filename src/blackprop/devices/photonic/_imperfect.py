@@ -11,8 +11,9 @@ from torch import Tensor
 from blackprop.core._declaration import Cost
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import apply_matrix
+from blackprop.devices.photonic._blocks import Blocks, three_splitters, two_splitters
 from blackprop.devices.photonic._microring import Microring
-from blackprop.devices.photonic._mzi import Blocks, _Mesh
+from blackprop.devices.photonic._mzi import _Mesh
 from blackprop.errors import ArgumentError
 
 INSIDE = 0.01  # how far the amplitudes of a ring keep from 0 and 1
@@ -68,28 +69,15 @@ class ImperfectMesh(_Mesh):
 
 @final
 class ImperfectMZIMesh(ImperfectMesh):
-    """`MZIMesh` with errors: the block is `−i · diag(e^{iθ}, 1) · B(π/4 + ε₂) · diag(e^{iφ}, e^{−iφ}) · B(π/4 + ε₁)`,
+    """`MZIMesh` with errors: the block is
 
-    which for `σ = ε₁ + ε₂` and `δ = ε₁ − ε₂` is, its first row times e^{iθ},
-
-    `[[sin φ cos δ + i cos φ sin σ, cos φ cos σ + i sin φ sin δ],`
-    `[cos φ cos σ − i sin φ sin δ, −sin φ cos δ + i cos φ sin σ]]`.
+    `−i · diag(e^{iθ}, 1) · B(π/4 + ε₂) · diag(e^{iφ}, e^{−iφ}) · B(π/4 + ε₁)`.
     """
 
     splitters = 2
 
     def _blocks(self, theta_phi: Tensor) -> Blocks:
-        theta, phi, first, second = theta_phi.unbind(-1)
-        total, difference = first + second, first - second
-        bar, leak = phi.sin() * difference.cos(), phi.cos() * total.sin()
-        cross, skew = phi.cos() * total.cos(), phi.sin() * difference.sin()
-        turn = torch.complex(theta.cos(), theta.sin())
-        return (
-            turn * torch.complex(bar, leak),
-            turn * torch.complex(cross, skew),
-            torch.complex(cross, -skew),
-            torch.complex(-bar, leak),
-        )
+        return two_splitters(theta_phi[..., 0], theta_phi[..., 1], theta_phi[..., 2:])
 
 
 @final
@@ -102,16 +90,7 @@ class ImperfectThreeSplitterMesh(ImperfectMesh):
     splitters = 3
 
     def _blocks(self, theta_phi: Tensor) -> Blocks:
-        turn = torch.complex(theta_phi[..., :2].cos(), theta_phi[..., :2].sin())
-        t, f = turn.unbind(-1)
-        angle = theta_phi[..., 2:] + math.pi / 4
-        (c1, c2, c3), (s1, s2, s3) = angle.cos().unbind(-1), angle.sin().unbind(-1)
-        # N = diag(it, 1) B₂ diag(−if, 1) = [[c₂ t f, −s₂ t], [s₂ f, c₂]], then N B₁, then B₃ N B₁.
-        n00, n01, n10 = c2 * t * f, -s2 * t, s2 * f
-        i1, i3 = 1j * s1, 1j * s3
-        m00, m01 = n00 * c1 + n01 * i1, n00 * i1 + n01 * c1
-        m10, m11 = n10 * c1 + c2 * i1, n10 * i1 + c2 * c1
-        return c3 * m00 + i3 * m10, c3 * m01 + i3 * m11, i3 * m00 + c3 * m10, i3 * m01 + c3 * m11
+        return three_splitters(theta_phi[..., 0], theta_phi[..., 1], theta_phi[..., 2:])
 
 
 @final

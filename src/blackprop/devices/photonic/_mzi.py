@@ -16,10 +16,9 @@ from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import Simulator
+from blackprop.devices.photonic._blocks import Blocks
 
 CHUNK_BYTES = 2 * 2**20  # coefficients held at a time: they stay in the cache, and a large mesh stays out of memory
-
-Blocks = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class _Mesh(Simulator):

@@ -1,0 +1,82 @@
+"""The model of a chip: its design, with everything that it hides as parameters."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from blackprop.devices import Device, Wrapper
+from blackprop.devices.photonic._imperfect import ImperfectMZIMesh, ImperfectThreeSplitterMesh
+from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
+from blackprop.devices.photonic.chips import Build, Chip, Rectangular
+from blackprop.errors import ArgumentError
+from blackprop.twins._physical import SPLITS, PhysicalTwin
+
+FITTED = ("offset", "splitters")
+
+
+class ChipTwin(PhysicalTwin):
+    """A chip of a known design, of which everything else is unknown: offsets, splitters, slopes, losses, detectors.
+
+    Starts as the chip without errors. `take(build)` sets what a calibration has found; a fit changes `offset` (P,) in
+    rad and `splits` (blocks, splitters a block) in units of 0.25 rad, and leaves the rest as it is.
+
+    **Argument:** `device`, a `Chip`, or a published mesh, or wrappers around one, of which the design, the ports, the
+    nominal law of the heaters, the nominal losses and the kind of readout are read and nothing else.
+    """
+
+    def __init__(self, device: Device) -> None:
+        chip = drawing(device)
+        super().__init__(chip)
+        self.chip = chip
+        self.offset = nn.Parameter(torch.zeros(chip.theta.size))
+        self.splits = nn.Parameter(torch.zeros(chip.build.splitters.shape))
+        for each in fields(Build):
+            if each.name not in FITTED:
+                self.register_buffer(each.name, getattr(chip.build, each.name).to(self.offset.dtype))
+
+    @property
+    def build(self) -> Build:
+        """What the twin believes to be hidden in the chip."""
+        parts = {each.name: getattr(self, each.name) for each in fields(Build) if each.name != "splitters"}
+        return Build(splitters=SPLITS * self.splits, **parts)
+
+    def take(self, build: Build) -> None:
+        """Believe in `build`."""
+        with torch.no_grad():
+            for each in fields(Build):
+                name, value = each.name, getattr(build, each.name)
+                if name == "splitters":
+                    name, value = "splits", value / SPLITS
+                getattr(self, name).copy_(value)
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return self.chip.transfer_with(x, theta, self.build)
+
+
+def drawing(device: Device) -> Chip:
+    """The chip as designed, with its nominal losses and no errors. Raises `ArgumentError` for what is no mesh."""
+    while isinstance(device, Wrapper):
+        device = device.device
+    if isinstance(device, Chip):
+        heaters = None if device.heaters is None else replace(device.heaters, spread=0.0, crosstalk=0.0, dead=0)
+        readout = type(device.readout)()
+        losses = replace(device.losses, spread=0.0)
+        design, modes, shapes = device.design, device.modes, (*device.in_shape, *device.out_shape)
+        return Chip(
+            design,
+            *shapes,
+            modes=modes,
+            offset=0,
+            splitter=0,
+            heaters=heaters,
+            losses=losses,
+            readout=readout,
+            cost=device.cost,
+        )
+    if isinstance(device, (MZIMesh, ImperfectMZIMesh, ThreeSplitterMesh, ImperfectThreeSplitterMesh)):
+        design = Rectangular(2 if isinstance(device, (MZIMesh, ImperfectMZIMesh)) else 3)
+        return Chip(design, *device.in_shape, *device.out_shape, offset=0, splitter=0, cost=device.cost)
+    raise ArgumentError(f"`ChipTwin(device)` takes a Chip, an MZIMesh or a ThreeSplitterMesh, got {device!r}")
