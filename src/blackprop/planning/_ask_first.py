@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,6 @@ from blackprop.core._budget import Budget
 from blackprop.core._declaration import Declaration
 from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
-from blackprop.core._query import Query
 from blackprop.errors import BudgetExhausted
 from blackprop.estimators import Estimator, Modelled
 from blackprop.planning._candidates import Candidate, Quality
@@ -87,13 +86,13 @@ class AskFirst(Surrogate):
             if isinstance(part, nn.Module):
                 part.to(theta)
         method.surrogate.drive = self.drive
-        yield from self._renumbered(method.surrogate.start(_ordered(theta, finding), generator), finding)
+        yield from self._renumbered(method.surrogate.start(finding.ordered(theta), generator), finding)
         self._settle(finding, *method, name)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         inner, finding = self._settled
         inner.drive = self.drive
-        old, new = _ordered(theta_old, finding), _ordered(theta_new, finding)
+        old, new = finding.ordered(theta_old), finding.ordered(theta_new)
         yield from self._renumbered(inner.track(old, new, generator), finding)
 
     def ask_theta(
@@ -103,8 +102,8 @@ class AskFirst(Surrogate):
         _, finding = self._settled
         assert self.estimator is not None
         known = finding.declaration(self.spec)
-        procedure = self.estimator.vjp(x, _ordered(theta, finding), y, grad_y, known, generator)
-        return _placed((yield from self._renumbered(procedure, finding)), finding)
+        procedure = self.estimator.vjp(x, finding.ordered(theta), y, grad_y, known, generator)
+        return finding.placed((yield from self._renumbered(procedure, finding)))
 
     def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return self._settled[0].vjp(x, grad_y)
@@ -120,14 +119,14 @@ class AskFirst(Surrogate):
 
     def counter(self, theta: Tensor) -> Tensor:
         inner, finding = self._settled
-        return _placed(inner.counter(_ordered(theta, finding)), finding)
+        return finding.placed(inner.counter(finding.ordered(theta)))
 
     def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
         if self.finding is None or self.estimator is None:
             return new
-        before, after = _ordered(old, self.finding), _ordered(new, self.finding)
+        before, after = self.finding.ordered(old), self.finding.ordered(new)
         chosen = self.estimator.advance(before, after, rate)
-        return new if chosen is after else _placed(chosen, self.finding)
+        return new if chosen is after else self.finding.placed(chosen)
 
     def diagnosis(self) -> dict[str, float]:
         return {} if self.inner is None else self.inner.diagnosis()
@@ -161,7 +160,7 @@ class AskFirst(Surrogate):
         try:
             queries = next(procedure)
             while True:
-                placed = [Query(q.x, _placed(q.theta, finding), q.purpose) for q in queries]
+                placed = [replace(q, theta=finding.placed(q.theta)) for q in queries]
                 try:
                     readings = yield placed
                 except BudgetExhausted as error:
@@ -289,13 +288,3 @@ def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None,
         limits = left(budget, surrogate.spec)
         if limits or steps is not None:
             surrogate.workload = Workload.within(budget, batch_size, steps, surrogate.spec)
-
-
-def _ordered(theta: Tensor, finding: InquiryResult) -> Tensor:
-    """The device's θ (P,) in the order that was found."""
-    return theta if finding.order is None else theta[finding.order.to(theta.device)]
-
-
-def _placed(theta: Tensor, finding: InquiryResult) -> Tensor:
-    """θ of that order in the device's own."""
-    return theta if finding.order is None else theta[finding.order.to(theta.device).argsort()]

@@ -66,6 +66,14 @@ class InquiryResult:
         drawn: Callable[[torch.Generator], Tensor] = initial
         return replace(spec, initial=drawn, low=moved(spec.low), high=moved(spec.high))
 
+    def ordered(self, theta: Tensor) -> Tensor:
+        """The device's θ (P,) in the order that was found."""
+        return theta if self.order is None else theta[self.order.to(theta.device)]
+
+    def placed(self, theta: Tensor) -> Tensor:
+        """θ (P,) of that order in the device's own."""
+        return theta if self.order is None else theta[self.order.to(theta.device).argsort()]
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "family": self.family.name,

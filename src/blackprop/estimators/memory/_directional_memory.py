@@ -203,8 +203,7 @@ class DirectionalMemory(nn.Module, Estimator):
 
     def _gradient(self, family: HadamardFamily, whole: Tensor, distances: Tensor) -> Tensor:
         """The estimate from all remembered directions, for `GᵀX` (d_out, d_in), of which the basis holds a part."""
-        cotangent = whole @ self.V.to(whole)
-        filled = self._filled
+        cotangent, filled = whole @ self.V.to(whole), self._filled
         D, taken = self.D[:filled], self.taken[:filled]
         alone = self.credit is None
         slopes = (D.flatten(1) @ cotangent.flatten())[None] if alone else (D * cotangent).sum(2).mT
@@ -292,8 +291,7 @@ class DirectionalMemory(nn.Module, Estimator):
 
     def extra_repr(self) -> str:
         parts = [f"count={self.count}, size={self.size}, rank={self.rank}, step={self.step:g}"]
-        parts += [f"start={self.start}"] if self.start else []
-        parts += [f"credit={self.credit}"] if self.credit is not None else []
+        parts += [f"{name}={value}" for name, value in (("start", self.start), ("credit", self.credit)) if value]
         return ", ".join(parts)
 
 
