@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 from torch import Tensor
@@ -45,3 +46,8 @@ def followed(x: Tensor, V: Tensor, power: Tensor, first: bool, generator: torch.
         parts[1] = 1e-3 * x.square().mean().sqrt() * noise.to(x)
     _, sigma, directions = torch.linalg.svd(torch.cat(parts), full_matrices=False)
     return directions[:k].mT, sigma[:k].square()
+
+
+def memory_bytes() -> float:
+    """Bytes of memory of this machine."""
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator, positive_step
 from blackprop.estimators._credit import ByOutput
 from blackprop.estimators.memory._correlation import LENGTHS, TURN, fitted, followed, kept
+from blackprop.estimators.memory._correlation import memory_bytes as _memory
 from blackprop.estimators.memory._hadamard import HadamardFamily, family_size, shuffled_columns
 
 SKETCH = 64  # projections of θ that measure its distance, to a relative error of 1/√(2·64)
@@ -208,7 +208,7 @@ class DirectionalMemory(nn.Module, Estimator):
         alone = self.credit is None
         slopes = (D.flatten(1) @ cotangent.flatten())[None] if alone else (D * cotangent).sum(2).mT
         best, amplitude = fitted(self.evidence)
-        weights = kept(distances[:filled], self.step)[best]
+        weights = self._weights(distances[:filled], best)
         seen = cotangent.square().sum() / whole.square().sum()
         self.known.copy_(amplitude * weights.square().sum() / self._mass * seen)
         coefficients = whole.new_zeros(len(slopes), family.size)
@@ -284,6 +284,9 @@ class DirectionalMemory(nn.Module, Estimator):
         share = kept(distance[None], self.step)[:, 0]
         self.evidence += torch.stack((share * (new * old).sum(), share.square() * old.square().sum()))
 
+    def _weights(self, distances: Tensor, length: int) -> Tensor:
+        return kept(distances, self.step)[length]
+
     def _distances(self, here: Tensor) -> Tensor:
         """Root mean square over the parameters, from the place of each measurement to `here`."""
         away = self.places - here.to(self.places)
@@ -293,8 +296,3 @@ class DirectionalMemory(nn.Module, Estimator):
         parts = [f"count={self.count}, size={self.size}, rank={self.rank}, step={self.step:g}"]
         parts += [f"{name}={value}" for name, value in (("start", self.start), ("credit", self.credit)) if value]
         return ", ".join(parts)
-
-
-def _memory() -> float:
-    """Bytes of memory of this machine."""
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
