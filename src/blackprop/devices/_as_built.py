@@ -51,7 +51,7 @@ def as_built(
       tenth of `scale`, so that the device is not linear any more. Behind a mesh it reads powers.
     - `scale`: of all outputs: 1e-3 for a dim device.
 
-    The oracle knows the errors. Raises `ArgumentError` for devices that are no simulators.
+    The oracle knows the errors. Raises `ArgumentError` for a device that is not a simulator.
     """
     if not isinstance(device, Simulator):
         raise ArgumentError(f"`as_built(device)` takes a simulator, whose transfer is known, got {device!r}")

@@ -34,7 +34,7 @@ class Propagation(torch.autograd.Function):
             partner, field = partners[column], fields[column].conj()
             by_own[:, column] = (grad * field).sum(-1)
             by_other[:, column] = (grad * field.index_select(1, partner)).sum(-1)
-            # Pairs exchange: what mode m gave its partner comes back by the partner's factor.
+            # Pairs exchange: the part that mode m gave its partner comes back by the partner's factor.
             back = own[:, column, :, None].conj() * grad
             grad = back.addcmul_(
                 other[:, column, :, None].conj().index_select(1, partner), grad.index_select(1, partner)

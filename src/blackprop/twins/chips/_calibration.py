@@ -28,13 +28,13 @@ SLOPES, CROSSTALK = Prior(0.0, 0.05), Prior(0.0, 0.02)
 LOSSES = 0.1  # of the nominal loss, its spread from part to part
 ROUNDS = 4  # of the joint fit, between which it is looked at
 ENOUGH, GAIN = 1.02, 1e-3  # times the noise, and of the residual: a fit that leaves and gains no more is done
-EXACT = 1e-6  # a residual below which single precision has nothing to add
+EXACT = 1e-6  # a residual below which single precision cannot improve the fit
 ACCEPTED = 0.5  # held-out residual up to which the gradients still train as well as exact ones
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a calibration has found.
+    """The result of a calibration.
 
     **Attributes:** `build`; `held_out`, the relative residual of readings that it was not made from, noise included;
     `fitted`, of those that it was made from; `noise`, the relative noise of a reading, as rows that
@@ -74,7 +74,7 @@ def calibrate(
     setting depends on a reading.
 
     **Arguments:** `amplitude`, the root mean square of the entries of the rows; `like`, a tensor whose dtype and place
-    queries have. Nothing is drawn but from `generator`.
+    queries have. All random numbers come from `generator`.
     """
     drives = HEATED if chip.heaters is not None else None
     columns = Columns(chip.layout, spec.d_out, loss=float(chip.build.loss.mean()), drives=drives)
@@ -119,7 +119,7 @@ def _solve(
 
 
 def _fitted(chip: Chip, build: Build, fitted: Readings, precision: Precision, noise: float) -> Build:
-    """The joint fit, until it leaves no more than noise, gains nothing, or its iterations are used up."""
+    """The joint fit, until it leaves no more than noise and gains no more, or its iterations are used up."""
     best, left = build, residual(chip, build, fitted)
     if not precision.iterations or left <= max(ENOUGH * noise, EXACT):
         return best

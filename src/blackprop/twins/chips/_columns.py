@@ -1,4 +1,4 @@
-"""A rectangular mesh column by column: what is known of it so far, and light through the part that is."""
+"""A rectangular mesh column by column: the parameters known so far, and light through the columns that have them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Columns:
     Column c has its blocks on the modes (o, o + 1), (o + 2, o + 3), …, o = c % 2; block k of column c stands at
     `[c, k]`. `drive` stands for the phases that a setting asks for, (..., columns, n, 2), θ and φ of each block.
 
-    Where not all outputs are read, blocks outside the cone of light towards those that are move nothing. `seen` holds
-    for each column how many blocks are seen at both outputs, the first ones; `half` the number of the one that is seen
-    at its upper output alone, None where there is none.
+    Where not all outputs are read, blocks outside the cone of light towards those that are do not change a reading.
+    `seen` holds for each column how many blocks are seen at both outputs, the first ones; `half` the number of the one
+    that is seen at its upper output alone, None where there is none.
 
     **Attributes:** `offset` (columns, n, 2), rad; `errors` (columns, n, 2), rad; `slopes` (columns, n, 2); `loss`,
     nepers of amplitude in each block.
@@ -98,7 +98,7 @@ class Columns:
         return answers
 
     def build(self, like: Build) -> Build:
-        """What has been found, as a chip is built."""
+        """The parameters found, as the build of a chip."""
         errors = self.flat(self.errors).view(-1, 2)
         return replace(like, offset=self.flat(self.offset), splitters=errors, slopes=self.flat(self.slopes))
 
@@ -136,7 +136,7 @@ def fields(answers: Tensor, readings: Tensor, ridge: float = 0.0) -> tuple[Tenso
 
 
 def solved(gram: Tensor, right: Tensor) -> Tensor:
-    """`gram⁻¹ right` of a symmetric matrix; of what no reading shows, 0."""
+    """`gram⁻¹ right` of a symmetric matrix; 0 along directions that no reading shows."""
     values, vectors = torch.linalg.eigh(gram)
     seen = values > 1e-10 * values[-1].clamp_min(torch.finfo(gram.dtype).tiny)
     inverse = torch.where(seen, 1 / torch.where(seen, values, 1.0), 0.0)

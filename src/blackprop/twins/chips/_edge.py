@@ -65,8 +65,8 @@ def upper_flips(columns: Columns, column: int, block: int) -> bool:
 def half_seen(upper: Tensor, lower: Tensor, by_upper: Tensor, by_lower: Tensor) -> tuple[Tensor, Tensor]:
     """The phases (2,) and the splitters' errors (2,) of a block that is seen at its upper output alone.
 
-    **Arguments:** what the block's `upper` and its `lower` input give to that output, (rows,); and by how much each is
-    multiplied (complex numbers) where φ is a quarter turn on.
+    **Arguments:** `upper` and `lower`, the contributions of the block's two inputs to that output, (rows,); `by_upper`
+    and `by_lower`, the complex factors that multiply them where φ is a quarter turn on.
 
     For `ρ = tan η₁ tan η₂ e^{−2iφ}` and `κ = (tan η₂ / tan η₁) e^{−2iφ}` the multiples are `g = i (1 + ρ) / (1 − ρ)`
     and `h = i (1 − κ) / (1 + κ)`. The output's own phase is a gauge, which the fields before absorb: it is 0 here.
@@ -82,7 +82,7 @@ def half_seen(upper: Tensor, lower: Tensor, by_upper: Tensor, by_lower: Tensor) 
 
 
 def _first_splitter(total: list[Tensor], change: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """β and η₁ (blocks,) from what the upper and the lower input of each block make of the waves inside it:
+    """β and η₁ (blocks,) from the parts of the waves inside each block that its upper and its lower input make:
     `total ∝ (cos η₁ e^{iβ}, i sin η₁ e^{−iβ})` and `change ∝ (i sin η₁ e^{iβ}, cos η₁ e^{−iβ})`, each (rows, blocks).
     """
     by_change, by_total = (change[0] * change[1].conj()).sum(0), (total[0] * total[1].conj()).sum(0)

@@ -15,7 +15,7 @@ from blackprop.twins.chips._first import first_column, pin
 from blackprop.twins.chips._programme import Programming, Role, flipped
 
 POOL = 192  # programmings that tell a field, at most: more of them are slow, and tell little more
-LOST = 0.95  # relative residual of a stage that explains nothing: the columns before it cannot be found either
+LOST = 0.95  # relative residual above which a stage has failed: the columns before it cannot be found either
 SIGMA = torch.tensor([[[1, 0], [0, -1]], [[0, -1j], [1j, 0]], [[0, 1], [1, 0]]], dtype=torch.complex128)  # z, y, x
 
 
@@ -69,7 +69,7 @@ def grown(
     and a flip of one input of the blocks takes it to `D B₂ (t₀ σ_z + t₁ σ_y + t₂ σ_x) B₂† D† z` with
     `t = (cos 2η₁, sin 2η₁ cos 2φ, sin 2η₁ sin 2φ)`: three real unknowns a block each, linear in the readings.
 
-    Returns the columns and the relative residual of each stage; fewer stages where one explained nothing.
+    Returns the columns and the relative residual of each stage; fewer stages where one left more than `LOST`.
     """
     stages = [[each for each in measured if each[0].column == column] for column in range(columns.count)]
     last = columns.count - 1

@@ -31,10 +31,10 @@ def first_column(inside: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def pin(columns: Columns, common: Tensor) -> None:
     """Put the common phases χ of the first column's blocks into the θ of this column and the later ones.
 
-    A block takes a phase as a whole where both its inputs have it. The upper one comes with what the block before left
-    at its lower output, which no θ reaches; the lower one is the upper output of another block, whose θ makes it equal.
-    So the phases move down a diagonal, from column to column, until they leave the cone of light that is read. Where
-    all outputs are read none can leave: χ is noise, and nothing is changed.
+    A block takes a phase as a whole where both its inputs have it. The upper one has the phase that the block before
+    left at its lower output, which no θ reaches; the lower one is the upper output of another block, whose θ makes it
+    equal. So the phases move down a diagonal, from column to column, until they leave the cone of light that is read.
+    Where all outputs are read none can leave: χ is noise, and `columns` stays as it is.
     """
     if all(half is None for half in columns.half):
         return
@@ -43,7 +43,7 @@ def pin(columns: Columns, common: Tensor) -> None:
         blocks = columns.blocks(column)
         if column == columns.count - 1:
             wanted = torch.zeros_like(common)
-        else:  # the upper input of the block that an upper output enters at its lower one; of mode 0, nothing
+        else:  # the upper input of the block that an upper output enters at its lower one; 0 for mode 0
             wanted = torch.cat((common.new_zeros(1), common[:-1]))
         columns.offset[column, : len(common), 0] += common - wanted
         later = columns.blocks(column + 1) if column + 1 < columns.count else 0

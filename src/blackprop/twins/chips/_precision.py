@@ -49,7 +49,7 @@ class Precision:
 
         `σ √(2N / R r) · √((eˣ − 1) / x)` for R rows, r repeats and a relative read noise σ, `x = 0.088 N / r`.
 
-        The first factor is what the noise of each column's own readings leaves: σ²/(R r) of variance in each of its
+        The first factor is the error from the noise of each column's own readings: σ²/(R r) of variance in each of its
         parameters. A suffix that errs is noise that is the same in all rows: it leaves a variance that only repeats
         average, in proportion to that of the suffix, so that errors grow by a constant factor from column to column.
         """

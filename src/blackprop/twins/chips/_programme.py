@@ -16,7 +16,7 @@ Draw = Callable[..., Tensor]
 
 
 class Role(enum.Enum):
-    """What a programming of a stage changes of the base setting, besides drawing all later columns anew."""
+    """The change that a programming of a stage makes to the base setting, besides drawing all later columns anew."""
 
     TURN = "φ of the column, by a quarter turn"
     FLIP = "the column before, so that one input of each block changes its sign"
@@ -36,7 +36,7 @@ class Programming:
 
 
 def roles(half: list[int | None], column: int) -> tuple[Role, ...]:
-    """What the programmings of a stage before the last two columns change, for the `half` of `cone`."""
+    """The roles of the programmings of a stage before the last two columns, for the `half` of `cone`."""
     if not column:
         return (Role.TURN,)
     if half[column] is None:

@@ -29,21 +29,21 @@ class CalibratedChip(Surrogate):
     After that every training batch refines the model by `online_steps` steps, as `Twin` does.
 
     **Costs** `precision.programmings(N, d_out)` programmings (2N + 19 at least for N modes that are all read) and
-    `precision.total_rows(N, d_out)` rows once, booked as `CALIBRATE`, and nothing after.
+    `precision.total_rows(N, d_out)` rows once, booked as `CALIBRATE`, and no queries after that.
 
     Outputs that are not read cost repeats: errors grow from the edge of the cone of light that is read. With 1 % noise
-    one pass serves three quarters of 16 outputs, and four repeats half of them; 10 of 64 are beyond what was tried.
+    one pass serves three quarters of 16 outputs, and four repeats half of them; 10 of 64 are beyond the cases tried.
 
     **Arguments:**
 
-    - `device`: the chip, or wrappers around one, of which the design, the nominal law of the heaters and the nominal
-      losses are read and nothing else. Rectangular, two splitters a block, 4 modes or more, fields read at 2 outputs or
-      more, heaters that reach a phase of 2π.
+    - `device`: the chip, or wrappers around one. Only its design, the nominal law of its heaters and its nominal losses
+      are read. Rectangular, two splitters a block, 4 modes or more, fields read at 2 outputs or more,
+      heaters that reach a phase of 2π.
     - `precision`: rows, repeats and more programmings; by default one pass of N rows, at least 32, and for heaters
       `Precision.heated(N)`.
     - `online_steps`, `lr`: of the fit to the training batches, see `Twin`.
 
-    Raises `ArgumentError` for a device that is no mesh, and `IncompatibleError`, when it is bound, for one that the
+    Raises `ArgumentError` for a device that is not a mesh, and `IncompatibleError`, when it is bound, for one that the
     closed form does not know.
     """
 

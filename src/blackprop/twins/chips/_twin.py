@@ -20,11 +20,11 @@ FITTED = ("offset", "splitters")
 class ChipTwin(PhysicalTwin):
     """A chip of a known design, of which everything else is unknown: offsets, splitters, slopes, losses, detectors.
 
-    Starts as the chip without errors. `take(build)` sets what a calibration has found; a fit changes `offset` (P,) in
-    rad and `splits` (blocks, splitters a block) in units of 0.25 rad, and leaves the rest as it is.
+    Starts as the chip without errors. `take(build)` sets the build that a calibration found; a fit changes `offset`
+    (P,) in rad and `splits` (blocks, splitters a block) in units of 0.25 rad, and leaves the rest as it is.
 
-    **Argument:** `device`, a `Chip`, or a published mesh, or wrappers around one, of which the design, the ports, the
-    nominal law of the heaters, the nominal losses and the kind of readout are read and nothing else.
+    **Argument:** `device`, a `Chip`, or a published mesh, or wrappers around one. Only the design, the ports, the
+    nominal law of the heaters, the nominal losses and the kind of readout are read.
     """
 
     def __init__(self, device: Device) -> None:
@@ -39,7 +39,7 @@ class ChipTwin(PhysicalTwin):
 
     @property
     def build(self) -> Build:
-        """What the twin believes to be hidden in the chip."""
+        """The twin's present estimate of the chip's hidden parameters."""
         parts = {each.name: getattr(self, each.name) for each in fields(Build) if each.name != "splitters"}
         return Build(splitters=SPLITS * self.splits, **parts)
 
@@ -57,7 +57,10 @@ class ChipTwin(PhysicalTwin):
 
 
 def drawing(device: Device) -> Chip:
-    """The chip as designed, with its nominal losses and no errors. Raises `ArgumentError` for what is no mesh."""
+    """The chip as designed, with its nominal losses and no errors.
+
+    Raises `ArgumentError` for a device that is not a mesh.
+    """
     while isinstance(device, Wrapper):
         device = device.device
     if isinstance(device, Chip):

@@ -1,4 +1,4 @@
-"""An integrated mesh as it was built: what it hides is drawn from a seed and declared to no one."""
+"""An integrated mesh as it was built: its hidden parameters are drawn from a seed and not declared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from blackprop.errors import ArgumentError
 
 @dataclass(frozen=True, eq=False)
 class Build:
-    """What a chip hides. Phases and splitter errors in rad, losses in nepers of amplitude, in the order of θ."""
+    """The hidden parameters of a chip, in the order of θ.
+
+    Phases and splitter errors in rad, losses in nepers of amplitude.
+    """
 
     offset: Tensor  # (P,)
     splitters: Tensor  # (blocks, splitters a block)
@@ -43,7 +46,8 @@ class Chip(Simulator):
 
     U is the product of the design's columns. Each block has phases of its own, hidden offsets included, splitters that
     err, and a loss; T_in and T_out are the losses of the ports. The first n_in modes are driven, and the first n_out
-    (twice as many of balanced pairs) are read; the other ports are dark. Nothing hidden is declared; `oracle` knows it.
+    (twice as many of balanced pairs) are read; the other ports are dark. The hidden
+    parameters are not declared; `oracle` knows them.
 
     Settings are phases in rad of period 2π, or, with `heaters`, voltages within limits. Without errors
     `Chip(Rectangular(), ...)` is `MZIMesh`, and `Chip(Rectangular(splitters=3), ...)` is `ThreeSplitterMesh`.
@@ -163,8 +167,8 @@ def _drawn(
     readout: Readout,
     seed: int,
 ) -> Build:
-    """All that is hidden. Every part is drawn whatever the others are, so that a chip with one error more keeps the
-    rest.
+    """All hidden parameters. Each part is drawn in every case, also where its size is 0, so that a chip with one error
+    more keeps the rest.
     """
     generator = torch.Generator().manual_seed(seed)
     blocks, phases = layout.blocks, 2 * layout.blocks

@@ -1,4 +1,4 @@
-"""Designs of integrated meshes: which pairs of modes meet in which column, and in what order θ lists their blocks."""
+"""Designs of integrated meshes: which pairs of modes meet in which column, and in which order θ lists their blocks."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Heaters:
 
     **Arguments:** `v_pi`, V, for half a turn; `v_max`, V, the upper limit, the lower is 0; `quartic`, the relative rise
     of the slope at v_pi; `spread`, the standard deviation of h; `crosstalk`, to the neighbour; `reach`, in blocks;
-    `dead`, how many heaters, drawn at random, do nothing.
+    `dead`, the number of heaters, drawn at random, that do not heat.
     """
 
     v_pi: float = 2.0  # V
@@ -67,7 +67,7 @@ class Heaters:
 
 @dataclass(frozen=True, eq=False)
 class Warmth:
-    """Who warms whom, per unit of crosstalk.
+    """Which heaters warm which others, per unit of crosstalk.
 
     `index` (columns, 2n): the heaters of each column, P where there is none; `place` (P,): where each stands among
     them; `coupling` (columns, 2n, 2n), float64.

@@ -1,4 +1,4 @@
-"""What is read of the light behind a chip."""
+"""Detectors that read the light behind a chip."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Power(_Photodiodes):
 class Balanced(_Photodiodes):
     """A pair of photodiodes at two neighbouring ports: `y = (1 + r₁) |u₁|² − (1 + r₂) |u₂|² + d₁ − d₂`.
 
-    **Arguments:** those of `Power`. The shot noise of a pair is that of the sum of its powers, of which
-    `Noisy(shot=)`, which sees the difference, knows nothing: give its thermal noise alone.
+    **Arguments:** those of `Power`. The shot noise of a pair is that of the sum of its powers. `Noisy(shot=)` sees the
+    difference and cannot compute it from that: give `Noisy` the thermal noise alone.
     """
 
     ports_each = 2
