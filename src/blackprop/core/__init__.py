@@ -8,8 +8,9 @@ from blackprop.core._metered import metered, price
 from blackprop.core._nudges import Nudges
 from blackprop.core._procedure import Measure, Procedure, ask, in_rounds, read, run
 from blackprop.core._query import Count, Purpose, Query
-from blackprop.core._read_back import ReadBack
+from blackprop.core._read_back import ReadBack, ReadBackField
 from blackprop.core._round import Round
+from blackprop.core._taps import Taps
 from blackprop.core._theta import ThetaSpec
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "Purpose",
     "Query",
     "ReadBack",
+    "ReadBackField",
     "Round",
+    "Taps",
     "ThetaSpec",
     "ask",
     "in_rounds",

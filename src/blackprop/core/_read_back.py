@@ -1,4 +1,4 @@
-"""The capability of a reciprocal device: it is read backwards."""
+"""The capabilities of a reciprocal device: it is read backwards."""
 
 from __future__ import annotations
 
@@ -32,3 +32,30 @@ class ReadBack(Capability):
 
     def perform(self, device: Any, x: Tensor, /) -> Tensor:
         return device.read_back(x)
+
+
+@dataclass(frozen=True)
+class ReadBackField(Capability):
+    """Rows g (B, *out_shape) sent into the outputs are read as the field `z = Uᵀ g` at all N inputs.
+
+    A reading (2, N) is its real and imaginary part, against the phase of the source. A device `y = Re(U x)` declares it
+    where detectors at the inputs read amplitude and phase. The device class then has a method `read_back_field(g)`,
+    which sends the rows at the setting that the device holds. A homodyne detector may need several exposures for both
+    quadratures: `Cost(actions={"read_back_field": ...})` states their time.
+
+    - `modes`: N, at least d_in.
+    """
+
+    name: ClassVar[str] = "read_back_field"
+
+    modes: int
+
+    def row_shape(self, spec: Declaration) -> Shape:
+        return spec.out_shape
+
+    def reading_shape(self, spec: Declaration) -> Shape:
+        del spec
+        return (2, self.modes)
+
+    def perform(self, device: Any, x: Tensor, /) -> Tensor:
+        return device.read_back_field(x)

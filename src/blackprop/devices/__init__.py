@@ -35,6 +35,7 @@ from blackprop.devices.photonic._multimode_fibre import MultimodeFibre
 from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.photonic._scattering_medium import ScatteringMedium
 from blackprop.devices.photonic._scattering_waveguide import SpinWaveScatterer
+from blackprop.devices.photonic._tapped_mesh import TappedMesh
 from blackprop.devices.photonic.chips._chip import Chip
 from blackprop.devices.reservoirs._active_ring import ActiveRing
 from blackprop.devices.reservoirs._echo_state import EchoState
@@ -88,6 +89,7 @@ __all__ = [
     "Simulator",
     "SpikingNeurons",
     "SpinWaveScatterer",
+    "TappedMesh",
     "ThreeSplitterMesh",
     "Wrapper",
     "as_built",

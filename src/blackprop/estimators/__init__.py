@@ -14,6 +14,7 @@ from blackprop.estimators._differences import (
 from blackprop.estimators._element_shift import ElementShift
 from blackprop.estimators._equilibrium import EquilibriumPropagation
 from blackprop.estimators._euler import EulerGradient
+from blackprop.estimators._in_situ import InSitu
 from blackprop.estimators._modelled import Modelled
 from blackprop.estimators._oracle import Oracle
 from blackprop.estimators._parameter_shift import ParameterShift
@@ -41,6 +42,7 @@ __all__ = [
     "Forward",
     "GuidedDirections",
     "HeldSubspace",
+    "InSitu",
     "Modelled",
     "Oracle",
     "ParameterShift",

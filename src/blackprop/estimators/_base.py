@@ -32,6 +32,14 @@ class Estimator(abc.ABC):
         del size
         return 0.0
 
+    def kept(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows (k, *in_shape) and cotangents (k, *out_shape) whose gradient the estimate has as its mean.
+
+        By default the batch. An estimator that compresses the batch returns the part that it keeps: the gradient of
+        the rest is its bias.
+        """
+        return x, grad_y
+
     @property
     def reads(self) -> object | None:
         """The surrogate that this estimator reads, which must be the layer's; None for most estimators."""

@@ -8,10 +8,18 @@ from torch import Tensor
 from blackprop.core._capability import Capability
 from blackprop.core._procedure import ask
 from blackprop.core._query import Purpose, Query
-from blackprop.core._read_back import ReadBack
+from blackprop.core._read_back import ReadBack, ReadBackField
 from blackprop.core._round import Round
+from blackprop.core._taps import Taps
+from blackprop.errors import IncompatibleError
+from blackprop.estimators import InSitu
 from blackprop.testing._bench import normal
 from blackprop.testing._probe import SIGMAS, Probe
+
+REPEATS = 16  # readings of a capability with noise of its own
+DIRECTIONS = 16  # in which the gradient of the taps is compared
+REACH = 0.1  # rad: the length of a step in such a direction
+APART = 0.3  # largest error of that gradient: unequal gains and losses of a chip as built stay below it
 
 
 def check_capabilities(probe: Probe) -> None:
@@ -53,7 +61,9 @@ def _check(probe: Probe, capability: Capability) -> None:
         lambda: _readings(probe, claim, queries[:1])[0],
         "an ordinary reading after it",
     )
-    if reading.numel():
+    if reading.numel() and getattr(capability, "noise", 0.0):
+        text = _alike_within_noise(probe, claim, queries, getattr(capability, "noise", 0.0))
+    elif reading.numel():
         text = probe.alike(
             claim,
             lambda: _readings(probe, claim, queries)[1],
@@ -61,6 +71,20 @@ def _check(probe: Probe, capability: Capability) -> None:
             "its reading in a round with others",
         )
     probe.bench.note(claim, text)
+
+
+def _alike_within_noise(probe: Probe, claim: str, queries: list[Query], noise: float) -> str:
+    """The mean reading with others and alone, within the declared relative noise and the noise that is seen."""
+    both = [
+        torch.stack([_readings(probe, claim, asked)[place] for _ in range(REPEATS)])
+        for asked, place in ((queries, 1), (queries[1:2], 0))
+    ]
+    among, alone = (some.mean(0) for some in both)
+    seen = float(both[1].std(0).square().mean().sqrt())
+    allowed = SIGMAS * (2 / REPEATS) ** 0.5 * (noise * alone.abs() + seen) + probe.tolerance * alone.abs().max()
+    beyond = float(((among - alone).abs() / allowed).max())
+    probe.bench.require(beyond <= 1, claim, f"its reading in a round differs by {beyond:.3g} of the noise", "alike")
+    return f"within {beyond:.2g} of the noise"
 
 
 def capability_rows(probe: Probe, capability: Capability) -> Tensor:
@@ -103,3 +127,37 @@ def check_reciprocity(probe: Probe) -> None:
             "they are equal: something along the way is not reciprocal, or a port is scaled in one direction only",
         )
     probe.bench.note(claim, "⟨g, A x⟩ = ⟨Aᵀ g, x⟩")
+
+
+def check_taps(probe: Probe) -> None:
+    """The gradient from `Taps` is the slope of `⟨g, f(x; θ)⟩`, in random directions and within the noise."""
+    if not (probe.spec.has(Taps) and probe.spec.has(ReadBackField)):
+        return
+    claim, x, estimator = "taps give the gradient", probe.x, InSitu(pairs=None)
+    try:
+        estimator.check(probe.spec)
+    except IncompatibleError as error:
+        probe.bench.require(False, claim, str(error), "taps for every parameter of a linear device")
+    g = capability_rows(probe, probe.spec.capability(ReadBackField))
+    procedure = estimator.vjp(x, probe.theta, x, g, probe.spec, probe.generator)
+    found = probe.bench.run(claim, procedure, probe.device)
+    size = probe.spec.theta.size
+    draws = torch.randn(DIRECTIONS, size, generator=probe.generator, device=probe.generator.device).to(probe.theta)
+    steps = REACH * draws / draws.norm(dim=1, keepdim=True)
+    errors = []
+    for step in steps:
+        ends = [Query(x, probe.spec.theta.clamp(probe.theta + sign * step), Purpose.CALIBRATE) for sign in (1, -1)]
+        plus, minus = _readings(probe, claim, ends)
+        moved = ends[0].theta - ends[1].theta
+        errors.append(float(((plus - minus) * g).sum() - found @ moved))
+    error = (sum(each**2 for each in errors) / DIRECTIONS) ** 0.5
+    expected = 2 * REACH * float(found.norm()) / size**0.5  # of a direction drawn at random
+    doubt = 2**0.5 * probe.sigma * float(g.norm())
+    apart = error / expected if expected else error
+    probe.bench.require(
+        error <= APART * expected + SIGMAS * doubt,
+        claim,
+        f"its slope is off by {apart:.2g} of itself",
+        "the slope of the readings: a tap is missing, in another place, or of another sign",
+    )
+    probe.bench.note(claim, f"slopes within {apart:.2g}")

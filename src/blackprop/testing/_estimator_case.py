@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from blackprop.testing._bench import (
     Bench,
     normal,
     random_rows,
+    relative,
     together,
 )
 from blackprop.testing._learning import learns
@@ -58,12 +59,17 @@ class EstimatorCase:
     @classmethod
     def _at(cls, bench: Bench, device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> EstimatorCase:
         (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), device)
-        oracle = device.declaration.oracle
-        assert oracle is not None
-        with torch.enable_grad():
-            leaf = theta.clone().requires_grad_()
-            (truth,) = torch.autograd.grad(oracle(x, leaf), leaf, grad_y)
-        return cls(device, x, theta, y, grad_y, truth)
+        return cls(device, x, theta, y, grad_y, _gradient(device, x, theta, grad_y))
+
+    def kept_by(self, bench: Bench, estimator: Estimator) -> EstimatorCase:
+        """The case with the gradient of the part of the batch that the estimator keeps, and a note of the rest."""
+        x, grad_y = estimator.kept(self.x, self.grad_y)
+        if x is self.x and grad_y is self.grad_y:
+            return self
+        truth = _gradient(self.device, x, self.theta, grad_y)
+        left_out = relative(truth - self.truth, self.truth)
+        bench.note(f"bias by the batch left out, {self.device.declaration.name}", f"{left_out:.2g} of the gradient")
+        return replace(self, truth=truth)
 
     def of_one_row(self, bench: Bench) -> EstimatorCase:
         """The same row throughout: an estimator that measures a part of the batch then measures all of it."""
@@ -91,3 +97,12 @@ class EstimatorCase:
             procedures = [self.vjp(estimator, generator) for _ in range(min(256, count - len(done)))]
             done += bench.run("asks what the device takes", together(procedures), self.device)
         return torch.stack(done)
+
+
+def _gradient(device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor:
+    """`∂L/∂θ` by autograd through the simulator."""
+    oracle = device.declaration.oracle
+    assert oracle is not None
+    with torch.enable_grad():
+        leaf = theta.clone().requires_grad_()
+        return torch.autograd.grad(oracle(x, leaf), leaf, grad_y)[0]

@@ -12,14 +12,21 @@ from blackprop.core._declaration import Cost
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import apply_matrix
 from blackprop.devices.photonic._blocks import Blocks, three_splitters, two_splitters
+from blackprop.devices.photonic._light import Factors
 from blackprop.devices.photonic._microring import Microring
-from blackprop.devices.photonic._mzi import _Mesh
+from blackprop.devices.photonic._mzi import (
+    PUSH_PULL,
+    SEPARATE,
+    Mesh,
+    mzi_factors,
+    three_splitter_factors,
+)
 from blackprop.errors import ArgumentError
 
 INSIDE = 0.01  # how far the amplitudes of a ring keep from 0 and 1
 
 
-class ImperfectMesh(_Mesh):
+class ImperfectMesh(Mesh):
     """A mesh with phases `θ + offset` and splitters of the angle `π/4 + ε` in place of π/4.
 
     The splitter `B(η) = [[cos η, i sin η], [i sin η, cos η]]` halves the power at η = π/4 and transmits about `0.5 ± ε`
@@ -75,6 +82,11 @@ class ImperfectMZIMesh(ImperfectMesh):
     """
 
     splitters = 2
+    combination = PUSH_PULL
+    tapped = ((0, 0), (0, 1), (1, 0))
+
+    def factors(self, theta: Tensor) -> Factors:
+        return mzi_factors(theta + self.offset.to(theta), self.errors.to(theta))
 
     def _blocks(self, theta_phi: Tensor) -> Blocks:
         return two_splitters(theta_phi[..., 0], theta_phi[..., 1], theta_phi[..., 2:])
@@ -88,6 +100,11 @@ class ImperfectThreeSplitterMesh(ImperfectMesh):
     """
 
     splitters = 3
+    combination = SEPARATE
+    tapped = ((0, 0), (1, 0))
+
+    def factors(self, theta: Tensor) -> Factors:
+        return three_splitter_factors(theta + self.offset.to(theta), self.errors.to(theta))
 
     def _blocks(self, theta_phi: Tensor) -> Blocks:
         return three_splitters(theta_phi[..., 0], theta_phi[..., 1], theta_phi[..., 2:])

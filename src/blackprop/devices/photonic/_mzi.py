@@ -5,26 +5,35 @@ from __future__ import annotations
 import abc
 import math
 from functools import partial
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from blackprop.core._declaration import Cost
-from blackprop.core._read_back import ReadBack
+from blackprop.core._read_back import ReadBack, ReadBackField
+from blackprop.core._taps import Taps
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import Simulator
 from blackprop.devices.photonic._blocks import Blocks
+from blackprop.devices.photonic._light import Factors, arms, inside, powers, splitter, turned
+from blackprop.errors import ArgumentError
 
 CHUNK_BYTES = 2 * 2**20  # coefficients held at a time: they stay in the cache, and a large mesh stays out of memory
 
+Place = tuple[int, int]  # a factor of a block, and one of its two arms
+PUSH_PULL = ((0.0, 0.0, 1.0), (1.0, -1.0, 0.0))  # taps: φ upper, φ lower, θ
+SEPARATE = ((0.0, 1.0), (1.0, 0.0))  # taps: φ, θ
 
-class _Mesh(Simulator):
+
+class Mesh(Simulator):
     """The common part of the meshes, without their block."""
 
     stacks = True
+    combination: ClassVar[tuple[tuple[float, ...], ...]]  # of the taps of a block, for its θ and φ
+    tapped: ClassVar[tuple[Place, ...]]  # where the taps of a block sit
 
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
         self.modes = max(d_in, d_out) + max(d_in, d_out) % 2
@@ -32,7 +41,16 @@ class _Mesh(Simulator):
         initial = partial(normal, size, math.pi / 2, 1 / math.sqrt(self.modes))
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
         super().__init__(
-            d_in, d_out, ThetaSpec(size, initial, period=2 * math.pi), linear=True, cost=cost, capabilities=[ReadBack()]
+            d_in,
+            d_out,
+            ThetaSpec(size, initial, period=2 * math.pi),
+            linear=True,
+            cost=cost,
+            capabilities=[
+                ReadBack(),
+                ReadBackField(self.modes),
+                Taps(self.modes, size // 2, self.combination),
+            ],
         )
 
     @abc.abstractmethod
@@ -41,6 +59,30 @@ class _Mesh(Simulator):
 
         An imperfect mesh passes more numbers than the two phases.
         """
+
+    @abc.abstractmethod
+    def factors(self, theta: Tensor) -> Factors:
+        """Return the blocks of a setting (P,) as factors (blocks, 2, 2), in the order in which light meets them."""
+
+    def tap_powers(self, x: Tensor, /) -> Tensor:
+        """The powers (rows, K) at the taps, for fields x (rows, 2, N) at the inputs."""
+        with torch.no_grad():
+            _, fields = inside(torch.complex(x[:, 0], x[:, 1]), self.factors(self._held()), self.modes)
+            taps = torch.stack([fields[factor][..., arm] for factor, arm in self.tapped], -1)
+            return powers(taps).flatten(1).to(x)
+
+    def read_back_field(self, g: Tensor, /) -> Tensor:
+        """`z = Uᵀ g` (rows, 2, N) for rows g (rows, d_out) sent into the outputs."""
+        theta = self._held()
+        with torch.enable_grad():
+            x = torch.zeros(len(g), self.modes, dtype=theta.dtype.to_complex(), device=g.device, requires_grad=True)
+            (back,) = torch.autograd.grad(self._read_out(self._field(x, theta)), x, g.detach().to(theta))
+        return torch.stack((back.real, -back.imag), 1).to(g)  # autograd returns the conjugate
+
+    def _held(self) -> Tensor:
+        if self._programmed is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        return self._programmed
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self._read_out(self._field(x, theta))
@@ -96,8 +138,24 @@ class _Mesh(Simulator):
         return list(zip(firsts, seconds, strict=True))
 
 
+def mzi_factors(theta: Tensor, errors: Tensor) -> Factors:
+    """`diag(e^{iφ}, e^{−iφ}) B(π/4 + ε₁)`, then `−i diag(e^{iθ}, 1) B(π/4 + ε₂)`, of ε (..., 2)."""
+    outer, inner = turned(theta.unflatten(-1, (-1, 2))).unbind(-1)
+    first, second = (math.pi / 4 + errors).expand(len(outer), 2).unbind(-1)
+    half_turn = torch.full_like(outer, -1j)
+    return [arms(inner, inner.conj(), splitter(first)), arms(-1j * outer, half_turn, splitter(second))]
+
+
+def three_splitter_factors(theta: Tensor, errors: Tensor) -> Factors:
+    """`diag(−i e^{iφ}, 1) B(π/4 + ε₁)`, `diag(i e^{iθ}, 1) B(π/4 + ε₂)`, then `B(π/4 + ε₃)`, of ε (..., 3)."""
+    outer, inner = turned(theta.unflatten(-1, (-1, 2))).unbind(-1)
+    first, second, third = (math.pi / 4 + errors).expand(len(outer), 3).unbind(-1)
+    one = torch.ones_like(outer)
+    return [arms(-1j * inner, one, splitter(first)), arms(1j * outer, one, splitter(second)), splitter(third)]
+
+
 @final
-class MZIMesh(_Mesh):
+class MZIMesh(Mesh):
     """A mesh of Mach–Zehnder interferometers: `y = Re(U x)`, cropped to d_out, with the blocks, θ and φ in rad,
 
     `[[e^{iθ} sin φ, e^{iθ} cos φ], [cos φ, −sin φ]]`.
@@ -109,6 +167,12 @@ class MZIMesh(_Mesh):
     Source: arXiv 2509.15113.
     """
 
+    combination = PUSH_PULL
+    tapped = ((0, 0), (0, 1), (1, 0))
+
+    def factors(self, theta: Tensor) -> Factors:
+        return mzi_factors(theta, theta.new_zeros(2))
+
     def _blocks(self, theta_phi: Tensor) -> Blocks:
         (ct, cp), (st, sp) = theta_phi.cos().unbind(-1), theta_phi.sin().unbind(-1)
         dark = torch.zeros_like(cp)
@@ -117,13 +181,19 @@ class MZIMesh(_Mesh):
 
 
 @final
-class ThreeSplitterMesh(_Mesh):
+class ThreeSplitterMesh(Mesh):
     """The mesh of `MZIMesh` with a third splitter in each block: for `p = (θ − φ)/2` and `q = (θ + φ)/2`, in rad,
 
     `e^{iq}/√2 · [[sin p + i sin q, −cos p + i cos q], [cos p + i cos q, sin p − i sin q]]`.
 
     Layout, initial values and cost are those of `MZIMesh`. Source: arXiv 2509.15113.
     """
+
+    combination = SEPARATE
+    tapped = ((0, 0), (1, 0))
+
+    def factors(self, theta: Tensor) -> Factors:
+        return three_splitter_factors(theta, theta.new_zeros(3))
 
     def _blocks(self, theta_phi: Tensor) -> Blocks:
         # Written in t = e^{iθ} and f = e^{iφ} no half angle is left: θ and φ have the period 2π, each by itself.
