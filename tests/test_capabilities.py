@@ -213,3 +213,14 @@ def test_a_round_is_its_queries():
     assert asked.settings.shape == (1, 24)
     assert [q.capability for q in asked] == [None, Powers]
     assert all(torch.equal(q.x, x) and torch.equal(q.theta, queries[0].theta) for q in asked)
+
+
+def test_a_part_of_a_round_is_served_as_that_part_alone():
+    device = bp.devices.LightModulator(6, 4)
+    thetas = [device.theta.draw(torch.Generator().manual_seed(seed)) for seed in range(3)]
+    asked = Round.of([Query(draw(2 + i, 6, seed=i), theta, Purpose.FORWARD) for i, theta in enumerate(thetas)])
+    whole = device.measure(asked)
+    for first in range(3):
+        (part,) = device.measure(asked.only(first, first + 1))
+        torch.testing.assert_close(part, whole[first])
+        assert torch.equal(device.programmed, thetas[first])

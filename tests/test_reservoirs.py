@@ -77,7 +77,7 @@ def tasks(monkeypatch):
 
     yield reservoirs
     for name in ("reservoirs", "chart"):
-        sys.modules.pop(name)
+        sys.modules.pop(name, None)
 
 
 def test_the_ring_remembers_what_the_published_ones_do(tasks):

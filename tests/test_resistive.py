@@ -173,7 +173,7 @@ def test_weights_of_both_signs():
 
 
 def test_a_device_whose_nodes_cannot_be_read_is_refused():
-    with pytest.raises(IncompatibleError, match="does not declare the capability `nudges`; it declares: none"):
+    with pytest.raises(IncompatibleError, match="does not declare the capability `nudges`; it declares: read_back"):
         make_layer(bp.devices.LightModulator(6, 4), method=(EquilibriumPropagation(), bp.surrogates.Streaming()))
 
 

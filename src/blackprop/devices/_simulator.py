@@ -60,7 +60,7 @@ class Simulator(Device):
             return super().measure(asked)
         with torch.no_grad():
             if len(asked.table) == 1:
-                readings = [self.transfer(asked.rows, asked.settings[0])]
+                readings = [self.transfer(asked[0].x, asked[0].theta)]
             else:
                 readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
         self._programmed = asked.settings[asked.runs[-1].setting].clone()
