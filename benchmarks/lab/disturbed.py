@@ -45,7 +45,7 @@ from blackprop.experiments.engine._training import Training
 from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.lab import Checked, RemoteDevice, Server
 from blackprop.lab.remote.shared._keys import make_keys
-from blackprop.lab.wrappers._pass_through import Transparent
+from blackprop.lab.wrappers._pass_through import PassThrough
 
 WIDTH = 128
 METHODS = {"default": Default(), "row": Row()}
@@ -88,7 +88,7 @@ class Instrument(bp.Device):
         return y
 
 
-class Marking(Transparent):
+class Marking(PassThrough):
     """Writes down where a round begins, and which it is."""
 
     def __init__(self, device: bp.Device, log: Log) -> None:

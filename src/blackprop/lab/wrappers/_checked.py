@@ -17,7 +17,7 @@ from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, ReadingError
 from blackprop.lab.wrappers._detectors import Detector, NotFinite, Outlier, ReadingFault, Saturated, Stuck
-from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
+from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Refuse:
 Policy = Remeasure | Refuse
 
 
-class Checked(Transparent):
+class Checked(PassThrough):
     """Looks at every reading of a round, and does as told about the rows that cannot be right.
 
     The rows concerned, of all queries of the round, are measured again together in one round; those alone are replaced,

@@ -14,12 +14,12 @@ from blackprop.core._query import Query
 from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, InDoubtError, ProtocolError, UnreachableError
-from blackprop.lab.wrappers._pass_through import Transparent
+from blackprop.lab.wrappers._pass_through import PassThrough
 
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-class Faulty(Transparent):
+class Faulty(PassThrough):
     """Fails at given rates, from 0 to 1 a round (`nan_rows`: a row), drawn from `seed`.
 
     | rate | what happens | measured? |

@@ -19,12 +19,12 @@ from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, DeviceError, IncompatibleError, InterlockError, LimitError, ShapeError
 from blackprop.lab.wrappers._limits import Limit, tightened
 from blackprop.lab.wrappers._parking import Stand
-from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
+from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
 
 Interlock = Callable[[Tensor, Tensor], str | bool | None]
 
 
-class Guarded(Transparent):
+class Guarded(PassThrough):
     """Stands before a device: what it is asked is checked as a whole before any of it is written.
 
     **Limits.** θ must be finite and within the device's limits and within `low` and `high` (numbers or (P,), inclusive;

@@ -16,7 +16,7 @@ NOT_ASKED = (UnreachableError, BusyError)  # of other failures, nobody knows whe
 Asked = tuple[Sequence[Query], Tensor | None]  # a round, and the setting that the device held before it
 
 
-class Transparent(Wrapper):
+class PassThrough(Wrapper):
     """A wrapper that writes the settings and sends the rows that it is given, whatever else it does; so every
     capability survives it.
 

@@ -23,11 +23,11 @@ from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Device
 from blackprop.errors import BlackpropError, CheckpointError, DeviceError
-from blackprop.lab.wrappers._pass_through import Transparent
+from blackprop.lab.wrappers._pass_through import PassThrough
 from blackprop.lab.wrappers._recording import Reader, Record, Writer, declared, described
 
 
-class Recorded(Transparent):
+class Recorded(PassThrough):
     """Writes to the new file `path` what is asked of the device and what it answers, failures too.
 
     Kept are the declaration (but for an oracle), every round with its settings, rows, purposes, readings, what was

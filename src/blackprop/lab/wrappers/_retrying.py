@@ -14,14 +14,14 @@ from blackprop.core._query import Purpose, Query
 from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, InDoubtError, ProtocolError, UnreachableError
-from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, Transparent
+from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
 
 T = TypeVar("T")
 
 SAFE: tuple[type[Exception], ...] = (UnreachableError, ProtocolError, TimeoutError, OSError)
 
 
-class Retrying(Transparent):
+class Retrying(PassThrough):
     """Asks a round that failed again, after `base · 2^k · (1 − jitter · u)` s for the k-th failure (k = 0, 1, …).
 
     u ~ U[0, 1) is drawn from `seed`, so that clients that failed together do not come back together.
