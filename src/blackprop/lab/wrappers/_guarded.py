@@ -18,8 +18,8 @@ from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, DeviceError, IncompatibleError, InterlockError, LimitError, ShapeError
 from blackprop.lab.wrappers._limits import Limit, tightened
-from blackprop.lab.wrappers._parking import Stand
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
+from blackprop.lab.wrappers._setpoint import SetpointTracker
 
 Interlock = Callable[[Tensor, Tensor], str | bool | None]
 
@@ -77,13 +77,13 @@ class Guarded(PassThrough):
             if value is not None and not 0 < value < math.inf:
                 raise ArgumentError(f"`Guarded({name}=...)` must be positive and finite, got {value}")
         self.theta = tightened(device.theta, low, high)
-        self._stand = Stand(device, self._checked_park(park), slew, self._checked_idle(idle))
+        self._setpoint = SetpointTracker(device, self._checked_park(park), slew, self._checked_idle(idle))
         self._slew, self._rate, self._interlock, self._latch = slew, rows_per_second, interlock, latch
         self._clock, self._sleep = clock, sleep
         self._paid_at = -math.inf  # when the rows sent so far are paid for
         self.closed: str | None = None  # the reason of a veto, until it is opened again
         # Runs once: when the guard is dropped, or when the interpreter ends.
-        self._finalizer = weakref.finalize(self, self._stand.leave_if_used)
+        self._finalizer = weakref.finalize(self, self._setpoint.leave_if_used)
 
     def _checked_park(self, park: Tensor | None) -> Tensor | None:
         if park is None:
@@ -122,14 +122,14 @@ class Guarded(PassThrough):
 
     def _measure_at_once(self, queries: Round) -> list[Tensor]:
         if len(queries):
-            self._stand.begin(queries[-1].theta)
+            self._setpoint.begin(queries[-1].theta)
         try:
             readings = self.device.measure(queries)
         except BaseException as error:
             self._park_after(error)
             raise
         if len(queries):
-            self._stand.arrived(self.device.programmed)
+            self._setpoint.arrived(self.device.programmed)
         return readings
 
     def _step_by_step(self, queries: Round) -> list[Tensor]:
@@ -139,8 +139,8 @@ class Guarded(PassThrough):
                 run, theta = queries.only(at.first, at.last), queries.settings[at.setting]
                 self._wait(sum(run.sizes()))
                 with self._parked_on_failure(None):
-                    for step in self._stand.way(self._stand.at, theta):
-                        self._stand.write(step, run[0].purpose)
+                    for step in self._setpoint.way(self._setpoint.at, theta):
+                        self._setpoint.write(step, run[0].purpose)
                 with self._parked_on_failure(theta):
                     readings += self._asked(run, asked)
         except NOT_ASKED as error:
@@ -158,16 +158,16 @@ class Guarded(PassThrough):
         rows = theta.new_zeros(0, *self.in_shape)
         self._ask_interlock([Query(rows, theta, Purpose.CALIBRATE)])
         with self._parked_on_failure(None):
-            for step in self._stand.way(self._stand.at, theta):
-                self._stand.write(step, Purpose.CALIBRATE)
+            for step in self._setpoint.way(self._setpoint.at, theta):
+                self._setpoint.write(step, Purpose.CALIBRATE)
         with self._parked_on_failure(theta):
             super().program(theta)
 
     def read(self, x: Tensor, /) -> Tensor:
         self._check_open()
-        if self._stand.at is None or self._stand.parked:
+        if self._setpoint.at is None or self._setpoint.parked:
             raise ArgumentError(f"{self} must be programmed before it is read")
-        queries = [Query(x, self._stand.at, Purpose.CALIBRATE)]
+        queries = [Query(x, self._setpoint.at, Purpose.CALIBRATE)]
         Round.of(queries, self.declaration).check(self.declaration)
         self._ask_interlock(queries)
         self._wait(len(x))
@@ -176,7 +176,7 @@ class Guarded(PassThrough):
 
     def park(self) -> None:
         """Write the parking setting and send the idle row, where there are any and the device is not parked already."""
-        self._stand.leave()
+        self._setpoint.leave()
 
     def close(self) -> None:
         """Park, and close the device, or what is wrapped in it, where that can be closed."""
@@ -202,9 +202,9 @@ class Guarded(PassThrough):
             _close(self.device)
 
     def repeated(self) -> Count:
-        if self._stand.steps.programmings or self._stand.steps.rows:
-            self._again.add(self._stand.steps)
-            self._stand.steps = Count()
+        if self._setpoint.steps.programmings or self._setpoint.steps.rows:
+            self._again.add(self._setpoint.steps)
+            self._setpoint.steps = Count()
         return super().repeated()
 
     def _check_open(self) -> None:
@@ -214,9 +214,9 @@ class Guarded(PassThrough):
     def _ask_interlock(self, queries: Sequence[Query]) -> None:
         if self._interlock is None:
             return
-        at = self._stand.at
+        at = self._setpoint.at
         for query in queries:
-            for step in self._stand.way(at, query.theta):
+            for step in self._setpoint.way(at, query.theta):
                 self._ask(step, query.x[:0])
             self._ask(query.theta, query.x)
             at = query.theta
@@ -249,18 +249,18 @@ class Guarded(PassThrough):
     def _parked_on_failure(self, theta: Tensor | None) -> Iterator[None]:
         """Asking the device, which stands at `theta` afterwards (None: where it was told to stand by then)."""
         if theta is not None:
-            self._stand.begin(theta)
+            self._setpoint.begin(theta)
         try:
             yield
         except BaseException as error:
             self._park_after(error)
             raise
         if theta is not None:
-            self._stand.arrived()
+            self._setpoint.arrived()
 
     def _park_after(self, error: BaseException | None) -> None:
         try:
-            self._stand.leave()
+            self._setpoint.leave()
         except DeviceError as failure:
             if error is None:
                 raise

@@ -14,7 +14,7 @@ from blackprop.errors import DeviceError
 from blackprop.lab.wrappers._printable import error_text, printable
 
 
-class Stand:
+class SetpointTracker:
     """The setting that a device was last told to take, and the one at which it is parked.
 
     Kept apart from the guard, for it must outlive it: what parks a device when its guard is gone holds this alone.
