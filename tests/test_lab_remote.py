@@ -15,7 +15,7 @@ from blackprop import errors
 from blackprop.core import Count, metered
 from blackprop.lab import RemoteDevice
 from blackprop.lab.remote.client._connection import Link
-from blackprop.lab.remote.client._timeouts import Patience
+from blackprop.lab.remote.client._timeouts import Timeouts
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
@@ -361,17 +361,17 @@ def test_an_answer_that_was_lost_with_the_server_comes_from_the_journal(keys, re
 # ---- patience -------------------------------------------------------------------------------------------------------
 
 
-def test_patience_counts_the_time_in_the_queue_apart():
-    patience = Patience(0.0, deadline=5, wait=60, first=0.0, last=10)
-    assert patience.pause == 0.05
-    patience.queued(1.0)
-    patience.queued(2.0)
-    assert (patience.in_queue(11.0), patience.gone(11.0)) == (10.0, 1.0)
-    patience.moving(11.0)
-    assert (patience.in_queue(20.0), patience.gone(15.0)) == (10.0, 5.0)
+def test_timeouts_count_the_time_in_the_queue_apart():
+    timeouts = Timeouts(0.0, deadline=5, wait=60, first=0.0, last=10)
+    assert timeouts.pause == 0.05
+    timeouts.queued(1.0)
+    timeouts.queued(2.0)
+    assert (timeouts.in_queue(11.0), timeouts.gone(11.0)) == (10.0, 1.0)
+    timeouts.moving(11.0)
+    assert (timeouts.in_queue(20.0), timeouts.gone(15.0)) == (10.0, 5.0)
     pauses = []
     for _ in range(7):
-        patience.asked()
-        pauses.append(patience.pause)
+        timeouts.asked()
+        pauses.append(timeouts.pause)
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1, 1, 1])
-    assert Patience(0.0, 5, 60, first=100.0, last=10).pause == 10
+    assert Timeouts(0.0, 5, 60, first=100.0, last=10).pause == 10

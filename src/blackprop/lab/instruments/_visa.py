@@ -193,10 +193,10 @@ def _called(opens: Open) -> Resource:
 
 def _opened(address: str, manager: Any, timeout: float | None) -> Any:
     """An instrument whose commands and answers end in a newline, as IEEE 488.2 says."""
-    patience = {} if timeout is None else {"open_timeout": round(1000 * timeout)}
+    opening = {} if timeout is None else {"open_timeout": round(1000 * timeout)}
     try:
         manager = manager() if callable(manager) else manager
-        resource = manager.open_resource(address, **patience)
+        resource = manager.open_resource(address, **opening)
     except Exception as error:
         raise UnreachableError(f"cannot open {address}: {type(error).__name__}: {error}") from error
     resource.read_termination = resource.write_termination = "\n"

@@ -22,7 +22,7 @@ from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BusyError, DeviceError, InDoubtError, ProtocolError, ShapeError
 from blackprop.lab.remote.client._connection import DAMAGED, Link, of_other_version, unreachable
 from blackprop.lab.remote.client._outgoing import Outgoing, not_taken
-from blackprop.lab.remote.client._timeouts import BYTES_PER_SECOND, LAST, Patience
+from blackprop.lab.remote.client._timeouts import BYTES_PER_SECOND, LAST, Timeouts
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
@@ -190,20 +190,20 @@ class RemoteDevice(Device):
 
     def _insist(self, out: Outgoing, asked: Round, counted: Count | None) -> Message:
         """Say whatever it takes until the round, which has been sent, is answered."""
-        patience = self._patience(out, asked, counted)
+        timeouts = self._timeouts(out, asked, counted)
         damaged, out.cancelled = 0, False
         while True:
             now = time.monotonic()
-            if patience.gone(now) > patience.deadline:
-                raise unreachable(self.address, patience.deadline)
-            if not out.cancelled and patience.in_queue(now) > self.wait:
-                patience.moving(now)
+            if timeouts.gone(now) > timeouts.deadline:
+                raise unreachable(self.address, timeouts.deadline)
+            if not out.cancelled and timeouts.in_queue(now) > self.wait:
+                timeouts.moving(now)
                 out.cancelled = True
                 self._say(say.CANCEL, out)
             try:
-                reply = self._link.hear(patience.pause)
+                reply = self._link.hear(timeouts.pause)
                 if reply is None:
-                    patience.asked()
+                    timeouts.asked()
                 elif reply.kind == say.ERROR and reply["id"] == 0:
                     raise say.error_of(reply)  # the server could not read what it was sent
             except ProtocolError as error:
@@ -213,16 +213,16 @@ class RemoteDevice(Device):
                 reply = None
             if reply is None:
                 self._say(say.CANCEL if out.cancelled else say.ASK, out)
-            elif reply["id"] == out.number and self._settled(out, reply, patience, counted):
+            elif reply["id"] == out.number and self._settled(out, reply, timeouts, counted):
                 return reply
 
-    def _settled(self, out: Outgoing, reply: Message, patience: Patience, counted: Count | None) -> bool:
+    def _settled(self, out: Outgoing, reply: Message, timeouts: Timeouts, counted: Count | None) -> bool:
         """Whether this is the answer; where it is not, do what it calls for."""
         now = time.monotonic()
         if reply.kind == say.ERROR and not_taken(reply) and not out.cancelled:
-            patience.queued(now)
-            time.sleep(patience.pause)
-            patience.asked()
+            timeouts.queued(now)
+            time.sleep(timeouts.pause)
+            timeouts.asked()
             self._send(out)
             return False
         if reply.kind in {say.ANSWER, say.ERROR}:
@@ -230,14 +230,14 @@ class RemoteDevice(Device):
         state = reply["state"] if reply.kind == say.STATE else None
         if reply.kind == say.AGAIN:
             certain = out.said == 1  # it was this very message that the server did not take
-            self._greet(max(0.1, patience.deadline - patience.gone(now)))
+            self._greet(max(0.1, timeouts.deadline - timeouts.gone(now)))
             if not (self._resumed or certain):
                 self._doubt(out, counted)
             self._send(out)
         elif state == say.QUEUED:
-            patience.queued(now)
+            timeouts.queued(now)
         elif state == say.RUNNING:
-            patience.moving(now)
+            timeouts.moving(now)
         elif state == say.LOST and not out.cancelled:
             self._send(out)
         elif state == say.DOUBT:
@@ -261,12 +261,12 @@ class RemoteDevice(Device):
         self._number += 1
         out.number, out.said, out.cancelled = self._number, 0, False
 
-    def _patience(self, out: Outgoing, asked: Round, counted: Count | None) -> Patience:
+    def _timeouts(self, out: Outgoing, asked: Round, counted: Count | None) -> Timeouts:
         declared = self._spec.seconds(counted if counted is not None else self._spending(asked, None))
         size = rounds.answer_bytes(asked, self._spec) + sum(array.nbytes for array in out.arrays)
         first = max(4 * self._usual, size / BYTES_PER_SECOND)
         deadline = self.deadline + 2 * declared
-        return Patience(time.monotonic(), deadline, self.wait, first, self._lease_seconds / 3)
+        return Timeouts(time.monotonic(), deadline, self.wait, first, self._lease_seconds / 3)
 
     def _send(self, out: Outgoing) -> None:
         fields = {"id": out.number, "session": self._session, "boot": self._boot, "fresh": out.fresh}

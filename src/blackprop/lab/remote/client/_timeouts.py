@@ -6,7 +6,7 @@ FIRST, LAST = 0.05, 1.0  # s of silence until the first question, and between la
 BYTES_PER_SECOND = 20e6  # a connection slower than this is asked about sooner than it needs
 
 
-class Patience:
+class Timeouts:
     """Of one round. Pure: whoever calls says what time it is, in seconds.
 
     **Arguments:** `now`; `deadline`, for the round without the time in the queue; `wait`, in the queue; `first`,

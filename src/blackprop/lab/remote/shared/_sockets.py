@@ -61,13 +61,13 @@ class ServerSockets:
         except zmq.ZMQError as error:
             self.close()
             raise ArgumentError(f"{bind} cannot be served at: {error}; does another server run there?") from error
-        self._patience: int | None = None
+        self._milliseconds: int | None = None
         self.address: str = self.router.last_endpoint.decode().rstrip("\0")
 
     def receive(self, milliseconds: int) -> tuple[bytes, bytes, list[Any]] | None:
         """The sender's route, its public key (empty without keys) and the frames of the next message, None for none."""
-        if milliseconds and milliseconds != self._patience:
-            self.router.rcvtimeo = self._patience = milliseconds
+        if milliseconds and milliseconds != self._milliseconds:
+            self.router.rcvtimeo = self._milliseconds = milliseconds
         try:
             route = self.router.recv(0 if milliseconds else self._zmq.DONTWAIT, copy=False)
         except self._zmq.Again:
@@ -134,7 +134,7 @@ class ClientSocket:
         self.socket.ipv6 = all(family == sockets.AF_INET6 for family, *_ in found)
         if credentials is not None:
             self.socket.curve_publickey, self.socket.curve_secretkey, self.socket.curve_serverkey = credentials
-        self._patience: int | None = None
+        self._milliseconds: int | None = None
         self._address = address
         self.socket.connect(address)
 
@@ -159,8 +159,8 @@ class ClientSocket:
     def receive(self, seconds: float) -> list[Any] | None:
         """The frames of the next message, None where none comes within so many seconds."""
         milliseconds = max(0, round(1000 * seconds))
-        if milliseconds != self._patience:
-            self.socket.rcvtimeo = self._patience = milliseconds
+        if milliseconds != self._milliseconds:
+            self.socket.rcvtimeo = self._milliseconds = milliseconds
         try:
             first = self.socket.recv(copy=False)
         except self._zmq.Again:
