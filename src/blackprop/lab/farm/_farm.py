@@ -20,7 +20,7 @@ from blackprop.devices import Device
 from blackprop.errors import ArgumentError, DeviceError
 from blackprop.lab.farm._cross_calibration import Agreement, reference
 from blackprop.lab.farm._member import Health, Member, told
-from blackprop.lab.farm._members import Crew
+from blackprop.lab.farm._members import MemberPool
 
 
 class Farm(Device):
@@ -85,20 +85,20 @@ class Farm(Device):
             capabilities=shared_by(devices),
         )
         members = [Member(device, tolerance, backoff, clock) for device in devices]
-        self._crew = Crew(f"Farm({len(devices)} × {first})", members)
+        self._pool = MemberPool(f"Farm({len(devices)} × {first})", members)
         self._booked = Count()  # what the driver has counted, or was told
         self._written: Tensor | None = None  # by `program`
 
     @property
     def members(self) -> tuple[Health, ...]:
-        return tuple(member.health() for member in self._crew.members)
+        return tuple(member.health() for member in self._pool.members)
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
-        self._crew.take_back()
+        self._pool.take_back()
         asked = Round.of(queries)
         self._booked.add(asked.spending(self._programmed, spec=self.declaration))
         self._programmed = None
-        readings = self._crew.serve(asked)
+        readings = self._pool.serve(asked)
         self._programmed = asked[-1].theta.clone() if len(asked) else None
         return readings
 
@@ -114,7 +114,7 @@ class Farm(Device):
         return self.measure([Query(x, self._written, Purpose.EVALUATE)])[0]
 
     def repeated(self) -> Count:
-        asked, again = self._crew.asked(), Count()
+        asked, again = self._pool.asked(), Count()
         again.add(asked)
         again.subtract(self._booked)
         self._booked = asked
@@ -122,7 +122,7 @@ class Farm(Device):
 
     def forget(self) -> None:
         super().forget()
-        for member in self._crew.members:
+        for member in self._pool.members:
             member.stale = True
 
     def calibrate(self, x: Tensor, theta: Tensor, budget: Budget | None = None) -> Agreement:
@@ -140,12 +140,12 @@ class Farm(Device):
                 f"`calibrate(x, theta)` takes rows, and two settings (S, P) at least, got {tuple(x.shape)} and "
                 f"{tuple(theta.shape)}"
             )
-        members = self._crew.members
+        members = self._pool.members
         who = [at for at, member in enumerate(members) if member.in_service or member.disagrees]
         queries = [Query(x, one, Purpose.CALIBRATE) for one in theta.unbind()]
-        found, ledger = self._crew.asked_apart(who, queries, budget)
+        found, ledger = self._pool.asked_apart(who, queries, budget)
         if not found:
-            raise self._crew.nobody()
+            raise self._pool.nobody()
         best, fits = reference({at: torch.stack(ys).flatten(2) for at, (ys, _) in found.items()})
         for at, fit in fits.items():
             if fit.after <= (allowed := members[at].allowed()):
@@ -171,31 +171,31 @@ class Farm(Device):
         booked as `CALIBRATE`.
         """
         settings = [Query(x[:1], one, Purpose.CALIBRATE) for one in theta.unbind()]
-        writing, first = self._crew.asked_apart(self._crew.in_service, settings, budget)
-        sending, second = self._crew.asked_apart(list(writing), [Query(x, theta[-1], Purpose.CALIBRATE)], budget)
+        writing, first = self._pool.asked_apart(self._pool.in_service, settings, budget)
+        sending, second = self._pool.asked_apart(list(writing), [Query(x, theta[-1], Purpose.CALIBRATE)], budget)
         for at, (_, seconds) in sending.items():
             row = seconds / len(x)
-            self._crew.members[at].cost = Cost(max(0.0, writing[at][1] / len(theta) - row), row)
-        return tuple(member.cost for member in self._crew.members), Ledger.sum([first, second])
+            self._pool.members[at].cost = Cost(max(0.0, writing[at][1] / len(theta) - row), row)
+        return tuple(member.cost for member in self._pool.members), Ledger.sum([first, second])
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "members": [self._crew.state_of(member) for member in self._crew.members],
-            "corrections": [member.correction for member in self._crew.members],
-            "refused": [member.reason if member.disagrees else "" for member in self._crew.members],
-            "costs": [(member.cost.programming, member.cost.row) for member in self._crew.members],
+            "members": [self._pool.state_of(member) for member in self._pool.members],
+            "corrections": [member.correction for member in self._pool.members],
+            "refused": [member.reason if member.disagrees else "" for member in self._pool.members],
+            "costs": [(member.cost.programming, member.cost.row) for member in self._pool.members],
             "noise": self.noise,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Members that are out, or were when it was saved, keep the state that they have."""
         kept = [state[name] for name in ("members", "corrections", "refused", "costs")]
-        if any(len(each) != len(self._crew.members) for each in kept):
-            raise ValueError(f"this is the state of {len(kept[0])} members, and here are {len(self._crew.members)}")
+        if any(len(each) != len(self._pool.members) for each in kept):
+            raise ValueError(f"this is the state of {len(kept[0])} members, and here are {len(self._pool.members)}")
         noise, costs = float(state["noise"]), [Cost(*cost) for cost in kept[3]]
-        self._crew.load(kept[0])
+        self._pool.load(kept[0])
         self.noise = noise
-        for member, correction, refused, cost in zip(self._crew.members, *kept[1:3], costs, strict=True):
+        for member, correction, refused, cost in zip(self._pool.members, *kept[1:3], costs, strict=True):
             member.cost, member.correction = cost, correction
             if refused:
                 member.refuse(refused)
@@ -204,9 +204,9 @@ class Farm(Device):
 
     def close(self) -> None:
         """End the threads and close the members that can be closed; raises for those that could not be."""
-        closed, self._crew.closed = self._crew.closed, True
+        closed, self._pool.closed = self._pool.closed, True
         failed: list[str] = []
-        for member in () if closed else self._crew.members:
+        for member in () if closed else self._pool.members:
             try:
                 member.close()
             except Exception as error:  # whatever it is, the others are to be parked
@@ -225,7 +225,7 @@ class Farm(Device):
         return None
 
     def __repr__(self) -> str:
-        return self._crew.name
+        return self._pool.name
 
 
 def shared_by(devices: Sequence[Device]) -> tuple[Capability, ...]:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 Answers = dict[int, tuple[list[Tensor], float]]  # by member: readings, and the seconds they took
 
 
-class Crew:
+class MemberPool:
     """Members that share rounds out; those that fail are left out of the next."""
 
     def __init__(self, name: str, members: list[Member]) -> None:
@@ -53,12 +53,12 @@ class Crew:
 
     def _share_out(self, queries: Sequence[Query], pieces: list[Piece], answers: dict[Piece, Tensor]) -> list[Piece]:
         """Have `pieces` served by those in service; returns the pieces of those that failed."""
-        crew = [member for member in self.members if member.in_service]
-        if not crew or self.closed:
+        present = [member for member in self.members if member.in_service]
+        if not present or self.closed:
             raise self.nobody()
-        plan = shares(queries, pieces, [m.cost for m in crew], [m.held for m in crew])
+        plan = shares(queries, pieces, [m.cost for m in present], [m.held for m in present])
         cache: dict[tuple[int, int, int], Tensor] = {}
-        jobs = [(m, share, cut(queries, share, cache)) for m, share in zip(crew, plan, strict=True) if share]
+        jobs = [(m, share, cut(queries, share, cache)) for m, share in zip(present, plan, strict=True) if share]
         outcomes = _outcomes([member.serve(asked) for member, _, asked in jobs])
         missing: list[Piece] = []
         for (member, share, asked), outcome in zip(jobs, outcomes, strict=True):
