@@ -422,7 +422,7 @@ def test_rounds_that_wait_are_bounded_and_their_clients_try_again(keys, record, 
         RemoteDevice(server.address, keys=keys) as device,
         RemoteDevice(server.address, keys=keys) as other,
     ):
-        assert isinstance(server._reception._due._held, FairQuota)
+        assert isinstance(server._dispatcher._due._held, FairQuota)
         threads = [threading.Thread(target=d.measure, args=([query(rows=30)],)) for d in (holder, device, other)]
         for thread in threads:
             thread.start()
@@ -468,7 +468,7 @@ def test_a_long_answer_that_is_asked_for_again_is_sent_again_and_not_twice_at_on
         assert answer is not None
         assert np.array_equal(answer.arrays[0], expected.numpy())
         device.measure([query()])
-        assert not server._reception.background.busy
+        assert not server._dispatcher.background.busy
 
 
 def test_a_message_of_very_many_frames_is_refused(keys, record):

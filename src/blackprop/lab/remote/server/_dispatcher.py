@@ -27,7 +27,7 @@ from blackprop.lab.remote.shared._wire import Message
 from blackprop.lab.wrappers._printable import error_text, printable
 
 
-class Reception:
+class Dispatcher:
     """Hears what clients say, and answers all that takes no measurement.
 
     `next` is the round to be measured, `settle` takes what came of it. It touches no device; whoever calls holds the

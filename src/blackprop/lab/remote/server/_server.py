@@ -16,7 +16,7 @@ from blackprop.core._query import Count
 from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError
-from blackprop.lab.remote.server._dispatcher import Reception
+from blackprop.lab.remote.server._dispatcher import Dispatcher
 from blackprop.lab.remote.server._journal import Journal
 from blackprop.lab.remote.server._leases import Leases
 from blackprop.lab.remote.server._waiting import Due
@@ -81,7 +81,7 @@ class Server:
             undo.callback(self._journal.close)
             self.device = _guarded(make)
             self._spec = self.device.declaration
-            self._reception = Reception(self._spec, self._sockets, self._journal, leases, clock)
+            self._dispatcher = Dispatcher(self._spec, self._sockets, self._journal, leases, clock)
             undo.pop_all()
         self._park_at, self._park_pause = -math.inf, PARK_AGAIN[0]
         self._lock = threading.Lock()  # held by whoever touches the sockets or the reception
@@ -95,7 +95,7 @@ class Server:
 
     def report(self) -> dict[str, object]:
         """How the server is doing; what `blackprop serve --status` shows."""
-        return self._reception.report()
+        return self._dispatcher.report()
 
     def stop(self) -> None:
         """Finish the round in progress, answer it, park, and return from `serve`. May be called from anywhere."""
@@ -105,14 +105,14 @@ class Server:
         """Serve until `stop`; the device is parked then, whatever has happened."""
         attendant = threading.Thread(target=self._attend, name="blackprop-attendant")
         attendant.start()
-        self._reception.background.start()
+        self._dispatcher.background.start()
         try:
             with torch.no_grad():
                 self._serve()
         finally:
             self._closed.set()
             attendant.join()
-            self._reception.background.close()
+            self._dispatcher.background.close()
             try:
                 _close(self.device)
             finally:
@@ -120,16 +120,16 @@ class Server:
                 self._sockets.close()
 
     def _serve(self) -> None:
-        reception, due = self._reception, None
+        dispatcher, due = self._dispatcher, None
         while not self._stopping.is_set():
             with self._lock:
-                waits = reception.waited_for or reception.background.busy
+                waits = dispatcher.waited_for or dispatcher.background.busy
                 self._listen(IDLE if not waits else TURN if due is None else 0)
-                due = reception.next()
+                due = dispatcher.next()
                 self._running_since = None if due is None else self._clock()
             if due is not None:
                 self._carry_out(due)
-            elif reception.left_alone:
+            elif dispatcher.left_alone:
                 self._park()
 
     def _attend(self) -> None:
@@ -145,10 +145,10 @@ class Server:
                             self._listen(0)
             except Exception as error:  # without this thread no client would be let in any more
                 with self._lock:
-                    self._reception.tally.fault(error_text(error))
+                    self._dispatcher.tally.fault(error_text(error))
 
     def _listen(self, milliseconds: int) -> None:
-        self._reception.background.collect()
+        self._dispatcher.background.collect()
         until = math.inf
         for _ in range(AT_ONCE):
             received = self._sockets.receive(milliseconds)
@@ -156,9 +156,9 @@ class Server:
                 return
             route, user, frames = received
             if self._sockets.authorises(user):
-                self._reception.hear(route, user, frames)
+                self._dispatcher.hear(route, user, frames)
             milliseconds = 0
-            if until == math.inf and self._reception.idle and self._reception.waited_for:
+            if until == math.inf and self._dispatcher.idle and self._dispatcher.waited_for:
                 until = time.perf_counter() + HEARING
             if until < math.inf and time.perf_counter() > until:
                 return
@@ -167,7 +167,7 @@ class Server:
         frames, spent, fault = self._measure(due)
         self._running_since = None
         with self._lock:
-            self._reception.settle(due, frames, spent, fault)
+            self._dispatcher.settle(due, frames, spent, fault)
             self._park_at, self._park_pause = -math.inf, PARK_AGAIN[0]
 
     def _measure(self, due: Due) -> tuple[list[wire.Buffer], Count, str | None]:
@@ -209,9 +209,9 @@ class Server:
         self._running_since = None
         with self._lock:
             for failure in failures:
-                self._reception.tally.fault(f"not parked: {error_text(failure)}")
+                self._dispatcher.tally.fault(f"not parked: {error_text(failure)}")
             if not failures:
-                self._reception.parked()
+                self._dispatcher.parked()
         self._park_at = now + self._park_pause
         self._park_pause = min(2 * self._park_pause, PARK_AGAIN[1])
 
