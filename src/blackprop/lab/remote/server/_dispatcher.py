@@ -17,7 +17,7 @@ from blackprop.lab.remote.server._journal import Journal
 from blackprop.lab.remote.server._leases import Leases
 from blackprop.lab.remote.server._reading import Heard, read
 from blackprop.lab.remote.server._replies import Replies
-from blackprop.lab.remote.server._statistics import Tally, name_of
+from blackprop.lab.remote.server._statistics import Statistics, name_of
 from blackprop.lab.remote.server._waiting import Due, Waiting
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
@@ -43,9 +43,9 @@ class Dispatcher:
         clock: Callable[[], float],
     ) -> None:
         self._spec, self._sockets, self._journal, self._leases, self._clock = spec, sockets, journal, leases, clock
-        self.tally = Tally(clock)
+        self.statistics = Statistics(clock)
         if journal.forgotten:
-            self.tally.fault(f"{journal.forgotten} sessions were damaged or of another version, and are forgotten")
+            self.statistics.fault(f"{journal.forgotten} sessions were damaged or of another version, and are forgotten")
         self.background = Background()
         self._replies = Replies(spec, sockets, self.background)
         self._boot = secrets.token_hex(8)
@@ -84,10 +84,10 @@ class Dispatcher:
             return
         work, then = partial(read, frames, self._spec), partial(self._heard, route, user)
         if not self.background.put(route, user, size, work, then):
-            self.tally.refused += 1  # too many of this client's wait already; it asks, and sends it again
+            self.statistics.refused += 1  # too many of this client's wait already; it asks, and sends it again
 
     def _heard(self, route: bytes, user: bytes, heard: Heard) -> None:
-        self.tally.seen(user)
+        self.statistics.seen(user)
         message, number = heard.message, 0
         try:
             if message is None:
@@ -101,12 +101,12 @@ class Dispatcher:
                 self._handlers[message.kind](message, route, user)
         except BlackpropError as error:
             if isinstance(error, ProtocolError):
-                self.tally.refused += 1
+                self.statistics.refused += 1
             self._replies.say(route, say.ERROR, number, **say.error_fields(error, Count()))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a client sends, the others are served; a driver draws initial values
-            self.tally.fault(error_text(error))
+            self.statistics.fault(error_text(error))
             self._replies.say(route, say.ERROR, number, **say.error_fields(error, Count()))
 
     def _hello(self, message: Message, route: bytes, user: bytes) -> None:
@@ -211,7 +211,7 @@ class Dispatcher:
         """How the server is doing."""
         lease, now = self._leases, self._clock()
         return {
-            **self.tally.report(),
+            **self.statistics.report(),
             "device": printable(self._spec.name, 200),
             "address": self._sockets.address,
             "boot": self._boot,
@@ -229,7 +229,7 @@ class Dispatcher:
         now = self._clock()
         for session in self._leases.expire(now):
             self._due.withdraw(session)
-            self.tally.fault(f"the client {self._name(session)} was silent for {self._leases.lease_seconds:g} s")
+            self.statistics.fault(f"the client {self._name(session)} was silent for {self._leases.lease_seconds:g} s")
             self._left_alone = True
         session = self._leases.turn(now, self._due)
         if session is None:
@@ -244,7 +244,7 @@ class Dispatcher:
             entry.begin(due.number, rounds.answer_bytes(due.asked, self._spec))
         except OSError as error:
             fields = say.error_fields(DeviceError(f"nothing was measured, the journal failed: {error}"), Count())
-            self.tally.fault(fields["text"])
+            self.statistics.fault(fields["text"])
             if entry.route is not None:
                 self._replies.say(entry.route, say.ERROR, due.number, **fields)
             return None
@@ -258,10 +258,10 @@ class Dispatcher:
         if entry is not None:
             # At once: the client goes on meanwhile. Killed before it is written, its answer lost, it is in doubt.
             self._replies.answer(entry, due.session, frames)
-        self.tally.measured(due.user, spent)
+        self.statistics.measured(due.user, spent)
         self._leases.seen(due.session, self._clock())
         if fault is not None:
-            self.tally.fault(fault)
+            self.statistics.fault(fault)
         if entry is None:
             return
         if entry.route is None:  # it said goodbye meanwhile
@@ -270,7 +270,7 @@ class Dispatcher:
         try:
             entry.answer(frames)
         except OSError as error:  # the client has its answer; asked again, the round would be in doubt
-            self.tally.fault(f"the journal failed: {error}")
+            self.statistics.fault(f"the journal failed: {error}")
 
     def parked(self) -> None:
         """The device was parked, or that was tried."""

@@ -145,7 +145,7 @@ class Server:
                             self._listen(0)
             except Exception as error:  # without this thread no client would be let in any more
                 with self._lock:
-                    self._dispatcher.tally.fault(error_text(error))
+                    self._dispatcher.statistics.fault(error_text(error))
 
     def _listen(self, milliseconds: int) -> None:
         self._dispatcher.background.collect()
@@ -209,7 +209,7 @@ class Server:
         self._running_since = None
         with self._lock:
             for failure in failures:
-                self._dispatcher.tally.fault(f"not parked: {error_text(failure)}")
+                self._dispatcher.statistics.fault(f"not parked: {error_text(failure)}")
             if not failures:
                 self._dispatcher.parked()
         self._park_at = now + self._park_pause

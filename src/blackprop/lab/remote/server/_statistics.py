@@ -14,7 +14,7 @@ WINDOW = 10  # s, over which rates are taken
 FAULTS, CLIENTS = 10, 64
 
 
-class Tally:
+class Statistics:
     """Rounds, rows and programmings, their rates, the clients and the faults. Bounded, however long a server runs."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
