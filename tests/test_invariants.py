@@ -68,8 +68,8 @@ def test_the_laboratory_asks_a_device_for_itself_only_to_park_it():
         if function.name not in (verb, "_verb")
     }
     assert found <= {
-        ("lab/wrappers/_parking.py", "write"),
-        ("lab/wrappers/_parking.py", "_park"),
+        ("lab/wrappers/_setpoint.py", "write"),
+        ("lab/wrappers/_setpoint.py", "_park"),
         ("lab/remote/server/_server.py", "_ask_device"),
     }
 

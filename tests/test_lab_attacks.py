@@ -13,7 +13,7 @@ import blackprop as bp
 from blackprop import errors
 from blackprop.core import metered
 from blackprop.lab import Guarded, RemoteDevice, Server
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.client._status import render
 from blackprop.lab.remote.server import _server as server_module
 from blackprop.lab.remote.shared import _messages as say
@@ -142,9 +142,9 @@ def test_initial_values_that_end_the_process_and_a_name_that_cannot_be_encoded_e
             device.theta.draw(torch.Generator().manual_seed(0))
         assert device.measure([query()])[0].shape == (2, 3)
         assert harmless(str(device))
-        link = Link(server.address, keys)
-        assert link.request(say.STATUS, say.REPORT, 5)["report"]["device"]
-        link.close()
+        connection = Connection(server.address, keys)
+        assert connection.request(say.STATUS, say.REPORT, 5)["report"]["device"]
+        connection.close()
 
 
 def test_a_factory_that_ends_the_process_and_a_close_that_does_are_said(keys, record):
@@ -297,8 +297,8 @@ def test_an_answer_that_cannot_travel_is_refused_before_it_is_measured(keys, rec
     rows = np.zeros((2000, 3), "<f4")
     table = np.array([[0, 2000, 0, 0, 0]] * 12_300, "<i8")  # 24.6 million rows of a small message
     with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
-        device._link.send(round_of(device, 1, [rows, np.zeros((1, 3), "<f4"), table]))
-        reply = device._link.hear(5)
+        device._connection.send(round_of(device, 1, [rows, np.zeros((1, 3), "<f4"), table]))
+        reply = device._connection.hear(5)
         assert reply is not None
         assert (reply.kind, reply["error"], reply["rows"]) == (say.ERROR, "ShapeError", {})
         assert "282 MiB" in reply["text"]
@@ -322,8 +322,8 @@ def test_an_earlier_round_never_replaces_a_later_one(keys, record):
         thread.start()
         assert eventually(lambda: bool(server.report()["measuring"]))
         for number in (2, 1, 2, 3, 1, 2):  # as they come over two connections
-            device._link.send(round_of(device, number, rounds.pack([query(10 * number)])))
-        device._link.send(round_of(device, 3, rounds.pack([query(77)])))  # the same number, another content
+            device._connection.send(round_of(device, number, rounds.pack([query(10 * number)])))
+        device._connection.send(round_of(device, 3, rounds.pack([query(77)])))  # the same number, another content
         thread.join()
         holder.close()
         device._number = 2
@@ -334,19 +334,19 @@ def test_an_earlier_round_never_replaces_a_later_one(keys, record):
 
 def test_a_hello_that_is_repeated_begins_no_second_session(keys, record):
     with served(lambda: Recorder(record), keys) as server:
-        link = Link(server.address, keys)
+        connection = Connection(server.address, keys)
         sessions = set()
         for _ in range(5):
-            link.send(wire.encode(say.HELLO, {"id": 7, "resume": ""}))
-            reply = link.hear(5)
+            connection.send(wire.encode(say.HELLO, {"id": 7, "resume": ""}))
+            reply = connection.hear(5)
             assert reply is not None
             sessions.add(reply["session"])
         assert len(sessions) == server.report()["sessions"] == 1
-        link.send(wire.encode(say.HELLO, {"id": 8, "resume": ""}))
-        reply = link.hear(5)
+        connection.send(wire.encode(say.HELLO, {"id": 8, "resume": ""}))
+        reply = connection.hear(5)
         assert reply is not None
         assert reply["session"] not in sessions
-        link.close()
+        connection.close()
 
 
 @pytest.mark.parametrize("joined", [True, False])
@@ -447,7 +447,7 @@ def test_a_key_that_is_taken_away_is_measured_no_more(keys, record, tmp_path):
         thread = threading.Thread(target=holder.measure, args=([query()],))
         thread.start()
         assert eventually(lambda: bool(server.report()["measuring"]))
-        device._link.send(round_of(device, 1, rounds.pack([query(5)])))
+        device._connection.send(round_of(device, 1, rounds.pack([query(5)])))
         assert eventually(lambda: bool(server.report()["queue"]))
         (keys / "authorised" / "other.key").write_bytes(b"")
         thread.join()
@@ -463,8 +463,8 @@ def test_a_long_answer_that_is_asked_for_again_is_sent_again_and_not_twice_at_on
         server.device.device.read = lambda rows: rows * 2  # pyright: ignore[reportAttributeAccessIssue]
         (expected,) = device.measure([bp.Query(x, torch.ones(3), bp.Purpose.FORWARD)])
         for _ in range(3):
-            device._link.send(round_of(device, 1, [], say.ASK))
-        answer = device._link.hear(5)
+            device._connection.send(round_of(device, 1, [], say.ASK))
+        answer = device._connection.hear(5)
         assert answer is not None
         assert np.array_equal(answer.arrays[0], expected.numpy())
         device.measure([query()])
@@ -473,10 +473,10 @@ def test_a_long_answer_that_is_asked_for_again_is_sent_again_and_not_twice_at_on
 
 def test_a_message_of_very_many_frames_is_refused(keys, record):
     with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
-        link = Link(server.address, keys)
-        link.send([bytes(16)] + [b"x"] * (3 * wire.FRAMES))
-        reply = link.hear(5)
-        link.close()
+        connection = Connection(server.address, keys)
+        connection.send([bytes(16)] + [b"x"] * (3 * wire.FRAMES))
+        reply = connection.hear(5)
+        connection.close()
         assert reply is not None
         assert "4096 frames" in reply["text"]
         device.measure([query()])

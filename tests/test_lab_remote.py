@@ -14,7 +14,7 @@ import blackprop as bp
 from blackprop import errors
 from blackprop.core import Count, metered
 from blackprop.lab import RemoteDevice
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.client._timeouts import Timeouts
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
@@ -35,7 +35,7 @@ def record(tmp_path):
     return tmp_path / "record"
 
 
-class BadLink(Link):
+class BadConnection(Connection):
     """Loses, damages and doubles messages, both ways, from a seed."""
 
     generator = torch.Generator()
@@ -48,10 +48,10 @@ class BadLink(Link):
         """The frames as they arrive, None where they do not."""
         chance = self._chance()
         if chance < 0.1:
-            BadLink.lost += 1
+            BadConnection.lost += 1
             return None
         if chance < 0.15:
-            BadLink.damaged += 1
+            BadConnection.damaged += 1
             first = bytearray(frames[0])
             first[int(self._chance() * len(first))] ^= 4
             return [first, *frames[1:]]
@@ -68,9 +68,9 @@ class BadLink(Link):
         return frames if frames is None else self._spoilt(frames)
 
 
-class OverBadLink(RemoteDevice):
+class OverBadConnection(RemoteDevice):
     def _connect(self):
-        return BadLink(self.address, self._keys)
+        return BadConnection(self.address, self._keys)
 
 
 class Failing(Recorder):
@@ -231,14 +231,14 @@ def train(device: bp.Device, steps: int = 20) -> tuple[list[torch.Tensor], bp.Le
 
 
 def test_training_over_a_bad_link_ends_with_the_same_weights_and_nothing_is_measured_twice(keys, record, tmp_path):
-    BadLink.generator.manual_seed(1)
-    BadLink.lost = BadLink.damaged = 0
-    with served(lambda: Recorder(record), keys) as server, OverBadLink(server.address, keys=keys) as device:
+    BadConnection.generator.manual_seed(1)
+    BadConnection.lost = BadConnection.damaged = 0
+    with served(lambda: Recorder(record), keys) as server, OverBadConnection(server.address, keys=keys) as device:
         weights, ledger = train(device)
     smooth = tmp_path / "smooth"
     expected, undisturbed = train(Recorder(smooth))
-    assert BadLink.lost > 3
-    assert BadLink.damaged > 3
+    assert BadConnection.lost > 3
+    assert BadConnection.damaged > 3
     for there, here in zip(weights, expected, strict=True):
         assert torch.equal(there, here)
     assert ledger == undisturbed
@@ -257,13 +257,13 @@ def test_a_round_that_is_asked_again_is_not_measured_again(keys, record):
             rounds.pack([query()]),
         )
         for _ in range(3):
-            device._link.send(frames)
-            answer = device._link.hear(2)
+            device._connection.send(frames)
+            answer = device._connection.hear(2)
             assert answer is not None
             assert torch.equal(torch.from_numpy(answer.arrays[0]), expected)
         device.measure([query(1)])
-        device._link.send(frames)  # an old one, late
-        assert device._link.hear(0.2) is None
+        device._connection.send(frames)  # an old one, late
+        assert device._connection.hear(0.2) is None
     assert len(lines(record, "read")) == 4
     assert len(lines(record, "program")) == 1
 
@@ -280,7 +280,7 @@ def test_a_process_that_is_told_to_stop_finishes_its_round_and_answers(keys, rec
         assert eventually(lambda: bool(lines(record, "program")))
         code, text = process.terminate()
         thread.join()
-        device._link.farewell = None
+        device._connection.farewell = None
     assert code == 0
     assert "parked" in text
     assert torch.equal(answers[0], query().x * query().theta)
@@ -343,11 +343,11 @@ def test_an_answer_that_was_lost_with_the_server_comes_from_the_journal(keys, re
         with RemoteDevice(process.address, keys=keys) as device:
             device.measure([query()])
             fields = {"id": 2, "session": device._session, "boot": device._boot, "fresh": False, "kinds": ["read"]}
-            device._link.send(wire.encode(say.ROUND, fields, rounds.pack([query(5)])))
+            device._connection.send(wire.encode(say.ROUND, fields, rounds.pack([query(5)])))
             assert eventually(lambda: len(lines(record, "read")) == 4)
             time.sleep(0.1)
             process.kill()
-            while device._link.receive(0.1) is not None:  # the answer is lost
+            while device._connection.receive(0.1) is not None:  # the answer is lost
                 pass
             process.start()
             device._number = 1

@@ -22,7 +22,7 @@ from blackprop import errors
 from blackprop.cli._lab_commands import Serve
 from blackprop.core import metered
 from blackprop.lab import Guarded, RemoteDevice, Server
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.server._entry import HEAD
 from blackprop.lab.remote.server._journal import LIVE, SILENT, Journal
 from blackprop.lab.remote.shared import _messages as say
@@ -155,10 +155,10 @@ def test_a_key_that_is_not_authorised_meets_silence(keys, record, tmp_path):
     make_keys(stranger)
     (stranger / "server.key").write_bytes((keys / "server.key").read_bytes())
     with served(lambda: Recorder(record), keys) as server:
-        link = Link(server.address, stranger)
-        link.send(wire.encode(say.STATUS, {"id": 1}))
-        assert link.receive(0.5) is None
-        link.close()
+        connection = Connection(server.address, stranger)
+        connection.send(wire.encode(say.STATUS, {"id": 1}))
+        assert connection.receive(0.5) is None
+        connection.close()
         with pytest.raises(errors.UnreachableError, match="wrong key looks like silence"):
             RemoteDevice(server.address, keys=stranger, deadline=0.5)
         assert server.report()["clients"] == []
@@ -219,17 +219,17 @@ def wrong_messages(session: str, boot: str):
 
 def test_a_thousand_wrong_messages_leave_the_server_serving(keys, record):
     with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
-        link = Link(server.address, keys)
+        connection = Connection(server.address, keys)
         before = 0
         messages = wrong_messages(device._session, device._boot)
         for i, frames in zip(range(1200), messages, strict=False):
             if i == 200:
                 before = memory()
-            link.send(frames)
+            connection.send(frames)
             if i % 20 == 19:
-                while link.receive(0.02) is not None:
+                while connection.receive(0.02) is not None:
                     pass
-        link.close()
+        connection.close()
         assert lines(record) == []  # nothing of it was measured
         (y,) = device.measure([query(1)])
         assert torch.equal(y, query(1).x * query(1).theta)
@@ -241,21 +241,21 @@ def test_a_thousand_wrong_messages_leave_the_server_serving(keys, record):
 
 def test_a_frame_that_is_too_long_ends_the_connection_before_it_is_taken(keys, record):
     with served(lambda: Recorder(record), keys) as server:
-        link = Link(server.address, keys)
-        link.send([bytes(wire.FRAME_BYTES * 4)])
-        assert link.receive(0.3) is None
-        link.close()
+        connection = Connection(server.address, keys)
+        connection.send([bytes(wire.FRAME_BYTES * 4)])
+        assert connection.receive(0.3) is None
+        connection.close()
         with RemoteDevice(server.address, keys=keys) as device:
             device.measure([query()])
 
 
 def test_a_client_of_another_version_is_told_both(keys, record, monkeypatch):
     with served(lambda: Recorder(record), keys) as server:
-        link = Link(server.address, keys)
+        connection = Connection(server.address, keys)
         (true,) = wire.encode(say.HELLO, {"id": 1, "resume": ""})
-        link.send([b"BPL3" + true[4:]])
-        reply = link.hear(2)
-        link.close()
+        connection.send([b"BPL3" + true[4:]])
+        reply = connection.hear(2)
+        connection.close()
     assert reply is not None
     with pytest.raises(errors.ProtocolError, match=r"of version 3 .* version 2 is spoken here"):
         raise say.error_of(reply)
@@ -339,10 +339,10 @@ def test_one_client_cannot_fetch_the_answers_of_another(keys, record, tmp_path):
     (keys / "authorised" / "other.key").write_bytes((other / "client.key").read_bytes())
     with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
         device.measure([query()])
-        link = Link(server.address, other)
-        link.send(wire.encode(say.ASK, {"id": 1, "session": device._session, "boot": device._boot}))
-        reply = link.hear(2)
-        link.close()
+        connection = Connection(server.address, other)
+        connection.send(wire.encode(say.ASK, {"id": 1, "session": device._session, "boot": device._boot}))
+        reply = connection.hear(2)
+        connection.close()
     assert reply is not None
     assert reply.kind == say.AGAIN
 
@@ -434,11 +434,11 @@ def test_a_full_disk_leaves_no_file_and_puts_no_round_in_doubt(keys, record, mon
         with pytest.raises(errors.DeviceError, match="nothing was measured, the journal failed"):
             device.measure([query(2, rows=2000)])
         assert len(lines(record, "read")) == 4
-        link = Link(server.address, keys)  # the same, told by the protocol: lost is not doubt
+        connection = Connection(server.address, keys)  # the same, told by the protocol: lost is not doubt
         fields = {"session": device._session, "boot": device._boot}
-        link.send(wire.encode(say.ASK, {"id": device._number, **fields}))
-        reply = link.hear(2)
-        link.close()
+        connection.send(wire.encode(say.ASK, {"id": device._number, **fields}))
+        reply = connection.hear(2)
+        connection.close()
         assert reply is not None
         assert reply["state"] == say.LOST
         full[0] = False
@@ -482,7 +482,7 @@ def test_a_client_that_died_frees_the_device_and_one_that_lives_keeps_it(keys, r
     with served(lambda: Recorder(record), keys, lease_seconds=0.4, turn_seconds=60) as server:
         dead = RemoteDevice(server.address, keys=keys)
         dead.measure([query()])
-        dead._link.farewell = None  # it dies without a word
+        dead._connection.farewell = None  # it dies without a word
         dead.close()
         with RemoteDevice(server.address, keys=keys, wait=5) as device:
             begun = time.monotonic()
@@ -510,11 +510,11 @@ def test_status_is_answered_while_a_round_is_long(keys, record):
         thread = threading.Thread(target=device.measure, args=([query()],))
         thread.start()
         time.sleep(0.3)
-        link = Link(server.address, keys)  # a handshake, too
+        connection = Connection(server.address, keys)  # a handshake, too
         begun = time.monotonic()
-        report = link.request(say.STATUS, say.REPORT, 2)["report"]
+        report = connection.request(say.STATUS, say.REPORT, 2)["report"]
         assert time.monotonic() - begun < 0.5
-        link.close()
+        connection.close()
         thread.join()
     assert report["measuring"]
     assert report["lease"][0] == fingerprint(client_pair(keys)[0])
@@ -554,7 +554,7 @@ def test_the_device_is_parked_when_its_client_leaves_and_at_the_end(keys, record
         assert eventually(lambda: lines(record)[-1] == PARKED)
         with RemoteDevice(server.address, keys=keys) as device:
             device.measure([query()])
-            device._link.farewell = None
+            device._connection.farewell = None
     assert lines(record).count(PARKED) == 2
 
 

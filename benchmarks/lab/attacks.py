@@ -45,7 +45,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.lab import RemoteDevice, Server
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _own_process as own_process
 from blackprop.lab.remote.shared import _rounds as rounds
@@ -105,7 +105,7 @@ def serve(keys: Path, notes: Path, ready: Connection) -> None:
 class Attacker:
     """One connection of the attacker, with a session."""
 
-    link: Link
+    connection: Connection
     session: str
     boot: str
     rng: random.Random
@@ -113,14 +113,14 @@ class Attacker:
 
     def said(self, kind: str, number: int, arrays: list[np.ndarray]) -> None:
         fields = {"id": number, "session": self.session, "boot": self.boot, "fresh": False, "kinds": ["read"]}
-        self.link.send(wire.encode(kind, fields, arrays))
+        self.connection.send(wire.encode(kind, fields, arrays))
 
     def round(self, *arrays: np.ndarray) -> None:
         self.number += 1
         self.said(say.ROUND, self.number, list(arrays))
 
     def heard(self, seconds: float) -> bool:
-        return self.link.receive(seconds) is not None
+        return self.connection.receive(seconds) is not None
 
 
 def table(*queries: tuple[int, int, int, int]) -> np.ndarray:
@@ -134,13 +134,13 @@ def greets(a: Attacker) -> None:
     """Sessions without an end (20)."""
     for _ in range(20):
         a.number += 1
-        a.link.send(wire.encode(say.HELLO, {"id": a.number, "resume": ""}))
+        a.connection.send(wire.encode(say.HELLO, {"id": a.number, "resume": ""}))
         a.heard(0.0)
 
 
 def measures_in_new_sessions(a: Attacker) -> None:
     """Sessions without an end, and a round in each (20)."""
-    reply = a.link.request(say.HELLO, say.WELCOME, 10, resume="")
+    reply = a.connection.request(say.HELLO, say.WELCOME, 10, resume="")
     a.session, a.number = reply["session"], 0
     a.round(ROW, SETTING, table((0, 1, 0, 0)))
     a.heard(1.0)
@@ -186,7 +186,7 @@ def answer_too_large(a: Attacker) -> None:
 
 def many_frames(a: Attacker) -> None:
     """A message in 20,000 frames (25)."""
-    a.link.send([bytes(16)] + [b"x"] * 20_000)
+    a.connection.send([bytes(16)] + [b"x"] * 20_000)
     a.heard(5.0)
 
 
@@ -212,7 +212,7 @@ def wrong_messages(a: Attacker) -> None:
     """Messages that are changed at random, and empty arrays of impossible shapes (26)."""
     fields = {"session": a.session, "boot": a.boot, "fresh": False, "resume": "", "seed": 1}
     for _ in range(20):
-        a.link.send(wrong(a.rng, fields, a.rng.randbytes(200)))
+        a.connection.send(wrong(a.rng, fields, a.rng.randbytes(200)))
         a.heard(0.0)
 
 
@@ -230,18 +230,18 @@ def attack(name: str, address: str, keys: Path, seconds: float) -> None:
     torch.set_num_threads(1)
 
     def run(seed: int) -> None:
-        link, end = Link(address, keys), time.monotonic() + seconds
+        connection, end = Connection(address, keys), time.monotonic() + seconds
         try:
-            reply = link.request(say.HELLO, say.WELCOME, 30, resume="")
-            attacker = Attacker(link, reply["session"], reply["boot"], random.Random(seed))
+            reply = connection.request(say.HELLO, say.WELCOME, 30, resume="")
+            attacker = Attacker(connection, reply["session"], reply["boot"], random.Random(seed))
             while time.monotonic() < end:
                 try:
                     ATTACKS[name](attacker)
                 except bp.errors.BusyError:
                     time.sleep(0.05)
-            link.farewell = wire.encode(say.BYE, {"id": 0, "session": attacker.session})
+            connection.farewell = wire.encode(say.BYE, {"id": 0, "session": attacker.session})
         finally:
-            link.close()
+            connection.close()
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(2)]
     for thread in threads:

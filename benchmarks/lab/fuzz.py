@@ -31,7 +31,7 @@ import blackprop as bp
 from blackprop.core import Count
 from blackprop.errors import BlackpropError, ProtocolError
 from blackprop.lab import RemoteDevice, Server
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _spec_codec as describing
@@ -163,7 +163,7 @@ def main() -> None:
         address = ready.recv()
         sent = checked = knocked = 0
         begun, start = time.monotonic(), None
-        link = Link(address, keys)
+        connection = Connection(address, keys)
         with RemoteDevice(address, keys=keys) as device:
             fields = {
                 "session": device._session,
@@ -179,11 +179,11 @@ def main() -> None:
                 until = time.monotonic() + 1
                 while time.monotonic() < until:
                     fields["session"] = rng.choice([rng.randbytes(16).hex(), "", device._session[:-1]])
-                    link.send(wrong(rng, fields, body))
+                    connection.send(wrong(rng, fields, body))
                     sent += 1
                     if sent % 50 == 0:
-                        drain(link)
-                other = Link(address, stranger)
+                        drain(connection)
+                other = Connection(address, stranger)
                 other.send(wire.encode(say.STATUS, {"id": 1}))
                 knocked += 1
                 if other.receive(0.05) is not None:
@@ -195,16 +195,16 @@ def main() -> None:
                 if start is None and sent > 5000:
                     start = memory(process.pid or 0)
             grown = memory(process.pid or 0) - (start or memory(process.pid or 0))
-        link.close()
+        connection.close()
         process.kill()
         process.join()
     print(f"{sent:,} wrong messages, {knocked:,} strangers, {checked:,} rounds right; memory grew by {grown:.1f} MiB")
 
 
-def drain(link: Link) -> None:
+def drain(connection: Connection) -> None:
     while True:
         try:
-            if link.hear(0.001) is None:
+            if connection.hear(0.001) is None:
                 return
         except ProtocolError:
             continue

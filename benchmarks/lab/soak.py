@@ -38,7 +38,7 @@ from fuzz import drain, memory, wrong
 import blackprop as bp
 from blackprop.errors import BlackpropError, BusyError, UnreachableError
 from blackprop.lab import RemoteDevice, Server
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.client._status import ask_status
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _wire as wire
@@ -143,7 +143,7 @@ class Visitor(threading.Thread):
     def vanishes(self, address: str) -> None:
         device = self.come(address)
         self.round(device)
-        device._link.farewell = None
+        device._connection.farewell = None
         device.close()
 
     def falls_silent(self, address: str) -> None:
@@ -153,25 +153,25 @@ class Visitor(threading.Thread):
             self.round(device)
 
     def is_wrong(self, address: str) -> None:
-        link = Link(address, self.keys)
+        connection = Connection(address, self.keys)
         fields = {"session": self.rng.randbytes(16).hex(), "boot": "", "fresh": False, "resume": "", "seed": 1}
-        with contextlib.closing(link):
+        with contextlib.closing(connection):
             for _ in range(100):
-                link.send(wrong(self.rng, fields, bytes(600)))
-            drain(link)
+                connection.send(wrong(self.rng, fields, bytes(600)))
+            drain(connection)
         self.done["wrong messages"] += 100
 
     def is_a_stranger(self, address: str) -> None:
-        link = Link(address, self.stranger)
-        with contextlib.closing(link):
-            link.send(wire.encode(say.STATUS, {"id": 1}))
-            if link.receive(0.05) is not None:
+        connection = Connection(address, self.stranger)
+        with contextlib.closing(connection):
+            connection.send(wire.encode(say.STATUS, {"id": 1}))
+            if connection.receive(0.05) is not None:
                 raise AssertionError("a stranger was answered")
 
     def looks(self, address: str) -> None:
-        link = Link(address, self.keys)
-        with contextlib.closing(link):
-            ask_status(link)
+        connection = Connection(address, self.keys)
+        with contextlib.closing(connection):
+            ask_status(connection)
 
 
 def slope(samples: list[tuple[float, float]]) -> float:
@@ -245,9 +245,9 @@ def main() -> None:
             visitor.join()
         time.sleep(1)
         gc.collect()
-        link = Link(steady.address, keys)
-        report = ask_status(link)
-        link.close()
+        connection = Connection(steady.address, keys)
+        report = ask_status(connection)
+        connection.close()
         done = sum((visitor.done for visitor in visitors), Counter())
         print(f"{options.minutes:g} minutes, {restarted.restarts} restarts: {dict(done)}")
         of_it = ", ".join(f"{report[name]:,} {name}" for name in ("rounds", "rows", "faults", "refused", "sessions"))

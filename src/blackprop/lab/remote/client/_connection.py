@@ -18,7 +18,7 @@ FAREWELL = 300  # ms for the last word
 DAMAGED = 20  # messages that cannot be read, until it is no accident any more
 
 
-class Link:
+class Connection:
     """Messages to a server and from it; what is said once may be lost, and whoever says it says it again."""
 
     def __init__(self, address: str, keys: Path | None) -> None:

@@ -20,7 +20,7 @@ from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BusyError, DeviceError, InDoubtError, ProtocolError, ShapeError
-from blackprop.lab.remote.client._connection import DAMAGED, Link, of_other_version, unreachable
+from blackprop.lab.remote.client._connection import DAMAGED, Connection, of_other_version, unreachable
 from blackprop.lab.remote.client._outgoing import Outgoing, not_taken
 from blackprop.lab.remote.client._timeouts import BYTES_PER_SECOND, LAST, Timeouts
 from blackprop.lab.remote.shared import _messages as say
@@ -78,8 +78,8 @@ class RemoteDevice(Device):
         self._spoke = -math.inf  # when the server last heard of this session
         self._setting: Tensor | None = None  # written by hand
         self._said: Any = None
-        self._link = self._connect()
-        self._end = weakref.finalize(self, self._link.close)
+        self._connection = self._connect()
+        self._end = weakref.finalize(self, self._connection.close)
         try:
             self._spec = spec = self._greet(deadline)
         except BaseException:
@@ -97,8 +97,8 @@ class RemoteDevice(Device):
             capabilities=spec.capabilities,
         )
 
-    def _connect(self) -> Link:
-        return Link(self.address, self._keys)
+    def _connect(self) -> Connection:
+        return Connection(self.address, self._keys)
 
     def _greet(self, deadline: float) -> Declaration:
         """Say hello, once more after the server was started again; returns what its device declares."""
@@ -108,7 +108,7 @@ class RemoteDevice(Device):
             raise DeviceError(f"the server at {self.address} was started again with another device: {said[0]}")
         spec = understand(welcome["device"], welcome.arrays, self._draw, self._kinds)
         self._said, self._boot, self._session = said, welcome["boot"], welcome["session"]
-        self._link.farewell = wire.encode(say.BYE, {"id": 0, "session": self._session})
+        self._connection.farewell = wire.encode(say.BYE, {"id": 0, "session": self._session})
         self._resumed, self._lease_seconds = welcome["resumed"], float(max(1, welcome["lease_milliseconds"])) / 1000
         self._spoke = time.monotonic()
         return spec
@@ -118,7 +118,7 @@ class RemoteDevice(Device):
         end = time.monotonic() + self.wait
         while True:
             try:
-                return self._link.request(say.HELLO, say.WELCOME, deadline, resume=self._session)
+                return self._connection.request(say.HELLO, say.WELCOME, deadline, resume=self._session)
             except BusyError:
                 if time.monotonic() + LAST > end:
                     raise
@@ -128,7 +128,7 @@ class RemoteDevice(Device):
         """Initial values of the served device, from a seed that `generator` draws."""
         self._check_usable()
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        reply = self._link.request(say.DRAW, say.INITIAL, self.deadline, seed=seed)
+        reply = self._connection.request(say.DRAW, say.INITIAL, self.deadline, seed=seed)
         if len(reply.arrays) != 1 or reply.arrays[0].shape != (self.theta.size,):
             raise ProtocolError(f"{self} was asked for initial values (P,) and answered something else")
         return torch.from_numpy(reply.arrays[0])
@@ -201,7 +201,7 @@ class RemoteDevice(Device):
                 out.cancelled = True
                 self._say(say.CANCEL, out)
             try:
-                reply = self._link.hear(timeouts.pause)
+                reply = self._connection.hear(timeouts.pause)
                 if reply is None:
                     timeouts.asked()
                 elif reply.kind == say.ERROR and reply["id"] == 0:
@@ -270,12 +270,12 @@ class RemoteDevice(Device):
 
     def _send(self, out: Outgoing) -> None:
         fields = {"id": out.number, "session": self._session, "boot": self._boot, "fresh": out.fresh}
-        self._link.send(wire.encode(say.ROUND, {**fields, "kinds": out.kinds}, out.arrays))
+        self._connection.send(wire.encode(say.ROUND, {**fields, "kinds": out.kinds}, out.arrays))
         self._spoke, out.said = time.monotonic(), out.said + 1
 
     def _say(self, kind: str, out: Outgoing) -> None:
         fields = {"id": out.number, "session": self._session, "boot": self._boot}
-        self._link.send(wire.encode(kind, fields))
+        self._connection.send(wire.encode(kind, fields))
         self._spoke, out.said = time.monotonic(), out.said + 1
 
     def repeated(self) -> Count:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from blackprop.errors import ProtocolError
-from blackprop.lab.remote.client._connection import Link
+from blackprop.lab.remote.client._connection import Connection
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.wrappers._printable import printable
 
@@ -21,27 +21,27 @@ REFRESH = 1.0  # s
 DEADLINE = 5.0  # s
 
 
-def ask_status(link: Link, deadline: float = DEADLINE) -> dict[str, Any]:
+def ask_status(connection: Connection, deadline: float = DEADLINE) -> dict[str, Any]:
     """What the server at the other end says of itself."""
-    return link.request(say.STATUS, say.REPORT, deadline)["report"]
+    return connection.request(say.STATUS, say.REPORT, deadline)["report"]
 
 
 def show_status(address: str, keys: Path | None, console: Console, *, once: bool) -> None:
     """Print the status once, or keep it on the screen until the user has seen enough."""
-    link = Link(address, keys)
+    connection = Connection(address, keys)
     try:
-        status = render(ask_status(link))
+        status = render(ask_status(connection))
         if once:
             console.print(status)
             return
         with Live(status, console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(REFRESH)
-                live.update(render(ask_status(link)), refresh=True)
+                live.update(render(ask_status(connection)), refresh=True)
     except KeyboardInterrupt:
         return
     finally:
-        link.close()
+        connection.close()
 
 
 def render(report: Mapping[str, Any]) -> RenderableType:
