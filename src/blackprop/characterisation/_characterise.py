@@ -14,7 +14,7 @@ from blackprop import planning
 from blackprop.characterisation._characterisation import Characterisation
 from blackprop.characterisation._clock import Clock, cost
 from blackprop.characterisation._coupling import Wiring, coupling
-from blackprop.characterisation._device_under_test import Stand
+from blackprop.characterisation._device_under_test import DeviceUnderTest
 from blackprop.characterisation._drive import drive, input_limits
 from blackprop.characterisation._findings import Finding, coupling_of, unknown
 from blackprop.characterisation._harmonics import harmonics
@@ -89,20 +89,20 @@ def characterise(
         raise ArgumentError(f"`characterise(device)` takes a Device, got {device!r}")
     if not 0 < scale < float("inf"):
         raise ArgumentError(f"`characterise(scale=...)` must be positive and finite, got {scale}")
-    stand = Stand(device, scale, generator if generator is not None else torch.Generator().manual_seed(0))
-    return _Inquiry(stand, budget).carry_out()
+    dut = DeviceUnderTest(device, scale, generator if generator is not None else torch.Generator().manual_seed(0))
+    return _Inquiry(dut, budget).carry_out()
 
 
 class _Inquiry:
     """The questions in their order, their answers, and the reason for an early end."""
 
-    def __init__(self, stand: Stand, budget: Budget | None) -> None:
-        self.stand, self.budget = stand, budget
+    def __init__(self, dut: DeviceUnderTest, budget: Budget | None) -> None:
+        self.dut, self.budget = dut, budget
         self.ledger = Ledger()
         self.findings: dict[str, Finding] = {}
         self.diagnoses: list[str] = []
         self.curves: dict[str, Any] = {}
-        self.clock = Clock(stand.device)
+        self.clock = Clock(dut.device)
         self.wiring: Wiring | None = None
         self.step: float | None = None
 
@@ -124,45 +124,45 @@ class _Inquiry:
         return self._result(stopped or "not asked, since there is no answer to learn from")
 
     def _ask_all(self) -> None:
-        stand = self.stand
-        self._take(input_limits(stand))
-        heard = self._run(lambda: signal(stand))
+        dut = self.dut
+        self._take(input_limits(dut))
+        heard = self._run(lambda: signal(dut))
         self._take(*heard.findings, faults=heard.faults, curves=heard.curves)
         if heard.hopeless:
             return
-        stable = self._run(lambda: stability(stand))
+        stable = self._run(lambda: stability(dut))
         self._take(*stable.findings, faults=stable.faults, curves=stable.curves)
-        stand.drifts = self.findings["drift"].value != 0
+        dut.drifts = self.findings["drift"].value != 0
         if stable.faults:
             return  # answers that depend on earlier queries have no information about θ
-        faults = self._run(lambda: influence(stand))
+        faults = self._run(lambda: influence(dut))
         self.diagnoses += faults
         if any(fault.startswith(("stuck", "rounded")) for fault in faults):
             return
-        driven = self._run(lambda: drive(stand))
+        driven = self._run(lambda: drive(dut))
         self._take(*driven.findings, faults=driven.faults)
-        finding = self._run(lambda: period(stand))
-        stand.period = finding.value if finding.known and isinstance(finding.value, float) else None
+        finding = self._run(lambda: period(dut))
+        dut.period = finding.value if finding.known and isinstance(finding.value, float) else None
         self._take(finding)
-        finding, affine, curve = self._run(lambda: linearity(stand))
-        stand.linear = finding.known and finding.value is True and _vectors(stand)
+        finding, affine, curve = self._run(lambda: linearity(dut))
+        dut.linear = finding.known and finding.value is True and _vectors(dut)
         self._take(finding, affine, curves={"linearity": curve})
-        finding, curve = self._run(lambda: response(stand))
+        finding, curve = self._run(lambda: response(dut))
         self._take(finding, curves={"response": curve})
         radian = planning.step_size(self._declared(0.0).declaration) * 100
-        self.step, finding, curve = self._run(lambda: useful_step(stand, radian))
+        self.step, finding, curve = self._run(lambda: useful_step(dut, radian))
         self._take(finding, curves={"step": curve})
-        self.wiring = self._run(lambda: coupling(stand))
+        self.wiring = self._run(lambda: coupling(dut))
         self._take(self.wiring.finding, curves={"coupling": self.wiring.curves})
         self._take(self._harmonics())
 
     def _harmonics(self) -> Finding:
         """Asked only if a plan can use the answer: for few parameters, without linearity or coupling."""
-        size = self.stand.spec.theta.size
-        if self.stand.linear or coupling_of(self.findings["coupling"]) is not Coupling.NONE or size > SHIFTED:
+        size = self.dut.spec.theta.size
+        if self.dut.linear or coupling_of(self.findings["coupling"]) is not Coupling.NONE or size > SHIFTED:
             text = f"not asked: a plan uses them of at most {SHIFTED} parameters, where it knows of no coupling"
             return unknown("harmonics", text)
-        return self._run(lambda: harmonics(self.stand))
+        return self._run(lambda: harmonics(self.dut))
 
     def _take(self, *findings: Finding, faults: list[str] | None = None, curves: dict[str, Any] | None = None) -> None:
         self.findings.update((finding.name, finding) for finding in findings)
@@ -176,31 +176,31 @@ class _Inquiry:
     def _reserve_parking(self) -> None:
         if self.budget is not None:
             spent = Count(Counter({Purpose.CALIBRATE: 1}), Counter({Purpose.CALIBRATE: 1}))
-            self.budget.reserve(spent, self.stand.spec.seconds(spent))
+            self.budget.reserve(spent, self.dut.spec.seconds(spent))
 
     def _park(self) -> None:
         """Restore the initial setting and ignore its reading; paid for in advance."""
-        stand = self.stand
+        dut = self.dut
         with contextlib.suppress(ReadingError), torch.no_grad():
-            run(ask(stand.query(stand.rows[:1], stand.home)), metered(self.clock, self.ledger))
+            run(ask(dut.query(dut.rows[:1], dut.home)), metered(self.clock, self.ledger))
 
     def _declared(self, noise: float) -> Declared:
         linear, one = self.findings.get("linear"), self.findings.get("harmonics")
         return Declared(
-            self.stand.device,
+            self.dut.device,
             harmonics=1 if one is not None and one.known and one.value == 1 else None,
             cost=self._cost(),
             linear=linear is not None and linear.known and bool(linear.value),
             coupling=coupling_of(self.findings.get("coupling")),
             noise=noise,
-            period=self.stand.period,
+            period=self.dut.period,
             order=self.wiring.order if self.wiring is not None else None,
         )
 
     def _cost(self) -> Cost | None:
         """Declare the measured cost if the device declares none; the time of a `Simulator` is not a laboratory's."""
-        inner = unwrapped(self.stand.device)
-        return None if self.stand.spec.cost != Cost() or isinstance(inner, Simulator) else self.clock.cost()
+        inner = unwrapped(self.dut.device)
+        return None if self.dut.spec.cost != Cost() or isinstance(inner, Simulator) else self.clock.cost()
 
     def _result(self, why: str) -> Characterisation:
         self.findings["cost"] = cost(self.clock)
@@ -208,7 +208,7 @@ class _Inquiry:
             self.findings.setdefault(name, unknown(name, why))
         noise = self.findings["noise"].value
         # Differences meet rounding as they meet noise: the declared noise, which sets their step, has both.
-        rounding = self.stand.rounding / self.stand.size if self.stand.rounding else 0.0
+        rounding = self.dut.rounding / self.dut.size if self.dut.rounding else 0.0
         device = self._declared(float(f"{math.hypot(noise if isinstance(noise, float) else 0.0, rounding):.4g}"))
         return Characterisation(
             {name: self.findings[name] for name in QUESTIONS},
@@ -220,5 +220,5 @@ class _Inquiry:
         )
 
 
-def _vectors(stand: Stand) -> bool:
-    return len(stand.spec.in_shape) == len(stand.spec.out_shape) == 1
+def _vectors(dut: DeviceUnderTest) -> bool:
+    return len(dut.spec.in_shape) == len(dut.spec.out_shape) == 1

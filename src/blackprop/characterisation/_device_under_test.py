@@ -33,7 +33,7 @@ class Comparison:
         return self.size <= self.allowed and self.worst <= self.worst_allowed
 
 
-class Stand:
+class DeviceUnderTest:
     """A device under test: its earlier setting, and the knowledge about it so far.
 
     Declared shapes, limits and initial values are trusted; a declared period is one candidate; other declarations are

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from blackprop.characterisation._device_under_test import ROWS, Stand, rms
+from blackprop.characterisation._device_under_test import ROWS, DeviceUnderTest, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.characterisation._signal import STRONG
 from blackprop.core._declaration import limits_text
@@ -30,60 +30,60 @@ class InputScale:
     faults: list[str] = field(default_factory=list)
 
 
-def input_limits(stand: Stand) -> Finding:
+def input_limits(dut: DeviceUnderTest) -> Finding:
     """Return the declared limits of the inputs. They are trusted: beyond them a device may be damaged."""
-    spec = stand.spec
+    spec = dut.spec
     if spec.x_limited:
         text = "as the device declares; every row of this inquiry lies within them"
         return Finding("inputs", limits_text(spec.x_low, spec.x_high), True, text, 1.0)
     return unknown("inputs", f"the device declares no limits; rows of up to {STRONG:g} times the scale are sent")
 
 
-def drive(stand: Stand) -> Procedure[InputScale]:
+def drive(dut: DeviceUnderTest) -> Procedure[InputScale]:
     """Send rows at drives from zero to three times the data's: the dark level, and whether the outputs saturate.
 
     A clipped output stays at one end; a saturating one flattens towards it. Answers that turn back as the drive grows
-    do neither, and are tested for a period in the inputs. The dark level is stored in `stand`.
+    do neither, and are tested for a period in the inputs. The dark level is stored in `dut`.
     """
-    repeats = REPEATS if stand.noisy else 1
-    most = stand.factors(stand.rows, STRONG)[1]
-    drives = torch.linspace(0, most, SWEEP).to(stand.rows)
-    sent = (drives[:, None, None] * stand.rows).flatten(0, 1).clamp(*stand.spec.x_range)
-    y = (yield from stand.read(sent.repeat(repeats, 1), stand.base)).unflatten(0, (repeats, SWEEP, ROWS))
-    blur = math.hypot(stand.noise / math.sqrt(repeats), stand.rounding)
+    repeats = REPEATS if dut.noisy else 1
+    most = dut.factors(dut.rows, STRONG)[1]
+    drives = torch.linspace(0, most, SWEEP).to(dut.rows)
+    sent = (drives[:, None, None] * dut.rows).flatten(0, 1).clamp(*dut.spec.x_range)
+    y = (yield from dut.read(sent.repeat(repeats, 1), dut.base)).unflatten(0, (repeats, SWEEP, ROWS))
+    blur = math.hypot(dut.noise / math.sqrt(repeats), dut.rounding)
     curves = y.mean(0)  # (drives, rows, d_out)
-    stand.dark = curves[0].mean(0)
-    found = InputScale([_offset(stand, curves[0])])
-    curves = curves - stand.dark
+    dut.dark = curves[0].mean(0)
+    found = InputScale([_offset(dut, curves[0])])
+    curves = curves - dut.dark
     full = int((drives - 1).abs().argmin())
     growth = rms(curves[-1]) / max(rms(curves[full]), blur)
     turned = _turned(curves, blur)
-    rails = _at_rails(stand, y)
+    rails = _at_rails(dut, y)
     if rails > RAILS:
         found.faults.append(f"saturated: {rails:.0%} of the readings stand at one end of the range")
     elif growth < GROWS and turned < TURNS and most >= STRONG:  # within limits of inputs, less growth is not evidence
         found.faults.append(f"saturated: {STRONG:g} times the drive gives {growth:.2g} times the output")
     if turned < TURNS:
         text = f"{turned:.0%} of the outputs turn back; {most:.3g} times the drive gives {growth:.2g} times the signal"
-        found.findings.append(Finding("period in x", None, True, text, sure(ROWS * stand.spec.d_out)))
+        found.findings.append(Finding("period in x", None, True, text, sure(ROWS * dut.spec.d_out)))
         return found
-    found.findings.append((yield from _period(stand, turned)))
+    found.findings.append((yield from _period(dut, turned)))
     return found
 
 
-def _offset(stand: Stand, dark: Tensor) -> Finding:
+def _offset(dut: DeviceUnderTest, dark: Tensor) -> Finding:
     """Return the reading without input (rows, d_out)."""
     level = dark.mean(0)
     size = rms(level)
-    allowed = 4 * stand.noise / math.sqrt(len(dark)) + 2 * stand.rounding + 1e-4 * stand.size
+    allowed = 4 * dut.noise / math.sqrt(len(dark)) + 2 * dut.rounding + 1e-4 * dut.size
     if size <= allowed:
-        text = f"where nothing is sent it reads nothing, within {allowed / stand.size:.1g} of the outputs"
+        text = f"where nothing is sent it reads nothing, within {allowed / dut.size:.1g} of the outputs"
         return Finding("dark level", 0.0, True, text, sure(dark.numel()))
     text = (
-        f"where nothing is sent it reads {float(level.min()):.4g} to {float(level.max()):.4g}, {size / stand.size:.2g} "
+        f"where nothing is sent it reads {float(level.min()):.4g} to {float(level.max()):.4g}, {size / dut.size:.2g} "
         "of the outputs: an offset, as a dark level is"
     )
-    return Finding("dark level", size, True, text, sure(dark.numel()), stand.noise / math.sqrt(dark.numel()))
+    return Finding("dark level", size, True, text, sure(dark.numel()), dut.noise / math.sqrt(dark.numel()))
 
 
 def _turned(curves: Tensor, blur: float) -> float:
@@ -96,39 +96,39 @@ def _turned(curves: Tensor, blur: float) -> float:
     return float(turns.double().mean())
 
 
-def _at_rails(stand: Stand, y: Tensor) -> float:
+def _at_rails(dut: DeviceUnderTest, y: Tensor) -> float:
     """Return the part of the lit readings (repeats, drives, rows, d_out) at one end, if that is not the dark level."""
     lit = y[:, 1:]
     parts = []
     for end in (lit.max(), lit.min()):
-        dark = float((end - stand.dark).abs().min()) <= 4 * stand.blur + stand.quantum
+        dark = float((end - dut.dark).abs().min()) <= 4 * dut.blur + dut.quantum
         parts.append(0.0 if dark else float((lit == end).double().mean()))
     return max(parts) if bool((lit != lit.flatten()[0]).any()) else 0.0
 
 
-def _period(stand: Stand, turned: float) -> Procedure[Finding]:
+def _period(dut: DeviceUnderTest, turned: float) -> Procedure[Finding]:
     """Return the smallest T with `f(x + T r) = f(x)` for random halves r of the inputs and for single ones."""
-    d_in = stand.spec.d_in
+    d_in = dut.spec.d_in
     near = []
-    for T in sorted(T for T in PERIODS if 3 * STRONG * stand.scale >= 0.625 * T):
-        low, high = (max(stand.spec.x_range[0], -T / 2), min(stand.spec.x_range[1], 0.625 * T))
+    for T in sorted(T for T in PERIODS if 3 * STRONG * dut.scale >= 0.625 * T):
+        low, high = (max(dut.spec.x_range[0], -T / 2), min(dut.spec.x_range[1], 0.625 * T))
         if high - low < T:  # no two inputs within their limits are a period apart
             continue
-        x = low + (high - low - T) * stand.some(ROWS, d_in)
-        which = torch.stack([stand.half(d_in) for _ in range(ROWS)])
+        x = low + (high - low - T) * dut.some(ROWS, d_in)
+        which = torch.stack([dut.half(d_in) for _ in range(ROWS)])
         which[:2] = False
-        which[torch.arange(2), stand.some(2).mul(d_in).long()] = True  # single inputs
-        moved, part = x + T * which, x + (0.3 + 0.4 * float(stand.some(1))) * T * which
-        repeats = REPEATS if stand.noisy else 1
+        which[torch.arange(2), dut.some(2).mul(d_in).long()] = True  # single inputs
+        moved, part = x + T * which, x + (0.3 + 0.4 * float(dut.some(1))) * T * which
+        repeats = REPEATS if dut.noisy else 1
         sent = torch.cat((x, moved, x, part)).repeat(repeats, 1)
-        y = (yield from stand.read(sent, stand.base)).unflatten(0, (repeats, -1)).mean(0)
+        y = (yield from dut.read(sent, dut.base)).unflatten(0, (repeats, -1)).mean(0)
         first, there, back, away = y.chunk(4)
         there, back, away = there - first, back - first, away - first
-        whole, parts = stand.compare(there, back), stand.compare(away, back)
+        whole, parts = dut.compare(there, back), dut.compare(away, back)
         if parts.size < 3 * parts.allowed:
             continue
         if whole.alike:
-            limit = whole.allowed / stand.size
+            limit = whole.allowed / dut.size
             text = (
                 f"inputs moved by {T:.5g}, singly and half of them, change nothing, within {limit:.1g} of the outputs; "
                 f"{turned:.0%} of the outputs turn back as the drive grows, and none saturates"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.characterisation._device_under_test import ROWS, TOLERANCE, Stand, rms
+from blackprop.characterisation._device_under_test import ROWS, TOLERANCE, DeviceUnderTest, rms
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.characterisation._signal import STRONG
 from blackprop.core._probes import combination, within
@@ -34,25 +34,25 @@ class Excess:
         return self.size > self.limit or self.worst > self.worst_limit
 
 
-def linearity(stand: Stand) -> Procedure[tuple[Finding, Finding, dict[str, Any]]]:
+def linearity(dut: DeviceUnderTest) -> Procedure[tuple[Finding, Finding, dict[str, Any]]]:
     """Measure `f(a x + b z) − a f(x) − b f(z)` on normal rows, on single inputs and on rows of one sign.
 
     At three settings; then at three times the drive, or as far as the limits of the inputs allow, where a device may no
     longer be linear.
     """
-    strong = stand.factors(stand.rows, STRONG)[1]
-    repeats = REPEATS if stand.noisy else 1
-    settings = [stand.base, stand.anywhere(), stand.anywhere()]
+    strong = dut.factors(dut.rows, STRONG)[1]
+    repeats = REPEATS if dut.noisy else 1
+    settings = [dut.base, dut.anywhere(), dut.anywhere()]
     near, far = [], []
     for theta in settings:
-        near.append((yield from _excess(stand, theta, 1.0, repeats)))
-        far.append((yield from _excess(stand, theta, strong, repeats)))
-    curve = yield from _curve(stand)
+        near.append((yield from _excess(dut, theta, 1.0, repeats)))
+        far.append((yield from _excess(dut, theta, strong, repeats)))
+    curve = yield from _curve(dut)
     worst = max(near, key=lambda e: e.size / e.limit)
     seen = [e for e in near if e.seen]
-    count = ROWS * stand.spec.d_out * len(settings)
+    count = ROWS * dut.spec.d_out * len(settings)
     held = f"superposition holds within {max(e.limit for e in near):.1g} of the outputs"
-    if stand.rounding:
+    if dut.rounding:
         held += ", to which they are rounded,"
     if len(seen) > 0:
         size = max(e.size for e in near)
@@ -74,15 +74,15 @@ def _affine(found: list[Excess], count: float) -> Finding:
     return Finding("affine", holds, True, text, sure(count))
 
 
-def _excess(stand: Stand, theta: Tensor, drive: float, repeats: int) -> Procedure[Excess]:
-    x, z = _rows(stand), _rows(stand).roll(1, 0)
-    if stand.spec.x_limited:
-        drive = min(drive, stand.factors(torch.cat((x, z)), drive)[1])
-    a, b = combination(stand.spec, drive * x, drive * z)
+def _excess(dut: DeviceUnderTest, theta: Tensor, drive: float, repeats: int) -> Procedure[Excess]:
+    x, z = _rows(dut), _rows(dut).roll(1, 0)
+    if dut.spec.x_limited:
+        drive = min(drive, dut.factors(torch.cat((x, z)), drive)[1])
+    a, b = combination(dut.spec, drive * x, drive * z)
     sent = drive * torch.cat((x, z, a * x + b * z))
-    if stand.spec.x_limited:
-        sent = sent.clamp(*stand.spec.x_range)  # rounding
-    y = (yield from stand.read(sent.repeat(repeats, 1), theta)).unflatten(0, (repeats, len(sent)))
+    if dut.spec.x_limited:
+        sent = sent.clamp(*dut.spec.x_range)  # rounding
+    y = (yield from dut.read(sent.repeat(repeats, 1), theta)).unflatten(0, (repeats, len(sent)))
     left, right, both = y.chunk(3, 1)
     off = both - a * left - b * right
     size = rms(torch.cat((left, right), 1))
@@ -96,30 +96,30 @@ def _excess(stand: Stand, theta: Tensor, drive: float, repeats: int) -> Procedur
         limit += noise * math.sqrt(1 + 10 / math.sqrt(parts))
         most += 7 * max(noise, 0.7 * math.sqrt(float(var.max())))
     # Three roundings, each of up to half a step, the second and third weighed by a and b.
-    limit = math.hypot(limit, math.sqrt(1 + a**2 + b**2) * stand.rounding * (1 + 4 / math.sqrt(mean.numel())))
-    most += (1 + abs(a) + abs(b)) / 2 * math.sqrt(12) * stand.rounding
-    lit = mean - (1 - a - b) * stand.dark
+    limit = math.hypot(limit, math.sqrt(1 + a**2 + b**2) * dut.rounding * (1 + 4 / math.sqrt(mean.numel())))
+    most += (1 + abs(a) + abs(b)) / 2 * math.sqrt(12) * dut.rounding
+    lit = mean - (1 - a - b) * dut.dark
     if size == 0:  # the outputs are zero at this setting
-        size = max(stand.size, limit)
+        size = max(dut.size, limit)
     return Excess(
         *(value / size for value in (rms(mean), limit, float(mean.abs().max()), most, rms(lit), float(lit.abs().max())))
     )
 
 
-def _rows(stand: Stand) -> Tensor:
+def _rows(dut: DeviceUnderTest) -> Tensor:
     """Normal rows, single inputs as strong as a whole row, and rows of one sign (2 · ROWS, d_in)."""
-    d_in = stand.spec.d_in
-    single = torch.zeros(2, d_in).to(stand.rows)
-    place = stand.some(2).mul(d_in).long()
-    single[torch.arange(2), place] = math.sqrt(d_in) * stand.scale
-    normal, one_sign = stand.normal(ROWS - 3, d_in) * stand.scale, stand.normal(1, d_in).abs() * stand.scale
-    return torch.cat([within(stand.spec, rows) for rows in (normal, single.clamp(*stand.spec.x_range), one_sign)])
+    d_in = dut.spec.d_in
+    single = torch.zeros(2, d_in).to(dut.rows)
+    place = dut.some(2).mul(d_in).long()
+    single[torch.arange(2), place] = math.sqrt(d_in) * dut.scale
+    normal, one_sign = dut.normal(ROWS - 3, d_in) * dut.scale, dut.normal(1, d_in).abs() * dut.scale
+    return torch.cat([within(dut.spec, rows) for rows in (normal, single.clamp(*dut.spec.x_range), one_sign)])
 
 
-def _curve(stand: Stand) -> Procedure[dict[str, Any]]:
+def _curve(dut: DeviceUnderTest) -> Procedure[dict[str, Any]]:
     """One row at growing drive, for the plot."""
-    low, high = stand.factors(stand.rows[:1], STRONG)
-    drive = torch.linspace(low, high, 13).to(stand.rows)
-    sent = (drive[:, None] * stand.rows[:1]).clamp(*stand.spec.x_range)  # rounding
-    y = yield from stand.read(sent, stand.base)
+    low, high = dut.factors(dut.rows[:1], STRONG)
+    drive = torch.linspace(low, high, 13).to(dut.rows)
+    sent = (drive[:, None] * dut.rows[:1]).clamp(*dut.spec.x_range)  # rounding
+    y = yield from dut.read(sent, dut.base)
     return {"drive": drive.tolist(), "outputs": y[:, :6].mT.tolist()}

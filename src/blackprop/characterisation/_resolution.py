@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from blackprop.characterisation._device_under_test import Stand
+from blackprop.characterisation._device_under_test import DeviceUnderTest
 from blackprop.characterisation._findings import Finding, sure
 
 FINEST = 1e-5  # of the range of the readings: finer steps are indistinguishable from single precision
 FITS = 0.02  # of a step: how far a reading may be from a multiple of it
 
 
-def resolution(stand: Stand, readings: Tensor) -> Finding:
-    """Return the largest step q of which all readings are multiples, counted from one reading; store it in `stand`.
+def resolution(dut: DeviceUnderTest, readings: Tensor) -> Finding:
+    """Return the largest step q of which all readings are multiples, counted from one reading; store it in `dut`.
 
     Found by Euclid's algorithm on the gaps between different readings. Continuous readings have no such step: the
     remainders of some hundred of them are never all under a fiftieth of it.
@@ -22,10 +22,10 @@ def resolution(stand: Stand, readings: Tensor) -> Finding:
     if step is None:
         text = f"{len(values)} different readings are multiples of no common step"
         return Finding("resolution", None, True, text, sure(len(values)))
-    stand.quantum = step
+    dut.quantum = step
     text = (
-        f"all {readings.numel()} readings are multiples of {step:.4g}, {step / stand.size:.2g} of the outputs: they "
-        f"are rounded, which errs by {stand.rounding / stand.size:.2g} of them and which no repetition averages out"
+        f"all {readings.numel()} readings are multiples of {step:.4g}, {step / dut.size:.2g} of the outputs: they "
+        f"are rounded, which errs by {dut.rounding / dut.size:.2g} of them and which no repetition averages out"
     )
     return Finding("resolution", step, True, text, sure(len(values)))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from blackprop.characterisation._device_under_test import ROWS, Stand, rms
+from blackprop.characterisation._device_under_test import ROWS, DeviceUnderTest, rms
 from blackprop.characterisation._findings import Finding, unknown
 from blackprop.characterisation._noise import kind_of_noise
 from blackprop.characterisation._resolution import resolution
@@ -31,32 +31,32 @@ class Signal:
     curves: dict[str, Any] = field(default_factory=dict)
 
 
-def signal(stand: Stand) -> Procedure[Signal]:
+def signal(dut: DeviceUnderTest) -> Procedure[Signal]:
     """Read the same rows repeatedly at full, half, quarter and tenth drive, at one setting and two others."""
-    repeats = max(6, math.ceil(SAMPLES / (ROWS * stand.spec.d_out)))
-    drives = torch.tensor(WEAK).to(stand.rows)[:, None]
-    sent = torch.cat((stand.rows, drives * stand.rows[: len(WEAK)])).clamp(*stand.spec.x_range)
+    repeats = max(6, math.ceil(SAMPLES / (ROWS * dut.spec.d_out)))
+    drives = torch.tensor(WEAK).to(dut.rows)[:, None]
+    sent = torch.cat((dut.rows, drives * dut.rows[: len(WEAK)])).clamp(*dut.spec.x_range)
     full = torch.arange(len(sent), device=sent.device) < ROWS
-    first = yield from stand.read(stand.rows, stand.base)  # instruments set their range by the first rows
+    first = yield from dut.read(dut.rows, dut.base)  # instruments set their range by the first rows
     if not bool(first.any()):
-        stand.base = stand.anywhere()  # its initial setting may be dark
+        dut.base = dut.anywhere()  # its initial setting may be dark
     x = sent.repeat(repeats, 1)
-    y = (yield from stand.read(x, stand.base)).unflatten(0, (repeats, -1))
+    y = (yield from dut.read(x, dut.base)).unflatten(0, (repeats, -1))
     mean, var = y.mean(0), y.var(0)
     noise = math.sqrt(float(var[full].mean()))
     power = float(mean[full].square().mean()) - noise**2 / repeats
-    stand.size, stand.noise = math.sqrt(max(power, 0.0)), noise
+    dut.size, dut.noise = math.sqrt(max(power, 0.0)), noise
     found = Signal([])
     if fault := _hopeless(power, noise**2 / repeats * math.sqrt(2 / mean[full].numel())):
         found.faults, found.hopeless = [fault], True
         found.findings.append(unknown("noise", fault))
         return found
-    if noise > stand.size:
-        found.faults.append(f"noisier than its signal: a reading scatters by {noise / stand.size:.2g} of the signal")
-    others = [stand.anywhere() for _ in range(2)]
-    elsewhere = (yield from stand.readings(x, others)).unflatten(1, (repeats, -1))
-    found.findings.append(resolution(stand, torch.cat((y[:1], elsewhere[:, 0]))))
-    found.findings += kind_of_noise(stand, [y, *elsewhere])
+    if noise > dut.size:
+        found.faults.append(f"noisier than its signal: a reading scatters by {noise / dut.size:.2g} of the signal")
+    others = [dut.anywhere() for _ in range(2)]
+    elsewhere = (yield from dut.readings(x, others)).unflatten(1, (repeats, -1))
+    found.findings.append(resolution(dut, torch.cat((y[:1], elsewhere[:, 0]))))
+    found.findings += kind_of_noise(dut, [y, *elsewhere])
     some = slice(None, None, max(1, mean.numel() // POINTS))
     found.curves["noise"] = {"mean": mean.abs().flatten()[some].tolist(), "std": var.sqrt().flatten()[some].tolist()}
     return found
@@ -71,7 +71,7 @@ def _hopeless(power: float, blur: float) -> str:
     return ""
 
 
-def influence(stand: Stand) -> Procedure[list[str]]:
+def influence(dut: DeviceUnderTest) -> Procedure[list[str]]:
     """Find faults: θ without effect, x without effect."""
     faults = []
     alike = True
@@ -80,20 +80,20 @@ def influence(stand: Stand) -> Procedure[list[str]]:
         (8.0, 1),
         (100.0, PATIENCE),
     ):  # the initial setting may not show the range of θ
-        wide = [widening * (stand.some(stand.spec.theta.size) - 0.5) for _ in range(4)]
-        others = [stand.spec.theta.clamp(stand.anywhere() + more) for more in wide]
-        changes, controls = yield from stand.interleaved(stand.rows, stand.base, others, repeats)
-        alike = stand.compare(changes, controls).alike
+        wide = [widening * (dut.some(dut.spec.theta.size) - 0.5) for _ in range(4)]
+        others = [dut.spec.theta.clamp(dut.anywhere() + more) for more in wide]
+        changes, controls = yield from dut.interleaved(dut.rows, dut.base, others, repeats)
+        alike = dut.compare(changes, controls).alike
         if not alike:
             break
     if alike:
-        text = f"stuck: four other settings change the output by {rms(changes) / stand.size:.1g}, within its noise"
+        text = f"stuck: four other settings change the output by {rms(changes) / dut.size:.1g}, within its noise"
         faults.append(f"{text}; θ moves nothing")
-    strong = torch.cat((stand.rows, stand.rows.roll(1, 0), stand.rows))
-    y, again, control = (yield from stand.read(strong, stand.base)).chunk(3)
-    if stand.compare(again - y, control - y).alike:
+    strong = torch.cat((dut.rows, dut.rows.roll(1, 0), dut.rows))
+    y, again, control = (yield from dut.read(strong, dut.base)).chunk(3)
+    if dut.compare(again - y, control - y).alike:
         faults.append("stuck: it answers the same whatever is sent; x moves nothing")
-    if faults and 2 * stand.rounding > stand.size / 4:  # a change may stay within a step
-        step, size = stand.quantum, stand.size
+    if faults and 2 * dut.rounding > dut.size / 4:  # a change may stay within a step
+        step, size = dut.quantum, dut.size
         return [f"rounded more coarsely than its signal: in steps of {step:.3g}, where outputs are of {size:.3g}"]
     return faults
