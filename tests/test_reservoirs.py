@@ -12,7 +12,7 @@ import torch
 
 import blackprop as bp
 from blackprop.core import Purpose, Query
-from blackprop.devices import ActiveRing, Carried, EchoState, Ikeda, SpinWaveScatterer
+from blackprop.devices import ActiveRing, EchoState, Ikeda, SpinWaveScatterer, Stateful
 from blackprop.errors import ArgumentError, LimitError, ReadingError, ShapeError
 from support import draw
 
@@ -121,7 +121,7 @@ def test_rows_together_are_quick():
 def test_a_carried_state_joins_pieces_into_the_whole(device):
     whole = type(device)(12, device.in_shape[1], device.out_shape[1], **CARRIED.get(DEVICES.index(device), {}))
     theta, x = setting(device), draw(3, 12, device.in_shape[1], dtype=torch.float64)
-    carried = Carried(device)
+    carried = Stateful(device)
     first, second = (Query(piece, theta, Purpose.FORWARD) for piece in x.split(6, 1))
     a, b = carried.measure([first, second])
     torch.testing.assert_close(torch.cat((a, b), 1), whole.transfer(x, theta))
@@ -145,14 +145,14 @@ CARRIED: dict[int, dict] = {
 
 
 def test_a_carried_state_belongs_to_its_rows():
-    carried = Carried(ActiveRing(6, 2, nodes=5))
+    carried = Stateful(ActiveRing(6, 2, nodes=5))
     with pytest.raises(ArgumentError, match="must be programmed"):
         carried.read(draw(2, 6, 2))
     carried.measure([Query(draw(2, 6, 2), setting(RING).float(), Purpose.FORWARD)])
     with pytest.raises(ShapeError, match=r"holds the state of 2 rows and was sent 3; `reset\(\)`"):
         carried.read(draw(3, 6, 2))
     with pytest.raises(ArgumentError, match="carries the state of a reservoir, got Matrix"):
-        Carried(bp.devices.Matrix(5, 4))
+        Stateful(bp.devices.Matrix(5, 4))
 
 
 def test_a_plain_reservoir_starts_every_row_at_rest():

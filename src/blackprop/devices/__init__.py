@@ -40,7 +40,7 @@ from blackprop.devices.photonic.chips._chip import Chip
 from blackprop.devices.reservoirs._active_ring import ActiveRing
 from blackprop.devices.reservoirs._echo_state import EchoState
 from blackprop.devices.reservoirs._ikeda import Ikeda
-from blackprop.devices.reservoirs._reservoir import Carried, Reservoir
+from blackprop.devices.reservoirs._reservoir import Reservoir, Stateful
 
 __all__ = [
     "IDEAL",

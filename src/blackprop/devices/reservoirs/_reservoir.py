@@ -26,7 +26,7 @@ class Reservoir(Simulator):
 
     Subclasses write two pure, differentiable functions in place of `transfer`: `rest(x, theta)`, the initial state of a
     row, and `evolve(x, theta, state)`, the readings and the final state. Both take settings stacked in front. Every row
-    begins at rest, so rows are independent and queries have no after-effect; `Carried` changes that.
+    begins at rest, so rows are independent and queries have no after-effect; `Stateful` changes that.
     """
 
     stacks = True
@@ -73,7 +73,7 @@ class Reservoir(Simulator):
 
 
 @final
-class Carried(Wrapper):
+class Stateful(Wrapper):
     """A reservoir whose rows continue from the final states of the previous reading, row by row.
 
     For a sequence that is longer than a row, read piece by piece. **Every** reading moves the state, for any purpose,
@@ -83,7 +83,7 @@ class Carried(Wrapper):
 
     def __init__(self, device: Reservoir) -> None:
         if not isinstance(device, Reservoir):
-            raise ArgumentError(f"`Carried(device)` carries the state of a reservoir, got {device!r}")
+            raise ArgumentError(f"`Stateful(device)` carries the state of a reservoir, got {device!r}")
         super().__init__(device)
         self.reservoir = device
         self.state: Tensor | None = None
