@@ -42,7 +42,7 @@ def calibrated(**options):
 
 def twin(**options):
     del options
-    return Twin(bp.twins.Perceptron(6, 4, 24, hidden=(8,)), settings=4, rows=5, fit_steps=2)
+    return Twin(bp.twins.MLPTwin(6, 4, 24, hidden=(8,)), settings=4, rows=5, fit_steps=2)
 
 
 @pytest.mark.parametrize("make", [calibrated, twin, lambda: ProjectorSplitting(2, 3), lambda: Reconstruction(2)])

@@ -254,13 +254,13 @@ def test_diffraction_with_a_diffuser_that_is_off(generator):
 
 def test_a_perceptron_learns_what_it_is_shown(generator):
     device = bp.devices.LightModulator(4, 3)
-    model = twins.Perceptron(4, 3, device.theta.size, hidden=(64, 64))
+    model = twins.MLPTwin(4, 3, device.theta.size, hidden=(64, 64))
     twin, theta, _ = started(device, model, generator, settings=400, fit_steps=3000)
     assert twin.residual < 0.5
     assert min(cosines(twin, device, theta + draw(*theta.shape))) > 0.7  # away from quadrature, where it answers little
-    again = twins.Perceptron(4, 3, device.theta.size, hidden=(64, 64))
+    again = twins.MLPTwin(4, 3, device.theta.size, hidden=(64, 64))
     assert not torch.equal(again.weights[0], model.weights[0])  # fitted in place
-    assert torch.equal(again.weights[0], twins.Perceptron(4, 3, 12, hidden=(64, 64)).weights[0])
+    assert torch.equal(again.weights[0], twins.MLPTwin(4, 3, 12, hidden=(64, 64)).weights[0])
 
 
 class OneAtATime(nn.Module):
@@ -290,8 +290,8 @@ def test_any_module_serves_and_its_parameters_are_taken_over(generator):
         (lambda: twins.MeshTwin(bp.devices.MZIMesh(8, 8)), "out_shape"),
         (lambda: twins.MeshTwin(bp.devices.MZIMesh(6, 5)), "in_shape"),
         (lambda: twins.MicroringTwin(bp.devices.Microring(8, 6)), "size of theta"),
-        (lambda: twins.Perceptron(8, 6, 55), "raise"),
-        (lambda: twins.Perceptron(8, 5, 56), r"give \(2, 5\), expected \(2, 6\)"),
+        (lambda: twins.MLPTwin(8, 6, 55), "raise"),
+        (lambda: twins.MLPTwin(8, 5, 56), r"give \(2, 5\), expected \(2, 6\)"),
         (lambda: nn.Linear(8, 6), "raise"),
     ],
 )
@@ -398,7 +398,7 @@ def test_the_contract(model, options):
 def test_a_twin_that_fits_its_readings_alone_is_said_to(generator):
     """More weights than readings: the fit is near where it was made, and wrong elsewhere."""
     device = bp.devices.LightModulator(6, 4)
-    model = twins.Perceptron(6, 4, 24, hidden=(128,))
+    model = twins.MLPTwin(6, 4, 24, hidden=(128,))
     twin, theta, _ = started(device, model, generator, settings=16, rows=4, fit_steps=400)
     x = draw(8, 6)
     with pytest.warns(CalibrationWarning, match="at settings that it was not fitted to"):

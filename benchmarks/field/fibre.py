@@ -26,7 +26,7 @@ from blackprop.devices import Device, Drifting, GradedIndexFibre, MultimodeFibre
 from blackprop.devices.photonic._multimode_fibre import unitary
 from blackprop.experiments import Digits
 from blackprop.surrogates import Oracle, Surrogate, Twin
-from blackprop.twins import MultimodeFibreTwin, Perceptron
+from blackprop.twins import MLPTwin, MultimodeFibreTwin
 
 BATCH, PIXELS = 64, 16
 
@@ -53,7 +53,7 @@ class Phases(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.inner = Perceptron(2 * PIXELS, PIXELS, size)
+        self.inner = MLPTwin(2 * PIXELS, PIXELS, size)
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         return self.inner(torch.cat((x.cos(), x.sin()), -1), theta)

@@ -4,7 +4,7 @@ from blackprop.twins._chain import ChainTwin
 from blackprop.twins._crossbar import CrossbarTwin
 from blackprop.twins._fibre import MultimodeFibreTwin
 from blackprop.twins._in_memory import InMemoryTwin
-from blackprop.twins._mlp import Perceptron
+from blackprop.twins._mlp import MLPTwin
 from blackprop.twins._physical import (
     DiffractionTwin,
     LightModulatorTwin,

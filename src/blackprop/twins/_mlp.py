@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blackprop.errors import ArgumentError
 
 
-class Perceptron(nn.Module):
+class MLPTwin(nn.Module):
     """`y = W_n σ(… σ(W_1 [x, θ] + b_1) …) + b_n` with σ = tanh: x `(B, d_in)` and θ `(P,)` in, y `(B, d_out)` out.
 
     **Arguments:**
@@ -28,7 +28,7 @@ class Perceptron(nn.Module):
         super().__init__()
         widths = (d_in + size, *hidden, d_out)
         if min(d_in, size, *widths) < 1:
-            raise ArgumentError(f"`Perceptron` takes widths of at least 1, got {d_in}, {d_out}, {size}, {hidden}")
+            raise ArgumentError(f"`MLPTwin` takes widths of at least 1, got {d_in}, {d_out}, {size}, {hidden}")
         generator = torch.Generator().manual_seed(seed)
         pairs = list(itertools.pairwise(widths))
         self.weights = nn.ParameterList(_uniform(generator, n, m) / n**0.5 for m, n in ((b, a) for a, b in pairs))
