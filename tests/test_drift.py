@@ -83,7 +83,7 @@ def test_theta_is_moved_against_the_displacement_so_that_the_device_stands_where
     device.forget()
     train(layer, 4, first=5, lr=1e-5)
     assert float((layer.theta.detach() + device.shift - theta).norm()) < 0.15 * float(device.shift.norm())
-    known = layer.surrogate.counter(theta)
+    known = layer.surrogate.compensate_drift(theta)
     assert torch.equal(known, theta)  # it is said once
 
 

@@ -213,7 +213,7 @@ def test_one_surrogate_stands_for_one_device_and_knows_none_before():
         Bench(surrogate)
     assert surrogate.diagnosis() == {}
     theta = draw(35)
-    assert surrogate.counter(theta) is theta
+    assert surrogate.compensate_drift(theta) is theta
 
 
 # Rules of a stream.

@@ -114,7 +114,7 @@ class MeasuredLayer(nn.Module):
         if self._sent is not None and same_setting(self._sent, wanted):
             return self._sent  # it has not moved since, and was within the limits then
         if self.training and theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
-            wanted = self.surrogate.counter(wanted)
+            wanted = self.surrogate.compensate_drift(wanted)
         clamped = limits.clamp(wanted)
         if self.training and clamped.data_ptr() != theta.data_ptr() and not torch.equal(clamped, theta):
             theta.copy_(clamped)

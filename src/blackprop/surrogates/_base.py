@@ -131,7 +131,7 @@ class Surrogate(nn.Module, abc.ABC):
         """Return the answer of a device with this matrix (d_out, d_in) and offset b (d_out,)."""
         return (x.flatten(1) @ matrix.mT + b).unflatten(1, self.spec.out_shape)
 
-    def counter(self, theta: Tensor) -> Tensor:
+    def compensate_drift(self, theta: Tensor) -> Tensor:
         """Return θ (P,) less the displacement of the device found since the last call. By default θ itself."""
         return theta
 

@@ -59,7 +59,7 @@ class CalibratedResponse(Surrogate):
     calibrated again. What this may cost is bounded: by the rows of one calibration, and `share` of the training's rows.
     `monitor` keeps the log of it. `watch=None`: never.
 
-    The displacement that is found is told by `counter`: θ less it puts the device back to where it stood.
+    The displacement that is found is told by `compensate_drift`: θ less it puts the device back to where it stood.
 
     **Arguments:** `settings`, exactly so many, at least 3, or None; `harmonics`, the orders of a curve, at least 1.
     """
@@ -185,7 +185,7 @@ class CalibratedResponse(Surrogate):
     def predict(self, x: Tensor) -> Tensor | None:
         return self._through(self.A, x)
 
-    def counter(self, theta: Tensor) -> Tensor:
+    def compensate_drift(self, theta: Tensor) -> Tensor:
         """θ (P,) less the displacement that was found since this was last asked."""
         theta = theta - (self.offset - self.countered)
         self.countered.copy_(self.offset)
