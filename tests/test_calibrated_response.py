@@ -50,7 +50,7 @@ def _calibrated(device, settings=16, move=0.5, seed=0):
     surrogate, ledger = CalibratedResponse(settings), bp.Ledger()
     surrogate.bind(device.declaration)
     theta, x = device.theta.draw(generator), draw(64, device.in_shape[0])
-    surrogate.drive = float(x.square().sum(1).mean().sqrt())
+    surrogate.input_rms = float(x.square().sum(1).mean().sqrt())
     device.measure([bp.Query(x, theta, Purpose.FORWARD)])  # converters and detectors find their range
     run(surrogate.start(theta, generator), metered(device, ledger))
     after = device.theta.clamp(theta + move * draw(theta.numel(), seed=5))

@@ -43,10 +43,10 @@ def device(noise: float = 0.0, **limits) -> bp.Device:
 
 
 class Bench:
-    def __init__(self, twin: Twin, on: bp.Device | None = None, drive: float | None = None) -> None:
+    def __init__(self, twin: Twin, on: bp.Device | None = None, input_rms: float | None = None) -> None:
         self.device, self.twin = on or device(), twin
         twin.bind(self.device.declaration)
-        twin.drive = drive
+        twin.input_rms = input_rms
         self.theta = draw(P).abs() + 0.5
         self.rounds: list[list[Query]] = []
         measure = metered(self.device, bp.Ledger())
@@ -91,11 +91,11 @@ def test_a_model_without_weights_to_fit_asks_nothing():
     assert torch.equal(bench.twin.theta, bench.theta)
 
 
-@pytest.mark.parametrize("drive", [None, 0.02, 50.0])
-def test_rows_are_driven_at_the_amplitude_of_the_data(drive):
-    bench = Bench(Twin(Scaled(), settings=200, rows=5, fit_steps=1), drive=drive)
+@pytest.mark.parametrize("input_rms", [None, 0.02, 50.0])
+def test_rows_are_driven_at_the_amplitude_of_the_data(input_rms):
+    bench = Bench(Twin(Scaled(), settings=200, rows=5, fit_steps=1), input_rms=input_rms)
     x = torch.cat([query.x for query in bench.start()])
-    assert float(x.square().sum(1).mean().sqrt()) == pytest.approx(drive or math.sqrt(D_IN), rel=0.05)
+    assert float(x.square().sum(1).mean().sqrt()) == pytest.approx(input_rms or math.sqrt(D_IN), rel=0.05)
 
 
 @pytest.mark.parametrize(

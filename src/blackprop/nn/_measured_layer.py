@@ -67,7 +67,7 @@ class MeasuredLayer(nn.Module):
         query = Query(x, setting, Purpose.FORWARD if self.training else Purpose.EVALUATE)
         follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
         if follows:
-            self.surrogate.drive = math.sqrt(float(x.square().sum()) / len(x))
+            self.surrogate.input_rms = math.sqrt(float(x.square().sum()) / len(x))
         if not follows or (self.started and self._stands_at(setting)):
             y = self._run(read(query))
         else:

@@ -89,7 +89,7 @@ def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
         moved = theta
     x, y = (torch.randn(batch_size, *shape, generator=generator) for shape in (spec.in_shape, spec.out_shape))
     x = within(spec, x)
-    surrogate.drive = math.sqrt(float(x.square().sum()) / batch_size)
+    surrogate.input_rms = math.sqrt(float(x.square().sum()) / batch_size)
     held = Held(spec, device.programmed)
 
     def first() -> Procedure[None]:

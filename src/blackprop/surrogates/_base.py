@@ -23,7 +23,7 @@ class Surrogate(nn.Module, abc.ABC):
     the first setting, and tracks it when θ has moved and a gradient is needed. These procedures write their state at
     their end; an interrupted one leaves the surrogate unchanged.
 
-    `drive` is the root mean square length of the rows of training. The layer sets it before it starts or tracks a
+    `input_rms` is the root mean square length of the rows of training. The layer sets it before it starts or tracks a
     surrogate: rows of another length meet more noise, or the end of a converter's range.
     """
 
@@ -33,7 +33,7 @@ class Surrogate(nn.Module, abc.ABC):
     def __init__(self) -> None:
         super().__init__()
         self._spec: Declaration | None = None
-        self.drive: float | None = None
+        self.input_rms: float | None = None
 
     @property
     def spec(self) -> Declaration:
@@ -116,7 +116,7 @@ class Surrogate(nn.Module, abc.ABC):
     @property
     def _amplitude(self) -> float:
         """The root mean square of the entries of the rows of training; 1 before the first of them."""
-        return self.drive / math.sqrt(self.spec.d_in) if self.drive else 1.0
+        return self.input_rms / math.sqrt(self.spec.d_in) if self.input_rms else 1.0
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """Receive rows and readings of training."""

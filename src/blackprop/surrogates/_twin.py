@@ -221,7 +221,7 @@ class Twin(Surrogate):
         spec, K, R = self.spec, self.settings, self.rows
         shape, place = (K, R, *spec.in_shape), generator.device
         x = torch.randn(shape, generator=generator, device=place, dtype=theta.dtype).to(theta.device)
-        x *= (self.drive or math.sqrt(spec.d_in)) / math.sqrt(spec.d_in)
+        x *= (self.input_rms or math.sqrt(spec.d_in)) / math.sqrt(spec.d_in)
         x = within(spec, x)
         thetas = self._around(theta, generator)
         queries = [Query(row, t, Purpose.CALIBRATE) for row, t in zip(x, thetas, strict=True)]

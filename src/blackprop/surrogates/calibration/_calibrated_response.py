@@ -207,7 +207,7 @@ class CalibratedResponse(Surrogate):
     def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Find every element on its curve, from two settings; calibrate anew where that says little."""
         count, before = self._count, float(self.excess)
-        places, values = yield from read_beside(self.spec, self._curves.range, self.drive, theta, generator)
+        places, values = yield from read_beside(self.spec, self._curves.range, self.input_rms, theta, generator)
         offset, left = nearest(self._curves, places, values, self.offset, self._noise(values))
         if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, self.spec.name):
             yield from self._calibrate_again(theta, generator)
@@ -245,7 +245,7 @@ class CalibratedResponse(Surrogate):
         """
         reach = Range.of(self.spec, theta, self.span.shape[1] > 1)
         how = {"settings": self.settings, "calls": calls, "harmonics": self.harmonics}
-        new = yield from calibrate(self.spec, reach, self.drive, theta, generator, **how)
+        new = yield from calibrate(self.spec, reach, self.input_rms, theta, generator, **how)
         if not (again and not new.trusted and self._found_on_old(new)):
             self._take(new)
         self._stand_at(theta)

@@ -61,7 +61,7 @@ class Calibration:
 def calibrate(
     spec: Declaration,
     range_: Range,
-    drive: float | None,
+    input_rms: float | None,
     theta: Tensor,
     generator: torch.Generator,
     *,
@@ -91,7 +91,7 @@ def calibrate(
         return Calibration(found, told, seen.wrong, values, turns, sweep, range_, moving=drift > 0)
 
     def read(turns: Tensor) -> Procedure[Tensor]:
-        return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, drive, theta, generator))
+        return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, input_rms, theta, generator))
 
     for number in range(calls):
         grid, apart = sweep.call(number)
@@ -142,9 +142,9 @@ def _chosen(theta: Tensor, generator: torch.Generator) -> Tensor:
     return order[:LOOKED_AT].sort().values.to(theta.device)
 
 
-def spanning_probes(spec: Declaration, drive: float | None, theta: Tensor, generator: torch.Generator) -> Probes:
+def spanning_probes(spec: Declaration, input_rms: float | None, theta: Tensor, generator: torch.Generator) -> Probes:
     """Rows that span the inputs: a random orthogonal set, each as long as the data's are; within limits, others."""
-    norm = drive or math.sqrt(spec.d_in)
+    norm = input_rms or math.sqrt(spec.d_in)
     return spanning(spec, norm * orthogonal(spec.d_in, theta, generator), norm**2, norm / math.sqrt(spec.d_in))
 
 

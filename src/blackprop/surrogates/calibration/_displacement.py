@@ -19,10 +19,10 @@ APART = 1 / 32  # of the range: how far apart the two settings are that find an 
 
 
 def read_beside(
-    spec: Declaration, range_: Range, drive: float | None, theta: Tensor, generator: torch.Generator
+    spec: Declaration, range_: Range, input_rms: float | None, theta: Tensor, generator: torch.Generator
 ) -> Procedure[tuple[list[Tensor], Tensor]]:
     """Two settings, theta (P,) and one beside it, and what every element is there (2, P)."""
-    probes = spanning_probes(spec, drive, theta, generator)
+    probes = spanning_probes(spec, input_rms, theta, generator)
     low, high = spec.theta.bounds(theta)
     # The other setting is on the side where there is room; without limits that is above.
     ahead = torch.where(high - theta >= theta - low, 1.0, -1.0) * APART * (range_.high - range_.low)
