@@ -35,7 +35,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ class Slow(bp.Device):
         return x * self.held
 
 
-def serve(keys: Path, notes: Path, ready: Connection) -> None:
+def serve(keys: Path, notes: Path, ready: Pipe) -> None:
     torch.set_num_threads(1)
     own_process.settle()  # as `blackprop serve` does
     device = bp.lab.Guarded(Slow(notes), park=torch.zeros(3))

@@ -20,7 +20,7 @@ import struct
 import tempfile
 import time
 import zlib
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from blackprop.lab.remote.shared._keys import make_keys
 ODD: tuple[Any, ...] = (None, True, -1, 2**63, 2**64 - 1, 1e308, "", "x" * 5000, [], [[]], {}, {"": 0}, [2**40, 2**40])
 
 
-def serve(keys: Path, ready: Connection) -> None:
+def serve(keys: Path, ready: Pipe) -> None:
     torch.set_num_threads(1)
     server = Server(lambda: bp.devices.LightModulator(6, 4), "tcp://127.0.0.1:0", keys=keys)
     ready.send(server.address)

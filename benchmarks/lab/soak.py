@@ -29,7 +29,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ WIDTHS = (64, 32)
 GROWTH = 10.0  # MiB
 
 
-def serve(address: str, keys: Path, ready: Connection) -> None:
+def serve(address: str, keys: Path, ready: Pipe) -> None:
     torch.set_num_threads(1)
     server = Server(
         lambda: bp.devices.LightModulator(*WIDTHS), address, keys=keys, lease_seconds=LEASE, turn_seconds=TURN

@@ -23,11 +23,11 @@ __all__ = [
     "DiffractionTwin",
     "InMemoryTwin",
     "LightModulatorTwin",
+    "MLPTwin",
     "MeshTwin",
     "MicroringTwin",
     "MultimodeFibreTwin",
     "OffsetTwin",
-    "Perceptron",
     "PhysicalTwin",
     "Precision",
 ]
