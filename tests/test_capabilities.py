@@ -119,7 +119,7 @@ def test_a_declaration_names_each_capability_once():
 
 
 PARK = torch.zeros(24)
-# What survives each wrapper: all, all but those that write, or none. docs/extending/devices.md says why.
+# What survives each wrapper: all, all but those that write, or none. docs/extending/capability.md says why.
 SURVIVES = {
     "noisy": (bp.devices.Noisy, {"powers", "kicks"}),
     "coarse settings": (lambda d: bp.devices.Quantised(d, theta_bits=20), {"powers", "kicks"}),
