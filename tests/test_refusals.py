@@ -21,7 +21,7 @@ def _dual(layer):
     ("use", "words"),
     [
         (lambda layer: torch.func.grad(lambda x: layer(x).sum())(draw(3, 6)), "`torch.func` and `vmap`"),
-        (lambda layer: torch.func.vmap(layer)(draw(3, 1, 6)), "put what is mapped into the batch dimension"),
+        (lambda layer: torch.func.vmap(layer)(draw(3, 1, 6)), "put the mapped dimension into the batch dimension"),
         (lambda layer: torch.func.jacrev(layer)(draw(3, 6)), "to_linear"),
         (lambda layer: torch.export.export(nn.Sequential(layer), (draw(3, 6),)), "`torch.export`.*to_linear"),
         (lambda layer: torch.jit.trace(layer, draw(3, 6)), "`torch.jit.trace`.*to_linear"),

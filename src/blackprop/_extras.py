@@ -1,4 +1,4 @@
-"""How the packages that are needed for a part of the library alone are installed."""
+"""Installation commands of optional packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.request import url2pathname
 
 
 def install(extra: str) -> str:
-    """The command that installs `extra`, one of those in pyproject.toml, from where the library itself came."""
+    """Return the command that installs an extra of pyproject.toml from the source of this installation."""
     folder, editable = _source()
     if folder is None:
         return f"pip install '.[{extra}]' in a checkout of blackprop"
@@ -18,7 +18,7 @@ def install(extra: str) -> str:
 
 
 def _source() -> tuple[Path | None, bool]:
-    """The folder that pip installed the library from, if it is still there, and whether the library runs from it."""
+    """Return the folder from which pip installed the library (None if gone), and whether it is editable."""
     try:
         told = json.loads(metadata.distribution("blackprop").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""When and by which version of the library something is made."""
+"""The time, version and commit with which a result is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROOT = Path(__file__).parents[2]  # of the checkout, where the library runs fro
 
 
 def origin() -> dict[str, str]:
-    """`begun`, the time by the local clock; `version`; `commit`, where the library runs from a checkout."""
+    """Return `begun`, the local time; `version`; and `commit`, if the library runs from a checkout."""
     found = {"begun": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}", "version": _version()}
     return found if (commit := _commit()) is None else {**found, "commit": commit}
 
@@ -26,7 +26,7 @@ def _version() -> str:
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of the checkout, marked where files differ from it; None where there is no checkout, or no git."""
+    """Return the commit of the checkout, marked if files differ from it; None without a checkout or git."""
     if not (_ROOT / ".git").exists() or not (_ROOT / "pyproject.toml").exists():
         return None
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -45,7 +45,7 @@ def _understood(arguments: list[str]) -> list[str]:
 
 def _options(command: str, task: str, given: list[str]) -> list[str]:
     found, names_of = [], _names(task)
-    current: Callable[[str], str] | None = None  # what makes of a value the name that is meant
+    current: Callable[[str], str] | None = None  # maps a value to the name that is meant
     for argument in given:
         option, equals, value = argument.partition("=")
         if not option.startswith("--"):

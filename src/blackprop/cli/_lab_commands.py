@@ -20,20 +20,20 @@ from blackprop.errors import ArgumentError
 
 @dataclass(frozen=True)
 class CheckDevice:
-    """Hold a device of yours to what it declares: the contract tests of blackprop.testing."""
+    """Check a device of yours against its declaration, with the contract tests of blackprop.testing."""
 
     factory: tyro.conf.Positional[str]
     """package.module:factory, a function of no arguments that returns the device."""
 
     def __call__(self, console: Console) -> None:
-        from blackprop.testing import check_device  # noqa: PLC0415  # what no other command needs
+        from blackprop.testing import check_device  # noqa: PLC0415  # used by this command alone
 
         console.print(str(check_device(_device(self.factory))), highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Characterise:
-    """Find out what a device of yours is, by asking it alone, and write a report with a declaration of it."""
+    """Measure the properties of a device of yours and write a report with its declaration."""
 
     factory: tyro.conf.Positional[str]
     """package.module:factory, a function of no arguments that returns the device."""
@@ -84,7 +84,7 @@ class Serve:
         if (self.keys is None) != self.insecure:
             raise ArgumentError("`serve` needs either --keys DIR (`blackprop keys DIR` makes them) or --insecure")
         if self.status:
-            from blackprop.lab.remote.client._status import show_status  # noqa: PLC0415  # what no other command needs
+            from blackprop.lab.remote.client._status import show_status  # noqa: PLC0415  # used by this command alone
 
             show_status(self.bind, self.keys, console, once=self.once)
             return

@@ -1,4 +1,4 @@
-"""The command `blackprop`: turns strings into objects, and errors into one line; nothing else.
+"""The command `blackprop`: turns strings into objects, and errors into one line.
 
 Exit codes: 0 done, 2 refused (a `BlackpropError`, or arguments that cannot be read), 130 interrupted.
 """
@@ -123,7 +123,7 @@ def _paragraphs(kind: type[Any]) -> str:
 
 
 def _not_taken(arguments: list[str], odd: str) -> str:
-    """What to say of an argument that the command does not take."""
+    """Return the message for an argument that the command does not take."""
     command = [part for part in arguments[: 2 if arguments[0] in TASKS_OF else 1] if not part.startswith("-")]
     told, called = io.StringIO(), shlex.join(["blackprop", *command])
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
@@ -141,7 +141,7 @@ def _not_taken(arguments: list[str], odd: str) -> str:
 
 
 def _without_folder(arguments: list[str]) -> list[str]:
-    """The arguments but for those that name a run folder and say what to do with it."""
+    """Return the arguments except those that name a run folder and its use."""
     kept, skip = [], False
     for argument in arguments:
         name, equals, _ = argument.partition("=")

@@ -1,4 +1,4 @@
-"""The commands `blackprop train`, `compare`, `sweep` and `price`, and `report`, of what they keep."""
+"""The commands `blackprop train`, `compare`, `sweep` and `price`, and `report`, which shows their results."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TrainCommand(Generic[TaskT]):
 
     task: TaskT
     method: MethodName = "default"
-    """How the devices are trained; default is what a layer does when nothing is said."""
+    """How the devices are trained; `default` is a layer without further arguments."""
     device: DeviceName = "light-modulator"
     """The kind of device, simulated; remote is one that `blackprop serve` serves."""
     remote: Remote = NOWHERE
@@ -186,7 +186,7 @@ class CompareCommand(Generic[TaskT]):
 
     task: TaskT
     methods: tuple[MethodName, ...] = ("oracle", "frozen", "paper", "default")
-    """How the devices are trained; default is what a layer does when nothing is said."""
+    """How the devices are trained; `default` is a layer without further arguments."""
     devices: tuple[DeviceName, ...] = SIMULATED
     """The kinds of device, simulated; remote is one that `blackprop serve` serves."""
     remote: Remote = NOWHERE
@@ -212,7 +212,7 @@ class CompareCommand(Generic[TaskT]):
 
 @dataclass(frozen=True)
 class SweepCommand(CompareCommand[TaskT]):
-    """What compare does, its trials side by side in the workers of a Ray cluster; the same files, the same figures."""
+    """Run the trials of `compare` in parallel in the workers of a Ray cluster, with the same files and figures."""
 
     workers: int | None = None
     """CPUs of the cluster that is started on this machine, by default all; RAY_ADDRESS names one that is there."""
@@ -225,7 +225,7 @@ class SweepCommand(CompareCommand[TaskT]):
 
 @dataclass(frozen=True)
 class PriceCommand(Generic[TaskT]):
-    """What one run of each method on each device would cost, without asking any device anything."""
+    """Print the price of one run of each method on each device, without measurements."""
 
     task: TaskT
     methods: tuple[MethodName, ...] = ("paper", "default")
@@ -247,7 +247,7 @@ class PriceCommand(Generic[TaskT]):
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Write one self-contained page of what runs found: tables and charts that open offline."""
+    """Write one self-contained page of the results of runs: tables and charts that open offline."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """The run folders, side by side on the page."""

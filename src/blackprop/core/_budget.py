@@ -1,4 +1,4 @@
-"""The budget: the most that may be asked of a device."""
+"""The budget: the most that may be spent on a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from blackprop.core._query import Count
 from blackprop.errors import ArgumentError, BudgetExhausted
 
-ROUNDING = 1e-12  # of a limit: what sums of seconds may be off by, since 3 · 0.1 s is not 0.3 s in floating point
+ROUNDING = 1e-12  # of a limit: the tolerance for sums of seconds, since 3 · 0.1 s is not 0.3 s in floating point
 
 
 class Budget:
@@ -39,18 +39,21 @@ class Budget:
                 raise ArgumentError(f"`Budget({name}=...)` must not be negative, got {limit}")
 
     def reserve(self, spent: Count, seconds: float) -> None:
-        """Book what a round will cost, or raise and book nothing."""
+        """Book the cost of a round before it is measured.
+
+        **Raises** `BudgetExhausted` if it exceeds a limit; the budget is then unchanged.
+        """
         wanted = self._entries(spent, seconds)
         for name, limit in self.limits.items():
             if limit is not None and self.spent[name] + wanted[name] > limit * (1 + ROUNDING):
                 raise BudgetExhausted(
                     f"{self.spent[name]:,} of {limit:,} {name} are spent and the next round of queries wants "
-                    f"{wanted[name]:,}; nothing of it was measured"
+                    f"{wanted[name]:,}; the round was not measured"
                 )
         self.spend(spent, seconds)
 
     def spend(self, spent: Count, seconds: float) -> None:
-        """Book what has been spent already."""
+        """Book a cost that was spent already, even if it exceeds a limit."""
         for name, more in self._entries(spent, seconds).items():
             self.spent[name] += more
 
@@ -59,7 +62,7 @@ class Budget:
         return {name: basic[name] if name in basic else spent.actions[name] for name in self.limits}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Budget:
-        """A copied model spends from the same budget, for it speaks to the same device."""
+        """Return the budget itself: a copied model uses the same device, so it shares the budget."""
         del memo
         return self
 

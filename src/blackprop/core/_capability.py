@@ -1,4 +1,4 @@
-"""Capabilities: what a device can do beyond program and read, declared and asked for by type."""
+"""Capabilities: actions of a device beyond program and read, declared and requested by type."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ C = TypeVar("C", bound="Capability")
 class Capability(abc.ABC):
     """An action of a device beyond `program` and `read`: a frozen dataclass whose fields describe it.
 
-    A device declares it with `Device(..., capabilities=(MyCapability(...),))`. A procedure asks for it with
+    A device declares it with `Device(..., capabilities=(MyCapability(...),))`. A procedure requests it with
     `Query(x, theta, purpose, MyCapability)`, and finds its description with `spec.capability(MyCapability)`. The driver
-    checks, counts, prices and budgets such a query as any other; what a row and a reading look like is told by
-    `row_shape` and `reading_shape`.
+    checks, counts, prices and budgets such a query as any other. `row_shape` and `reading_shape` return the shapes of a
+    row and of a reading.
 
     Class attributes:
 
     - `name`: the name in ledgers, budgets, recordings and on the wire.
-    - `unit`: `"rows"` (default) where one row sent is one row of the device, which the ledger then also counts as a
-      row. Any other word, as `"pulses"`, is a currency of its own, and `amount` tells how much of it a query spends.
+    - `unit`: `"rows"` (default) if one row sent is one row of the device, which the ledger then also counts as a row.
+      Any other word, as `"pulses"`, is a currency of its own; `amount` returns the units that a query spends.
     - `writes`: whether it changes the setting that the device holds (default False).
     """
 
@@ -41,32 +41,32 @@ class Capability(abc.ABC):
     writes: ClassVar[bool] = False
 
     def row_shape(self, spec: Declaration) -> Shape:
-        """The shape of one row that is sent; by default that of `read`."""
+        """Return the shape of one row that is sent; by default that of `read`."""
         return spec.in_shape
 
     def reading_shape(self, spec: Declaration) -> Shape:
-        """The shape of the reading of one row; by default that of `read`."""
+        """Return the shape of the reading of one row; by default that of `read`."""
         return spec.out_shape
 
     @abc.abstractmethod
     def perform(self, device: Any, x: Tensor, /) -> Tensor:
-        """Do it on `device`, which holds the setting: rows (rows, *row_shape) in, (rows, *reading_shape) out."""
+        """Perform the action on `device`, which holds the setting: x (rows, *row_shape) to (rows, *reading_shape)."""
 
     def amount(self, x: Tensor) -> int:
-        """How many units the rows x (rows, *row_shape) spend."""
+        """Return the number of units that the rows x (rows, *row_shape) spend; by default one a row."""
         return len(x)
 
     def check_rows(self, x: Tensor, spec: Declaration) -> None:
-        """Raise `LimitError` unless the finite rows x may be sent; by default any may."""
+        """Raise `LimitError` unless the finite rows x may be sent; by default accept all."""
         del x, spec
 
     def fields(self) -> dict[str, Any]:
-        """The description as plain values, for the wire and for recordings; read back by the class itself."""
+        """Return the description as plain values, for the wire and for recordings: arguments of the class."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def declared(owner: str, capabilities: Iterable[Capability]) -> tuple[Capability, ...]:
-    """The capabilities of a device, checked: instances, each type and each name once."""
+    """Return the capabilities of a device, after a check: instances, each type and each name once."""
     found = tuple(capabilities)
     for each in found:
         if not isinstance(each, Capability):
@@ -80,7 +80,7 @@ def declared(owner: str, capabilities: Iterable[Capability]) -> tuple[Capability
 
 
 def find(owner: str, capabilities: tuple[Capability, ...], kind: type[C]) -> C:
-    """The declared capability of this type; `IncompatibleError` where there is none."""
+    """Return the declared capability of this type; raise `IncompatibleError` if there is none."""
     for each in capabilities:
         if isinstance(each, kind):
             return each
@@ -89,13 +89,13 @@ def find(owner: str, capabilities: tuple[Capability, ...], kind: type[C]) -> C:
 
 
 def restored(described: Mapping[str, Mapping[str, Any]], kinds: Iterable[type[Capability]]) -> tuple[Capability, ...]:
-    """The capabilities that were described by `fields`, of the known types; others are left out."""
+    """Return the capabilities of known types that `fields` described; omit the others."""
     known = {kind.name: kind for kind in kinds}
     return tuple(known[name](**values) for name, values in described.items() if name in known)
 
 
 class All:
-    """Every capability survives: the wrapper hands rounds on as they are."""
+    """Every capability survives: the wrapper passes rounds through unchanged."""
 
     def __repr__(self) -> str:
         return "ALL"
@@ -106,7 +106,7 @@ Survives = All | tuple[type[Capability], ...]
 
 
 def surviving(capabilities: tuple[Capability, ...], survives: Survives) -> tuple[Capability, ...]:
-    """Those of the capabilities that survive."""
+    """Return the capabilities that survive."""
     if isinstance(survives, All):
         return capabilities
     return tuple(each for each in capabilities if isinstance(each, survives))

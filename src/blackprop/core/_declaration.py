@@ -1,4 +1,4 @@
-"""Declarations: all that estimators and surrogates know of a device."""
+"""Declarations: the properties of a device that estimators and surrogates know."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Coupling(enum.Enum):
 
     `ELEMENT`: the device is a matrix and parameter `i·d_in + j` moves the element `A[i, j]` alone (row-major, so
     `P = d_out·d_in`). `ROW`: the parameters come in d_out equal blocks, in order, and each moves one output alone.
-    `NONE`: nothing is known; every estimator must then treat the device as opaque.
+    `NONE`: unknown; every estimator must then treat the device as opaque.
     """
 
     ELEMENT = "element"
@@ -54,14 +54,22 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Declaration:
-    """Everything a device says about itself; all that estimators and surrogates ever see of it.
+    """The declared properties of a device, the only ones that estimators and surrogates use.
 
-    `noise` is the standard deviation of a reading relative to the root mean square of the outputs; 0 where unknown.
-    `x_low` and `x_high` are the least and the greatest value that an input takes, inclusive; None for no limit.
-    `rows_each` is how many rows the device is driven with for one that is asked.
-    `capabilities` are its actions beyond programming and reading.
-    `oracle` is the differentiable transfer `(x, theta) -> y` of a simulator, None for anything else. The two classes
-    named `Oracle` may use it and nothing else may.
+    - `name`: for messages.
+    - `in_shape`, `out_shape`: shapes of a row and of a reading.
+    - `theta`: the `ThetaSpec`.
+    - `linear`: whether `f(x; θ) = A(θ) x`.
+    - `coupling`: the outputs that a parameter can move.
+    - `cost`: the estimated lab time.
+    - `noise` (default 0, unknown): standard deviation of a reading relative to the root mean square of the outputs.
+    - `oracle` (default None): the differentiable transfer `(x, theta) -> y` of a simulator. Only the two classes named
+      `Oracle` may use it.
+    - `x_low`, `x_high` (default None, no limit): the least and the greatest value of an input, inclusive.
+    - `rows_each` (default 1): rows with which the device is driven for one row of a query.
+    - `capabilities` (default none): actions beyond programming and reading.
+
+    **Raises** `ArgumentError` for limits in the wrong order and for capabilities that are declared twice.
     """
 
     name: str
@@ -84,15 +92,15 @@ class Declaration:
             object.__setattr__(self, name, limit)
 
     def capability(self, kind: type[C]) -> C:
-        """The declared capability of this type; `IncompatibleError` where there is none."""
+        """Return the declared capability of this type; raise `IncompatibleError` if there is none."""
         return find(self.name, self.capabilities, kind)
 
     def has(self, kind: type[Capability]) -> bool:
-        """Whether a capability of this type is declared."""
+        """Return whether a capability of this type is declared."""
         return any(isinstance(each, kind) for each in self.capabilities)
 
     def seconds(self, spent: Count) -> float:
-        """The lab time (s) that the declared cost lets expect of what was spent."""
+        """Return the lab time (s) of a count by the declared cost."""
         cost = self.cost
         rows, dearer = spent.rows.total(), 0.0
         for each in self.capabilities:
@@ -126,7 +134,7 @@ class Declaration:
         row, column = (int(n) for n in ((x < low) | (x > high)).flatten(1).nonzero()[0])
         raise LimitError(
             f"row {row}, input {column} = {digits(x.flatten(1)[row, column])} is outside the limits of the inputs of "
-            f"{self.name}, {limits_text(self.x_low, self.x_high)}; scale what comes before it, as with `torch.sigmoid` "
+            f"{self.name}, {limits_text(self.x_low, self.x_high)}; scale the rows before it, as with `torch.sigmoid` "
             "or a min-max scaling, or, for rows of either sign, wrap the device in `bp.devices.Differential`"
         )
 
@@ -140,7 +148,7 @@ class Declaration:
 
 
 def input_limits(owner: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
-    """The limits of a device's inputs, checked: floats, None where there is none."""
+    """Return the limits of a device's inputs, after a check, as floats; None for no limit."""
     found = []
     for name, limit, free in (("x_low", low, -math.inf), ("x_high", high, math.inf)):
         try:
@@ -156,6 +164,6 @@ def input_limits(owner: str, low: float | None, high: float | None) -> tuple[flo
 
 
 def limits_text(low: float | None, high: float | None) -> str:
-    """Limits as an interval."""
+    """Return limits as the text of an interval."""
     left, right = "(-∞" if low is None else f"[{low:g}", "∞)" if high is None else f"{high:g}]"
     return f"{left}, {right}"

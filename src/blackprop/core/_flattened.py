@@ -10,9 +10,14 @@ from blackprop.errors import ArgumentError
 
 
 class Flattened:
-    """`flat(x, theta)`: what `module(x)` is with the parameters theta (P,), in the order of `module.parameters()`.
+    """`flat(x, theta)`: evaluates `module(x)` with the parameters theta (P,), in the order of `module.parameters()`.
 
-    The module's own stay as they are; `torch.nn.utils.vector_to_parameters(theta, module.parameters())` writes them.
+    The module's own parameters are unchanged; `torch.nn.utils.vector_to_parameters(theta, module.parameters())` writes
+    them.
+
+    - `module`: an `nn.Module` with at least one parameter.
+
+    **Raises** `ArgumentError` for any other object.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -25,7 +30,7 @@ class Flattened:
             raise ArgumentError(f"{type(module).__name__} has no parameter that could be trained")
 
     def initial(self) -> Tensor:  # (P,)
-        """The module's own."""
+        """Return the module's own parameters."""
         return torch.cat([value.detach().flatten() for value in self.module.parameters()])
 
     def __call__(self, x: Tensor, theta: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from blackprop.core._query import Count, Purpose
 class Ledger:
     """Rows and programmings by purpose, units of capabilities by name, and the lab time that they stand for.
 
-    `rows[purpose]` and `programmings[purpose]` are zero for a purpose that was never asked. `actions[name]` counts the
-    units of a capability; where its unit is the row, these are among the rows. `lab_seconds` is the sum of
-    `Cost.seconds` over the devices it has counted. `measured_seconds` is the time
-    by the clock, in this process, in which devices that declare no cost were asked; it differs from run to run, so it
-    is neither saved nor compared.
+    - `rows[purpose]`, `programmings[purpose]`: zero for a purpose without queries.
+    - `actions[name]`: units of a capability; if its unit is the row, they are included in the rows.
+    - `lab_seconds` (s): estimated from the declared cost of each device.
+    - `measured_seconds` (s): time by the clock, in this process, of measurements on devices that declare no cost. It
+      differs between runs, so it is neither saved nor compared.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Ledger:
 
     @property
     def spent(self) -> Count:
-        """Everything it has counted, as a count of its own."""
+        """Return everything counted so far as a new `Count`."""
         return Count(Counter(self.rows), Counter(self.programmings), Counter(self.actions))
 
     def add(self, spent: Count, seconds: float) -> None:
@@ -57,7 +57,7 @@ class Ledger:
         return total
 
     def times(self, count: int) -> Ledger:
-        """The ledger of so many runs of what this one has counted."""
+        """Return the ledger of `count` repetitions of the runs counted here."""
         total = Ledger()
         total.rows.update({purpose: count * n for purpose, n in self.rows.items()})
         total.programmings.update({purpose: count * n for purpose, n in self.programmings.items()})

@@ -1,4 +1,4 @@
-"""The way to a device: a round is checked, counted, budgeted, measured, and its readings are checked."""
+"""The driver: checks a round, counts it, reserves its budget, measures it, and checks its readings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNDECLARED = Cost()
 
 
 class Measurable(Protocol):
-    """What the driver needs of a device."""
+    """The part of a device that the driver uses."""
 
     @property
     def declaration(self) -> Declaration: ...
@@ -35,14 +35,21 @@ class Measurable(Protocol):
 
 
 def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) -> Measure:
-    """Return the function that measures rounds on `device`: it checks and books what is asked, and checks the answer.
+    """Return the function that measures rounds on `device`, books them, and checks rounds and readings.
 
-    Before the device is touched, the whole round is checked (`Round.check`) and the budget must hold it. Afterwards
-    every reading must have the right shape, dtype and place and be finite. The device is sent copies of the rows,
-    contiguous and without autograd, and must leave them as they are, for several queries may share them.
+    The whole round is checked (`Round.check`) and reserved in the budget before the device is used. Afterwards every
+    reading must be finite and have the shape, dtype and device expected. The device receives copies of the rows,
+    contiguous and without autograd. It must not write into them, because several queries may share them.
 
-    A device that raises half-way has spent what the ledger then shows: the whole round, since no one can know. What the
-    device was asked again (`repeated`) is booked after the round, even where that passes the budget.
+    If the device raises in the middle of a round, the ledger contains the whole round, because the measured part is
+    unknown. Repetitions by the device (`repeated`) are booked after the round, even beyond the budget.
+
+    - `device`: the device, a `Device` or any object with the methods of `Measurable`.
+    - `ledger`: counts the rounds.
+    - `budget` (default None, no limit): limits them.
+
+    **Raises**, when called, `ShapeError`, `LimitError`, `IncompatibleError` or `BudgetExhausted` before a measurement,
+    `ReadingError` after one.
     """
     spec = device.declaration
     timed = spec.cost == UNDECLARED
@@ -82,12 +89,15 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
 
 
 def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -> Ledger:
-    """What a procedure would cost on `device`: a dry run, in which nothing is measured.
+    """Return the price of a procedure on `device`, from a dry run without measurements.
 
-    `procedure_factory` makes the procedure, as `lambda: estimator.vjp(...)`; give it a generator of its own, since the
-    dry run draws from it, and where the procedure writes down what it learns, as a surrogate's does, a copy:
-    `lambda: copy.deepcopy(surrogate).track(...)`. The readings it is sent are normal random numbers, so a procedure
-    whose next question depends on the last answer is priced as it would run on such answers.
+    The procedure receives normal random numbers as readings. If its queries depend on its readings, the price is that
+    for such readings.
+
+    - `procedure_factory`: makes the procedure, as `lambda: estimator.vjp(...)`. Give it its own generator, because the
+      dry run draws from it. If the procedure changes an object, as a surrogate's does, give it a copy:
+      `lambda: copy.deepcopy(surrogate).track(...)`.
+    - `device`: is not used, except for its declaration and its setting.
     """
     dry = _Dry(device)
     ledger = Ledger()
@@ -96,7 +106,7 @@ def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -
 
 
 class _Dry:
-    """A device that answers at once and for nothing."""
+    """A device that returns random readings at no cost."""
 
     def __init__(self, device: Measurable) -> None:
         self.declaration = device.declaration
@@ -143,5 +153,5 @@ def _check_readings(spec: Declaration, asked: Round, readings: list[Tensor]) -> 
 
 
 def reading_shape(spec: Declaration, query: Query) -> Shape:
-    """The shape of the reading of one row of the query."""
+    """Return the shape of the reading of one row of the query."""
     return spec.out_shape if query.capability is None else spec.capability(query.capability).reading_shape(spec)

@@ -23,7 +23,7 @@ class Nudges(Capability):
 
     @abc.abstractmethod
     def nudged(self, x: Tensor, grad_y: Tensor, step: float) -> Tensor:
-        """The rows that add `step · ⟨∂ℓ/∂y, y⟩` to the energy."""
+        """Return the rows that add `step · ⟨∂ℓ/∂y, y⟩` to the energy."""
 
     @abc.abstractmethod
     def contrast(self, x: Tensor, plus: Tensor, minus: Tensor, span: float) -> Tensor:

@@ -15,7 +15,7 @@ from blackprop.errors import CheckpointError
 # Sizes are powers of two from here on, so that two states of one model nearly always have one size:
 # exponential moving averages copy entry by entry.
 SMALLEST = 2**14
-HEAD = 8  # bytes that hold the length of what follows
+HEAD = 8  # bytes that hold the length of the content
 
 
 def pack(state: dict[str, Any]) -> Tensor:

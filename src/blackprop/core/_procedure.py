@@ -34,7 +34,7 @@ def run(procedure: Procedure[T], measure: Measure) -> T:
             try:
                 readings = measure(queries)
             except BudgetExhausted as error:
-                queries = procedure.throw(error)  # nothing was asked; a procedure may go on with what it has
+                queries = procedure.throw(error)  # the round was not measured; a procedure may continue without it
             else:
                 queries = procedure.send(readings)
     except StopIteration as stop:
@@ -42,12 +42,12 @@ def run(procedure: Procedure[T], measure: Measure) -> T:
 
 
 def ask(*queries: Query) -> Procedure[list[Tensor]]:
-    """Ask one round of these queries, and return their readings."""
+    """Measure one round of these queries and return their readings."""
     return (yield list(queries))
 
 
 def read(query: Query) -> Procedure[Tensor]:
-    """Ask one query, and return its reading."""
+    """Measure one query and return its reading."""
     (reading,) = yield [query]
     return reading
 
@@ -86,8 +86,8 @@ def _deal(asked: list[tuple[int, Query]], readings: list[Tensor], found: list[li
 def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tensor]:
     """Run `procedure` and read `query` on the way, just before the first of its queries at the same setting.
 
-    One programming then serves both. Where `procedure` never asks at that setting, `query` is read at the end.
-    Returns the reading; the procedure's own result is dropped.
+    One programming then serves both. If `procedure` makes no query at that setting, `query` is read at the end.
+        Returns the reading; the procedure's own result is dropped.
     """
     reading: Tensor | None = None
     answers: list[Tensor] | BudgetExhausted | None = None

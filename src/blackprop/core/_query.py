@@ -1,4 +1,4 @@
-"""Queries, their purposes, and the count of what they spend."""
+"""Queries, their purposes, and the count of their rows, programmings and actions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Count:
         self.actions.subtract(other.actions)
 
     def entries(self) -> Count:
-        """The same without entries of zero, for comparisons."""
+        """Return the count without entries of zero, for comparisons."""
         return Count(*(Counter({k: n for k, n in counts.items() if n}) for counts in self._all()))
 
     def _all(self) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
@@ -80,7 +80,7 @@ class Count:
 
 
 def same_setting(a: Tensor | None, b: Tensor) -> bool:
-    """Whether a device that holds `a` already holds `b`."""
+    """Return whether the settings `a` and `b` are equal in value, dtype and device; False if `a` is None."""
     if a is None or a is b:
         return a is b
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""A round of queries: the one form in which questions are checked, counted, split, sent and recorded."""
+"""A round of queries: the one form in which queries are checked, counted, split, sent and recorded."""
 
 from __future__ import annotations
 
@@ -50,11 +50,14 @@ class Round(Sequence[Query]):
         kinds: Sequence[type[Capability] | None] = (None,),
     ) -> None:
         self.parts, self.settings, self.table, self.kinds = tuple(parts), settings, table, tuple(kinds)
-        self._checked: list[object] = []  # what it has been checked against
+        self._checked: list[object] = []  # the limits it was checked against
 
     @classmethod
     def of(cls, queries: Iterable[Query], spec: Declaration | None = None) -> Round:
-        """The round of these queries; `ShapeError` where their rows or settings do not fit together, or the device."""
+        """Return the round of these queries.
+
+        **Raises** `ShapeError` if rows or settings do not fit together, or to `spec`.
+        """
         if isinstance(queries, Round):
             return queries
         if isinstance(queries, list) and len(queries) == 1:
@@ -86,7 +89,7 @@ class Round(Sequence[Query]):
 
     @classmethod
     def _single(cls, query: Query, spec: Declaration | None) -> Round:
-        """The round of one query, which most are."""
+        """Return the round of one query, the most frequent case."""
         x, theta = query.x, query.theta
         if spec is not None:
             _check_rows_shape(x, query.capability, spec)
@@ -96,7 +99,7 @@ class Round(Sequence[Query]):
 
     @classmethod
     def at(cls, x: Tensor, settings: Tensor, purpose: Purpose, capability: type[Capability] | None = None) -> Round:
-        """The same rows x (rows, *row_shape) at each of the settings (T, P)."""
+        """Return the round of the same rows x (rows, *row_shape) at each of the settings (T, P)."""
         table = np.zeros((len(settings), 5), np.int64)
         table[:, SIZE], table[:, SETTING], table[:, PURPOSE] = len(x), np.arange(len(settings)), CODES[purpose]
         return cls((x.detach(),), settings.detach(), table, (capability,))
@@ -108,7 +111,7 @@ class Round(Sequence[Query]):
 
     @property
     def plain(self) -> bool:
-        """Whether it asks for readings alone."""
+        """Whether all queries are ordinary readings."""
         return self.kinds == (None,)
 
     @cached_property
@@ -179,7 +182,7 @@ class Round(Sequence[Query]):
         return self.settings[places]
 
     def copy(self) -> Round:
-        """The round over rows of its own, contiguous and with nothing pending: what a driver may be handed."""
+        """Return the round with copies of the rows, contiguous and without pending conjugation, for a device driver."""
         own: list[Tensor] = []
         for part in self.parts:
             plain = part.resolve_conj().resolve_neg().contiguous()
@@ -195,8 +198,8 @@ class Round(Sequence[Query]):
     def check(self, spec: Declaration) -> None:
         """Raise unless every row and every setting of the round may be sent to the device.
 
-        `ShapeError` for a wrong shape, `LimitError` for what is not finite or outside the limits, `IncompatibleError`
-        for a capability that the device does not declare.
+        **Raises** `ShapeError` for a wrong shape, `LimitError` for a value that is not finite or outside the limits,
+        `IncompatibleError` for a capability that the device does not declare.
         """
         limits = (id(spec.theta), spec.in_shape, spec.x_low, spec.x_high, spec.capabilities)
         if limits in self._checked:
@@ -227,10 +230,14 @@ class Round(Sequence[Query]):
         return f"row {bad} of a round to {spec.name} is not finite, and no query reads it"
 
     def spending(self, programmed: Tensor | None, rows_each: int = 1, spec: Declaration | None = None) -> Count:
-        """What serving the round costs a device that holds `programmed` and is driven `rows_each` times for a row.
+        """Return the rows, programmings and actions of the round.
 
-        A run is one programming, booked under the purpose of its first query; the first is none where the device holds
-        that setting. `spec` describes the capabilities, of which a round without any needs none.
+        A run is one programming, booked under the purpose of its first query. The first run is free if the device holds
+        its setting already.
+
+        - `programmed` (P,): the setting that the device holds; None if unknown.
+        - `rows_each` (default 1): rows with which the device is driven for one row of a reading.
+        - `spec`: describes the capabilities; a round without capabilities needs none.
         """
         total = Count()
         table = self.table.tolist()
@@ -264,7 +271,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     for tensor in tensors:
         total = tensor.sum()
         if not total.is_cpu:
-            beyond.append(total.isfinite())  # an accelerator is asked once, for all of them
+            beyond.append(total.isfinite())  # an accelerator is synchronised once, for all of them
         elif not math.isfinite(total.item()):
             return False
     return not beyond or bool(torch.stack(beyond).all())

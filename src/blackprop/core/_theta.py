@@ -19,15 +19,19 @@ SPREAD = 0.2  # of initial values, where the range of θ is not declared
 class ThetaSpec:
     """The control parameters of a device.
 
-    **Arguments:** `size`, the number P of parameters; `initial`, a function of a generator that draws the values to
-    start from, `(P,)`; `low` and `high`, the limits, inclusive, one number or `(P,)`; `period`, where the device
-    answers θ and θ + period alike; `harmonics`, H where each output is, as a function of each single parameter, a
-    constant and H harmonics of that period: 1 for a sinusoid, as of a phase shifter that light passes once or a
-    rotation of a qubit. None for unknown.
+    **Arguments:**
 
-    Where `initial` is None, values are drawn uniformly from the middle 98 % of the limits, so that none starts on one;
-    where there are no two limits, from a period; where there is none, from U(−0.1, 0.1), since at 0 itself the answers
-    of many devices have no slope, and with one limit as far inside it as 0 to 0.2.
+    - `size`: the number P of parameters, at least 1.
+    - `initial` (default None): a function of a generator that draws the initial values `(P,)`. By default they are
+      uniform in the middle 98 % of the limits, so that none starts on a limit; without two limits, in one period;
+      without limits and period, in (−0.1, 0.1), because many devices have zero slope at 0; with one limit alone, 0 to
+      0.2 inside it.
+    - `low`, `high` (default None, no limit): the limits, inclusive, a number or `(P,)`.
+    - `period` (default None, unknown): the device gives equal answers at θ and θ + period.
+    - `harmonics` (default None, unknown): H, if each output is a constant and H harmonics of that period in each
+      single parameter. 1 for a sinusoid, as of a phase shifter that light passes once, or of a rotation of a qubit.
+
+    **Raises** `ArgumentError` for arguments outside these ranges.
     """
 
     size: int
@@ -61,7 +65,7 @@ class ThetaSpec:
         return self.low is not None or self.high is not None
 
     def draw(self, generator: torch.Generator) -> Tensor:  # (P,)
-        """Initial values, checked."""
+        """Draw initial values and check them."""
         if self.initial is None:
             return self._drawn_inside(generator)
         theta = torch.as_tensor(self.initial(generator)).detach().to(torch.get_default_dtype(), copy=True)
@@ -80,14 +84,14 @@ class ThetaSpec:
         return self.clamp(start + span * (EDGE + (1 - 2 * EDGE) * u))
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The limits as tensors beside `like`, infinite where there is none."""
+        """Return the limits as tensors of the dtype and device of `like`, infinite for no limit."""
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
         place = {"dtype": like.dtype, "device": like.device}
         return torch.as_tensor(low, **place), torch.as_tensor(high, **place)
 
     def range_around(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The limits; where there is none, the values of theta and as much again to either side."""
+        """Return the limits; for no limit, the range of theta, extended by its width to either side."""
         low, high = self.bounds(theta)
         width = theta.max() - theta.min()
         if not bool(width > 0):
@@ -95,11 +99,11 @@ class ThetaSpec:
         return low.where(low.isfinite(), theta.min() - width), high.where(high.isfinite(), theta.max() + width)
 
     def clamp(self, theta: Tensor) -> Tensor:
-        """The nearest setting within the limits; `theta` itself where it is within them already."""
+        """Return the nearest setting within the limits; `theta` itself if it is within them already."""
         return theta.clamp(*self.bounds(theta)) if self.limited else theta
 
     def interior(self, theta: Tensor, margin: float) -> Tensor:
-        """The nearest setting at least `margin` inside the limits, so that a shift of that size stays within them."""
+        """Return the nearest setting at least `margin` inside the limits; a shift of that size stays within them."""
         if not self.limited:
             return theta
         low, high = self.bounds(theta)

@@ -19,25 +19,34 @@ from blackprop.errors import ArgumentError, BusyError, InDoubtError, Unreachable
 
 
 class Device(abc.ABC):
-    """A black box `y = f(x; θ)`: it can be programmed and read, and nothing else.
+    """A black box `y = f(x; θ)` that can only be programmed and read.
 
-    To bring your own, call `super().__init__` with what you know about it and write two methods, `program(theta)`,
-    which writes a setting `(P,)`, and `read(x)`, which sends the rows `(rows, *in_shape)` through the device at that
-    setting and returns `(rows, *out_shape)` with the rows' dtype. No autograd ever runs through either.
+    To connect your own, call `super().__init__` with its known properties and write two methods. `program(theta)`
+    writes a setting `(P,)`. `read(x)` sends the rows `(rows, *in_shape)` through the device at that setting and returns
+    `(rows, *out_shape)` with the dtype of the rows. Autograd never runs through either.
 
-    **Arguments:** `in_shape`, `out_shape`, the shape of one row (a number for a vector); `theta`, a `ThetaSpec`, or the
-    number P of parameters; `linear`, whether `f(x; θ) = A(θ) x`; `coupling`, which outputs a parameter can move;
-    `cost`, the seconds that a programming and a row take; `noise`, the standard deviation of a reading relative to the
-    root mean square of the outputs, which decides how large a step a difference takes; `x_low`, `x_high`, the least and
-    the greatest value that an input takes, inclusive (None for no limit): no row outside them is ever sent;
-    `capabilities`, what it can do beyond the two methods (see `Capability`). Undeclared means unknown: correct, only
-    dearer.
+    **Arguments:**
+
+    - `in_shape`, `out_shape`: the shape of one row; a number for a vector.
+    - `theta`: a `ThetaSpec`, or the number P of parameters.
+    - `linear` (default False): whether `f(x; θ) = A(θ) x`.
+    - `coupling` (default `NONE`): the outputs that a parameter can move.
+    - `cost` (default none): the seconds of a programming and of a row. Without it, time is measured by the clock.
+    - `noise` (default 0): the standard deviation of a reading relative to the root mean square of the outputs; sets the
+      size of the steps of finite differences.
+    - `x_low`, `x_high` (default None, no limit): the least and the greatest value of an input, inclusive. Rows outside
+      them are refused.
+    - `capabilities` (default none): actions beyond the two methods, see `Capability`.
+
+    An undeclared property counts as unknown: methods remain correct and use more queries.
+
+    **Raises** `ArgumentError` for arguments outside these ranges.
 
     A device serves one thread at a time, as an instrument does.
     """
 
     single: bool = True  # one device stands behind it, and `program` has written to it when it returns
-    rows_each: int = 1  # rows that it is driven with for one that is asked: more in a wrapper that sends several
+    rows_each: int = 1  # rows with which it is driven for one row of a query: more in a wrapper that sends several
 
     def __init__(
         self,
@@ -67,7 +76,7 @@ class Device(abc.ABC):
         self._programmed: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Only for what is missing: of a device that was never built, that says what was forgotten."""
+        """Raise for a missing attribute; name the cause if `super().__init__` was not called."""
         built = "_programmed" in self.__dict__
         raise AttributeError(
             f"{type(self).__name__!r} has no attribute {name!r}"
@@ -86,17 +95,17 @@ class Device(abc.ABC):
 
     @property
     def programmed(self) -> Tensor | None:
-        """The setting that `measure` wrote last, None before the first and after a failure."""
+        """The setting that `measure` wrote last; None before the first and after a failure."""
         return self._programmed
 
     @property
     def kind(self) -> str | None:
-        """The kind of device that stands here, for checkpoints, which refuse another; None where that is not known."""
+        """The kind of the device, for checkpoints, which refuse another kind; None if unknown."""
         return type(self).__name__
 
     @property
     def declaration(self) -> Declaration:
-        """All that the device says about itself; the same object as long as it says the same."""
+        """The declared properties; the same object as long as they stay the same."""
         said = (self.in_shape, self.out_shape, self.theta, self.linear, self.coupling, self.cost, self.noise)
         said += (self.x_low, self.x_high, self.rows_each, self.capabilities)
         before, declaration = self.__dict__.get("_declared", (None, None))
@@ -131,7 +140,7 @@ class Device(abc.ABC):
             for run in asked.runs:
                 setting = asked.settings[run.setting]
                 if not same_setting(self._programmed, setting):
-                    self._programmed = None  # unknown, should the next line fail
+                    self._programmed = None  # unknown if the next line fails
                     self.program(setting)
                     self._programmed = setting.clone()
                     begun = True
@@ -140,14 +149,14 @@ class Device(abc.ABC):
                     begun = True
                     # A driver may hand out its acquisition buffer, and fill it again at the next read.
                     readings.append(y.clone() if isinstance(y, Tensor) else y)
-        except (UnreachableError, BusyError) as error:  # not asked for this one, and asked for the ones before
+        except (UnreachableError, BusyError) as error:  # this query was not measured, and earlier ones were
             if not begun:
                 raise
             raise InDoubtError(f"{self} failed after a part of the round was measured: {error}") from error
         return readings
 
     def perform(self, query: Query) -> Tensor:
-        """Read the rows of the query at the setting that the device holds, or do what its capability names."""
+        """Read the rows of the query at the setting that the device holds, or perform its capability."""
         if query.capability is None:
             return self.read(query.x)
         capability = find(str(self), self.capabilities, query.capability)
@@ -157,8 +166,8 @@ class Device(abc.ABC):
         return y
 
     def repeated(self) -> Count:
-        """What was asked of the device beyond the queries since this was last called: rows read again, settings
-        written again. The driver books it after every round, so the ledger holds what the device has really done.
+        """Return the rows and programmings beyond the queries since the last call: rows read again, settings written
+        again. The driver books them after every round, so that the ledger agrees with the device.
         """
         return Count()
 
@@ -169,20 +178,20 @@ class Device(abc.ABC):
         self._programmed = None
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """The differentiable transfer `(x, theta) -> y`, if there is one; for the `Oracle` classes alone."""
+        """Return the differentiable transfer `(x, theta) -> y`, if there is one; for the `Oracle` classes alone."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """What the device's next answers depend on besides the query (noise streams, drift); saved with the layer."""
+        """Return the state besides the query on which the next readings depend (noise, drift); saved with the layer."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Take a state over whole, or raise KeyError, TypeError or ValueError and take nothing."""
+        """Load a whole state, or raise KeyError, TypeError or ValueError and leave the device unchanged."""
         if state:
             raise ValueError(f"{self} keeps no state, and was given {', '.join(state)}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Device:
-        """A copied model speaks to the same device: a device is a thing, not a value."""
+        """Return the device itself: a copied model uses the same device."""
         del memo
         return self
 

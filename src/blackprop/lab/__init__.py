@@ -1,4 +1,4 @@
-"""Real devices: instruments on a bench, the way to them over a network, what guards and checks them, farms of them."""
+"""Real devices: instruments, network access, guards, checks and farms."""
 
 from blackprop.lab.farm._farm import Farm
 from blackprop.lab.farm._ray_farm import RayDevice, ray_members

@@ -12,7 +12,7 @@ from blackprop.errors import SecondDerivativeError
 
 
 class Rules(Protocol):
-    """What the function needs of a layer; rows are `(B, *in_shape)` and `(B, *out_shape)`, the setting `(P,)`."""
+    """The methods of a layer that the function uses; rows (B, *in_shape) and (B, *out_shape), the setting (P,)."""
 
     def measure_rows(self, x: Tensor, setting: Tensor, wants_x: bool, wants_theta: bool) -> tuple[Tensor, int]: ...
     def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""How well a device is being trained, from what its training measures anyway: no query is ever made for it."""
+"""Diagnosis of the training of devices, from the readings of training, without further queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blackprop.errors import NoisyGradientWarning
 
 MEMORY = 50  # gradients that an average reaches back
 ENOUGH = 100  # gradients before anything is said about noise
-HOPELESS = 1e-3  # of a gradient's power: the share of signal that does not outweigh what its noise does
+HOPELESS = 1e-3  # of a gradient's power: a share of signal too small to outweigh the effect of the noise
 
 
 class SignalMeter(nn.Module):
@@ -26,8 +26,8 @@ class SignalMeter(nn.Module):
 
     Consecutive gradients at nearly the same setting share the signal and have independent noise. One cosine of pure
     noise scatters by `1/√n` (n counts the independent ones), so that ρ̂ is sharp where there are many parameters; its
-    scale does not matter. What varies with the batch counts as noise; what an estimator gets wrong in the same way
-    every time, a surrogate's or a memory's error, counts as signal.
+    scale does not matter. Variation with the batch counts as noise. A systematic error of an estimator, as that of a
+    surrogate or a memory, counts as signal.
 
     **Argument:** `size`, n. Keeps the latest gradient.
     """
@@ -46,7 +46,7 @@ class SignalMeter(nn.Module):
 
     @torch.no_grad()
     def add(self, grad: Tensor) -> None:
-        """Take the next gradient of the stream; one that is zero or not finite says nothing, and is passed over."""
+        """Add the next gradient of the stream; skip one that is zero or not finite."""
         grad = grad.to(self.latest)
         norm = float(grad.norm())
         if not 0 < norm < math.inf:
@@ -98,7 +98,7 @@ class Diagnosis:
     at_limit: float
     """The part of θ that stands at a limit of the device."""
     details: Mapping[str, float] = field(default_factory=dict)
-    """What estimator and surrogate tell of themselves."""
+    """The quality measures of estimator and surrogate."""
 
     @property
     def cosine(self) -> float | None:
@@ -124,7 +124,7 @@ class Diagnosis:
 
 @runtime_checkable
 class Diagnosable(Protocol):
-    """What `diagnose` looks for in a model: a `PhysicalLayer`."""
+    """The modules that `diagnose` finds in a model: `PhysicalLayer`."""
 
     theta: nn.Parameter
     signal: SignalMeter
@@ -133,7 +133,7 @@ class Diagnosable(Protocol):
 
 
 def diagnose(model: nn.Module) -> dict[str, Diagnosis]:
-    """How the training of each physical layer of `model` stands, by qualified name. Asks no device anything.
+    """Return the diagnosis of each physical layer of `model`, by qualified name. Makes no queries.
 
     >>> import torch, blackprop as bp
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 6), bp.PhysicalLayer(bp.devices.LightModulator(6, 3)))
@@ -156,7 +156,7 @@ def advise(model: nn.Module) -> list[str]:
 
     That is where the share of signal in the θ-gradient is surely under 1/1000 and the digital layers have at least a
     tenth as many parameters as the devices: they then lose more by a device that wanders than its training can gain.
-    Where devices are nearly all there is to train, even such a gradient is worth having, and nothing is said.
+    There is no warning if nearly all trained parameters belong to devices, where even such a gradient is useful.
     """
     layers = _layers(model)
     thetas = {id(layer.theta): layer.theta.numel() for layer in layers.values()}

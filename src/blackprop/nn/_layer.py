@@ -1,4 +1,4 @@
-"""The layer: a device in a model, with the two gradients that autograd cannot find and the ledger of what they cost."""
+"""The layer: a device in a model, the two gradients that autograd cannot compute, and the ledger of their queries."""
 
 from __future__ import annotations
 
@@ -37,21 +37,29 @@ class PhysicalLayer(MeasuredLayer):
     plus `x Sᵀ`, where a few weights S are kept `digital`.
 
     θ is an ordinary parameter `(P,)`: any optimizer, scheduler, `state_dict` and clipping works on it. Forward sends
-    the rows through the device. Backward asks the `estimator` for `∂L/∂θ` and the `surrogate` for `∂L/∂x`, each only
-    where it is required: with `theta.requires_grad_(False)` no parameter query is made, and no surrogate query where
-    the input needs no gradient. `ledger` counts everything.
+    the rows through the device. Backward computes `∂L/∂θ` by the `estimator` and `∂L/∂x` by the `surrogate`, each only
+    if required: with `theta.requires_grad_(False)` there are no parameter queries, and no surrogate queries if the
+    input needs no gradient. `ledger` counts all queries.
 
-    In `train()` a differentiable forward pass first brings the surrogate to the present θ, once a change of θ, however
-    many backward passes accumulate. In `eval()` nothing changes: rows are booked as `EVALUATE`, and a gradient can be
-    had only at a θ that the surrogate knows. Within limits, the device is sent the nearest setting inside them, and
-    training moves θ there, as projected gradient descent does; where the surrogate finds that settings have drifted, it
-    moves θ against that. Where the first readings in training are far from 1 (under 0.01 or over 100 on average), the
-    gain is set to bring them there, see `OutputScale`. Activation checkpointing measures twice, and is counted twice.
+    In `train()` a differentiable forward pass first brings the surrogate to the present θ, once for each change of θ,
+    even if several backward passes accumulate. In `eval()` the state is unchanged: rows are booked as `EVALUATE`, and
+    there is a gradient only at a θ that the surrogate knows. If θ has limits, the device is sent the nearest setting
+    inside them, and training moves θ there (projected gradient descent). If the surrogate finds drift of the settings,
+    training moves θ against it. If the first readings in training are far from 1 (under 0.01 or over 100 on average),
+    the gain is set to bring them to 1, see `OutputScale`. Activation checkpointing measures and counts twice.
 
-    **Arguments:** `device`; `estimator`, `surrogate`, by default those of `bp.plan`; `budget`, which layers
-    may share; `bias`, a trainable offset `out_shape`; `generator`, the source of the initial θ and of every random
-    direction (by default seeded once, here, from torch's global stream, as the weights of a digital layer are);
-    `digital`, the weights beside the device.
+    **Arguments:**
+
+    - `device`: a `Device`.
+    - `estimator`, `surrogate` (default: chosen by `bp.plan`): the methods for the two gradients.
+    - `budget` (default None, no limit): layers may share one.
+    - `bias` (default False): add a trainable offset of shape `out_shape`.
+    - `generator` (default: seeded once, here, from torch's global stream): the source of the initial θ and of random
+      directions.
+    - `digital` (default None): the weights S beside the device.
+
+    **Raises** `ArgumentError` for other types, `IncompatibleError` for a method that cannot serve the device,
+    `ShapeError` for digital weights of another size.
     """
 
     def __init__(
@@ -98,7 +106,7 @@ class PhysicalLayer(MeasuredLayer):
         self.gain = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
         self.digital = digital
-        self.conversion: Programmed | None = None  # what `approximate` reached last
+        self.conversion: Programmed | None = None  # the last result of `approximate`
         self._watch()
 
     @property
@@ -138,7 +146,7 @@ class PhysicalLayer(MeasuredLayer):
         """A layer whose device is programmed to the trained weights: `gain · A(θ) + S ≈ W`, bias as it is.
 
         S are the largest weights by magnitude, the fraction `digital` of all: they stay digital and trainable, and the
-        device approximates what is left. The rest is as in `PhysicalLayer(...)` and `approximate`; `conversion` tells
+        device approximates the remainder. The rest is as in `PhysicalLayer(...)` and `approximate`; `conversion` tells
         how near the device came.
         """
         conversion.check_linear(linear)
@@ -156,9 +164,9 @@ class PhysicalLayer(MeasuredLayer):
     def approximate(self, weight: Tensor, programmer: Programmer | None = None) -> Programmed:
         """Program the device to `gain · A(θ) + S ≈ weight` (d_out, d_in): sets θ and the gain.
 
-        By default the `programmer` is the one that suits what is known of the device (`bp.conversion.choose`). What it
-        asks is booked as `CALIBRATE`, in this layer's ledger and budget. The surrogate stands at the new θ afterwards
-        where what was read is enough for it. Warns where more than half of the weights' norm is out of reach.
+        By default `bp.conversion.choose` chooses the `programmer` by the declaration of the device. Its queries are
+        booked as `CALIBRATE`, in this layer's ledger and budget. The surrogate is at the new θ afterwards if the
+        readings suffice for it. Warns where more than half of the weights' norm is out of reach.
         """
         spec, weight = self.device.declaration, weight.detach().to(self.theta)
         wanted = weight if self.digital is None else weight - self.digital.matrix()
@@ -179,7 +187,7 @@ class PhysicalLayer(MeasuredLayer):
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """A digital layer that does what this one does: `W = gain · A(θ) + S`, A read now and booked as `EVALUATE`.
+        """Return an equivalent digital layer, `W = gain · A(θ) + S`; A is read now and booked as `EVALUATE`.
 
         **Costs** the power of two rows that is at least d_in, of ±1.
         """
@@ -197,7 +205,7 @@ class PhysicalLayer(MeasuredLayer):
 
     @torch.no_grad()
     def diagnose(self) -> Diagnosis:
-        """How the training of the device stands, from what was measured anyway."""
+        """Return the diagnosis of the training of the device, from readings of training."""
         low, high = self.device.theta.bounds(self.theta)
         return Diagnosis(
             signal=self.signal.share,
@@ -217,13 +225,13 @@ class PhysicalLayer(MeasuredLayer):
         return super().__getattr__(name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PhysicalLayer:
-        """A copy speaks to the same device, spends from the same budget, and counts from zero what it asks itself."""
+        """Copy the layer: the copy shares device and budget, and its ledger starts at zero."""
         memo[id(self.ledger)] = Ledger()
         copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
-    # Saved beside the parameters and the surrogate's buffers: what the next step also depends on.
+    # Further state on which the next step depends, saved beside the parameters and the surrogate's buffers.
 
     def get_extra_state(self) -> Tensor:
         return pack(
@@ -263,7 +271,7 @@ class PhysicalLayer(MeasuredLayer):
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: dict[str, Any], prefix: str, *args: Any
     ) -> None:
-        """Refuse what is foreign before anything of this layer is changed; then load as every module does."""
+        """Refuse a checkpoint of another device before this layer is changed; then load as other modules do."""
         _state.prepare(self, state_dict, prefix)
         for name, value in self.named_buffers(prefix.removesuffix(".")):
             other, growing = state_dict.get(name), name.rsplit(".", 1)[-1] in self.surrogate.GROWING

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class MeasuredLayer(nn.Module):
-    """The part of a `PhysicalLayer` that measures: what `_autograd.Rules` asks of it, and how the surrogate follows θ.
+    """The part of a `PhysicalLayer` that measures: the methods of `_autograd.Rules`, and the tracking of the surrogate.
 
     The layer gives it a device, an estimator, a surrogate, a ledger, a budget, a generator, θ and the gain.
     """
@@ -42,14 +42,14 @@ class MeasuredLayer(nn.Module):
     theta_tracked: Tensor
 
     def _watch(self) -> None:
-        """Make the state of what follows, once the parts are there."""
+        """Make the state of the methods below, after the parts are assigned."""
         # The setting that the surrogate stands for, once it has started.
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
         self.started = False
         self._sent: Tensor | None = None  # θ as it is sent to the device; the same object as long as θ stays
         self._known: Tensor | None = None  # the setting that the surrogate stands for, where it is such an object
         self._observed = 0  # batches that the surrogate has seen
-        # What `diagnose` tells: the gradients for θ, and what the surrogate last expected wrongly.
+        # For `diagnose`: the gradients for θ, and the surrogate's last residual.
         self.signal = SignalMeter(self.theta.numel())
         self._residual: Tensor | None = None
         self.answers = AnswerMemory()
@@ -59,7 +59,7 @@ class MeasuredLayer(nn.Module):
     def out_shape(self) -> tuple[int, ...]:
         return self.device.out_shape
 
-    # What _autograd.Rules asks of a layer. `setting` is θ as it was sent, and the same object as long as θ stays.
+    # The methods of _autograd.Rules. `setting` is θ as it was sent, the same object as long as θ is unchanged.
 
     def measure_rows(self, x: Tensor, setting: Tensor, wants_x: bool, wants_theta: bool) -> tuple[Tensor, int]:
         if not len(x):
@@ -161,7 +161,7 @@ class MeasuredLayer(nn.Module):
 
     def _generator_beside(self, theta: Tensor) -> torch.Generator:
         """The source of random directions where θ lives: in `train()` this layer's own, which is replaced by one seeded
-        from it where θ lives elsewhere; in `eval()` a copy, so that nothing changes.
+        from it where θ lives elsewhere; in `eval()` a copy, so that the state is unchanged.
         """
         generator = self.generator
         if not self.training:
@@ -202,9 +202,9 @@ class MeasuredLayer(nn.Module):
         return memory.differs(again, self.device.declaration.noise)
 
     def _confirm_device(self, x: Tensor, y: Tensor) -> None:
-        """Warn where the first batch after loading a checkpoint shows, beyond doubt, a device that answers otherwise.
+        """Warn if the first batch after loading a checkpoint proves that the device gives other readings.
 
-        The batch alone raises the doubt, so a device that is as it was is asked nothing more.
+        The batch alone raises the doubt, so an unchanged device receives no further queries.
         """
         self.answers.unconfirmed = False
         residual = self._unexpected(x, y) if self.started else None
@@ -216,9 +216,9 @@ class MeasuredLayer(nn.Module):
             difference = float(residual)
         if difference is not None:
             warnings.warn(
-                f"{self.device} answers otherwise than when this checkpoint was written: its readings differ by "
-                f"{difference:.0%}. It has moved, or it is another device, and what the surrogate and the estimator "
-                "have learnt may not hold. To learn it from the start, load `bp.for_another_device(state)`",
+                f"{self.device} does not give the readings it gave when this checkpoint was written; they differ by "
+                f"{difference:.0%}. It has drifted, or it is another device; the state of surrogate and "
+                "estimator may be wrong. To learn it from the start, load `bp.for_another_device(state)`",
                 DeviceChangedWarning,
                 stacklevel=2,
             )

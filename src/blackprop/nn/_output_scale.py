@@ -14,7 +14,7 @@ from torch.distributed import get_world_size, is_available, is_initialized
 from blackprop.errors import BlackpropWarning
 
 LOW, HIGH = 0.01, 100.0  # root mean squares of readings that are left as they are
-DARK = 1e-6  # what rounding leaves of a device that starts where its answer is zero
+DARK = 1e-6  # the rounding error of a device whose initial reading is zero
 
 
 class OutputScale:
@@ -22,7 +22,7 @@ class OutputScale:
 
     Readings whose root mean square is from 0.01 to 100 are left as they are, and so is a gain that is not 1 any more or
     is not trained. The gain becomes a power of two, so that readings are scaled without rounding. Readings below 1e-6
-    may be those of a device that starts dark: they tell nothing, and the next ones are looked at. Return readings in
+    may be those of a device that starts dark: they are skipped, and the next ones are used. Return readings in
     units in which they are larger, as µA and not A. Decided once; it is part of the layer's state.
 
     Where several processes train one model, their batches differ and the gain would too: it is left as it is, with a

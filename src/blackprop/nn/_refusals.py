@@ -27,7 +27,7 @@ def check_execution(*tensors: Tensor) -> None:
     """Raise where PyTorch is tracing or transforming the model in place of running it."""
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
         raise IncompatibleError(
-            "`torch.func` and `vmap` cannot transform a device: put what is mapped into the batch dimension, use "
+            "`torch.func` and `vmap` cannot transform a device: put the mapped dimension into the batch dimension, use "
             "`backward()`, or convert the layer with `to_linear()`"
         )
     for tensor in tensors if forward_ad._current_level >= 0 else ():

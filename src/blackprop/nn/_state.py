@@ -1,4 +1,4 @@
-"""What a layer saves beside its parameters and buffers, and which checkpoints it takes back."""
+"""The state that a layer saves beside parameters and buffers, and the checkpoints that it accepts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blackprop.errors import CheckpointError
 
 
 class Layer(Protocol):
-    """What is needed of a layer here."""
+    """The part of a layer that this module uses."""
 
     device: Device
 
@@ -29,7 +29,7 @@ FOREIGN = (KeyError, TypeError, ValueError, RuntimeError, AttributeError)  # rai
 
 
 def for_another_device(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's `state_dict` without what belongs to the devices it was trained on.
+    """Return a model's `state_dict` without the state of the devices on which it was trained.
 
     Layers that load it take over θ, gain, bias and the digital weights. They keep their own ledger, device state,
     surrogate and estimator, and learn their new device from the start. Use it to move a trained model to another
@@ -56,7 +56,7 @@ def is_layer_state(content: Mapping[str, Any]) -> bool:
 
 
 def facts(device: Device) -> dict[str, Any]:
-    """What must not differ between the device that a checkpoint was written with and the one that it is loaded for."""
+    """Return the properties in which the device of a checkpoint and the present one must agree."""
     spec = device.declaration
     limits = [None if limit is None else _ends(limit) for limit in (spec.theta.low, spec.theta.high)]
     return {
@@ -86,7 +86,7 @@ def check_facts(saved: Mapping[str, Any], device: Device) -> None:
 
 
 def parsed(packed: object, device: Device) -> dict[str, Any]:
-    """The content of a layer's extra state, checked; changes nothing."""
+    """Return the content of a layer's extra state after a check, without changing the layer."""
     state = unpack(packed)
     version = state.get("version", 1)
     if version not in (1, VERSION):

@@ -60,8 +60,8 @@ def substitute(model: nn.Module, replacements: Mapping[str, Factory]) -> nn.Modu
 def param_groups(model: nn.Module, lr: float, device_lr: float) -> list[dict[str, Any]]:
     """Return the groups of an optimizer: digital parameters at `lr`, the devices' θ at `device_lr`.
 
-    θ has no weight decay, for θ = 0 is no simpler a setting than another. Neither have the layers' gains, which are a
-    group of their own at `lr`, since an output's scale is no weight to shrink. A group that would be empty is left out.
+    θ has no weight decay, because θ = 0 is not a simpler setting than any other. The layers' gains form a group at
+    `lr`, also without weight decay, because they only scale outputs. Empty groups are omitted.
     Give these groups to frameworks whose trainer would else decay all parameters alike, as in
     `transformers.Trainer(optimizers=(torch.optim.AdamW(bp.param_groups(...)), None))`.
 
@@ -86,7 +86,7 @@ def _leaves(layer: PhysicalLayer, name: str) -> list[nn.Parameter]:
 
 
 def ledger(model: nn.Module) -> Ledger:
-    """What all physical layers of `model` have asked of their devices, summed."""
+    """Return the sum of the ledgers of all physical layers of `model`."""
     return Ledger.sum({id(m.ledger): m.ledger for m in model.modules() if isinstance(m, PhysicalLayer)}.values())
 
 

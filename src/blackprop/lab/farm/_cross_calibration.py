@@ -1,4 +1,4 @@
-"""How far alike devices agree, and the correction of each one's outputs that makes them agree best."""
+"""The agreement of alike devices, and corrections of their outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blackprop.core._ledger import Ledger
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """What `Farm.calibrate` found, member by member.
+    """The result of `Farm.calibrate` for each member.
 
     `before` and `after` are the root mean squares of `y_m − y_r` over that of `y_r`, without and with the correction,
     at the settings that the corrections were not fitted to; NaN for a member that gave no answer. r is `reference`.
@@ -25,12 +25,12 @@ class Agreement:
     taken_out: tuple[int, ...]
     """Members that disagree by more than the tolerance, or failed."""
     ledger: Ledger
-    """What it has cost, as `CALIBRATE`."""
+    """The price, booked as `CALIBRATE`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """One member's outputs made another's: `correction` (2, d_out), gains and offsets, None where it does not help."""
+    """The map of one member's outputs to another's: `correction` (2, d_out), gains and offsets; None if useless."""
 
     correction: Tensor | None
     before: float
@@ -61,13 +61,13 @@ def fitted(own: Tensor, wanted: Tensor) -> Fit:
 
 
 def disagreement(own: Tensor, wanted: Tensor) -> float:
-    """`‖own − wanted‖ / ‖wanted‖`; infinite where nothing is wanted and something is there."""
+    """`‖own − wanted‖ / ‖wanted‖`; infinite if `wanted` alone is zero."""
     size, apart = float(wanted.double().norm()), float((own - wanted).double().norm())
     return apart / size if size else (math.inf if apart else 0.0)
 
 
 def reference(readings: dict[int, Tensor]) -> tuple[int, dict[int, Fit]]:
-    """The device that the others agree with best, and what becomes of each: readings (settings, rows, d_out)."""
+    """Return the device with which the others agree best, and all fits; readings are (settings, rows, d_out)."""
     found = {at: {other: fitted(y, wanted) for other, y in readings.items()} for at, wanted in readings.items()}
     best = min(found, key=lambda at: sum(fit.after for fit in found[at].values()))
     return best, found[best]

@@ -26,27 +26,34 @@ from blackprop.lab.farm._members import MemberPool
 class Farm(Device):
     """Several alike devices as one, each asked in a thread of its own; remote ones are devices like others.
 
-    The settings of a round go in turn to whoever would be done with them first by the declared costs; where writing a
-    setting is cheap beside the rows at it, those are divided too. Nothing is decided by the clock: the same rounds with
-    the same seeds are spread alike. Where no cost is declared, a setting weighs one and its rows stay together;
-    `clock_members` measures the costs, once.
+    Each setting of a round goes to the member that would finish it first by the declared costs. If programming is cheap
+    compared with the rows of a setting, these are divided as well. The distribution does not depend on the clock: equal
+    rounds with equal seeds are distributed equally. Without declared costs a setting weighs one and its rows stay
+    together; `clock_members` measures the costs, once.
 
-    A member that raises a `DeviceError`, a `ReadingError` or an `OSError`, or answers with what is not finite, is taken
-    out, and the others serve its share. It is tried again with a query that it has answered, after `backoff` seconds
-    and twice as long each time, and is back when it answers as it did. Out are also members that disagree
-    (`calibrate`). The round fails when nobody is left, with the reasons of all. A member that may hang for ever needs a
-    deadline of its own.
+    A member that raises a `DeviceError`, a `ReadingError` or an `OSError`, or returns a value that is not finite, is
+    taken out of service, and the others serve its share. It is tried again with an earlier query, after `backoff`
+    seconds and twice as long each time, and returns to service when its answer agrees with the earlier one. Members
+    that disagree (`calibrate`) are also out of service. The round fails, with the reasons of all, when the last member
+    is out. A member that may hang for ever needs its own deadline.
 
-    **Differences between members look like noise** to an estimator, which may ask one half of a difference here and
-    the other there. `calibrate` makes outputs alike as far as gains and offsets can; what is left is declared as noise.
-    Errors within θ (phase offsets) no output can undo: give the farm members that are wrapped to undo them.
+    **Differences between members look like noise** to an estimator, which may measure one half of a difference here and
+    the other there. `calibrate` corrects gains and offsets of the outputs and declares the remaining differences as
+    noise. Outputs cannot correct errors within θ (phase offsets): wrap such members in a device that corrects them.
 
-    **Costs** of a round are counted as one device's; what the members were asked beyond that, or spared, since one
-    holds a setting already, is in `repeated()`: the ledger holds the sum of what was really asked. Lab time is the sum
-    over the members, at the cost of the slowest.
+    **Costs** of a round are counted as those of one device. `repeated()` returns the difference to the sum over the
+    members, which may be negative, because a member can hold a setting already. The ledger thus holds this sum. Lab
+    time is the sum over the members, at the cost of the slowest.
 
-    **Arguments:** `devices`, alike in shapes, θ, linearity and coupling; `tolerance`, how far two answers to one query
-    may lie apart, relative to their size, and twice the declared noise beside; `backoff` and what `clock` tells, in s.
+    **Arguments:**
+
+    - `devices`: alike in shapes, θ, linearity and coupling.
+    - `tolerance` (default 0.05): allowed difference of two answers to one query, relative to their size; twice the
+      declared noise is allowed in addition.
+    - `backoff` (s, default 1): wait before a member is tried again.
+    - `clock` (default `time.monotonic`): returns the time in s.
+
+    **Raises** `ArgumentError` for devices that differ.
 
     >>> import blackprop as bp
     >>> with Farm([bp.devices.LightModulator(4, 3) for _ in range(2)]) as farm:
@@ -86,7 +93,7 @@ class Farm(Device):
         )
         members = [Member(device, tolerance, backoff, clock) for device in devices]
         self._pool = MemberPool(f"Farm({len(devices)} × {first})", members)
-        self._booked = Count()  # what the driver has counted, or was told
+        self._booked = Count()  # counted by the driver, or reported to it
         self._written: Tensor | None = None  # by `program`
 
     @property
@@ -130,7 +137,7 @@ class Farm(Device):
 
         All that are not out of order read the rows `x` (rows, *in_shape) at the settings `theta` (S, P), S ≥ 2. The
         even settings give the corrections, towards the member that the others agree with best, and the odd ones tell
-        what disagreement is left. A member is corrected where that helps, and is taken out where it still disagrees by
+        the remaining disagreement. A member is corrected where that helps, and is taken out where it still disagrees by
         more than `tolerance` and twice the declared noise; one that was taken out so comes back. The largest
         disagreement among the others, over √2, is from now on declared as noise where that is more: calibrate before
         the farm is given to a layer. **Costs** S programmings and S · rows rows a member, booked as `CALIBRATE`.
@@ -166,7 +173,7 @@ class Farm(Device):
     def clock_members(self, x: Tensor, theta: Tensor, budget: Budget | None = None) -> tuple[tuple[Cost, ...], Ledger]:
         """Measure the seconds that a programming and a row take each member, and spread the rounds by them from now on.
 
-        Once, and not at every run: it is what the spreading then depends on, and is saved with the farm's state.
+        Call it once, not in every run: the distribution depends on its result, which is saved with the farm's state.
         **Costs** for settings (S, P) and rows (rows, *in_shape) S programmings and S + rows rows a member in service,
         booked as `CALIBRATE`.
         """
@@ -209,7 +216,7 @@ class Farm(Device):
         for member in () if closed else self._pool.members:
             try:
                 member.close()
-            except Exception as error:  # whatever it is, the others are to be parked
+            except Exception as error:  # the other members must be parked in any case
                 failed.append(f"{member.device}: {told(error)}")
         if failed:
             raise DeviceError(f"{len(failed)} of {self} could not be closed: {'; '.join(failed)}")

@@ -21,14 +21,14 @@ from blackprop.errors import DeviceError, ReadingError
 from blackprop.lab.farm._cross_calibration import corrected, disagreement
 
 T = TypeVar("T")
-FAULTS = (DeviceError, ReadingError, OSError)  # what says that a device is unwell, and not that it is asked wrongly
+FAULTS = (DeviceError, ReadingError, OSError)  # faults of a device, in contrast to wrong queries
 LONGEST = 300.0  # s, between two trials of a device that is out
 KNOWN = 8  # rows of its last good answer that a device is tried with
 
 
 @dataclass(frozen=True)
 class Health:
-    """How a member of a farm stands."""
+    """The state of a member of a farm."""
 
     name: str
     in_service: bool
@@ -46,7 +46,7 @@ class Health:
 
 
 class Member:
-    """A device that is asked in a thread of its own and in no other, with a ledger of what it was really asked."""
+    """A device that is used in its own thread alone, with a ledger of its queries."""
 
     def __init__(self, device: Device, tolerance: float, backoff: float, clock: Callable[[], float]) -> None:
         self.device, self.tolerance, self.backoff, self.clock = device, tolerance, backoff, clock
@@ -57,7 +57,7 @@ class Member:
         self.disagrees = False  # out until it is calibrated
         self.rounds = self.faults = 0
         self.trial: Future[str] | None = None
-        self.stale = False  # whether what it is programmed to is unknown: it may have been switched off
+        self.stale = False  # whether its setting is unknown, because it may have been switched off
         self._strikes, self._due = 0, math.inf
         self._known: tuple[Query, Tensor | None] | None = None
         self._measure = metered(device, self.ledger)
@@ -88,7 +88,7 @@ class Member:
         return not self.reason
 
     def answered(self, queries: Sequence[Query], readings: list[Tensor]) -> list[Tensor]:
-        """The readings corrected; one of them is what the device will be known by."""
+        """Return the corrected readings, and keep one query with its reading for later trials."""
         self.rounds += 1
         self._strikes = 0
         at = next((i for i, query in enumerate(queries) if len(query.x)), None)
@@ -150,7 +150,7 @@ class Member:
             self._worker.shutdown()
 
     def _tried(self) -> str:
-        """What is wrong with its answer to the known query; nothing where it answers as before."""
+        """Return the fault of its answer to the known query; empty if it agrees with the earlier one."""
         if self._known is None:
             return ""
         query, before = self._known
@@ -160,7 +160,7 @@ class Member:
             return told(error)
         if before is None or (apart := disagreement(y, before)) <= self.allowed():
             return ""
-        return f"answers the last query it served {apart:.2g} beside what it did (allowed {self.allowed():.2g})"
+        return f"answers the last query it served {apart:.2g} from its earlier answer (allowed {self.allowed():.2g})"
 
 
 def told(error: BaseException) -> str:
@@ -168,6 +168,6 @@ def told(error: BaseException) -> str:
 
 
 def _small(query: Query) -> Query:
-    """A few of its rows, kept whatever becomes of the tensors."""
+    """Copy a few rows of the query."""
     with torch.no_grad():
         return Query(query.x[:KNOWN].clone(), query.theta.clone(), Purpose.CALIBRATE, query.capability)

@@ -1,4 +1,4 @@
-"""The members of a farm together: who is in service, who serves what, and what they were asked."""
+"""The members of a farm: those in service, their shares of a round, and their ledgers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MemberPool:
         return [at for at, member in enumerate(self.members) if member.in_service]
 
     def take_back(self) -> None:
-        """Begin the trials that are due, and take the outcome of those that are over; with nobody left, of all."""
+        """Begin the trials that are due, and take the results of finished ones; without a member in service, of all."""
         for member in self.members:
             member.try_again()
         alone = not self.in_service
@@ -132,7 +132,7 @@ class MemberPool:
 
 
 def _outcomes(jobs: Sequence[Future[T]]) -> list[T | BaseException]:
-    """What each came to, when all are over; an error that is no fault of a device is raised."""
+    """Return the results or faults of all jobs, after the last; raise any error that is not a fault of a device."""
     errors = [job.exception() for job in jobs]  # waits for each
     for error in errors:
         if error is not None and not isinstance(error, FAULTS):

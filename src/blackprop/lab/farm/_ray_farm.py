@@ -17,20 +17,25 @@ from blackprop.core._round import Round
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError, UnreachableError
 
-Told = tuple[Any, BaseException | None, Count]  # an answer, or an error, and what was asked again
+Told = tuple[Any, BaseException | None, Count]  # an answer, or an error, and the repetitions
 
 
 class RayDevice(Device):
     """The device that `factory` makes, in a Ray actor that holds it and no other. Needs the extra `ray`.
 
-    Rows, settings and readings travel as NumPy arrays; what the device raises is raised here as the same error of the
-    library, or of Python (`OSError`, `KeyError`, `TypeError`, `ValueError`), and anything else as a `DeviceError` that
-    names it. An actor that dies is a `DeviceError`;
-    Ray starts it anew, with a new device from `factory`, which a `Farm` then tries and takes back.
+    Rows, settings and readings travel as NumPy arrays.
 
-    **Arguments:** `factory`, a function of no arguments that Ray can send (of a module that is there too, or a
-    `partial` of one); `cpus` and `resources`, what the actor occupies of the cluster: a resource that only the machine
-    beside the device offers sends it there; `timeout`, the seconds that a round, and making the device, may take.
+    **Arguments:**
+
+    - `factory`: a function without arguments that Ray can send (from a module that is installed there too, or a
+      `partial` of such a function).
+    - `cpus` (default 1), `resources` (default none): the resources of the cluster that the actor occupies. Use a
+      resource that only the machine at the device offers to run it there.
+    - `timeout` (s, default 600): for a round, and for making the device.
+
+    **Raises** the errors of the device, if they are errors of the library or `OSError`, `KeyError`, `TypeError` or
+    `ValueError`; for any other error, and for an actor that dies, a `DeviceError` that names it. Ray then starts the
+    actor anew, with a new device from `factory`, which a `Farm` tries and takes back.
     """
 
     def __init__(
@@ -107,7 +112,7 @@ class RayDevice(Device):
             told: Told = self._ray.get(getattr(self._actor, name).remote(*arguments), timeout=self._timeout)
         except exceptions.GetTimeoutError as error:
             raise UnreachableError(f"the actor has not answered within {self._timeout:g} s") from error
-        except exceptions.RayTaskError as error:  # what it was sent, or its answer, could not be read
+        except exceptions.RayTaskError as error:  # its message, or its answer, could not be read
             raise DeviceError(f"the actor failed: {error.cause!r}") from error
         except exceptions.RayError as error:
             raise DeviceError(f"the actor is gone: {str(error).strip().splitlines()[0]}") from error
@@ -126,7 +131,7 @@ def ray_members(
     resources: Mapping[str, float] | None = None,
     timeout: float = 600.0,
 ) -> list[RayDevice]:
-    """`count` devices for a `Farm`, each in an actor of its own: number i is what `factory(i)` makes."""
+    """Return `count` devices for a `Farm`, each in its own actor; `factory(i)` makes device i."""
     if count < 1:
         raise ArgumentError(f"`ray_members(count=...)` must be at least 1, got {count}")
     with ThreadPoolExecutor(count) as pool:  # an actor takes seconds to start
@@ -154,7 +159,7 @@ def running_ray() -> Any:
 
 
 class _Host:
-    """What runs in the actor. A factory that fails is told to whoever asks for its device."""
+    """The object in the actor. A failure of the factory is reported to the caller that requests its device."""
 
     def __init__(self, factory: Callable[[], Device]) -> None:
         torch.set_num_threads(1)

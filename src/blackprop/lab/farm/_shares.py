@@ -1,4 +1,4 @@
-"""Who serves what of a round: the shares of several alike devices, decided by what they declare and nothing else."""
+"""The shares of several alike devices in a round, by their declared costs alone."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def shares(
 ) -> list[list[Piece]]:
     """Divide `pieces` of a round among devices of the given `costs` (s), which hold the settings `held`.
 
-    Consecutive queries at one setting stay together, and each setting goes in turn to whoever would be done with it
-    first, the first of them on a tie; a device need not write what it holds. Where that saves a tenth of the time or
-    more, the rows at one setting are divided too. The same round gives the same shares, whatever the clock says.
+    Consecutive queries at one setting stay together. Each setting goes to the device that would finish it first, the
+    first such device on a tie; a device does not write a setting that it holds. If it saves a tenth of the time or
+    more, the rows at one setting are divided as well. Equal rounds have equal shares.
     """
     parts = _together(queries, pieces)
     names = _names(queries, parts)

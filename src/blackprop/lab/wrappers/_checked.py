@@ -43,7 +43,8 @@ class Checked(PassThrough):
     """Looks at every reading of a round, and does as told about the rows that cannot be right.
 
     The rows concerned, of all queries of the round, are measured again together in one round; those alone are replaced,
-    and each is booked in `repeated()`. What is wrong after the last attempt, or to be refused, raises `ReadingError`.
+    and each is booked in `repeated()`. Rows that are still wrong after the last
+    attempt, or are to be refused, raise `ReadingError`.
 
     **Arguments**, each `Remeasure(attempts)`, `Refuse()`, or None where it is not to be looked for: `not_finite`,
     NaN or infinite; `saturated`, at or beyond the rails `low` and `high` of the detector (its units); `stuck`, outputs
@@ -138,7 +139,7 @@ class Checked(PassThrough):
         try:
             return self._asked(again, asked)
         except NOT_ASKED as error:
-            # Not asked for these, but asked for the round: whoever books must not take the one for the other.
+            # The round was measured, these rows were not: the caller must not count the round as not measured.
             raise TimeoutError(f"{self.device} could not be asked for rows of a round again: {error}") from error
 
     def _judged(

@@ -1,4 +1,4 @@
-"""What is wrong with readings: values that are not finite, outputs at their rails, stuck outputs, outliers."""
+"""Faults of readings: values that are not finite, outputs at their rails, stuck outputs, outliers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLE = 128  # rows that it is content with
 
 
 class ReadingFault(enum.Enum):
-    """What can be wrong with a row."""
+    """The faults of a row."""
 
     NOT_FINITE = "not finite"
     SATURATED = "saturated"
@@ -30,15 +30,15 @@ class Detector(abc.ABC):
     """Looks at the joined rows y (rows, d_out) of a round, and again at those that were measured again."""
 
     finding: ReadingFault
-    convicts_at_once = True  # whether what `look` finds is wrong for sure
+    convicts_at_once = True  # whether the findings of `look` are certain
 
     @abc.abstractmethod
     def look(self, y: Tensor, differing: Tensor | None) -> Tensor:
-        """What is wrong (rows, d_out). `differing` (rows,): whether a row differs from the one before it, as sent."""
+        """Return a mask of faults (rows, d_out). `differing` (rows,): whether a row sent differs from the last."""
 
     @abc.abstractmethod
     def judge(self, old: Tensor, new: Tensor, marked: Tensor) -> Tensor:
-        """What is still wrong after rows were measured again; `marked` is what was wrong with the old ones."""
+        """Return the faults that remain after rows were measured again; `marked`: the faults of the old readings."""
 
 
 class NotFinite(Detector):
@@ -73,7 +73,7 @@ class Outlier(Detector):
     """Suspected where `|y − median| > 30 s`, convicted where measuring again does not confirm it.
 
     The median, of each output, is over rows of the round, evenly spaced, and `s = max(1.48 MAD, 0.1 |median|)`, at
-    least what it is for the middle one of the outputs. A suspect whose repeat agrees with it, within half its distance
+    least its median over the outputs. A suspect whose repeat agrees with it, within half its distance
     from the median, is healthy however far out: a healthy device is never found guilty, at any scale, it only reads a
     few rows twice (a noisy one, too, unless its noise alone reaches that far).
     Rounds below 8 rows are not judged.
@@ -115,9 +115,9 @@ class Stuck(Detector):
     """An output that keeps one value, not zero, over so many rows in a row, sent differently from each other, that
 
     `share^run < 10⁻¹²`, `share = (equal + 9) / (pairs + 10)`: how often the output was equal from row to row so far, in
-    `pairs` pairs outside the run. A converter of few levels is thereby given longer runs than a fine one; nothing is
-    found below 6 rows, nor by rows that are sent one a query. A run goes on from round to round; the rows of earlier
-    rounds are out of reach. An output at exactly zero may just be dark, and is none of this.
+    `pairs` pairs outside the run. A converter of few levels is thereby allowed longer runs than a
+    fine one. Runs below 6 rows, and rows that are sent in separate queries, are not judged. A run goes on from round to
+    round; the rows of earlier rounds are out of reach. An output at exactly zero may be dark, and is not judged.
     """
 
     finding = ReadingFault.STUCK

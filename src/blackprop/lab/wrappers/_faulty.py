@@ -33,7 +33,7 @@ class Faulty(PassThrough):
     | `nan_rows` | every output of the row is NaN | yes |
     | `stuck` | one output keeps, for all rows, the value that it read last | yes |
 
-    At most one of the first two and one of the two losses happens to a round. `injected` counts what did (`nan_rows`
+    At most one of the first two and one of the two losses happens to a round. `injected` counts the faults (`nan_rows`
     in rows). `program` and `read` by hand do not fail.
     """
 

@@ -1,4 +1,4 @@
-"""Nothing outside its limits reaches a device, and nobody leaves it where it should not stay."""
+"""The guard of a device: limits, slow motion, rate, interlock and parking."""
 
 from __future__ import annotations
 
@@ -25,31 +25,36 @@ Interlock = Callable[[Tensor, Tensor], str | bool | None]
 
 
 class Guarded(PassThrough):
-    """Stands before a device: what it is asked is checked as a whole before any of it is written.
+    """Guards a device: checks a whole round before any part of it is written.
 
     **Limits.** θ must be finite and within the device's limits and within `low` and `high` (numbers or (P,), inclusive;
-    the tighter one counts, and is declared, so that training stays within it), rows finite and of the right shape:
-    else `LimitError` or `ShapeError`, and nothing was written.
+    the tighter limit counts, and is declared, so that training stays within it). Rows must be finite and of the right
+    shape. Otherwise `LimitError` or `ShapeError` is raised before a write.
 
     **Slew.** One programming moves no parameter by more than `slew` (θ's units): a longer way is written in equal,
-    straight steps, also where θ has a period. Each is booked in `repeated()`. A device whose place is unknown, as at
-    the start, goes to `park` first, or straight to θ where there is none; after a failed write the last step is written
-    again, for it may not have arrived. Rounds are then sent one setting at a time.
+    straight steps, also where θ has a period. Each is booked in `repeated()`. A device whose setting is unknown, as at
+    the start, goes to `park` first, or straight to θ without one. After a failed write the last step is written again,
+    because it may not have arrived. Rounds are then sent one setting at a time.
 
-    **Rate.** `rows_per_second`: a round is sent once the ones before it are paid for; it waits, and drops nothing.
+    **Rate.** `rows_per_second`: a round waits until the rows before it have had their time; rounds are never dropped.
 
-    **Interlock.** `interlock(theta, x)` is asked for every query (without rows: for a step, or `program`) and returns
-    None or True where it agrees. A reason, False, or an exception is a veto: nothing is written, the device is parked,
-    and `InterlockError` is raised, now and at every further question until `reset()`. With `latch=False` the interlock
-    is asked anew at every further round, and its agreement opens the guard again: so a served device is opened without
-    a restart of its server, by whatever it is that the interlock looks at, and by no client.
+    **Interlock.** `interlock(theta, x)` is called for every query (without rows: for a step, or `program`) and returns
+    None or True to agree. A reason, False, or an exception is a veto: the round is not written, the device is parked,
+    and `InterlockError` is raised, now and for every later round until `reset()`. With `latch=False` the interlock is
+    called again for every later round, and its agreement opens the guard: a served device can then be opened without a
+    restart of its server, by the condition that the interlock tests, and never by a client.
 
     **Parking.** `park` (P,) is written by `park()` and `close()`, after any exception from the device, at the end of a
-    `with` block, when the guard is dropped, and when the interpreter ends in order or by an exception; a process that
-    is killed parks nothing. Then the row `idle` (in_shape) is sent, so that inputs do not keep what they were driven
-    with last; its reading is dropped. Where either fails, `DeviceError` names both. Parking is booked as `CALIBRATE`;
-    afterwards `programmed` is forgotten. Put what asks again (`Retrying`) inside the guard, or every failure parks the
-    device. `close()` and the end of a `with` block then close the device too, where it has a `close()` of its own.
+    `with` block, when the guard is dropped, and when the interpreter ends in order or by an exception. A process that
+    is killed cannot park. Then the row `idle` (in_shape) is sent, so that the inputs do not keep their last values; its
+    reading is dropped. If either fails, `DeviceError` names both. Parking is booked as `CALIBRATE`; afterwards
+    `programmed` is None. Put `Retrying` inside the guard, or every failure parks the device. `close()` and the end of a
+    `with` block then close the device too, if it has a `close()` method.
+
+    - `device`: the device to guard.
+    - `low`, `high` (default None, no further limit), `slew`, `rows_per_second`, `interlock`, `park`, `idle` (default
+      None, off), `latch` (default True): as above.
+    - `clock`, `sleep` (default those of `time`): return the time in s, and wait for seconds.
     """
 
     def __init__(
@@ -179,7 +184,7 @@ class Guarded(PassThrough):
         self._setpoint.leave()
 
     def close(self) -> None:
-        """Park, and close the device, or what is wrapped in it, where that can be closed."""
+        """Park, and close the device, or the device that it wraps, if there is a `close()`."""
         try:
             self.park()
         finally:
@@ -226,7 +231,7 @@ class Guarded(PassThrough):
         assert self._interlock is not None
         try:
             verdict = self._interlock(theta, x)
-        except Exception as error:  # what cannot say yes says no
+        except Exception as error:  # an interlock that fails is a veto
             verdict = f"the interlock failed: {error!r}"
         if verdict is not None and verdict is not True:
             self._stop(verdict if isinstance(verdict, str) and verdict else "the interlock gave no reason")
@@ -241,7 +246,7 @@ class Guarded(PassThrough):
     def _wait(self, rows: int) -> None:
         if self._rate is None:
             return
-        while (left := self._paid_at - self._clock()) > 1e-9:  # what rounding leaves is no time to wait
+        while (left := self._paid_at - self._clock()) > 1e-9:  # of rounding
             self._sleep(left)
         self._paid_at = self._clock() + rows / self._rate
 
@@ -268,7 +273,7 @@ class Guarded(PassThrough):
 
 
 def _close(device: Device) -> None:
-    """Close the outermost of the device and what is wrapped in it that can be closed."""
+    """Close the outermost of the device and the devices that it wraps that has a `close()`."""
     close = getattr(device, "close", None)
     if callable(close):
         close()

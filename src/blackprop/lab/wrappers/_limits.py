@@ -15,7 +15,7 @@ Limit = float | Tensor | None
 
 
 def tightened(spec: ThetaSpec, low: Limit, high: Limit) -> ThetaSpec:
-    """The limits of both, and what the device starts from moved into them."""
+    """Return the tighter limits, with the initial values moved into them."""
     if low is None and high is None:
         return spec
     try:

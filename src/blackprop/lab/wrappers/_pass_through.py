@@ -1,4 +1,4 @@
-"""What the wrappers of the lab share: they hand on what they are asked, and book what they asked beyond it."""
+"""The base of the wrappers of the lab: they pass rounds through, and book the queries that they add."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from blackprop.core._round import Round
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import BusyError, UnreachableError
 
-NOT_ASKED = (UnreachableError, BusyError)  # of other failures, nobody knows whether the device was asked
+NOT_ASKED = (UnreachableError, BusyError)  # after other failures, the round may have been measured
 Asked = tuple[Sequence[Query], Tensor | None]  # a round, and the setting that the device held before it
 
 
 class PassThrough(Wrapper):
-    """A wrapper that writes the settings and sends the rows that it is given, whatever else it does; so every
-    capability survives it.
+    """A wrapper that writes settings and sends rows unchanged, so every capability survives it.
 
-    What the device holds, it holds: `programmed` is the device's own, after a failure too. So the driver's count of a
-    round, from `programmed`, and `repeated`, what was asked beyond that, together are what the device was asked.
+    `programmed` is that of the device, after a failure too. The driver's count of a round, from `programmed`, and
+    `repeated`, the queries beyond it, together are the queries of the device.
     """
 
     survives = ALL
@@ -56,7 +55,7 @@ class PassThrough(Wrapper):
         return total.entries()
 
     def _asked(self, queries: Sequence[Query], asked: list[Asked]) -> list[Tensor]:
-        """Measure, and write into `asked` what may have been."""
+        """Measure, and append the round to `asked` if it may have been measured."""
         at = self.programmed
         try:
             readings = self.device.measure(queries)
@@ -69,7 +68,7 @@ class PassThrough(Wrapper):
         return readings
 
     def _book(self, once: Asked, asked: Iterable[Asked]) -> None:
-        """Book what was `asked` beyond the round that the driver books, `once`."""
+        """Book the rounds of `asked` beyond the one that the driver books, `once`."""
         for round_ in asked:
             self._again.add(self._spending(*round_))
         self._again.subtract(self._spending(*once))

@@ -1,4 +1,4 @@
-"""What passes between whoever asks and a device, kept in a file and played again without the device."""
+"""Rounds of a device and their readings, recorded in a file and replayed without the device."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ from blackprop.lab.wrappers._recording import Reader, Record, Writer, declared, 
 
 
 class Recorded(PassThrough):
-    """Writes to the new file `path` what is asked of the device and what it answers, failures too.
+    """Records the queries of a device and its answers, failures included, in the new file `path`.
 
-    Kept are the declaration (but for an oracle), every round with its settings, rows, purposes, readings, what was
-    asked again and the setting that the device held afterwards, what `program` and `read` by hand were given and
-    returned, and every initial θ that was drawn, with the state of the generator after it: a run that is replayed
-    starts and goes on as the recorded one did. Rows and settings shared by many queries of a round are written once.
-    The format is in `lab.recording`; `close()`, or a `with` block, closes the file.
+    The file holds the declaration (without an oracle); every round with its settings, rows, purposes, readings and
+    repetitions, and the setting that the device held afterwards; arguments and results of calls of `program` and
+    `read`; and every initial θ with the state of the generator after it. A replayed run thus equals the recorded one.
+    Rows and settings that queries of a round share are written once. `close()`, or a `with` block, closes the file.
     """
 
     def __init__(self, device: Device, path: str | Path) -> None:
@@ -109,10 +108,10 @@ class Recorded(PassThrough):
 
 
 class Replayed(Device):
-    """Answers from a recording, in its order, and refuses what differs from it; no device is needed.
+    """Replays a recording, in its order, without the device.
 
-    A question that differs raises `DeviceError`, which names the first difference, and the recording stays where it is;
-    so does one after its end. Numbers may differ by `tolerance · max(1, |recorded|)`; shapes, dtypes and purposes not
+    A query that differs raises `DeviceError`, which names the first difference, and the position is unchanged; so does
+    a query after the end. Numbers may differ by `tolerance · max(1, |recorded|)`; shapes, dtypes and purposes not
     at all. A recorded failure is raised again, and `repeated()`, `programmed` and the draws of the initial θ are as
     they were. A file that ends within a record, as when the recording process was killed, is replayed up to there with
     a warning; one that is damaged raises `CheckpointError`. `capabilities` are the types of those
@@ -202,7 +201,7 @@ class Replayed(Device):
 
     def _expect(self, kind: str) -> Record:
         if not self.left:
-            raise DeviceError(f"{self.path} has nothing left: all of its {self._next - 1} records are played")
+            raise DeviceError(f"{self.path} is at its end: all of its {self._next - 1} records are played")
         header, arrays = self._records[self._next]
         if header["kind"] != kind:
             raise DeviceError(f"{self._where()}: asked for a {kind}, recorded a {header['kind']}")
@@ -229,7 +228,7 @@ class Replayed(Device):
             )
 
     def _finish(self, header: dict[str, Any], arrays: list[Tensor], inputs: int) -> list[Tensor]:
-        """Go on to the next record; what is left of this one's arrays is what the device returned."""
+        """Go on to the next record, and return the arrays of this one that the device returned."""
         rows, programmings, *actions = header["again"]  # older recordings name no actions
         by_purpose = [Counter({Purpose(name): n for name, n in c.items()}) for c in (rows, programmings)]
         self._again.add(Count(by_purpose[0], by_purpose[1], Counter(actions[0] if actions else {})))
@@ -265,7 +264,7 @@ def _digest(generator: torch.Generator) -> str:
 
 
 def _error(name: str, text: str) -> Exception:
-    """The recorded failure, where it is one that whoever asks may be waiting for."""
+    """Return the recorded failure: an error of the library or an `OSError`, otherwise a `DeviceError`."""
     kind = getattr(errors, name, None) or getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, (BlackpropError, OSError)):
         return kind(text)

@@ -8,7 +8,7 @@ payload = u32 length, header of `length` bytes (JSON, UTF-8), the arrays' bytes 
 ```
 
 The header's "arrays" lists `[dtype, shape]` of each array, dtype one of `<f4`, `<f8`, `|u1`; its "kind" is one of
-`declaration` (always the first), `draw`, `round`, `program`, `read`. Nothing in a file is ever executed.
+`declaration` (always the first), `draw`, `round`, `program`, `read`. The contents of a file are never executed.
 
 A record is handed to the system before the device's answer is handed on, so a killed process loses at most the record
 that it was writing; a machine that loses power may lose more. A file that ends within a record is read up to there,
@@ -48,7 +48,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.file = FileIO(path, "x")  # unbuffered: what is written is the system's
+            self.file = FileIO(path, "x")  # unbuffered: each write reaches the system at once
         except FileExistsError as error:
             raise ArgumentError(f"{path} exists already, and recordings are never overwritten") from error
         self._write(MAGIC)
@@ -72,7 +72,7 @@ class Writer:
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError:
-            self.file.close()  # a full disk: what came after half a record could not be read
+            self.file.close()  # a full disk: records after half a record could not be read
             raise
 
 

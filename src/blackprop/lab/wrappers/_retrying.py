@@ -1,4 +1,4 @@
-"""Asking again where that is safe."""
+"""Repetition of failed rounds, where that is safe."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ SAFE: tuple[type[Exception], ...] = (UnreachableError, ProtocolError, TimeoutErr
 
 
 class Retrying(PassThrough):
-    """Asks a round that failed again, after `base · 2^k · (1 − jitter · u)` s for the k-th failure (k = 0, 1, …).
+    """Repeats a round that failed, after `base · 2^k · (1 − jitter · u)` s for the k-th failure (k = 0, 1, …).
 
     u ~ U[0, 1) is drawn from `seed`, so that clients that failed together do not come back together.
 
-    Asked again is a round that raised `UnreachableError`, `ProtocolError`, `TimeoutError` or another `OSError`. It may
-    have been measured all the same; a device that must not be asked twice then says so by `InDoubtError`, after which
-    nothing is asked again unless `also` names it. Instruments (`VisaDevice`, `QcodesDevice`, `CameraModulator`) say so
-    of every answer that was lost after something was written: name it for them where driving a row twice does no harm.
-    Nor is a round asked again after anything else, such as a setting outside the limits, which would only fail again.
+    A round is repeated after `UnreachableError`, `ProtocolError`, `TimeoutError` or another `OSError`. It may have been
+    measured nevertheless. A device whose rounds must not be repeated in this case raises `InDoubtError`, after which a
+    round is repeated only if `also` names this error. Instruments (`VisaDevice`, `QcodesDevice`, `CameraModulator`)
+    raise it if an answer was lost after a command was sent: name it if driving a row twice does no harm. After other
+    errors, such as a setting outside the limits, a repetition would fail again, so there is none. Rounds with a
+    capability that writes (pulses) are not repeated, because they would move the device twice.
 
-    Nor is a round that writes by a capability (pulses): a second train would move the device again.
+    **Booked** in `repeated()`: every further round that may have been measured, whole. After `UnreachableError` and
+    `BusyError` a round was not measured and is not booked. The last failure is raised as `InDoubtError` if a round may
+    have been measured, else as `UnreachableError`.
 
-    **Booked** in `repeated()`: every further round that may have been measured, whole. `UnreachableError` and
-    `BusyError` say that the device was not asked, and book nothing. The last failure is raised as `InDoubtError` where
-    a round may have been measured, else as `UnreachableError`.
+    **Arguments:**
 
-    **Arguments:** `attempts`, how often a round is asked at most; `deadline` in s, after which none is asked again;
-    `base` in s; `jitter`, from 0 to 1; `also`, further exceptions after which a round is asked again.
+    - `device`: the device.
+    - `attempts` (default 5): the most times that a round is sent.
+    - `deadline` (s, default 60): time after which a round is not repeated.
+    - `base` (s, default 0.05), `jitter` (0 to 1, default 0.5), `seed` (default 0): of the waits.
+    - `also` (default none): further exceptions after which a round is repeated.
+    - `clock`, `sleep` (default those of `time`): return the time in s, and wait for seconds.
     """
 
     def __init__(
@@ -87,7 +92,7 @@ class Retrying(PassThrough):
         return self._verb(lambda: self.device.read(x), rows=len(x))
 
     def _verb(self, ask: Callable[[], T], rows: int = 0, programmings: int = 0) -> T:
-        """A verb by hand: who calls it pays for it once, and what it took beyond that is calibration."""
+        """Call `program` or `read` by hand; the caller counts one call, repetitions are booked as `CALIBRATE`."""
         asked = 0
 
         def again() -> T:

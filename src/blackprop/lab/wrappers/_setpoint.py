@@ -1,4 +1,4 @@
-"""Where a guarded device stands, how it is moved in steps, and how it is left."""
+"""The setpoint of a guarded device: its motion in steps, and its parking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blackprop.lab.wrappers._printable import error_text, printable
 class SetpointTracker:
     """The setting that a device was last told to take, and the one at which it is parked.
 
-    Kept apart from the guard, for it must outlive it: what parks a device when its guard is gone holds this alone.
+    It is separate from the guard because it must outlive it: the finalizer that parks the device holds this alone.
     """
 
     def __init__(self, device: Device, park: Tensor | None, slew: float | None, idle: Tensor | None) -> None:
@@ -32,7 +32,7 @@ class SetpointTracker:
         self.at, self.doubtful, self.parked = theta, True, False
 
     def arrived(self, held: Tensor | None = None) -> None:
-        """`held`: the device's own note of the setting, which nobody else writes to."""
+        """Call after a write. `held`: the device's own copy of the setting, which is never written to."""
         if held is None and self.at is not None:
             held = self.at.detach().clone()
         self.at, self.doubtful = held, False
@@ -43,7 +43,7 @@ class SetpointTracker:
             return
         if start is None:
             if self.park is None:
-                return  # nobody knows where the device stands
+                return  # the setting of the device is unknown
             start = self.park.to(theta)
             yield start
         elif self.doubtful:
@@ -67,7 +67,7 @@ class SetpointTracker:
     def leave(self) -> None:
         """Write the parking setting and send the idle row, where there are any; it may be called at any time."""
         if self.doubtful and self.at is not None:
-            self.at = self.at.detach().clone()  # whoever asked may use the memory for something else
+            self.at = self.at.detach().clone()  # the caller may reuse the memory
         if self.parked or (self.park is None and (self.idle is None or self.at is None)):
             return
         try:
@@ -82,7 +82,7 @@ class SetpointTracker:
     def _park(self) -> None:
         setting = self.at if self.park is None else self.park if self.at is None else self.park.to(self.at)
         assert setting is not None
-        # Without a place to park at it is written again: nobody knows whether the device can be read as it stands.
+        # Without a parking setting the present one is written again, because the state of the device is unknown.
         for theta in (*self.way(self.at, setting), setting):
             self.write(theta, Purpose.CALIBRATE)
         if self.idle is not None:
