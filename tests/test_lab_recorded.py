@@ -53,7 +53,7 @@ def test_a_noisy_training_run_replays_to_the_same_bits_and_the_same_ledger(tmp_p
     assert torch.equal(layer.generator.get_state(), live.generator.get_state())
     assert torch.equal(replayed.programmed, held)
     assert replayed.left == 0
-    with pytest.raises(DeviceError, match="nothing left: all of its"):
+    with pytest.raises(DeviceError, match="is at its end: all of its"):
         layer(draw(5, 6))
     # Without its noise the run would have ended elsewhere: it is the recorded readings that were played.
     assert not torch.equal(_train(LightModulator(6, 4)).theta, live.theta)
@@ -178,7 +178,7 @@ def test_a_torn_end_is_left_out_with_a_warning(tmp_path):
         replayed = Replayed(tmp_path / "torn")
     for queries, expected in zip(asked[:2], readings, strict=False):
         assert all(torch.equal(a, b) for a, b in zip(replayed.measure(queries), expected, strict=True))
-    with pytest.raises(DeviceError, match="nothing left"):
+    with pytest.raises(DeviceError, match="is at its end"):
         replayed.measure(asked[2])
 
 

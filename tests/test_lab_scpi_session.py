@@ -267,7 +267,7 @@ def test_binary_blocks_are_read_and_those_cut_short_are_not_believed(scpi, conne
     with pytest.raises(ReadingError, match="expected 1 of <f8"):
         ask(device)
     instrument._reading = lambda: b"1.5"
-    with pytest.raises(ReadingError, match="no binary block"):
+    with pytest.raises(ReadingError, match="not a binary block"):
         ask(device)
 
 
@@ -304,7 +304,7 @@ def test_a_curve_of_several_points_is_several_outputs(dtype):
     for cut in (len(message), 7, 1):
         assert scope(message[:cut], message[cut:]).read(torch.zeros(1, 2)).tolist() == [[1.0, -2.0, 300.0]]
     broken = scope(b"#0" + values)
-    with pytest.raises(ReadingError, match="no binary block of definite length"):
+    with pytest.raises(ReadingError, match="not a binary block of definite length"):
         broken.read(torch.zeros(1, 2))
     assert broken.resource.cleared == 1
 

@@ -431,7 +431,7 @@ def test_a_full_disk_leaves_no_file_and_puts_no_round_in_doubt(keys, record, mon
                 RemoteDevice(server.address, keys=keys)
         assert len(list(folder.iterdir())) == len(server._journal) == 1
         device.measure([query(1)])  # its place was taken beforehand
-        with pytest.raises(errors.DeviceError, match="nothing was measured, the journal failed"):
+        with pytest.raises(errors.DeviceError, match="the round was not measured, the journal failed"):
             device.measure([query(2, rows=2000)])
         assert len(lines(record, "read")) == 4
         connection = Connection(server.address, keys)  # the same, told by the protocol: lost is not doubt

@@ -192,7 +192,7 @@ def test_garbage_is_named_with_its_question(manager):
     instrument.fails = UnicodeDecodeError("ascii", b"\xff\xfe", 0, 1, "ordinal not in range")
     device = scale(instrument)
     device.program(torch.zeros(2))
-    with pytest.raises(ReadingError, match=r"'READ\?' by b'\\xff\\xfe', which is no text"):
+    with pytest.raises(ReadingError, match=r"'READ\?' by b'\\xff\\xfe', which is not text"):
         device.read(torch.zeros(1, 2))
 
 
@@ -294,7 +294,7 @@ def test_an_address_that_cannot_be_opened_is_named():
         (lambda: Channels("VOLT {volts}", (1,)), "takes the fields {channel}, {value}"),
         (lambda: Channels("VOLT {channel}", (1,)), "needs the field {value}"),
         (lambda: Channels("VOLT {value}", (1, 2)), "needs the field {channel}"),
-        (lambda: Channels("VOLT {value", (1,)), "is no template"),
+        (lambda: Channels("VOLT {value", (1,)), "is not a template"),
         (lambda: Channels("VOLT {value:d}", (1,), 0, 1), "does not write 0 as a number"),
         (lambda: Channels("VOLT {value}", ()), "names at least one"),
         (lambda: Channels("VOLT {value},{channel}", (1, 1)), "none twice"),

@@ -35,22 +35,28 @@ class Camera(Protocol):
 
 
 class CameraModulator(Instrument):
-    """`y_k = mean over region k of (frame − background) / saturation`, of what a modulator shows: the row x in one
-    region of it, the mask θ in another.
+    """`y_k = mean over region k of (frame − background) / saturation`, a camera behind a modulator that shows the
+    row x in one region and the mask θ in another.
 
     Light that passes, or leaves, both regions meets on the camera, by a lens, a scattering medium, a chip. Where x and
     θ have a modulator each, give them one `show` that hands each its part of the pattern.
 
-    **Arguments:** `shape`, the modulator's (height, width); `inputs` and `mask`, `Region`s of it, whose blocks are the
-    entries of a row (in_shape is `inputs.blocks`) and of θ, in the units of their `Gamma`, whose ends are the limits;
-    `spots`, the camera's regions of interest, one an output: pairs of slices, or boolean masks, which also leave hot
-    pixels out; `frames`, how many are averaged; `saturation`, the count at which a pixel is full (None: the most that
-    the frames' type holds; 4095 for 12 bits in 16): a full pixel in a spot raises `ReadingError`; `dark`, the grey
-    level of pixels in no region; `initial`, as in `ThetaSpec`; the rest as in `Instrument`: `settle` and `settle_row`
-    are the time from `show` to a pattern that stands, a frame or two.
+    **Arguments:**
+
+    - `shape`: (height, width) of the modulator, in pixels.
+    - `inputs`, `mask`: `Region`s of it, whose blocks are the entries of a row (in_shape is `inputs.blocks`) and of θ,
+      in the units of their `Gamma`, whose ends are the limits.
+    - `spots`: the camera's regions of interest, one an output: pairs of slices, or boolean masks, which can also leave
+      out hot pixels.
+    - `frames`: the number of frames averaged.
+    - `saturation`: the count at which a pixel is full; None for the largest value of the frames' dtype (pass 4095 for
+      12 bits in 16). A full pixel in a spot raises `ReadingError`.
+    - `dark`: the grey level of pixels outside the regions.
+    - `initial`: as in `ThetaSpec`. The others as in `Instrument`; `settle` and `settle_row` (s) are the time from
+      `show` to a stable pattern, a frame or two.
 
     The background is zero until `renew_background` measures it; it belongs to the hour, and is not saved with a layer.
-    Of the intensity of coherent light nothing is linear in x or θ: declare nothing, and the layer assumes nothing.
+    The intensity of coherent light is not linear in x or θ, so leave `linear` and `coupling` undeclared.
     """
 
     def __init__(

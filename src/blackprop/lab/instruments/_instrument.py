@@ -1,4 +1,4 @@
-"""What instruments have in common: a row at a time, with time to settle, and nothing outside the limits."""
+"""The base of instruments: a row at a time, with time to settle, within the limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Numbers = float | Sequence[float]
 
 
 class InstrumentOptions(TypedDict, total=False):
-    """What every instrument takes besides its own arguments, as keywords; see `Instrument`."""
+    """Keywords that all instruments take besides their own arguments; see `Instrument`."""
 
     settle: float  # s
     settle_row: float  # s
@@ -49,15 +49,19 @@ class Instrument(Device):
 
     Subclasses write `_set(values)` (P numbers), `_drive(values)` (d_in numbers), `_sense()`, which returns d_out
     numbers, and, where the instrument can tell, `_verify()`, which raises if it reports an error, and `_connect()`,
-    which raises if it cannot be asked. Whatever they raise becomes a `DeviceError`. An exception that means that the
+    which raises if it cannot be reached. Their exceptions are raised as `DeviceError`. An exception that means that the
     instrument did not answer (`away`) becomes an `InDoubtError` once the first command of `_set` or `_drive` has been
     begun, for that row or setting may have taken effect, and an `UnreachableError` before that. After any of them θ
     counts as unknown, and is written again before the next row.
 
-    **Arguments:** `low` and `high`, the limits of a row's entries, inclusive, one number or one an input (the device
-    declares those that all inputs share as `x_low` and `x_high`); `settle`, the
-    seconds to wait after a programming; `settle_row`, those after each row is driven; `linear`, `coupling` and `noise`
-    as in `Device`; `cost`, by default the two waits; `sleep`, what waits.
+    **Arguments:**
+
+    - `low`, `high`: the limits of a row's entries, inclusive, one number or one an input. The device declares limits
+      that all inputs share as `x_low` and `x_high`.
+    - `settle`, `settle_row` (s): the waits after a programming and after each row is driven.
+    - `linear`, `coupling`, `noise`: as in `Device`.
+    - `cost`: as in `Device`; by default the two waits.
+    - `sleep`: waits for seconds.
 
     Settings and rows are checked, all those of a round, before any of them is written.
     """
@@ -111,7 +115,7 @@ class Instrument(Device):
         """Raise if the instrument reports an error; asked after a programming and after the last row of a query."""
 
     def close(self) -> None:
-        """Give back what this device has opened itself."""
+        """Close the connections that this device opened itself."""
 
     def program(self, theta: Tensor, /) -> None:
         self.theta.check(theta)
@@ -163,7 +167,7 @@ class Instrument(Device):
             row, channel = (int(i) for i in (~inside).nonzero()[0])
             raise LimitError(
                 f"entry {channel} of row {row} is {float(rows[row, channel]):g}, outside the limits of {self}'s inputs "
-                f"[{float(low[channel]):g}, {float(high[channel]):g}]; nothing of it was sent"
+                f"[{float(low[channel]):g}, {float(high[channel]):g}]; the row was not sent"
             )
 
     @contextmanager

@@ -17,7 +17,7 @@ LEVELS = 256  # of a modulator's grey, uint8
 
 @dataclass(frozen=True)
 class Gamma:
-    """What a modulator does at its grey levels, as measured: a phase in rad, an intensity, a transmission.
+    """The measured effect of a modulator at its grey levels: a phase in rad, an intensity, a transmission.
 
     `Gamma([0, 64, 128, 255], [0.0, 1.2, 2.9, 6.3])` takes a wanted value to the nearest grey level, by straight lines
     between the points. `values` rise or fall all the way. `period`, 2π for a phase: values are then taken modulo the
@@ -72,8 +72,11 @@ class Gamma:
 class Region:
     """A rectangle of a modulator's pixels, in blocks of equal size that show one value each.
 
-    **Arguments:** `rows` and `columns`, the pixels, as slices; `blocks`, how many, (down, across), or n for one row of
-    n; `gamma`, what a block's value stands for.
+    **Arguments:**
+
+    - `rows`, `columns`: the pixels, as slices.
+    - `blocks`: the number of blocks, (down, across), or n for one row of n.
+    - `gamma`: the grey levels of a block's values.
     """
 
     rows: slice

@@ -28,7 +28,7 @@ class QcodesDevice(Instrument):
     in `ThetaSpec`; the rest as in `Instrument`. The limits of θ and of rows are those of the parameters' `Numbers`
     validators, where they have any. A parameter's own `step` and `inter_delay` go on ramping it.
 
-    The instruments stay open at `close()`: they belong to whoever opened them.
+    `close()` leaves the instruments open: they belong to the caller.
     """
 
     def __init__(

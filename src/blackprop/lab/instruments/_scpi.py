@@ -1,4 +1,4 @@
-"""SCPI by templates: what is written to an instrument's channels, and what it is asked."""
+"""SCPI by templates: the commands and questions for an instrument's channels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ OVERFLOW, NO_VALUE = 9.9e37, 9.91e37  # SCPI's words for infinity and for NaN
 class Channels:
     """Numbers that are written to an instrument, one command a channel.
 
-    **Arguments:** `write`, the command, with the fields `{value}` and `{channel}`, as in
-    `"SOUR{channel}:VOLT {value:.6f}"` or `"VOLT {value:.4f},(@{channel})"`; `channels`, what the second stands for, in
-    order; `low` and `high`, the limits of every value, inclusive.
+    **Arguments:**
+
+    - `write`: the command, with the fields `{value}` and `{channel}`, as in `"SOUR{channel}:VOLT {value:.6f}"` or
+      `"VOLT {value:.4f},(@{channel})"`.
+    - `channels`: the values of `{channel}`, in order.
+    - `low`, `high` (default no limit): the limits of every value, inclusive.
     """
 
     write: str
@@ -53,11 +56,14 @@ class Channels:
 class Readings:
     """Numbers that an instrument is asked for, one an output.
 
-    **Arguments:** `query`, the question; `channels`, the outputs in order. With the field `{channel}` it is asked once
-    a channel, as `"MEAS:VOLT? (@{channel})"`; else once for all, and answered by numbers with commas between them, as
-    `"FETC? (@{channels})"`, where `{channels}` is the list of all of them. `dtype`, where numbers come as a binary
-    block of definite length (IEEE 488.2, `#18` and 8 bytes): NumPy's name of an element's type with its byte order, as
-    `">f4"` or `"<i2"`. None for text.
+    **Arguments:**
+
+    - `query`: the question. With the field `{channel}` it is sent once a channel, as `"MEAS:VOLT? (@{channel})"`;
+      otherwise once for all, and answered by numbers separated by commas, as `"FETC? (@{channels})"`, where
+      `{channels}` is the list of all channels.
+    - `channels`: the outputs in order.
+    - `dtype` (default None, text): for numbers in a binary block of definite length (IEEE 488.2, `#18` and 8 bytes),
+      NumPy's name of the element type with its byte order, as `">f4"` or `"<i2"`.
     """
 
     query: str
@@ -74,14 +80,14 @@ class Readings:
             raise ArgumentError(f"`Readings(dtype=...)` takes a real type as '>f4', or None, got {self.dtype!r}")
 
     def questions(self) -> list[tuple[str, int]]:
-        """What to ask, and how many numbers answer it."""
+        """Return the questions, each with the number of numbers in its answer."""
         if "channel" in {name for _, name, _, _ in Formatter().parse(self.query)}:
             return [(self.query.format(channel=channel, channels=channel), 1) for channel in self.channels]
         return [(self.query.format(channels=",".join(map(str, self.channels))), len(self.channels))]
 
 
 def numbers(answer: str) -> list[float] | None:
-    """Numbers with commas between them; None where that is not what they are."""
+    """Return the numbers of a text separated by commas; None for any other text."""
     try:
         return [number(_decimal(word)) for word in answer.split(",")]
     except ValueError:
@@ -101,7 +107,7 @@ def numbers_of_block(content: bytes, dtype: str) -> list[float] | None:
 
 
 def split_block(raw: bytes) -> tuple[bytes, bytes] | None:
-    """The content of a definite-length block and what comes after it; None where more bytes are to come."""
+    """Return the content of a definite-length block and the bytes after it; None if the block is incomplete."""
     if len(raw) < 2:
         if raw not in (b"", b"#"):
             raise _no_block(raw)
@@ -119,7 +125,7 @@ def split_block(raw: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _no_block(raw: bytes) -> ReadingError:
-    return ReadingError(f"an answer that begins with {raw[:20]!r} is no binary block of definite length")
+    return ReadingError(f"an answer that begins with {raw[:20]!r} is not a binary block of definite length")
 
 
 def _decimal(word: str) -> float:
@@ -129,7 +135,7 @@ def _decimal(word: str) -> float:
 
 
 def number(answer: float) -> float:
-    """What an instrument means: 9.91E37 is no value, ±9.9E37 an overload."""
+    """Return the meaning of a number: 9.91E37 is NaN, ±9.9E37 an overload."""
     if math.isclose(answer, NO_VALUE, rel_tol=1e-4):
         return math.nan
     return math.copysign(math.inf, answer) if abs(answer) >= OVERFLOW else answer
@@ -147,7 +153,7 @@ def _fields(owner: object, name: str, template: str, known: set[str], channels: 
     try:
         fields = {field: spec or "" for _, field, spec, _ in Formatter().parse(template) if field is not None}
     except ValueError as error:
-        raise ArgumentError(f"{what} is no template: {error} in {template!r}") from error
+        raise ArgumentError(f"{what} is not a template: {error} in {template!r}") from error
     if not fields.keys() <= known:
         allowed = ", ".join(f"{{{field}}}" for field in sorted(known))
         raise ArgumentError(f"{what} takes the fields {allowed}, got {template!r}")
@@ -157,7 +163,7 @@ def _fields(owner: object, name: str, template: str, known: set[str], channels: 
 
 
 def _written(value: float, spec: str) -> float:
-    """What an instrument takes `value` for."""
+    """Return the number that an instrument reads from `value` in this format."""
     try:
         return float(format(float(value), spec))
     except ValueError as error:

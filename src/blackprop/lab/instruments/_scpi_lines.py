@@ -12,7 +12,7 @@ from blackprop.lab.instruments._scpi import split_block
 
 
 class Resource(Protocol):
-    """An opened link: what `VisaDevice` needs of a PyVISA resource, or of an object of yours.
+    """An opened link: the part of a PyVISA resource, or of an object of yours, that `VisaDevice` uses.
 
     Used where present: `read() -> str`, one line, without which the link cannot be brought back in step; `read_raw() ->
     bytes`, for binary blocks, up to and with a terminator; `clear()`, `close()`; `timeout` in ms.
@@ -25,11 +25,15 @@ class Resource(Protocol):
 class Lines:
     """One opened link.
 
-    **Arguments:** `resource`; `name`, for messages; `framed`, whether each question is to go through `query`, which
-    returns the one answer; `timeout`, the seconds until an answer is given up; `sets_timeout`, whether the resource's
-    own `timeout` may be shortened to what is left of them.
+    **Arguments:**
 
-    `sent` holds what was sent since it was last cleared: what an echo may repeat.
+    - `resource`: the link.
+    - `name`: for messages.
+    - `framed`: whether each question goes through `query`, which returns its answer.
+    - `timeout` (s): the longest wait for an answer.
+    - `sets_timeout`: whether the resource's own `timeout` may be shortened to the remaining wait.
+
+    `sent` holds the messages since it was last cleared, which an echo may repeat.
     """
 
     def __init__(self, resource: Any, *, name: str, framed: bool, timeout: float, sets_timeout: bool) -> None:
@@ -46,12 +50,12 @@ class Lines:
         return time.monotonic() + self.timeout
 
     def write(self, message: str) -> None:
-        """Send what is not answered."""
+        """Send a message that has no answer."""
         self.sent.add(message)
         self.resource.write(message)
 
     def send(self, message: str) -> None:
-        """Send what is answered."""
+        """Send a message that has an answer."""
         if self.reads:
             self.write(message)
         else:
@@ -79,18 +83,18 @@ class Lines:
         return content
 
     def drop_waiting(self) -> None:
-        """Read what has come already, and drop it."""
+        """Read the lines that have arrived, and drop them."""
         self._lines.clear()
         if self.reads and self._sets_timeout:
             end = self.deadline()
-            with suppress(Exception):  # nothing is left
+            with suppress(Exception):  # no line is left
                 while time.monotonic() < end:
                     self._give(1e-3)
                     self.resource.read()
             self.restore_timeout()
 
     def drop_until_silent(self, deadline: float) -> None:
-        """Drop what comes, until nothing has come for a quarter of the timeout."""
+        """Drop lines until none has arrived for a quarter of the timeout."""
         with suppress(Exception):
             while True:
                 self._next(min(deadline, time.monotonic() + self.timeout / 4))
@@ -116,7 +120,7 @@ class Lines:
             return self.resource.query(message)
         except UnicodeDecodeError as error:
             asked = f" {message!r}" if message is not None else ""
-            raise ReadingError(f"{self._name} answered{asked} by {error.object!r}, which is no text") from error
+            raise ReadingError(f"{self._name} answered{asked} by {error.object!r}, which is not text") from error
 
     def _left(self, deadline: float) -> float:
         left = deadline - time.monotonic()

@@ -111,8 +111,8 @@ class Session:
         return self._asked(question, self._block)
 
     def discard(self) -> None:
-        """The last answer was not what the question asks for, and more of it may follow."""
-        if not self._marked:  # a marked answer belonged to its question, whatever it said
+        """Note that the last answer did not fit the question, and that more of it may follow."""
+        if not self._marked:  # a marked answer belongs to its question
             self._in_step = False
             self._clear()
 
@@ -144,7 +144,7 @@ class Session:
         return self._link.block(question, deadline, {"", question, self._marked_by or ""} | self._link.sent)
 
     def _line(self, deadline: float) -> str:
-        """The next line that is no echo, not empty, and no acknowledgement that could not be a reading."""
+        """Return the next line, except echoes, empty lines, and acknowledgements that cannot be a reading."""
         skipped = self._link.sent | {""}
         if self._acknowledgement is not None and not is_number(self._acknowledgement):
             skipped.add(self._acknowledgement)
@@ -206,7 +206,7 @@ class Session:
         self._link.sent.clear()
 
     def _heard(self, deadline: float) -> str:
-        """The next line, whatever it is."""
+        """Return the next line of any kind."""
         try:
             return self._line(deadline)
         except ReadingError as error:
@@ -241,6 +241,6 @@ class Session:
     def _clear(self) -> None:
         """After a failure. A stream is not cleared: on some, that waits for ever once the peer has gone."""
         if self._framed:
-            with suppress(Exception):  # what is told is the failure that led here
+            with suppress(Exception):  # the failure that led here is the one raised
                 self.resource.clear()
                 self._in_step = True

@@ -1,1 +1,1 @@
-"""Devices on another machine: the client, the server and what they share."""
+"""Devices on another machine: the client, the server and their shared parts."""

@@ -15,11 +15,11 @@ from blackprop.lab.remote.shared._wire import Message
 
 PAUSE = (0.2, 1.0)  # s without a word until a request is repeated: at first, and at last
 FAREWELL = 300  # ms for the last word
-DAMAGED = 20  # messages that cannot be read, until it is no accident any more
+DAMAGED = 20  # unreadable messages that are tolerated
 
 
 class Connection:
-    """Messages to a server and from it; what is said once may be lost, and whoever says it says it again."""
+    """Messages to a server and from it. Any message may be lost, so the sender repeats it until it is answered."""
 
     def __init__(self, address: str, keys: Path | None) -> None:
         self.address = address
@@ -35,12 +35,12 @@ class Connection:
         return self._socket.receive(seconds)
 
     def hear(self, seconds: float) -> Message | None:
-        """The next message, None where none comes; `ProtocolError` for one that cannot be read."""
+        """Return the next message, None if none comes; raise `ProtocolError` for one that cannot be read."""
         frames = self.receive(seconds)
         return None if frames is None else say.read(frames)
 
     def request(self, kind: str, answer: str, deadline: float, **fields: object) -> Message:
-        """Say something that may be said twice, until it is answered."""
+        """Send a message that may be repeated, until it is answered."""
         self._number += 1
         frames = wire.encode(kind, {"id": self._number, **fields})
         end, pause, damaged = time.monotonic() + deadline, PAUSE[0], 0
@@ -67,7 +67,7 @@ class Connection:
         raise unreachable(self.address, deadline)
 
     def close(self) -> None:
-        """Say goodbye, where there is something to take leave of, and give everything back."""
+        """Say goodbye, if there is a session, and close the socket."""
         if os.getpid() != self._process:  # a fork shares the connection; it is its parent's to end
             return
         if self.farewell is not None:
@@ -77,7 +77,7 @@ class Connection:
 
 def unreachable(address: str, deadline: float) -> UnreachableError:
     return UnreachableError(
-        f"nobody answered at {address} within {deadline:g} s. Does the server run, is the address right, is "
+        f"no server answered at {address} within {deadline:g} s. Does the server run, is the address right, is "
         f"`server.key` the server's, and is `client.key` among its `authorised`? A wrong key looks like silence"
     )
 

@@ -32,6 +32,6 @@ class Outgoing:
 def not_taken(reply: Message) -> bool:
     """Whether an error says that the server has no place for a round yet.
 
-    A driver's own `BusyError` does not: it counts what the device was asked.
+    A driver's own `BusyError` does not: it counts rows or programmings.
     """
     return reply["error"] == BusyError.__name__ and not (reply["rows"] or reply["programmings"])

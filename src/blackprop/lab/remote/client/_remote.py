@@ -1,4 +1,4 @@
-"""A device behind a network: asked over an encrypted connection, each round measured once whatever is lost."""
+"""A device behind a network: an encrypted connection, and rounds that are measured once although messages are lost."""
 
 from __future__ import annotations
 
@@ -31,22 +31,29 @@ from blackprop.lab.remote.shared._wire import Message
 
 
 class RemoteDevice(Device):
-    """The device that a server has at `address`; it says of itself what the served one declares.
+    """The device of the server at `address`, with the declaration of the served device.
 
-    A round is one message, and one answer. What is lost or damaged on the way, and a server that was killed and started
-    again, cost time and no measurement: the server keeps its last answers and a round has a number. Where it was killed
-    in the middle of a round, nobody knows whether that was measured: `InDoubtError`, or with `repeat_in_doubt` the
-    round is asked again, as a new one. A round that raised `UnreachableError` keeps its number too, where the next one
-    is the same. `repeated()` tells what the server has really done beyond what this client could count: it programs
-    again after another client, or a restart. `in_doubt` is what was booked so far for rounds that were asked anew: but
-    for them the ledger is exact.
+    A round is one message and one answer. Messages that are lost or damaged, and a restart of the server, cost time and
+    no measurement: the server keeps its last answers, and rounds are numbered. If the server is killed in the middle of
+    a round, it is unknown whether the round was measured: the client raises `InDoubtError`, or with `repeat_in_doubt`
+    measures it again as a new round. A round that raised `UnreachableError` keeps its number if the next one is equal.
+    `repeated()` returns the difference between the work of the server and the count of this client: it programs again
+    after another client, or a restart. `in_doubt` is the count of the rounds that were repeated in doubt; except for
+    these the ledger is exact.
 
-    **Arguments:** `address`, tcp://host:port; `keys`, a folder with `client.key_secret` and `server.key`, or
-    `insecure=True` for a server on this machine that asks for none; `wait`, seconds to wait for other clients, for a
-    session and for each round, until `BusyError`; `deadline`, seconds in which a round is answered, beyond twice the
-    time that the device declares for it and the waiting for others, until `UnreachableError`. A round that is too large
-    to be sent, or whose readings are, raises `ShapeError`, and nothing is measured; `capabilities`, the types of those
-    of the served device that this client uses (others are left out of its declaration).
+    **Arguments:**
+
+    - `address`: tcp://host:port.
+    - `keys` (default None): a folder with `client.key_secret` and `server.key`.
+    - `insecure` (default False): connect without keys, to a server on this machine that needs none.
+    - `wait` (s, default 60): the longest wait for other clients, for a session and for each round.
+    - `deadline` (s, default 20): for the answer to a round, in addition to twice its declared time and the wait.
+    - `repeat_in_doubt` (default False): repeat rounds of which it is unknown whether they were measured.
+    - `capabilities` (default none): types of the served device's capabilities that this client uses; others are left
+      out of the declaration.
+
+    **Raises** `ArgumentError` for arguments outside these ranges; `BusyError` after `wait`; `UnreachableError` after
+    `deadline`; `ShapeError`, before a measurement, for a round that is too large to be sent, or to be answered.
     """
 
     def __init__(
@@ -101,7 +108,7 @@ class RemoteDevice(Device):
         return Connection(self.address, self._keys)
 
     def _greet(self, deadline: float) -> Declaration:
-        """Say hello, once more after the server was started again; returns what its device declares."""
+        """Say hello, again after a restart of the server, and return the declaration of its device."""
         welcome = self._hello(deadline)
         said = (welcome["device"], [array.tobytes() for array in welcome.arrays])
         if self._said is not None and said != self._said:
@@ -125,7 +132,7 @@ class RemoteDevice(Device):
                 time.sleep(LAST)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        """Initial values of the served device, from a seed that `generator` draws."""
+        """Return initial values of the served device, from a seed that `generator` draws."""
         self._check_usable()
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         reply = self._connection.request(say.DRAW, say.INITIAL, self.deadline, seed=seed)
@@ -134,7 +141,7 @@ class RemoteDevice(Device):
         return torch.from_numpy(reply.arrays[0])
 
     def program(self, theta: Tensor, /) -> None:
-        """One round of no rows: the server writes the setting, and reads nothing."""
+        """Send a round without rows: the server writes the setting alone."""
         self.theta.check(theta)
         self._setting = theta.detach().clone()
         self._programmed = None
@@ -142,7 +149,7 @@ class RemoteDevice(Device):
         self._round(Round.of([Query(nothing, self._setting, Purpose.CALIBRATE)]), by_hand=True)
 
     def read(self, x: Tensor, /) -> Tensor:
-        """One round at the setting that `program` wrote; written again should another client have moved the device."""
+        """Measure one round at the setting of `program`, written again if another client has moved the device."""
         if self._setting is None:
             raise ArgumentError(f"{self} must be programmed before it is read")
         (reading,) = self._round(Round.of([Query(x, self._setting, Purpose.CALIBRATE)], self._spec), by_hand=True)
@@ -159,7 +166,7 @@ class RemoteDevice(Device):
         try:
             rounds.check_travel(asked, arrays, self._spec)
         except ShapeError:
-            self._again.subtract(Count() if by_hand else self._spending(asked, held))  # nothing was asked
+            self._again.subtract(Count() if by_hand else self._spending(asked, held))  # the round was not sent
             raise
         if out is None and time.monotonic() - self._spoke > self._lease_seconds:
             self._greet(self.deadline)  # the server may have forgotten a silent session; this round it will know
@@ -178,7 +185,7 @@ class RemoteDevice(Device):
             self._usual += 0.2 * (time.monotonic() - begun - self._usual)
         if counted is not None and counted != say.spent_of(answer):
             self._again.add(say.spent_of(answer))
-            self._again.subtract(counted)  # below nothing where the server refused the round
+            self._again.subtract(counted)  # below zero if the server refused the round
         if answer.kind == say.ERROR:
             raise say.error_of(answer)
         readings = rounds.unpack_readings(answer["joined"], answer.arrays, asked)
@@ -189,7 +196,7 @@ class RemoteDevice(Device):
         return asked.spending(held, spec=self._spec)
 
     def _insist(self, out: Outgoing, asked: Round, counted: Count | None) -> Message:
-        """Say whatever it takes until the round, which has been sent, is answered."""
+        """Send further messages until the round, which has been sent, is answered; return the answer."""
         timeouts = self._timeouts(out, asked, counted)
         damaged, out.cancelled = 0, False
         while True:
@@ -205,7 +212,7 @@ class RemoteDevice(Device):
                 if reply is None:
                     timeouts.asked()
                 elif reply.kind == say.ERROR and reply["id"] == 0:
-                    raise say.error_of(reply)  # the server could not read what it was sent
+                    raise say.error_of(reply)  # the server could not read the message
             except ProtocolError as error:
                 damaged += 1
                 if damaged > DAMAGED or of_other_version(error):
@@ -217,7 +224,7 @@ class RemoteDevice(Device):
                 return reply
 
     def _settled(self, out: Outgoing, reply: Message, timeouts: Timeouts, counted: Count | None) -> bool:
-        """Whether this is the answer; where it is not, do what it calls for."""
+        """Return whether this is the answer; if it is not, react to it."""
         now = time.monotonic()
         if reply.kind == say.ERROR and not_taken(reply) and not out.cancelled:
             timeouts.queued(now)
@@ -252,8 +259,8 @@ class RemoteDevice(Device):
         if not self.repeat_in_doubt:
             self._outgoing = None
             raise InDoubtError(
-                f"{self}: the server was stopped in the middle of a round, and nobody knows whether it was measured; "
-                f"to measure it again, whatever it was: `repeat_in_doubt=True`"
+                f"{self}: the server was stopped in the middle of a round, and it is unknown whether it was measured; "
+                f"to measure such rounds again: `repeat_in_doubt=True`"
             )
         if counted is not None:  # it may have been measured whole
             self._again.add(counted)

@@ -22,7 +22,7 @@ DEADLINE = 5.0  # s
 
 
 def ask_status(connection: Connection, deadline: float = DEADLINE) -> dict[str, Any]:
-    """What the server at the other end says of itself."""
+    """Return the report of the server at the other end."""
     return connection.request(say.STATUS, say.REPORT, deadline)["report"]
 
 

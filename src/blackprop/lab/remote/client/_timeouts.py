@@ -1,4 +1,4 @@
-"""How long a client waits for its round: until it asks what has become of it, for others, and at all."""
+"""The waits of a client for its round: until it asks for its state, for other clients, and in total."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ BYTES_PER_SECOND = 20e6  # a connection slower than this is asked about sooner t
 
 
 class Timeouts:
-    """Of one round. Pure: whoever calls says what time it is, in seconds.
+    """The waits for one round. Pure: the caller passes the time.
 
-    **Arguments:** `now`; `deadline`, for the round without the time in the queue; `wait`, in the queue; `first`,
-    seconds until the first question; `last`, the most between two.
+    **Arguments**, in s:
+
+    - `now`: the time.
+    - `deadline`: for the round, without the time in the queue.
+    - `wait`: in the queue.
+    - `first`, `last`: until the first question about the round, and the most between two.
     """
 
     def __init__(self, now: float, deadline: float, wait: float, first: float, last: float) -> None:
@@ -20,16 +24,16 @@ class Timeouts:
         self._last = min(max(LAST, first), last)
 
     def asked(self) -> None:
-        """A question was asked: the next one later."""
+        """Note a question: the next one comes later."""
         self.pause = min(2 * self.pause, self._last)
 
     def queued(self, now: float) -> None:
-        """The round waits for other clients."""
+        """Note that the round waits for other clients."""
         if self._queued_at is None:
             self._queued_at = now
 
     def moving(self, now: float) -> None:
-        """The round waits for nobody."""
+        """Note that the round no longer waits for other clients."""
         if self._queued_at is not None:
             self._queued += now - self._queued_at
             self._queued_at = None

@@ -27,7 +27,7 @@ class _Job:
 class Background:
     """One thread that does pieces of work, taking turns between the connections that they are for.
 
-    `work()` runs in that thread and must touch nothing that is shared; its result is handed to `then` by `collect`,
+    `work()` runs in that thread and must not touch shared objects; its result is handed to `then` by `collect`,
     which is called by the thread that holds the server's lock. The jobs of one connection keep their order.
     """
 
@@ -46,7 +46,7 @@ class Background:
         return bool(self._open)
 
     def concerns(self, route: bytes) -> bool:
-        """Whether a job of this connection is not collected: what it says next must wait for that one."""
+        """Return whether a job of this connection is not collected yet; its next messages must wait for it."""
         return route in self._open
 
     def put(self, route: bytes, owner: bytes, size: int, work: Callable[[], Any], then: Callable[[Any], None]) -> bool:
@@ -61,7 +61,7 @@ class Background:
         return True
 
     def collect(self) -> None:
-        """Hand over what has been done."""
+        """Pass the results of finished jobs on."""
         while self._done:
             job = self._done.popleft()
             self._held.give_back(job.owner, job.size)

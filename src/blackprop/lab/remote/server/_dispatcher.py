@@ -1,4 +1,4 @@
-"""Where clients are heard: sessions, turns, rounds that wait, and what has become of them."""
+"""The dispatcher of a server: sessions, turns, rounds that wait, and their states."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from blackprop.lab.wrappers._printable import error_text, printable
 
 
 class Dispatcher:
-    """Hears what clients say, and answers all that takes no measurement.
+    """Receives the messages of clients, and answers those that need no measurement.
 
-    `next` is the round to be measured, `settle` takes what came of it. It touches no device; whoever calls holds the
-    lock. Long messages are read in the background, long answers that are asked for again are fetched there.
+    `next` returns the round to be measured, and `settle` takes its result. The dispatcher never touches the device; the
+    caller holds the lock. Long messages are read, and repeated long answers fetched, in the background.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class Dispatcher:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is measured."""
+        """Whether there is no measurement in progress."""
         return self._running is None
 
     @property
     def left_alone(self) -> bool:
-        """Whether the last client has left or fallen silent, and nobody has come since."""
+        """Whether the last client has left or fallen silent, and no client has come since."""
         return self._left_alone and self._leases.holder is None
 
     def hear(self, route: bytes, user: bytes, frames: list[wire.Buffer]) -> None:
-        """Hear a message: a short one at once, a long one, and what its sender says next, when it has been read."""
+        """Take a message: a short one at once; a long one, and the next ones of its sender, after it has been read."""
         size = sum(len(frame) for frame in frames)
         if size <= wire.PIECE_BYTES and not self.background.concerns(route):
             self._heard(route, user, read(frames, self._spec))
@@ -93,7 +93,7 @@ class Dispatcher:
             if message is None:
                 raise heard.fault or ProtocolError("the message could not be read")
             if message.kind != say.ROUND and message.kind not in self._handlers:
-                raise ProtocolError(f"{message.kind!r} is what a server says")
+                raise ProtocolError(f"{message.kind!r} is a message of servers")
             number = message["id"]
             if message.kind == say.ROUND:
                 self._round(heard, message, route, user)
@@ -105,7 +105,7 @@ class Dispatcher:
             self._replies.say(route, say.ERROR, number, **say.error_fields(error, Count()))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # whatever a client sends, the others are served; a driver draws initial values
+        except BaseException as error:  # the other clients are served; a driver draws initial values
             self.statistics.fault(error_text(error))
             self._replies.say(route, say.ERROR, number, **say.error_fields(error, Count()))
 
@@ -170,7 +170,7 @@ class Dispatcher:
         return entry
 
     def _tell(self, entry: Entry | None, message: Message, route: bytes) -> None:
-        """Say what has become of a round."""
+        """Send the state of a round."""
         session, number = message["session"], message["id"]
         due, running = self._due.get(session), self._running
         if entry is None:
@@ -183,7 +183,7 @@ class Dispatcher:
             self._replies.say(route, say.STATE, number, state=say.RUNNING, place=0)
         elif number > entry.number:
             self._replies.say(route, say.STATE, number, state=say.LOST, place=0)
-        elif number == entry.number:  # an older one is a message that was late; nobody waits for its answer
+        elif number == entry.number:  # an older number is a late message, whose answer is not awaited
             self._replies.answer_again(entry, session)
 
     def _draw(self, message: Message, route: bytes, user: bytes) -> None:
@@ -243,7 +243,7 @@ class Dispatcher:
         try:
             entry.begin(due.number, rounds.answer_bytes(due.asked, self._spec))
         except OSError as error:
-            fields = say.error_fields(DeviceError(f"nothing was measured, the journal failed: {error}"), Count())
+            fields = say.error_fields(DeviceError(f"the round was not measured, the journal failed: {error}"), Count())
             self.statistics.fault(fields["text"])
             if entry.route is not None:
                 self._replies.say(entry.route, say.ERROR, due.number, **fields)
@@ -252,7 +252,7 @@ class Dispatcher:
         return due
 
     def settle(self, due: Due, frames: list[wire.Buffer], spent: Count, fault: str | None) -> None:
-        """The answer to a round, what it took, and what went wrong."""
+        """Take the answer to a round, its count, and its fault."""
         self._running = None
         entry = self._journal.get(due.session, due.user)
         if entry is not None:

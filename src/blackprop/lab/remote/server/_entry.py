@@ -1,8 +1,8 @@
 """One session's file in the journal.
 
 Before a round is measured its number is written down as begun, after it the answer and then the word that it is whole.
-The operating system keeps what was written when the process dies. A checksum over the head tells a damaged one; should
-the machine itself lose power, the checksum of an answer that is not whole tells, and the round is in doubt.
+The operating system keeps written data when the process dies. A checksum over the head detects damage. If the machine
+loses power, the checksum of the answer detects an incomplete one, and the round is in doubt.
 
 ```
 bytes 0-3    "BPJ" and the version, one digit
@@ -34,10 +34,10 @@ _HEAD = struct.Struct("<B7xqq40s")
 HEAD = _START.size + _HEAD.size
 _MAGIC = b"BPJ2"
 _BEGUN, _ANSWERED = 1, 2
-_CANNOT_RESERVE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # what some file systems say
+_CANNOT_RESERVE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of some file systems
 NAME = re.compile(r"[0-9a-f]{32}\.answer")
 ROOM = 8192 - HEAD  # bytes for an answer that every session has
-SPARE = 2**20  # more than this beyond what a round needs is given back to the disk
+SPARE = 2**20  # more than this beyond the need of a round is given back to the disk
 
 
 class Entry:
@@ -53,10 +53,10 @@ class Entry:
         self.route: bytes | None = None  # where the client was heard last
         self.fetched = False  # whether the answer is on its way from the disk
         self.number = 0
-        self.answered = True  # nothing is open before the first round
+        self.answered = True  # there is no open round before the first
         self.size = 0  # of the answer
         self._room = 0
-        self._whole = user is not None  # what a server before this one wrote is looked at first
+        self._whole = user is not None  # the file of an earlier server is checked first
         flags = os.O_RDWR | (0 if user is None else os.O_CREAT | os.O_EXCL)
         self._file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
         try:

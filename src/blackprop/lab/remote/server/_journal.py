@@ -1,4 +1,4 @@
-"""The last answer of each session, on disk: what a server that was killed needs to measure nothing twice."""
+"""The last answer of each session, on disk, so that a server that was killed measures no round twice."""
 
 from __future__ import annotations
 

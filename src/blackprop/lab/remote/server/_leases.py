@@ -1,4 +1,4 @@
-"""Who may use the device: one client at a time, in the order in which they asked, the dead left out."""
+"""The right to use the device: one client at a time, in the order of their requests, without silent ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Leases:
     """A client keeps the device from its first round on. It loses it after `lease_seconds` without a word, and after
     `turn_seconds`, at the end of a round, when others wait; it then queues behind them.
 
-    Pure: whoever calls says what time it is, in seconds.
+    Pure: the caller passes the time, in seconds.
     """
 
     def __init__(self, lease_seconds: float = 30.0, turn_seconds: float = 10.0) -> None:
@@ -51,7 +51,7 @@ class Leases:
         return self._queue.index(client) + (self.holder is not None) if client in self._queue else 0
 
     def turn(self, now: float, wanting: Container[str]) -> str | None:
-        """Called between two rounds: who measures next, of those that want to; None where its holder does not."""
+        """Return the client that measures next, of those with a round; None if the holder has none."""
         if self.holder is not None and self._queue and now - self.since >= self.turn_seconds:
             if self.holder in wanting:
                 self._queue.append(self.holder)
@@ -73,7 +73,7 @@ class Leases:
         return True
 
     def expire(self, now: float, measuring: str | None = None) -> list[str]:
-        """Leave out whoever has been silent for too long, but for the one whose round is being measured."""
+        """Remove and return the clients that were silent for too long, except the one whose round is measured."""
         dead = [c for c, seen in self._seen.items() if c != measuring and now - seen > self.lease_seconds]
         for client in dead:
             self.leave(client)

@@ -1,4 +1,4 @@
-"""Answers on their way to clients; what a client does not take is bounded."""
+"""Answers on their way to clients, in bounded memory for clients that do not take them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from blackprop.lab.remote.shared._wire import Message
 
 @dataclass(frozen=True)
 class Heard:
-    """A message, None where it could not be read, its round where it is one, and what is wrong with it."""
+    """A message (None if unreadable), its round if it is one, and its fault."""
 
     message: Message | None
     fault: Exception | None = None
@@ -23,13 +23,13 @@ class Heard:
 
 
 def read(frames: Sequence[wire.Buffer], spec: Declaration) -> Heard:
-    """Read a message, and check its round against what the device takes. Never raises; touches nothing shared."""
+    """Read a message, and check its round against the declaration. Never raises, and uses no shared object."""
     message = asked = None
     try:
         message = say.read(frames)
         if message.kind == say.ROUND:
             asked = rounds.unpack(message.arrays, spec, message["kinds"])
-    except Exception as error:  # whatever a client sends, the others are served
+    except Exception as error:  # other clients are served after any message
         # Neither the arrays nor the frames of the traceback, which hold them, live any longer.
         kept = None if message is None else Message(message.kind, message.fields)
         return Heard(kept, error.with_traceback(None))

@@ -1,4 +1,4 @@
-"""What a server says to its clients, and how: short words, welcomes, and answers that are asked for again."""
+"""The messages of a server to its clients: short ones, welcomes, and repeated answers."""
 
 from __future__ import annotations
 

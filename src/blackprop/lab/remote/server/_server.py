@@ -48,12 +48,17 @@ class Server:
 
     No message and no exception of a driver ends the server, `SystemExit` included; `KeyboardInterrupt` does.
 
-    **Arguments:** `keys`, the folder that `blackprop keys` made; None serves everyone on this machine, and no other.
-    `journal`, the folder that remembers the last answers, by default in `keys`; every address has one of its own.
-    `lease_seconds` (at most a week) without a word end a client's lease, `turn_seconds` its turn when others wait.
+    **Arguments:**
 
-    Raises `ArgumentError` where the keys or the journal can be changed by other users, and for a device whose
-    declaration is too large to be sent.
+    - `make`: makes the device, in the thread that calls `serve`.
+    - `bind`: tcp://host:port.
+    - `keys`: the folder that `blackprop keys` made; None serves all users of this machine, and no other machine.
+    - `journal` (default: a folder in `keys`): the folder of the last answers; each address needs its own.
+    - `lease_seconds` (s, at most a week): silence after which a client's lease ends.
+    - `turn_seconds` (s): time after which a client's turn ends when others wait.
+
+    **Raises** `ArgumentError` if other users can change the keys or the journal, and for a device whose declaration is
+    too large to be sent.
     """
 
     def __init__(
@@ -84,7 +89,7 @@ class Server:
             self._dispatcher = Dispatcher(self._spec, self._sockets, self._journal, leases, clock)
             undo.pop_all()
         self._park_at, self._park_pause = -math.inf, PARK_AGAIN[0]
-        self._lock = threading.Lock()  # held by whoever touches the sockets or the reception
+        self._lock = threading.Lock()  # held while the sockets or the dispatcher are used
         self._running_since: float | None = None
         self._stopping, self._closed = threading.Event(), threading.Event()
 
@@ -94,7 +99,7 @@ class Server:
         return None if self._sockets.authorised is None else len(self._sockets.authorised)
 
     def report(self) -> dict[str, object]:
-        """How the server is doing; what `blackprop serve --status` shows."""
+        """Return the state of the server, as `blackprop serve --status` shows it."""
         return self._dispatcher.report()
 
     def stop(self) -> None:
@@ -102,7 +107,7 @@ class Server:
         self._stopping.set()
 
     def serve(self) -> None:
-        """Serve until `stop`; the device is parked then, whatever has happened."""
+        """Serve until `stop`; then park the device, also after a failure."""
         attendant = threading.Thread(target=self._attend, name="blackprop-attendant")
         attendant.start()
         self._dispatcher.background.start()
@@ -171,7 +176,7 @@ class Server:
             self._park_at, self._park_pause = -math.inf, PARK_AGAIN[0]
 
     def _measure(self, due: Due) -> tuple[list[wire.Buffer], Count, str | None]:
-        """The answer as it travels, what it took, and what went wrong."""
+        """Measure a round; return the answer as it travels, its count, and its fault."""
         spent = Count()
         try:
             if due.fresh:
@@ -205,7 +210,7 @@ class Server:
             return
         self._running_since = now
         failures = [*filter(None, map(_tried, (guard.park for guard in _guards(self.device))))]
-        failures += filter(None, [_tried(self.device.repeated)])  # the way to the parking place is no client's to pay
+        failures += filter(None, [_tried(self.device.repeated)])  # the steps of parking are not booked to a client
         self._running_since = None
         with self._lock:
             for failure in failures:
@@ -217,7 +222,7 @@ class Server:
 
 
 def _tried(call: Callable[[], object]) -> BaseException | None:
-    """What a call to a driver raised: it may be anything."""
+    """Return the exception of a call to a driver, of any type; None without one."""
     try:
         call()
     except KeyboardInterrupt:

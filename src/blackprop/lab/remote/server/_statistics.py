@@ -1,4 +1,4 @@
-"""What a server has seen: for whoever asks how it is doing."""
+"""The statistics of a server, for its status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may speak to a server: key pairs in a folder, and the folder of those that are authorised."""
+"""The access to a server: key pairs in a folder, and the folder of authorised ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def server_pair(folder: Path) -> tuple[bytes, bytes]:
 def client_pair(folder: Path) -> tuple[bytes, bytes, bytes]:
     """Return the client's public and secret key, and the server's public one.
 
-    Raises `ArgumentError` where others can write to the folder: who replaces `server.key` can be the server.
+    **Raises** `ArgumentError` if others can write to the folder, because a replaced `server.key` replaces the server.
     """
     check_owned(folder)
     check_owned(folder / "server.key")
@@ -110,7 +110,7 @@ class Authorised:
         self.folder = folder
         self._clock = clock
         self._looked_at = -math.inf
-        self._files: dict[Path, bytes] = {}  # what they held when they were read last
+        self._files: dict[Path, bytes] = {}  # their contents at the last reading
         self._keys: frozenset[bytes] = frozenset()
         if not folder.is_dir():
             raise ArgumentError(f"there is no folder {folder} with the public keys of clients; run `blackprop keys`")
@@ -140,7 +140,7 @@ class Authorised:
 
 
 def _content(path: Path) -> bytes | None:
-    """Return the bytes of a key file, None where it is no file, too long, unreadable or writable by others."""
+    """Return the bytes of a key file, None if it is not a file, too long, unreadable or writable by others."""
     try:
         found = path.stat()
         writable = os.name == "posix" and found.st_mode & 0o022
@@ -179,7 +179,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     try:
         public, secret = load_certificate(path)
         valid = len(z85.decode(public)) == 32 and (secret is None or zmq.curve_public(secret) == public)
-    except Exception as error:  # the certificate reader and z85 raise whatever a damaged file leads them to
+    except Exception as error:  # the certificate reader and z85 raise various errors for a damaged file
         raise ArgumentError(f"{path} is not a key that can be read: {type(error).__name__}") from error
     if not valid:
         raise ArgumentError(f"{path} is not a key: it is damaged, or its halves do not belong together")

@@ -1,4 +1,4 @@
-"""What may be said: every kind of message, and the fields that it must have."""
+"""The kinds of messages, and the fields of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WELCOME, ANSWER, ERROR, STATE, AGAIN, INITIAL, REPORT = (
     *("welcome", "answer", "error", "state", "again"),
     *("initial", "report"),
 )
-# What has become of a round that was asked about.
+# The states of a round.
 QUEUED, RUNNING, LOST, CANCELLED, DOUBT = "queued", "running", "lost", "cancelled", "doubt"
 
 _FIELDS: dict[str, dict[str, type]] = {
@@ -65,10 +65,10 @@ def read(frames: Sequence[wire.Buffer]) -> Message:
     for name in _COUNTED[message.kind]:
         for purpose, n in fields[name].items():
             if purpose not in _NAMES or type(n) is not int or not 0 <= n < 2**63:
-                raise ProtocolError(f"the message {message.kind!r} counts {name} by something that is no purpose")
+                raise ProtocolError(f"the message {message.kind!r} counts {name} by something that is not a purpose")
     for name, n in fields["actions"].items() if "actions" in _FIELDS[message.kind] else ():
         if type(name) is not str or type(n) is not int or not 0 <= n < 2**63:
-            raise ProtocolError(f"the message {message.kind!r} counts actions by something that is no name")
+            raise ProtocolError(f"the message {message.kind!r} counts actions by something that is not a name")
     return message
 
 

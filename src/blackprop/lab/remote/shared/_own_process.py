@@ -1,4 +1,4 @@
-"""Settings of a process that does nothing but serve."""
+"""Settings of a process that only serves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ THRESHOLD = 128 * 2**10  # bytes, glibc's own first value
 
 
 def settle() -> None:
-    """Let freed memory go back to the system, and garbage collection take no longer than what has been made since.
+    """Return freed memory to the system, and limit garbage collection to objects made since this call.
 
     glibc raises the size from which a freed block goes back at once to that of the largest block freed so far, up to
     32 MiB, and then keeps hundreds of MiB of freed messages: it is fixed at 128 KiB. Other C libraries are left as they

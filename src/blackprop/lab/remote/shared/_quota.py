@@ -8,7 +8,7 @@ from collections import Counter
 def fits(own: int, more: int, taken: int, total: int) -> bool:
     """Whether an owner that holds `own` may take `more`: afterwards it must hold no more than was free before.
 
-    `taken` is what all owners hold, `own` included, of `total`. If k owners take all they can, each ends with about
+    `taken` of `total` is held by all owners, `own` included. If k owners take all they can, each ends with about
     total / (k + 1) and as much stays free, so one owner can never shut out the others (the dynamic thresholds of
     Choudhury and Hahne, IEEE/ACM Trans. Networking 6, 130, 1998).
     """
@@ -24,7 +24,7 @@ class FairQuota:
         self._held: Counter[bytes] = Counter()
 
     def take(self, owner: bytes, amount: int) -> bool:
-        """Take `amount` for `owner`, or return False and take nothing."""
+        """Take `amount` for `owner`, or return False and leave the quota unchanged."""
         if not self.fits(owner, amount):
             return False
         self._held[owner] += amount
@@ -36,7 +36,7 @@ class FairQuota:
         return fits(self._held[owner], amount, self.taken, self.total)
 
     def give_back(self, owner: bytes, amount: int) -> None:
-        """Return what `owner` took."""
+        """Give `amount` of `owner` back."""
         self._held[owner] -= amount
         self.taken -= amount
         if not self._held[owner]:

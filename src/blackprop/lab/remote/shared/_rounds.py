@@ -38,7 +38,7 @@ def names(asked: Round) -> list[str]:
 
 
 def unpack(arrays: Sequence[np.ndarray], spec: Declaration, kinds: Sequence[str] = (READ,)) -> Round:
-    """The round again, of these kinds of queries, checked against what the device takes (`Round.check`).
+    """Return the round of these kinds of queries, checked against the declaration (`Round.check`).
 
     `ProtocolError` for a wrong layout, and a `ShapeError` for more rows than an answer can hold. Takes no memory beyond
     that of the arrays, about: no object is made for a query.
@@ -120,7 +120,7 @@ def check_travel(asked: Round, arrays: Sequence[np.ndarray], spec: Declaration) 
 def pack_readings(readings: Sequence[Tensor], queries: Sequence[Query]) -> tuple[bool, list[np.ndarray]]:
     """The readings one behind the other as one array; each as an array of its own where they do not fit together.
 
-    What is wrong with them is for the client to judge: they are sent as they are.
+    Faulty readings are sent unchanged: the client judges them.
     """
     for y in readings:
         if not isinstance(y, Tensor) or _TRAVEL.get(y.dtype) is not y.dtype:

@@ -1,4 +1,4 @@
-"""The sockets of a server and of a client: who is let in, what is refused before it is read, how frames are sent."""
+"""The sockets of a server and of a client: access, limits before a message is read, and frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 class ServerSockets:
-    """The server's ROUTER socket, and the desk at which those who shake hands are let in or left in silence."""
+    """The server's ROUTER socket, and the desk at which handshakes are accepted or left unanswered."""
 
     def __init__(self, bind: str, keys: Path | None) -> None:
         self._zmq = zmq = import_zmq()
@@ -80,7 +80,7 @@ class ServerSockets:
         return self.authorised is None or user in self.authorised
 
     def send(self, route: bytes, frames: Sequence[wire.Buffer]) -> Any:
-        """Send, or drop where the client takes nothing or has gone: it asks again.
+        """Send, or drop the message if the client does not take it or has gone: it asks again.
 
         Returns ZeroMQ's tracker of a message in several frames, whose `done` tells that it holds them no longer; None
         for a single frame, which is copied, and for a message that was dropped.
@@ -93,7 +93,7 @@ class ServerSockets:
         return None
 
     def attend(self, milliseconds: int) -> None:
-        """Wait for a handshake so long, and let in or leave in silence whoever has come."""
+        """Wait for a handshake so long, and accept it or leave it unanswered."""
         if not self.desk.poll(milliseconds):
             return
         request = self.desk.recv_multipart()
@@ -139,7 +139,7 @@ class ClientSocket:
         self.socket.connect(address)
 
     def send(self, frames: Sequence[wire.Buffer]) -> None:
-        """Send, or drop where too much waits already: what is not answered is asked again."""
+        """Send, or drop the message if too many wait already: messages without an answer are repeated."""
         try:
             self._send(frames)
         except self._zmq.Again:
@@ -174,7 +174,7 @@ class ClientSocket:
 def _rest(socket: Any, frame: Any, most: int) -> list[Any]:
     """Return the frames behind `frame` in its message, which have all come with it.
 
-    Beyond `most` frames, or more bytes than a message may have, the others are dropped: what is kept is refused.
+    Beyond `most` frames, or more bytes than a message may have, the others are dropped, and the kept part is refused.
     """
     rest, size = [], 0
     while frame.more:
@@ -186,7 +186,7 @@ def _rest(socket: Any, frame: Any, most: int) -> list[Any]:
 
 
 def _limit(zmq: Any, socket: Any) -> None:
-    """What is refused, or let go of, before anything of ours sees it."""
+    """Set the limits by which ZeroMQ itself refuses messages and drops connections."""
     socket.maxmsgsize = wire.FRAME_BYTES
     socket.handshake_ivl = 5000
     socket.heartbeat_ivl, socket.heartbeat_timeout = 5000, 15000

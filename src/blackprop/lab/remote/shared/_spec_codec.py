@@ -64,7 +64,7 @@ def understand(
         )
         if limits:
             raise ProtocolError(f"limits of the unknown names {', '.join(map(str, limits))}")
-        x_low, x_high = fields.get("input_limits", (None, None))  # a server of an older version says nothing of them
+        x_low, x_high = fields.get("input_limits", (None, None))  # a server of an older version does not send them
         return Declaration(
             name=printable(fields["name"], _NAME),
             in_shape=_shape(fields["in_shape"]),
@@ -99,13 +99,13 @@ def _number(array: np.ndarray) -> float | Tensor:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 < value <= MESSAGE_BYTES:
-        raise ValueError(f"{value!r} is no number of parameters")
+        raise ValueError(f"{value!r} is not a number of parameters")
     return value
 
 
 def _shape(value: Any) -> Shape:
     if not isinstance(value, list) or not value or len(value) > 7:
-        raise ValueError(f"{value!r} is no shape of one row")
+        raise ValueError(f"{value!r} is not the shape of one row")
     shape = tuple(_whole(n) for n in value)
     if math.prod(shape) > MESSAGE_BYTES:
         raise ValueError(f"{value!r} is a row that no message holds")

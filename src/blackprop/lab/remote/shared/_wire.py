@@ -11,8 +11,8 @@ bytes 0-3    "BPL" and the version, one digit
 ```
 
 A message travels as one frame or as several, which the receiver joins: pieces of 256 KiB are encrypted, sent and
-decrypted at the same time, one whole frame of 64 MiB is not. Nothing here can run code, and every size is compared with
-a limit before memory is taken for it.
+decrypted at the same time, one whole frame of 64 MiB is not. Decoding cannot run code, and each size is compared
+with a limit before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MAGIC = b"BPL"
 PREFIX = struct.Struct("<4sIII")
 _START, _TAIL = struct.Struct("<4sI"), struct.Struct("<II")
 _BEGINNING = MAGIC + b"%d" % VERSION
-PIECE_BYTES = 256 * 2**10  # what is sent as one frame
-FRAME_BYTES = 2**20  # what is taken as one frame
-FRAMES = 4096  # what is taken as one message: more than pieces and arrays make of the largest one
+PIECE_BYTES = 256 * 2**10  # sent as one frame
+FRAME_BYTES = 2**20  # the most accepted as one frame
+FRAMES = 4096  # the most in one message: more than the pieces and arrays of the largest one
 HEADER_BYTES = 64 * 2**10
 MESSAGE_BYTES = 256 * 2**20
 ARRAYS = 256
@@ -57,7 +57,7 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Message:
-    """One message: what kind it is, its small fields, its arrays."""
+    """One message: its kind, its small fields, its arrays."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def pieces(part: Buffer) -> list[Buffer]:
 
 
 def decode(frames: Sequence[Buffer]) -> Message:
-    """The message in `frames`, or `ProtocolError` with what is wrong with it; never another exception.
+    """Return the message in `frames`; raise `ProtocolError`, never another exception, if it is wrong.
 
     The arrays are views of one new buffer, and may be written to.
     """
@@ -129,7 +129,7 @@ def decode(frames: Sequence[Buffer]) -> Message:
 
 
 def version_of(start: Buffer) -> int | None:
-    """The version that a message says it has, None where it is no message of ours at all."""
+    """Return the version that a message states, None if it is not a message of this protocol."""
     start = bytes(start[:4])
     return start[3] - ord("0") if len(start) == 4 and start[:3] == MAGIC and start[3:].isdigit() else None
 
@@ -159,7 +159,7 @@ def _joined(frames: Sequence[Buffer], size: int, crc: int) -> bytearray | np.nda
 def _header(raw: bytes) -> dict[str, Any]:
     try:
         fields = _msgpack().unpackb(raw, **_LIMITS)
-    except Exception as error:  # what it raises is not one family, and a stranger's bytes choose
+    except Exception as error:  # its exceptions have no common base, and a stranger's bytes select them
         raise ProtocolError(f"the header is not msgpack within the limits: {type(error).__name__}") from None
     if not isinstance(fields, dict):
         raise ProtocolError("the header is not a map")
