@@ -21,7 +21,7 @@ HEAD = 8  # bytes that hold the length of the content
 def pack(state: dict[str, Any]) -> Tensor:
     """Return `state` as a tensor of bytes `(n,)`, uint8, on the CPU; equal states give equal bytes.
 
-    **Argument:** `state`, a dictionary of numbers, strings, None, tensors, lists and dictionaries of these.
+    - `state`: a dictionary of numbers, strings, None, tensors, lists and dictionaries of these.
     """
     file = io.BytesIO()
     torch.save(_canonical(state), file)

@@ -19,8 +19,11 @@ from blackprop.core._declaration import Declaration
 class Probes:
     """The rows X that are sent, and the decoder D with `D X = Z`: `Z Aᵀ = D f(X)` on a linear device.
 
-    **Arguments:** `rows`, X (n, d_in); `weights`, `c Dᵀ` (n, k), None where the answers are the products themselves;
-    `divisor`, c.
+    **Arguments:**
+
+    - `rows`: X (n, d_in).
+    - `weights` (default None, the answers are the products): `c Dᵀ` (n, k).
+    - `divisor` (default 1): c.
     """
 
     rows: Tensor

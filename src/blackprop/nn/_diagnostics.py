@@ -29,7 +29,9 @@ class SignalMeter(nn.Module):
     scale does not matter. Variation with the batch counts as noise. A systematic error of an estimator, as that of a
     surrogate or a memory, counts as signal.
 
-    **Argument:** `size`, n. Keeps the latest gradient.
+    - `size`: n.
+
+    Keeps the latest gradient.
     """
 
     latest: Tensor

@@ -54,12 +54,10 @@ class PhysicalLayer(MeasuredLayer):
     - `estimator`, `surrogate` (default: chosen by `bp.plan`): the methods for the two gradients.
     - `budget` (default None, no limit): layers may share one.
     - `bias` (default False): add a trainable offset of shape `out_shape`.
-    - `generator` (default: seeded once, here, from torch's global stream): the source of the initial θ and of random
-      directions.
+    - `generator` (default: seeded here from torch's global stream): draws the initial θ and random directions.
     - `digital` (default None): the weights S beside the device.
 
-    **Raises** `ArgumentError` for other types, `IncompatibleError` for a method that cannot serve the device,
-    `ShapeError` for digital weights of another size.
+    **Raises** `ArgumentError`, `IncompatibleError` or `ShapeError` for parts that do not fit.
     """
 
     def __init__(

@@ -13,7 +13,10 @@ class SparseWeights(nn.Module):
 
     Where they are is a buffer, so that a checkpoint brings its own. S is filled in at every pass: d_out·d_in numbers.
 
-    **Arguments:** `d_in`, `d_out`; `count`, how many elements; all of them 0 until they are loaded or set.
+    - `d_in`, `d_out`: numbers of inputs and outputs.
+    - `count`: the number of elements, from 1 to d_in d_out; all are 0 until they are loaded or set.
+
+    **Raises** `ArgumentError` for a count outside this range.
     """
 
     places: Tensor

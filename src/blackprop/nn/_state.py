@@ -41,7 +41,7 @@ def for_another_device(state: Mapping[str, Any]) -> dict[str, Any]:
     >>> layer.load_state_dict(bp.for_another_device(trained.state_dict()))
     <All keys matched successfully>
 
-    **Argument:** `state`, the dictionary that `state_dict()` returned; it stays as it is.
+    - `state`: the dictionary that `state_dict()` returned; it is not changed.
     """
     kept = dict(state)
     for name, value in state.items():

@@ -19,9 +19,14 @@ LEVELS = 256  # of a modulator's grey, uint8
 class Gamma:
     """The measured effect of a modulator at its grey levels: a phase in rad, an intensity, a transmission.
 
-    `Gamma([0, 64, 128, 255], [0.0, 1.2, 2.9, 6.3])` takes a wanted value to the nearest grey level, by straight lines
-    between the points. `values` rise or fall all the way. `period`, 2π for a phase: values are then taken modulo the
-    period, which the curve must cover but for one grey level, so that no wanted value is out of reach.
+    `Gamma([0, 64, 128, 255], [0.0, 1.2, 2.9, 6.3])` maps a value to the nearest grey level, by linear interpolation.
+
+    - `greys`: grey levels, rising, within 0 to 255.
+    - `values`: the effect at each of them, rising or falling all the way.
+    - `period` (default None): 2π for a phase. Values are then taken modulo the period, which the curve must cover
+      except for one grey level, so that every value can be reached.
+
+    **Raises** `ArgumentError` for points outside these ranges.
 
     >>> Gamma([0, 255], [0.0, 1.0]).levels(np.array([0.0, 0.5, 1.0]))
     array([  0, 128, 255], dtype=uint8)

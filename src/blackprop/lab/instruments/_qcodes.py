@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 class QcodesDevice(Instrument):
     """Parameters of QCoDeS instruments as θ, as inputs and as outputs; they may belong to several instruments.
 
-    **Arguments:** `theta` and `inputs`, parameters that can be set to a number, one a parameter of the device or an
-    entry of a row; `outputs`, parameters that can be got, each a number or an array of declared shape
-    (`ParameterWithSetpoints`, `ArrayParameter`), whose elements are so many outputs, in row-major order; `initial`, as
-    in `ThetaSpec`; the rest as in `Instrument`. The limits of θ and of rows are those of the parameters' `Numbers`
-    validators, where they have any. A parameter's own `step` and `inter_delay` go on ramping it.
+    **Arguments:**
+
+    - `theta`, `inputs`: parameters that can be set to a number, one for each element of θ and each entry of a row.
+    - `outputs`: parameters that can be read, each a number or an array of declared shape (`ParameterWithSetpoints`,
+      `ArrayParameter`), whose elements are outputs in row-major order.
+    - `initial`: as in `ThetaSpec`. The others as in `Instrument`.
+
+    The limits of θ and of rows are those of the parameters' `Numbers` validators, if any. A parameter's own `step` and
+    `inter_delay` continue to ramp it.
 
     `close()` leaves the instruments open: they belong to the caller.
     """

@@ -24,23 +24,25 @@ Open = Callable[[], Resource]
 class VisaDevice(Instrument):
     """Instruments at one VISA address: θ and rows are written to channels, outputs are asked for, one row at a time.
 
-    **Arguments:** `resource`, the address of a resource, which is opened by `manager` (PyVISA's default where None)
-    with commands and answers that end in a newline; or a function without arguments that opens one; or an opened
-    resource, PyVISA's or an object of yours (see `scpi_lines.Resource`). An address or a function is opened again
-    after a failure, and closed by `close()`; an opened resource stays yours. `theta` and `inputs`, `Channels`;
-    `outputs`, `Readings`; `trigger`, a command sent once a row is driven and settled, waited for if it ends in `?`, as
-    `"INIT;*OPC?"`; `check`, the question for the instrument's error queue, as `"SYST:ERR?"`, asked after a programming
-    and after the last row of a query, whose answers raise `DeviceError` unless they start with 0; `timeout`, the
-    seconds after which an answer is given up (default: the resource's own if it is PyVISA's, else 10);
-    `acknowledgement`, the line by which the instrument answers each command, as `"OK"`, `"0"` or `""`, None where it
-    does not; `initial`, as in `ThetaSpec`; the rest as in `Instrument`.
+    **Arguments:**
 
-    `marker`, a question whose answer is always the same text, and no number. Raw sockets, serial lines and objects of
-    yours do not tell a late answer from the next one. There the marker is asked after every question, and a reading is
-    believed only where the marker's answer follows it. It costs one more question a reading. GPIB, USB-TMC, VXI-11 and
-    HiSLIP need no marker, and it is not asked there. With `marker=None`, an object of yours must keep answers and
-    questions apart itself; a raw socket or serial line is emptied before each question, which cannot find every late
-    answer.
+    - `resource`: an address, which is opened by `manager` (default PyVISA's) with commands and answers that end in a
+      newline; or a function without arguments that opens a resource; or an opened resource, PyVISA's or an object of
+      yours. An address or a function is opened again after a failure, and closed by `close()`; an opened resource
+      stays open.
+    - `theta`, `inputs`: `Channels`. `outputs`: `Readings`.
+    - `trigger` (default None): a command sent after a row is driven and settled. If it ends in `?`, as `"INIT;*OPC?"`,
+      its answer is awaited.
+    - `check`: the question for the instrument's error queue, as `"SYST:ERR?"`, sent after a programming and after the
+      last row of a query. Answers that do not start with 0 raise `DeviceError`.
+    - `timeout` (s, default: the resource's own if it is PyVISA's, else 10): the longest wait for an answer.
+    - `acknowledgement` (default None): the line with which the instrument answers each command, as `"OK"` or `""`.
+    - `marker` (default `"*IDN?"`): a question whose answer is always the same text, and not a number. On raw sockets,
+      serial lines and objects of yours, late answers look like the next ones. There the marker is sent after every
+      question, and a reading is accepted only if the marker's answer follows it: one more question a reading. It is not
+      sent on GPIB, USB-TMC, VXI-11 and HiSLIP. With None, an object of yours must separate answers itself; a raw socket
+      or serial line is emptied before each question, which cannot find every late answer.
+    - `initial`: as in `ThetaSpec`. The others as in `Instrument`.
 
     SCPI's 9.91E37 is read as NaN and ±9.9E37, an overload, as infinity.
 

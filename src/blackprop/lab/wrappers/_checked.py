@@ -16,7 +16,7 @@ from blackprop.core._query import Query
 from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, ReadingError
-from blackprop.lab.wrappers._detectors import Detector, NotFinite, Outlier, ReadingFault, Saturated, Stuck
+from blackprop.lab.wrappers._detectors import Detector, ReadingFault, NotFinite, Outlier, Saturated, Stuck
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
 
 
@@ -40,22 +40,23 @@ Policy = Remeasure | Refuse
 
 
 class Checked(PassThrough):
-    """Looks at every reading of a round, and does as told about the rows that cannot be right.
+    """Checks every reading of a round, and measures faulty rows again or refuses them.
 
-    The rows concerned, of all queries of the round, are measured again together in one round; those alone are replaced,
-    and each is booked in `repeated()`. Rows that are still wrong after the last
-    attempt, or are to be refused, raise `ReadingError`.
+    The faulty rows of all queries of the round are measured again together in one round and replaced; each is booked in
+    `repeated()`. Readings of capabilities, and those of direct calls of `read`, are not checked.
 
-    **Arguments**, each `Remeasure(attempts)`, `Refuse()`, or None where it is not to be looked for: `not_finite`,
-    NaN or infinite; `saturated`, at or beyond the rails `low` and `high` of the detector (its units); `stuck`, outputs
-    that do not change while the rows do (`detectors.Stuck`); `outlier`, rows far from all others that cannot be
-    measured a second time (`detectors.Outlier`). The first looks at values alone; the last two keep to rules that
-    practically never fire on a healthy device, at any scale.
+    **Arguments**, the first four each `Remeasure(attempts)`, `Refuse()`, or None for no check:
 
-    Readings of capabilities are handed on unchecked.
+    - `not_finite` (default `Remeasure()`): NaN or infinite values.
+    - `saturated` (default None): values at or beyond the rails of the detector, `low` and `high` (its units).
+    - `stuck` (default None): outputs that do not change while the rows do (`detectors.Stuck`).
+    - `outlier` (default None): rows far from all others whose repetition disagrees (`detectors.Outlier`).
+    - `low`, `high` (default None): the rails.
 
-    `found` counts the readings of rows that were wrong, by `ReadingFault`. `program` and `read` by hand are not looked
-    at.
+    The rules for `stuck` and `outlier` practically never find a fault on a healthy device, at any scale. `found` counts
+    the faulty rows by `ReadingFault`.
+
+    **Raises** `ReadingError` for rows that are still faulty after the last attempt, or are to be refused.
     """
 
     def __init__(
