@@ -19,7 +19,7 @@ from blackprop.twins import CalibratedChip, ChipTwin, Precision
 def calibrated(device, precision=None, seed=0):
     surrogate = CalibratedChip(device, precision=precision)
     surrogate.bind(device.declaration)
-    surrogate.drive = math.sqrt(device.declaration.d_in)
+    surrogate.input_rms = math.sqrt(device.declaration.d_in)
     generator = torch.Generator().manual_seed(seed)
     theta = device.theta.draw(generator).double()
     run(surrogate.start(theta, generator), device.measure)
@@ -98,7 +98,7 @@ def test_a_dim_mesh_as_built_with_fewer_inputs():
     device = as_built(bp.devices.MZIMesh(5, 8), seed=3, scale=1e-3)
     surrogate = CalibratedChip(bp.devices.MZIMesh(5, 8), precision=Precision(rows=24))
     surrogate.bind(device.declaration)
-    surrogate.drive = 2.0
+    surrogate.input_rms = 2.0
     generator = torch.Generator().manual_seed(0)
     run(surrogate.start(device.theta.draw(generator), generator), device.measure)
     residual, cosines = compared(device, surrogate)

@@ -20,7 +20,7 @@ from support import draw
 def started(device: bp.Device, *, seed: int = 0, **settings) -> PhaseMask:
     surrogate = PhaseMask(**settings)
     surrogate.bind(device.declaration)
-    surrogate.drive = math.sqrt(device.declaration.d_in)
+    surrogate.input_rms = math.sqrt(device.declaration.d_in)
     generator = torch.Generator().manual_seed(seed)
     bp.run(surrogate.start(device.theta.draw(generator), generator), metered(device, bp.Ledger()))
     return surrogate

@@ -50,7 +50,7 @@ def calibrated(chip: Chip, precision: Precision, seed: int) -> tuple[CalibratedC
     device, ledger = Noisy(chip, read=NOISE, seed=seed), bp.Ledger()
     surrogate = CalibratedChip(device, precision=precision)
     surrogate.bind(device.declaration)
-    surrogate.drive = math.sqrt(chip.modes)
+    surrogate.input_rms = math.sqrt(chip.modes)
     generator = torch.Generator().manual_seed(seed)
     start = time.process_time()
     run(surrogate.start(chip.theta.draw(generator), generator), metered(device, ledger))

@@ -64,7 +64,7 @@ class AskFirst(Surrogate):
             mask = PhaseMask(24 if spec.x_limited else 8)
             mask.bind(spec)
             mask.to(theta)
-            mask.drive = self.drive
+            mask.input_rms = self.input_rms
             if mask._cost <= limits[1] and mask.settings + 2 <= limits[0]:
                 try:
                     yield from mask.start(theta, generator)
@@ -85,13 +85,13 @@ class AskFirst(Surrogate):
         for part in method:
             if isinstance(part, nn.Module):
                 part.to(theta)
-        method.surrogate.drive = self.drive
+        method.surrogate.input_rms = self.input_rms
         yield from self._renumbered(method.surrogate.start(finding.ordered(theta), generator), finding)
         self._settle(finding, *method, name)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         inner, finding = self._settled
-        inner.drive = self.drive
+        inner.input_rms = self.input_rms
         old, new = finding.ordered(theta_old), finding.ordered(theta_new)
         yield from self._renumbered(inner.track(old, new, generator), finding)
 
@@ -117,9 +117,9 @@ class AskFirst(Surrogate):
     def predict(self, x: Tensor) -> Tensor | None:
         return None if self.inner is None else self.inner.predict(x)
 
-    def counter(self, theta: Tensor) -> Tensor:
+    def compensate_drift(self, theta: Tensor) -> Tensor:
         inner, finding = self._settled
-        return finding.placed(inner.counter(finding.ordered(theta)))
+        return finding.placed(inner.compensate_drift(finding.ordered(theta)))
 
     def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
         if self.finding is None or self.estimator is None:

@@ -16,7 +16,7 @@ from blackprop.core._query import Query
 from blackprop.core._round import Round
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, ReadingError
-from blackprop.lab.wrappers._detectors import Detector, ReadingFault, NotFinite, Outlier, Saturated, Stuck
+from blackprop.lab.wrappers._detectors import Detector, NotFinite, Outlier, ReadingFault, Saturated, Stuck
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
 
 

@@ -89,7 +89,7 @@ class CalibratedChip(Surrogate):
         self.register_buffer("said", torch.tensor(False))
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        self.twin.drive = self.drive
+        self.twin.input_rms = self.input_rms
         found = yield from calibrate(
             self.model.chip, self.spec, self.precision, self._amplitude, theta.detach(), generator
         )
