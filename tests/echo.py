@@ -11,7 +11,7 @@ import torch
 
 import blackprop as bp
 from blackprop.experiments import Allowance, Trial, train
-from blackprop.experiments.reservoirs import Readout
+from blackprop.experiments.reservoirs import ReadoutAlone
 from blackprop.experiments.reservoirs._readout import Refitted
 
 
@@ -82,4 +82,4 @@ def spent(result, name) -> int:
 
 def by_ridge(task, **settings) -> dict[str, Any]:
     """The scores of a ridge readout of an echo state."""
-    return run(task, lambda i, o, _: echo_state(*i, o[1], **settings), Readout(), 0, Allowance(10_000))
+    return run(task, lambda i, o, _: echo_state(*i, o[1], **settings), ReadoutAlone(), 0, Allowance(10_000))

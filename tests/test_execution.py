@@ -19,7 +19,7 @@ from blackprop.experiments import (
     Trial,
 )
 from blackprop.experiments.engine._callbacks import Callbacks
-from blackprop.experiments.engine._execution import Precision, Workers
+from blackprop.experiments.engine._execution import FloatPrecision, Workers
 from blackprop.experiments.engine._training import Training
 from blackprop.experiments.tasks._networks import DigitNetwork
 
@@ -65,7 +65,7 @@ def test_every_kind_of_method_trains_where_it_is_put(method, hardware, place, da
 def test_digital_layers_in_bfloat16_learn_as_well_and_the_device_stays_in_float32(place, data):
     full, mixed = (
         trained(Default(), data, Execution(precision, cpu=place == "cpu"))
-        for precision in (Precision.FULL, Precision.BFLOAT16)
+        for precision in (FloatPrecision.FULL, FloatPrecision.BFLOAT16)
     )
     assert mixed.score > full.score - 0.03
     assert not torch.equal(mixed.model[0].weight, full.model[0].weight)
@@ -75,7 +75,7 @@ def test_digital_layers_in_bfloat16_learn_as_well_and_the_device_stays_in_float3
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 def test_float16_is_refused_where_there_is_no_accelerator():
     with pytest.raises(errors.ArgumentError, match="needs an accelerator"):
-        Workers(Execution(Precision.FLOAT16))
+        Workers(Execution(FloatPrecision.FLOAT16))
 
 
 @pytest.mark.parametrize("given", [{"accumulate": 0}, {"clip": 0.0}, {"clip": float("nan")}, {"patience": 0}])

@@ -51,7 +51,7 @@ def test_no_code_measures_but_the_driver_and_what_stands_for_a_device():
         if verb in ("measure", "program", "read") and owner(call).split(".")[-1] in ("device", "_device", "inner")
     }
     timed = ("characterisation/_clock.py", "self.device.measure")  # a device around a device, whose rounds are timed
-    nudged = ("core/_nudges.py", "device.read")  # a capability is performed by the device that declares it
+    nudged = ("core/capabilities/_nudges.py", "device.read")  # a capability is performed by the device that declares it
     assert found == {("core/_metered.py", "device.measure"), timed, nudged}
 
 

@@ -14,7 +14,7 @@ from blackprop.cli import _main as cli
 from blackprop.experiments import AllowanceGrid, FrozenReference, OracleReference, Perturbative, compare_within
 from blackprop.experiments.methods._by_loss import Homodyne, Mixed
 from blackprop.experiments.methods._rule import Batch
-from blackprop.experiments.reservoirs import Readout, Reservoirs
+from blackprop.experiments.reservoirs import ReadoutAlone, Reservoirs
 from blackprop.experiments.reservoirs._by_surrogate import DesignTwin
 from blackprop.experiments.reservoirs._readout import refitted
 from blackprop.experiments.tasks.sequences._networks import Architecture
@@ -22,7 +22,7 @@ from blackprop.experiments.tasks.sequences._tasks import Narma10, ParityCheck
 from echo import spent
 
 TASKS = (Narma10(nodes=20, length=60, washout=20), ParityCheck(nodes=20, length=60, washout=20))
-METHODS = (OracleReference(), FrozenReference(), Readout(), Perturbative(), Homodyne())
+METHODS = (OracleReference(), FrozenReference(), ReadoutAlone(), Perturbative(), Homodyne())
 
 
 class Heard:
@@ -132,9 +132,9 @@ def test_results_after_junk_and_a_line_cut_short_are_kept(tmp_path):
     (tmp_path / "results.jsonl").write_bytes(
         b'\xff\n{"task": [[]]}\n' + b"[" * 100_000 + b'\n{"task": "narma10", "netw'
     )
-    found = compared(tmp_path, heard, TASKS[:1], (Readout(),))
+    found = compared(tmp_path, heard, TASKS[:1], (ReadoutAlone(),))
     assert len(heard.results) == 1
-    assert compared(tmp_path, heard, TASKS[:1], (Readout(),)) == found
+    assert compared(tmp_path, heard, TASKS[:1], (ReadoutAlone(),)) == found
     assert len(heard.results) == 1
 
 
@@ -143,14 +143,14 @@ def test_results_of_an_earlier_version_are_refused_and_left_as_they_are(tmp_path
     content = json.dumps({**line, "rate": 0.01, "seed": 0, "metric": "nrmse", "nrmse": 0.5, "rows": 48}) + "\n"
     (tmp_path / "results.jsonl").write_text(content)
     with pytest.raises(errors.RunFolderError, match=r"results of another version .an early one.*another folder"):
-        compared(tmp_path, Heard(), TASKS[:1], (Readout(),))
+        compared(tmp_path, Heard(), TASKS[:1], (ReadoutAlone(),))
     assert (tmp_path / "results.jsonl").read_text() == content
 
 
 def test_a_result_of_other_settings_is_another_one(tmp_path):
     """Tasks of one name at two sizes share a folder, and neither is taken for the other."""
     small = replace(TASKS[0], nodes=10)
-    found = compared(tmp_path, Heard(), (TASKS[0], small), (Readout(),))
+    found = compared(tmp_path, Heard(), (TASKS[0], small), (ReadoutAlone(),))
     assert found[0]["task"] == found[1]["task"]
     assert found[0]["nrmse"] != found[1]["nrmse"]
 
@@ -216,7 +216,7 @@ def test_a_twin_takes_simulators_alone():
 
 def test_each_method_is_told_at_its_best_rate(tmp_path):
     rates, heard = (1e-5, 1e-2), Heard()
-    methods = (OracleReference(), Readout())
+    methods = (OracleReference(), ReadoutAlone())
     found, told = compared(tmp_path, heard, TASKS[1:], methods, batches=60, seeds=(0, 1), rates=rates), heard.results
     assert [(r["method"], r["seed"]) for r in found] == [("oracle", 0), ("oracle", 1), ("ridge", 0), ("ridge", 1)]
     first = {r["rate"]: r["capacity"] for r in told if (r["method"], r["seed"]) == ("oracle", 0)}

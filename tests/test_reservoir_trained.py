@@ -10,7 +10,7 @@ import pytest
 from blackprop import errors
 from blackprop.experiments import Allowance, FrozenReference, OracleReference, Perturbative
 from blackprop.experiments.methods._by_loss import Homodyne, Multiplexed
-from blackprop.experiments.reservoirs import Readout
+from blackprop.experiments.reservoirs import ReadoutAlone
 from blackprop.experiments.tasks.sequences._tasks import (
     ChannelEqualisation,
     MackeyGlass,
@@ -62,7 +62,9 @@ def ring(in_shape, out_shape, seed):
 
 
 def test_training_the_reservoir_pays_at_equal_rows():
-    found = {m.name: run(RECALL, ring, m, 0, Allowance(800)) for m in (OracleReference(), FrozenReference(), Readout())}
+    found = {
+        m.name: run(RECALL, ring, m, 0, Allowance(800)) for m in (OracleReference(), FrozenReference(), ReadoutAlone())
+    }
     assert found["oracle"]["capacity"] > found["frozen"]["capacity"] + 0.4
     assert found["oracle"]["rows"] == found["frozen"]["rows"] == 800
     assert found["frozen"]["programmings"] == found["ridge"]["programmings"] == 1
@@ -73,7 +75,7 @@ def test_training_the_reservoir_pays_at_equal_rows():
 def test_a_readout_fitted_in_the_end_is_worth_more_than_one_trained_step_by_step():
     untrained, trained, step_by_step = (
         run(RECALL, ring, method, 0, Allowance(400), refit=refit)
-        for method, refit in ((Readout(), False), (FrozenReference(), True), (FrozenReference(), False))
+        for method, refit in ((ReadoutAlone(), False), (FrozenReference(), True), (FrozenReference(), False))
     )
     assert trained["capacity"] > max(untrained["capacity"], step_by_step["capacity"]) + 0.7
     assert trained["rows"] == 400

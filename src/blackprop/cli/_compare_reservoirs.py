@@ -19,7 +19,7 @@ from blackprop.experiments.methods._methods import Default, FrozenReference, Ora
 from blackprop.experiments.report._table import reservoir_table
 from blackprop.experiments.reservoirs._by_surrogate import DesignTwin, LocalLinear
 from blackprop.experiments.reservoirs._hardware import Reservoirs
-from blackprop.experiments.reservoirs._readout import Readout, refitted
+from blackprop.experiments.reservoirs._readout import ReadoutAlone, refitted
 from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.sequences._base import SequenceTask
 from blackprop.experiments.tasks.sequences._networks import Architecture
@@ -29,7 +29,7 @@ from blackprop_cli import UnknownName, resolve
 METHODS: dict[str, TrainingMethod] = {
     method.name: method
     for method in (
-        *(OracleReference(), FrozenReference(), Readout(), Default(), LocalLinear(), DesignTwin()),
+        *(OracleReference(), FrozenReference(), ReadoutAlone(), Default(), LocalLinear(), DesignTwin()),
         *(Perturbative(), Mixed(), Multiplexed(), Spsa(), Homodyne()),
     )
 }

@@ -1,17 +1,17 @@
 """Declarations, queries, the driver that runs them, and the ledger that counts them."""
 
 from blackprop.core._budget import Budget
-from blackprop.core._capability import Capability
 from blackprop.core._declaration import Cost, Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import metered, price
-from blackprop.core._nudges import Nudges
 from blackprop.core._procedure import Measure, Procedure, ask, in_rounds, read, run
 from blackprop.core._query import Count, Purpose, Query
-from blackprop.core._read_back import ReadBack, ReadBackField
 from blackprop.core._round import Round
-from blackprop.core._taps import Taps
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import Capability
+from blackprop.core.capabilities._nudges import Nudges
+from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
+from blackprop.core.capabilities._taps import Taps
 
 __all__ = [
     "Budget",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from blackprop.core._capability import C, Capability, Shape, declared, find
 from blackprop.core._theta import ThetaSpec, digits
+from blackprop.core.capabilities._capability import C, Capability, Shape, declared, find
 from blackprop.errors import ArgumentError, LimitError
 
 if TYPE_CHECKING:

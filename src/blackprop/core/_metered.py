@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from blackprop.core._budget import Budget
-from blackprop.core._capability import Shape
 from blackprop.core._declaration import Cost, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._procedure import Measure, Procedure, run
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round, all_finite
+from blackprop.core.capabilities._capability import Shape
 from blackprop.errors import ReadingError
 
 T = TypeVar("T")

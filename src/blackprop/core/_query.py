@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability
+from blackprop.core.capabilities._capability import Capability
 
 
 class Purpose(enum.Enum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, final, overload
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability
 from blackprop.core._declaration import Declaration
 from blackprop.core._query import CODES, PURPOSES, Count, Purpose, Query, same_setting
+from blackprop.core._stacking import all_finite, joined, stacked
+from blackprop.core.capabilities._capability import Capability
 from blackprop.errors import LimitError, ShapeError
 
 
@@ -83,9 +83,9 @@ class Round(Sequence[Query]):
                 place = settings[id(theta)] = (theta, len(settings))
             code = order.setdefault(kind, len(order))
             table.append((known[1], len(x), place[1], CODES[query.purpose], code))
-        parts = [_joined([x for x, _ in rows[kind].values()]) for kind in order]
+        parts = [joined([x for x, _ in rows[kind].values()]) for kind in order]
         thetas = [theta for theta, _ in settings.values()]
-        return cls(parts, _stacked(thetas), np.array(table, np.int64).reshape(-1, 5), tuple(order) or (None,))
+        return cls(parts, stacked(thetas), np.array(table, np.int64).reshape(-1, 5), tuple(order) or (None,))
 
     @classmethod
     def _single(cls, query: Query, spec: Declaration | None) -> Round:
@@ -262,21 +262,6 @@ class Round(Sequence[Query]):
         return f"Round({len(self)} queries, {sum(self.sizes())} rows, {len(self.settings)} settings{also})"
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every number is finite, at one look: a sum is finite only if every term is.
-
-    False also where a sum of finite numbers overflows.
-    """
-    beyond: list[Tensor] = []
-    for tensor in tensors:
-        total = tensor.sum()
-        if not total.is_cpu:
-            beyond.append(total.isfinite())  # an accelerator is synchronised once, for all of them
-        elif not math.isfinite(total.item()):
-            return False
-    return not beyond or bool(torch.stack(beyond).all())
-
-
 def count(queries: Iterable[Query], programmed: Tensor | None, rows_each: int = 1) -> Count:
     """`Round.spending` of these queries."""
     return Round.of(queries).spending(programmed, rows_each)
@@ -289,30 +274,3 @@ def _check_rows_shape(x: Tensor, kind: type[Capability] | None, spec: Declaratio
         wanted, what = spec.capability(kind).row_shape(spec), f"`{kind.name}` of {spec.name}"
     if x.dim() == 0 or tuple(x.shape[1:]) != wanted:
         raise ShapeError(f"{what} takes rows of shape {wanted}, got {tuple(x.shape)}")
-
-
-def _joined(blocks: list[Tensor]) -> Tensor:
-    if len(blocks) == 1:
-        return blocks[0].detach()
-    _check_alike("rows", blocks)
-    return torch.cat([block.detach() for block in blocks])
-
-
-def _stacked(thetas: list[Tensor]) -> Tensor:
-    if not thetas:
-        return torch.zeros(0, 0)
-    if len(thetas) == 1:
-        return thetas[0].detach()[None]
-    _check_alike("settings", thetas)
-    return torch.stack([theta.detach() for theta in thetas])
-
-
-def _check_alike(what: str, tensors: list[Tensor]) -> None:
-    first = tensors[0]
-    for other in tensors:
-        skip = 1 if what == "rows" else 0
-        if (other.shape[skip:], other.dtype, other.device) != (first.shape[skip:], first.dtype, first.device):
-            raise ShapeError(
-                f"the {what} of a round have one shape, dtype and device, got {tuple(first.shape)} {first.dtype} on "
-                f"{first.device} and {tuple(other.shape)} {other.dtype} on {other.device}"
-            )

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from blackprop.core._capability import Capability, Shape, declared, find
 from blackprop.core._declaration import Cost, Coupling, Declaration, input_limits, limits_text
 from blackprop.core._query import Count, Query, same_setting
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import Capability, Shape, declared, find
 from blackprop.errors import ArgumentError, BusyError, InDoubtError, UnreachableError
 
 

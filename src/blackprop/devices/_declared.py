@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import ALL
 from blackprop.core._declaration import Cost, Coupling, input_limits
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import ALL
 from blackprop.devices._base import Device
 from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import ALL
+from blackprop.core.capabilities._capability import ALL
 from blackprop.devices._base import Device
 from blackprop.devices._imperfections import restored
 from blackprop.devices._wrapper import Wrapper

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Shape
 from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._query import Query
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import Shape
 from blackprop.devices._base import Device
 from blackprop.devices._coroutines import Loop
 from blackprop.errors import ArgumentError, DeviceError, ReadingError

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import ALL
 from blackprop.core._query import Purpose, Query
+from blackprop.core.capabilities._capability import ALL
 from blackprop.devices._base import Device
 from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError

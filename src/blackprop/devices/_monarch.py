@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from blackprop.core._declaration import Cost
-from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator
 

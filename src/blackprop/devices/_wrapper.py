@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from blackprop.core._capability import Survives, find, surviving
 from blackprop.core._query import Count, Purpose, Query, same_setting
 from blackprop.core._round import Round
+from blackprop.core.capabilities._capability import Survives, find, surviving
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError
 

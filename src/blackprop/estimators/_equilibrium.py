@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._nudges import Nudges
 from blackprop.core._procedure import Procedure
 from blackprop.core._query import Purpose, Query
+from blackprop.core.capabilities._nudges import Nudges
 from blackprop.estimators._base import Estimator, positive_step
 
 

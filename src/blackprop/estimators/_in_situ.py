@@ -10,8 +10,8 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.core._read_back import ReadBackField
-from blackprop.core._taps import Taps
+from blackprop.core.capabilities._read_back import ReadBackField
+from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators._base import Estimator
 

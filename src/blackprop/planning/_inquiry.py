@@ -50,7 +50,7 @@ def inquire(
     """
     if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
         return InquiryResult(Family.OTHER, "rows and outputs that are not vectors are not asked about", sure=False)
-    asking = _Inquiry(spec, theta, amplitude, generator)
+    asking = _Asking(spec, theta, amplitude, generator)
     try:
         return (yield from asking.run(programmings, rows))
     except BudgetExhausted:
@@ -68,7 +68,7 @@ def most(spec: Declaration) -> Ledger:
     return found
 
 
-class _Inquiry:
+class _Asking:
     """The readings of one inquiry."""
 
     def __init__(self, spec: Declaration, theta: Tensor, amplitude: float, generator: torch.Generator) -> None:

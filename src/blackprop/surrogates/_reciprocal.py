@@ -8,7 +8,7 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.core._read_back import ReadBack
+from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
 

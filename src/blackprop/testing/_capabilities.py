@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability
 from blackprop.core._procedure import ask
 from blackprop.core._query import Purpose, Query
-from blackprop.core._read_back import ReadBack, ReadBackField
 from blackprop.core._round import Round
-from blackprop.core._taps import Taps
+from blackprop.core.capabilities._capability import Capability
+from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
+from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import IncompatibleError
 from blackprop.estimators import InSitu
 from blackprop.testing._bench import normal

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Cost
-from blackprop.core._nudges import Nudges
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._nudges import Nudges
 from blackprop.devices._simulator import Simulator
 from blackprop.devices.electronic._diodes import Circuit, Diodes, IdealDiodes
 from blackprop.errors import ArgumentError, ShapeError

@@ -8,8 +8,8 @@ from functools import partial
 from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling
-from blackprop.core._read_back import ReadBack
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.errors import ArgumentError

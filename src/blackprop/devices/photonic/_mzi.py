@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from blackprop.core._declaration import Cost
-from blackprop.core._read_back import ReadBack, ReadBackField
-from blackprop.core._taps import Taps
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
+from blackprop.core.capabilities._taps import Taps
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import Simulator
 from blackprop.devices.photonic._blocks import Blocks

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from blackprop.core._read_back import ReadBack, ReadBackField
-from blackprop.core._taps import Taps
+from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
+from blackprop.core.capabilities._taps import Taps
 from blackprop.devices._matrix import normal
 from blackprop.devices._simulator import Simulator
 from blackprop.devices.photonic._light import Factors, inside, powers

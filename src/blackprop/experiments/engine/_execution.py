@@ -21,7 +21,7 @@ from blackprop.nn._layer import PhysicalLayer
 T = TypeVar("T")
 
 
-class Precision(enum.Enum):
+class FloatPrecision(enum.Enum):
     """Of the digital layers; devices are asked in float32 whatever it is."""
 
     FULL = "full"
@@ -33,7 +33,7 @@ class Precision(enum.Enum):
 class Execution:
     """How a run is carried out, as far as that decides its results."""
 
-    precision: Precision = Precision.FULL
+    precision: FloatPrecision = FloatPrecision.FULL
     """Of the digital layers, by autocast; devices are asked in float32 whatever it is. fp16 needs an accelerator."""
     accumulate: int = 1
     """Parts that a process takes its share of a batch in, one after another; θ moves once for all of them."""
@@ -71,10 +71,10 @@ class Workers:
         except ImportError as error:
             raise BlackpropError(f"training needs accelerate: {install('recipes')}") from error
         cpu = execution.cpu or not torch.cuda.is_available()
-        if cpu and execution.precision is Precision.FLOAT16:
+        if cpu and execution.precision is FloatPrecision.FLOAT16:
             raise ArgumentError("`Execution(precision=fp16)` needs an accelerator; on the CPU there is bf16")
         AcceleratorState._reset_state()  # of an earlier run in this process, perhaps of another precision
-        precision = "no" if execution.precision is Precision.FULL else execution.precision.value
+        precision = "no" if execution.precision is FloatPrecision.FULL else execution.precision.value
         self._accelerator: Any = Accelerator(mixed_precision=precision, cpu=cpu)
         self.count: int = self._accelerator.num_processes
         if self.count > 1:

@@ -4,7 +4,7 @@ Compare methods with `blackprop.experiments.AllowanceGrid`, or by `blackprop com
 """
 
 from blackprop.experiments.reservoirs._hardware import Reservoirs
-from blackprop.experiments.reservoirs._readout import Readout
+from blackprop.experiments.reservoirs._readout import ReadoutAlone
 from blackprop.experiments.tasks.sequences._suite import suite
 
-__all__ = ["Readout", "Reservoirs", "suite"]
+__all__ = ["ReadoutAlone", "Reservoirs", "suite"]

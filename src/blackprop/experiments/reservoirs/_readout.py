@@ -23,7 +23,7 @@ from blackprop.nn._layer import PhysicalLayer
 
 
 @dataclass(frozen=True)
-class Readout(SelfContained):
+class ReadoutAlone(SelfContained):
     """Classical reservoir computing: reservoir and drive stay as they were drawn, the readout is ridge regression on
     one pass over the sequences. No gradient, one programming.
     """

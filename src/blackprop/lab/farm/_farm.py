@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from blackprop.core._budget import Budget
-from blackprop.core._capability import Capability
 from blackprop.core._declaration import Cost
 from blackprop.core._ledger import Ledger
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
+from blackprop.core.capabilities._capability import Capability
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, DeviceError
 from blackprop.lab.farm._cross_calibration import Agreement, reference

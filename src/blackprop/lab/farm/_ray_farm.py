@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from blackprop._extras import install
-from blackprop.core._capability import Capability
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round
+from blackprop.core.capabilities._capability import Capability
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError, UnreachableError
 

@@ -12,10 +12,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Shape
 from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._query import Query
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import Shape
 from blackprop.devices import Device
 from blackprop.errors import (
     ArgumentError,

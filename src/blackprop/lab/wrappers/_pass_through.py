@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from blackprop.core._capability import ALL
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round
+from blackprop.core.capabilities._capability import ALL
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import BusyError, UnreachableError
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from blackprop import errors
-from blackprop.core._capability import Capability, restored
 from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import Capability, restored
 from blackprop.devices import Device
 from blackprop.errors import BlackpropError, CheckpointError, DeviceError
 from blackprop.lab.wrappers._pass_through import PassThrough

@@ -18,7 +18,7 @@ from blackprop.devices.photonic.chips import Build, Chip, Field, Rectangular
 from blackprop.errors import IncompatibleError
 from blackprop.twins.chips._columns import HEATED, Columns
 from blackprop.twins.chips._field import LOST, grown
-from blackprop.twins.chips._polish import Prior, Readings, polishing, residual
+from blackprop.twins.chips._polish import ChipReadings, Prior, polishing, residual
 from blackprop.twins.chips._precision import HELD_OUT, HELD_ROWS, Precision
 from blackprop.twins.chips._programme import Programming, programme
 
@@ -91,8 +91,8 @@ def calibrate(
     readings = torch.stack([y.flatten(1) for y in answers[: len(settings[0])]]).cpu().double()
     once, again = torch.stack([y.flatten(1) for y in answers[len(settings[0]) :]]).cpu().double().chunk(2, 1)
     noise = float((once - again).norm() / (once.square() + again.square()).sum().sqrt().clamp_min(1e-30))
-    fitted = Readings(rows.flatten(1).cpu().double(), torch.cat((grid, more)), readings)
-    check = Readings(held.flatten(1).cpu().double(), last, (once + again) / 2)
+    fitted = ChipReadings(rows.flatten(1).cpu().double(), torch.cat((grid, more)), readings)
+    check = ChipReadings(held.flatten(1).cpu().double(), last, (once + again) / 2)
     return _solve(chip, columns, base, programmings, fitted, check, precision, noise)
 
 
@@ -101,14 +101,14 @@ def _solve(
     columns: Columns,
     base: Tensor,
     programmings: list[Programming],
-    fitted: Readings,
-    check: Readings,
+    fitted: ChipReadings,
+    check: ChipReadings,
     precision: Precision,
     noise: float,
 ) -> Found:
     rows = pad(fitted.x, (0, chip.modes - fitted.x.shape[-1]))
     columns, left = grown(columns, base, rows, list(zip(programmings, fitted.readings, strict=False)))
-    first = Readings(fitted.x, fitted.theta[: len(programmings)], fitted.readings[: len(programmings)])
+    first = ChipReadings(fitted.x, fitted.theta[: len(programmings)], fitted.readings[: len(programmings)])
     build = _scaled(chip, columns.build(chip.build), first)
     if max(left) <= LOST:
         # Settings far from those of the growth mislead a fit that does not know the slopes of the heaters yet.
@@ -118,7 +118,7 @@ def _solve(
     return Found(build, held_out, found, noise, accepted=held_out < ACCEPTED)
 
 
-def _fitted(chip: Chip, build: Build, fitted: Readings, precision: Precision, noise: float) -> Build:
+def _fitted(chip: Chip, build: Build, fitted: ChipReadings, precision: Precision, noise: float) -> Build:
     """The joint fit, until it leaves no more than noise and gains no more, or its iterations are used up."""
     best, left = build, residual(chip, build, fitted)
     if not precision.iterations or left <= max(ENOUGH * noise, EXACT):
@@ -146,7 +146,7 @@ def _priors(chip: Chip, build: Build) -> dict[str, Prior]:
     return found
 
 
-def _scaled(chip: Chip, build: Build, fitted: Readings) -> Build:
+def _scaled(chip: Chip, build: Build, fitted: ChipReadings) -> Build:
     """The build with the gain of all outputs together, which the growth does not see: that of equal powers, which a
     model that errs does not shrink.
     """

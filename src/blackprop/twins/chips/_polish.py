@@ -21,7 +21,7 @@ UNITS = {"slopes": 0.25, "crosstalk": 0.005}  # of these parameters, where a uni
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
+class ChipReadings:
     """`readings` (settings, rows, d_out) of the rows `x` (rows, d_in) at each of the settings `theta` (settings, P)."""
 
     x: Tensor
@@ -40,7 +40,7 @@ class Prior:
 def polishing(
     chip: Chip,
     build: Build,
-    measured: Sequence[Readings],
+    measured: Sequence[ChipReadings],
     *,
     free: Sequence[str] = ("offset", "splitters"),
     priors: dict[str, Prior] | None = None,
@@ -103,7 +103,7 @@ def polishing(
         yield Build(**{name: value.detach() for name, value in vars(present()).items()})
 
 
-def residual(chip: Chip, build: Build, measured: Readings) -> float:
+def residual(chip: Chip, build: Build, measured: ChipReadings) -> float:
     """`|ŷ − y| / |y|` of readings."""
     with torch.no_grad():
         found = chip.transfer_with(measured.x, measured.theta, build)
@@ -111,12 +111,12 @@ def residual(chip: Chip, build: Build, measured: Readings) -> float:
     return float((found - measured.readings).norm() / size)
 
 
-def _split(measured: Readings, modes: int, dtype: torch.dtype) -> list[Readings]:
+def _split(measured: ChipReadings, modes: int, dtype: torch.dtype) -> list[ChipReadings]:
     fields = min(len(measured.x), measured.readings.shape[-1])
     size = max(1, TOGETHER // (16 * modes * fields))
     x = measured.x.to(dtype)
     pairs = zip(measured.theta.split(size), measured.readings.split(size), strict=True)
-    return [Readings(x, theta.to(dtype), y.to(dtype)) for theta, y in pairs]
+    return [ChipReadings(x, theta.to(dtype), y.to(dtype)) for theta, y in pairs]
 
 
 def _model(chip: Chip, x: Tensor, theta: Tensor, build: Build) -> Tensor:

@@ -6,31 +6,29 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability
-from blackprop.core._declaration import Declaration
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
-from blackprop.devices import Device
-from blackprop.errors import ArgumentError, BusyError, DeviceError, InDoubtError, ProtocolError, ShapeError
+from blackprop.core.capabilities._capability import Capability
+from blackprop.errors import ArgumentError, BusyError, InDoubtError, ProtocolError, ShapeError
 from blackprop.lab.remote.client._connection import DAMAGED, Connection, of_other_version, unreachable
+from blackprop.lab.remote.client._greeting import Greeting
 from blackprop.lab.remote.client._outgoing import Outgoing, not_taken
-from blackprop.lab.remote.client._timeouts import BYTES_PER_SECOND, LAST, Timeouts
+from blackprop.lab.remote.client._timeouts import BYTES_PER_SECOND, Timeouts
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
-from blackprop.lab.remote.shared._spec_codec import understand
 from blackprop.lab.remote.shared._wire import Message
 
 
-class RemoteDevice(Device):
+class RemoteDevice(Greeting):
     """The device of the server at `address`, with the declaration of the served device.
 
     A round is one message and one answer. Messages that are lost or damaged, and a restart of the server, cost time and
@@ -107,39 +105,6 @@ class RemoteDevice(Device):
     def _connect(self) -> Connection:
         return Connection(self.address, self._keys)
 
-    def _greet(self, deadline: float) -> Declaration:
-        """Say hello, again after a restart of the server, and return the declaration of its device."""
-        welcome = self._hello(deadline)
-        said = (welcome["device"], [array.tobytes() for array in welcome.arrays])
-        if self._said is not None and said != self._said:
-            raise DeviceError(f"the server at {self.address} was started again with another device: {said[0]}")
-        spec = understand(welcome["device"], welcome.arrays, self._draw, self._kinds)
-        self._said, self._boot, self._session = said, welcome["boot"], welcome["session"]
-        self._connection.farewell = wire.encode(say.BYE, {"id": 0, "session": self._session})
-        self._resumed, self._lease_seconds = welcome["resumed"], float(max(1, welcome["lease_milliseconds"])) / 1000
-        self._spoke = time.monotonic()
-        return spec
-
-    def _hello(self, deadline: float) -> Message:
-        """Say hello; where the server has no place for another session, wait for one as for the device."""
-        end = time.monotonic() + self.wait
-        while True:
-            try:
-                return self._connection.request(say.HELLO, say.WELCOME, deadline, resume=self._session)
-            except BusyError:
-                if time.monotonic() + LAST > end:
-                    raise
-                time.sleep(LAST)
-
-    def _draw(self, generator: torch.Generator) -> Tensor:
-        """Return initial values of the served device, from a seed that `generator` draws."""
-        self._check_usable()
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        reply = self._connection.request(say.DRAW, say.INITIAL, self.deadline, seed=seed)
-        if len(reply.arrays) != 1 or reply.arrays[0].shape != (self.theta.size,):
-            raise ProtocolError(f"{self} was asked for initial values (P,) and answered something else")
-        return torch.from_numpy(reply.arrays[0])
-
     def program(self, theta: Tensor, /) -> None:
         """Send a round without rows: the server writes the setting alone."""
         self.theta.check(theta)
@@ -166,7 +131,9 @@ class RemoteDevice(Device):
         try:
             rounds.check_travel(asked, arrays, self._spec)
         except ShapeError:
-            self._again.subtract(Count() if by_hand else self._spending(asked, held))  # the round was not sent
+            self._again.subtract(
+                Count() if by_hand else asked.spending(held, spec=self._spec)
+            )  # the round was not sent
             raise
         if out is None and time.monotonic() - self._spoke > self._lease_seconds:
             self._greet(self.deadline)  # the server may have forgotten a silent session; this round it will know
@@ -177,7 +144,7 @@ class RemoteDevice(Device):
         begun = time.monotonic()
         self._send(out)
         # While the server is at it already:
-        counted = None if by_hand else self._spending(asked, held)
+        counted = None if by_hand else asked.spending(held, spec=self._spec)
         holds = held if counted is None or not counted.programmings else asked[-1].theta.clone()
         answer = self._insist(out, asked, counted)
         self._outgoing = None
@@ -191,9 +158,6 @@ class RemoteDevice(Device):
         readings = rounds.unpack_readings(answer["joined"], answer.arrays, asked)
         self._programmed = None if by_hand else holds
         return readings
-
-    def _spending(self, asked: Round, held: Tensor | None) -> Count:
-        return asked.spending(held, spec=self._spec)
 
     def _insist(self, out: Outgoing, asked: Round, counted: Count | None) -> Message:
         """Send further messages until the round, which has been sent, is answered; return the answer."""
@@ -269,20 +233,20 @@ class RemoteDevice(Device):
         out.number, out.said, out.cancelled = self._number, 0, False
 
     def _timeouts(self, out: Outgoing, asked: Round, counted: Count | None) -> Timeouts:
-        declared = self._spec.seconds(counted if counted is not None else self._spending(asked, None))
+        declared = self._spec.seconds(counted if counted is not None else asked.spending(None, spec=self._spec))
         size = rounds.answer_bytes(asked, self._spec) + sum(array.nbytes for array in out.arrays)
         first = max(4 * self._usual, size / BYTES_PER_SECOND)
         deadline = self.deadline + 2 * declared
         return Timeouts(time.monotonic(), deadline, self.wait, first, self._lease_seconds / 3)
 
     def _send(self, out: Outgoing) -> None:
-        fields = {"id": out.number, "session": self._session, "boot": self._boot, "fresh": out.fresh}
-        self._connection.send(wire.encode(say.ROUND, {**fields, "kinds": out.kinds}, out.arrays))
-        self._spoke, out.said = time.monotonic(), out.said + 1
+        self._say(say.ROUND, out, {"fresh": out.fresh, "kinds": out.kinds}, out.arrays)
 
-    def _say(self, kind: str, out: Outgoing) -> None:
-        fields = {"id": out.number, "session": self._session, "boot": self._boot}
-        self._connection.send(wire.encode(kind, fields))
+    def _say(
+        self, kind: str, out: Outgoing, more: Mapping[str, Any] = MappingProxyType({}), arrays: Sequence[Any] = ()
+    ) -> None:
+        fields = {"id": out.number, "session": self._session, "boot": self._boot, **more}
+        self._connection.send(wire.encode(kind, fields, arrays))
         self._spoke, out.said = time.monotonic(), out.said + 1
 
     def repeated(self) -> Count:
@@ -292,12 +256,6 @@ class RemoteDevice(Device):
     def close(self) -> None:
         """Say goodbye: the server then parks the device, unless others use it."""
         self._end()
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._process:
-            raise DeviceError(f"{self} belongs to the process that made it; each makes one of its own")
-        if not self._end.alive:
-            raise DeviceError(f"{self} is closed")
 
     def __enter__(self) -> Self:
         return self

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability
 from blackprop.core._declaration import Declaration
 from blackprop.core._query import PURPOSES, Query
 from blackprop.core._round import KIND, PURPOSE, SETTING, SIZE, START, Round
+from blackprop.core.capabilities._capability import Capability
 from blackprop.errors import ArgumentError, ProtocolError, ReadingError, ShapeError
 from blackprop.lab.remote.shared import _wire as wire
 from blackprop.lab.remote.shared._wire import HEADER_BYTES, MESSAGE_BYTES

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability, Shape, restored
 from blackprop.core._declaration import Cost, Coupling, Declaration
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._capability import Capability, Shape, restored
 from blackprop.errors import BlackpropError, ProtocolError
 from blackprop.lab.remote.shared._wire import MESSAGE_BYTES
 from blackprop.lab.wrappers._printable import printable

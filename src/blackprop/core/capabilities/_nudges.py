@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from blackprop.core._capability import Capability
+from blackprop.core.capabilities._capability import Capability
 
 
 @dataclass(frozen=True)

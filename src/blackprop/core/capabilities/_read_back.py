@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from blackprop.core._capability import Capability, Shape
+from blackprop.core.capabilities._capability import Capability, Shape
 
 if TYPE_CHECKING:
     from blackprop.core._declaration import Declaration

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from blackprop.core._capability import Capability, Shape
+from blackprop.core.capabilities._capability import Capability, Shape
 from blackprop.errors import ArgumentError
 
 if TYPE_CHECKING:

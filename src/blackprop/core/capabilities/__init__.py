@@ -1,0 +1,1 @@
+"""Capabilities: the actions of a device beyond program and read."""
