@@ -270,7 +270,7 @@ def test_one_that_answers_otherwise_than_before_stays_out():
         while farm.members[0].faults < 2 and time.monotonic() < deadline:
             measured(farm, queries)
         assert not farm.members[0].in_service
-        assert "0.2 beside" in farm.members[0].reason
+        assert "differs by 0.2 (" in farm.members[0].reason
 
 
 def test_the_last_one_failing_raises_with_all_reasons_and_the_bill_is_exact():

@@ -160,7 +160,7 @@ class Member:
             return told(error)
         if before is None or (apart := disagreement(y, before)) <= self.allowed():
             return ""
-        return f"answers the last query it served {apart:.2g} from its earlier answer (allowed {self.allowed():.2g})"
+        return f"its answer to the last query it served now differs by {apart:.2g} (allowed {self.allowed():.2g})"
 
 
 def told(error: BaseException) -> str:
