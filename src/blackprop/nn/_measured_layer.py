@@ -20,6 +20,7 @@ from blackprop.estimators import Estimator
 from blackprop.nn._answers import AnswerMemory
 from blackprop.nn._diagnostics import SignalMeter
 from blackprop.nn._output_scale import OutputScale
+from blackprop.planning import tell_allowance
 from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class MeasuredLayer(nn.Module):
         self.started = False
         self._sent: Tensor | None = None  # θ as it is sent to the device; the same object as long as θ stays
         self._known: Tensor | None = None  # the setting that the surrogate stands for, where it is such an object
+        self._batch = 1  # rows of the latest training batch, per use
         self._observed = 0  # batches that the surrogate has seen
         # For `diagnose`: the gradients for θ, and the surrogate's last residual.
         self.signal = SignalMeter(self.theta.numel())
@@ -67,6 +69,7 @@ class MeasuredLayer(nn.Module):
         query = Query(x, setting, Purpose.FORWARD if self.training else Purpose.EVALUATE)
         follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
         if follows:
+            self._batch = len(x)
             self.surrogate.input_rms = math.sqrt(float(x.square().sum()) / len(x))
         if not follows or (self.started and self._stands_at(setting)):
             y = self._run(read(query))
@@ -140,6 +143,7 @@ class MeasuredLayer(nn.Module):
         if self.started:
             yield from self.surrogate.track(self.theta_tracked.clone(), setting, generator)
         else:
+            tell_allowance(self.surrogate, self._batch, self.budget)
             yield from self.surrogate.start(setting, generator)
             self.started = True
         self.theta_tracked.copy_(setting)
