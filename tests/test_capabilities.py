@@ -224,3 +224,14 @@ def test_a_part_of_a_round_is_served_as_that_part_alone():
         (part,) = device.measure(asked.only(first, first + 1))
         torch.testing.assert_close(part, whole[first])
         assert torch.equal(device.programmed, thetas[first])
+
+
+def test_a_device_that_renumbers_its_parameters_drops_what_goes_by_their_order():
+    mesh = bp.devices.MZIMesh(4, 4)
+    order = torch.randperm(mesh.theta.size, generator=torch.Generator().manual_seed(0))
+    names = [
+        {each.name for each in bp.devices.Declared(mesh, linear=True, order=given).capabilities}
+        for given in (None, torch.arange(mesh.theta.size), order)
+    ]
+    assert names[0] == names[1] == names[2] | {"taps"}
+    bp.testing.check_device(bp.devices.Declared(mesh, linear=True, order=order))

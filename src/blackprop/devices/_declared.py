@@ -63,6 +63,8 @@ class Declared(Wrapper):
             if order.shape != (size,) or not torch.equal(order.sort().values.cpu(), torch.arange(size)):
                 raise ArgumentError(f"`Declared(order=...)` must be a permutation of 0 to {size - 1}")
             self._place = order.argsort()
+            if not torch.equal(order.cpu(), torch.arange(size)):
+                self.capabilities = tuple(each for each in self.capabilities if not each.per_parameter)
             spec = replace(spec, low=_permuted(spec.low, order), high=_permuted(spec.high, order))
             spec = replace(spec, initial=_initial(device.theta, order))
         self.theta = spec

@@ -34,11 +34,14 @@ class Capability(abc.ABC):
     - `unit`: `"rows"` (default) if one row sent is one row of the device, which the ledger then also counts as a row.
       Any other word, as `"pulses"`, is a currency of its own; `amount` returns the units that a query spends.
     - `writes`: whether it changes the setting that the device holds (default False).
+    - `per_parameter`: whether its description follows the order of θ; a wrapper that renumbers θ drops it (default
+      False).
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = "rows"
     writes: ClassVar[bool] = False
+    per_parameter: ClassVar[bool] = False
 
     def row_shape(self, spec: Declaration) -> Shape:
         """Return the shape of one row that is sent; by default that of `read`."""

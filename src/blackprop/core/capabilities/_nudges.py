@@ -20,6 +20,7 @@ class Nudges(Capability):
     """
 
     name: ClassVar[str] = "nudges"
+    per_parameter: ClassVar[bool] = True
 
     @abc.abstractmethod
     def nudged(self, x: Tensor, grad_y: Tensor, step: float) -> Tensor:

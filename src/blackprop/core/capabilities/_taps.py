@@ -41,6 +41,7 @@ class Taps(Capability):
     """
 
     name: ClassVar[str] = "taps"
+    per_parameter: ClassVar[bool] = True
 
     modes: int
     units: int
