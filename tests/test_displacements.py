@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -106,3 +108,21 @@ def test_the_setting_beside_is_on_the_side_where_there_is_room(start, side):
     torch.testing.assert_close(places[1], theta + side * 2 * APART)
     torch.testing.assert_close(values, torch.stack(places))  # here an element is its setting
     assert (ledger.total_rows, ledger.total_programmings) == (8, 2)
+
+
+def test_rounding_that_elements_share_is_no_move():
+    """Without noise two readings of a setting differ by rounding, alike in all elements of a row."""
+    shared = 1e-7 * draw(50, 1, seed=4, dtype=torch.float64).abs().expand(50, 100).flatten()
+    assert moved(2 * shared, shared, power=1.0) == 0
+    assert moved(2 * shared, shared) > 0  # it is told by its size alone
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_noise_free_device_is_not_found_to_move(seed):
+    device = bp.devices.ImperfectMicroring(32, 32, seed=seed)
+    layer = bp.PhysicalLayer(device, generator=torch.Generator().manual_seed(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bp.errors.CalibrationWarning)  # of curves, where there is one
+        layer(draw(8, 32, seed=seed).requires_grad_()).sum().backward()
+    assert not bool(layer.surrogate.moving)
+    assert layer.ledger.programmings[bp.Purpose.CALIBRATE] >= 16

@@ -106,7 +106,8 @@ def calibrate(
             old = yield from read(grid[:1])
             now = yield from read(grid[:1])  # on other rows, as the old ones were
             asked += 2
-            if drift := moved(old[0] - more[0], old[0] - now[0]):  # more settings would be of other places still
+            power = float(values.square().mean())
+            if drift := moved(old[0] - more[0], old[0] - now[0], power):  # further settings would be of other places
                 parts = {len(turns), settings}
                 tried = [judged(turns[-n:], values[-n:], len(apart), drift / 2) for n in parts]
                 best = max(tried, key=lambda each: each.trust.cosine)

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from blackprop.surrogates.calibration._spectra import Spectra, orders
 
+ROUNDING = 1e-4  # of the readings, by which two of a device without noise may differ
 SURE = 3.0  # standard deviations, by which more elements differ more from an old reading than from a recent one
 
 
-def moved(old: Tensor, recent: Tensor) -> float:
+def moved(old: Tensor, recent: Tensor, power: float = 0.0) -> float:
     """The mean square by which readings moved, from the differences (P,) of readings of one setting: to one of long
     ago, and to one of just now, which noise makes. 0 where the former are not larger for more of the elements, for few
-    stand where curves are steep.
+    stand where curves are steep; and where the move is within the rounding of readings of this `power`, their mean
+    square: rounding is shared by the elements of a row, and no count of elements tells it from a move.
     """
     more = old.double().square() - recent.double().square()
     clear = float(more.sign().sum()) > SURE * math.sqrt(len(more))
-    return max(0.0, float(more.mean())) if clear else 0.0
+    size = float(more.mean())
+    return size if clear and size > ROUNDING**2 * power else 0.0
 
 
 def displaced(found: Spectra, power: float) -> float:
