@@ -27,17 +27,6 @@ from serving import Recorder, eventually, lines, query, served
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202emoc.live \ud800"
 
 
-@pytest.fixture
-def keys(tmp_path):
-    make_keys(tmp_path / "keys")
-    return tmp_path / "keys"
-
-
-@pytest.fixture
-def record(tmp_path):
-    return tmp_path / "record"
-
-
 def round_of(device: RemoteDevice, number: int, arrays: list[np.ndarray], kind: str = say.ROUND) -> list[wire.Buffer]:
     fields = {"id": number, "session": device._session, "boot": device._boot, "fresh": True, "kinds": ["read"]}
     return wire.encode(kind, fields, arrays)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import Count, Ledger, Purpose, Query, Round, metered
-from blackprop.core._round import count
 from blackprop.devices import Device, LightModulator, Noisy, Quantised
 from blackprop.errors import (
     ArgumentError,
@@ -34,7 +33,7 @@ class RowByRow(Device):
         self.asked = Count()
 
     def measure(self, queries: list[Query], /) -> list[Tensor]:
-        self.asked.add(count(queries, self.programmed))
+        self.asked.add(Round.of(queries).spending(self.programmed))
         return super().measure(queries)
 
     def program(self, theta: Tensor, /) -> None:

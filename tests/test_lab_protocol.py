@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from blackprop.lab.remote.shared._keys import make_keys
 from serving import Recorder, lines, served
 
 zmq = pytest.importorskip("zmq")
@@ -80,17 +79,6 @@ class Client:
     def close(self) -> None:
         self.say("bye", 0, session=self.place["session"])
         self.context.destroy(linger=300)
-
-
-@pytest.fixture
-def keys(tmp_path):
-    make_keys(tmp_path / "keys")
-    return tmp_path / "keys"
-
-
-@pytest.fixture
-def record(tmp_path):
-    return tmp_path / "record"
 
 
 @pytest.fixture

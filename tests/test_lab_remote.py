@@ -19,20 +19,8 @@ from blackprop.lab.remote.client._timeouts import Timeouts
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
-from blackprop.lab.remote.shared._keys import make_keys
 from serving import Recorder, ServerProcess, eventually, free_port, lines, query, served
 from support import draw, make_layer
-
-
-@pytest.fixture
-def keys(tmp_path):
-    make_keys(tmp_path / "keys")
-    return tmp_path / "keys"
-
-
-@pytest.fixture
-def record(tmp_path):
-    return tmp_path / "record"
 
 
 class BadConnection(Connection):

@@ -32,17 +32,6 @@ from blackprop.lab.remote.shared._keys import Authorised, client_pair, fingerpri
 from serving import Recorder, eventually, lines, query, served
 
 
-@pytest.fixture
-def keys(tmp_path):
-    make_keys(tmp_path / "keys")
-    return tmp_path / "keys"
-
-
-@pytest.fixture
-def record(tmp_path):
-    return tmp_path / "record"
-
-
 def memory() -> int:
     """The process's memory in KiB."""
     text = Path("/proc/self/status").read_text()

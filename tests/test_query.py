@@ -8,7 +8,7 @@ import torch
 import blackprop as bp
 from blackprop.core import Purpose, Query, ask, metered, run
 from blackprop.core._procedure import reading_first
-from blackprop.core._round import count
+from blackprop.core._round import Round
 from blackprop.errors import LimitError, ReadingError, ShapeError
 from support import Opaque, draw
 
@@ -37,10 +37,10 @@ def test_consecutive_queries_at_one_setting_are_one_programming():
         Query(x[:2], b, Purpose.PARAMETER),
         Query(x, a, Purpose.PARAMETER),
     ]
-    spent = count(queries, programmed=None)
+    spent = Round.of(queries).spending(programmed=None)
     assert dict(spent.rows) == {Purpose.FORWARD: 5, Purpose.SURROGATE: 5, Purpose.PARAMETER: 7}
     assert dict(spent.programmings) == {Purpose.FORWARD: 1, Purpose.PARAMETER: 2}
-    assert dict(count(queries[:2], programmed=a.clone()).programmings) == {}
+    assert dict(Round.of(queries[:2]).spending(programmed=a.clone()).programmings) == {}
 
 
 def test_a_row_read_on_the_way_shares_the_procedures_programming(opaque, generator):

@@ -11,7 +11,7 @@ from torch import Tensor
 from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.core._declaration import Cost, Declaration
 from blackprop.core._query import Count, Query
-from blackprop.core._round import count
+from blackprop.core._round import Round
 from blackprop.devices import Device
 
 ENOUGH = 12  # rounds
@@ -37,7 +37,8 @@ class Clock:
         return self.device.repeated()
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
-        spent = count(queries, self.programmed, self.declaration.rows_each)
+        spec = self.declaration
+        spent = Round.of(queries).spending(self.programmed, spec.rows_each, spec)
         begun = time.perf_counter()
         readings = self.device.measure(queries)
         seconds = time.perf_counter() - begun

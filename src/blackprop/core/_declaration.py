@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -95,6 +95,14 @@ class Declaration:
         """Return the declared capability of this type; raise `IncompatibleError` if there is none."""
         return find(self.name, self.capabilities, kind)
 
+    def row_shape(self, kind: type[Capability] | None) -> Shape:
+        """Return the shape of one row that a query of this kind sends; None for an ordinary reading."""
+        return self.in_shape if kind is None else self.capability(kind).row_shape(self)
+
+    def reading_shape(self, kind: type[Capability] | None) -> Shape:
+        """Return the shape of the reading of one row of a query of this kind; None for an ordinary reading."""
+        return self.out_shape if kind is None else self.capability(kind).reading_shape(self)
+
     def has(self, kind: type[Capability]) -> bool:
         """Return whether a capability of this type is declared."""
         return any(isinstance(each, kind) for each in self.capabilities)
@@ -145,6 +153,15 @@ class Declaration:
     @property
     def d_out(self) -> int:
         return math.prod(self.out_shape)
+
+
+# The properties that a device and its declaration share, by the names of the keywords of `Device`.
+PROPERTIES = ("linear", "coupling", "cost", "noise", "x_low", "x_high", "capabilities")
+
+
+def properties(of: object) -> dict[str, Any]:
+    """Return the properties of a device or of a declaration, as keywords of `Device`."""
+    return {name: getattr(of, name) for name in PROPERTIES}
 
 
 def input_limits(owner: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:

@@ -15,7 +15,6 @@ from blackprop.core._ledger import Ledger
 from blackprop.core._procedure import Measure, Procedure, run
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round, all_finite
-from blackprop.core.capabilities._capability import Shape
 from blackprop.errors import ReadingError
 
 T = TypeVar("T")
@@ -118,7 +117,7 @@ class _Dry:
 
     def measure(self, queries: Sequence[Query]) -> list[Tensor]:
         spec, self.programmed = self.declaration, queries[-1].theta if queries else self.programmed
-        shapes = [reading_shape(spec, query) for query in queries]
+        shapes = [spec.reading_shape(query.capability) for query in queries]
         return [
             torch.randn(len(q.x), *shape, generator=self._generator).to(q.x)
             for q, shape in zip(queries, shapes, strict=True)
@@ -129,7 +128,7 @@ def _check_readings(spec: Declaration, asked: Round, readings: list[Tensor]) -> 
     if len(readings) != len(asked):
         raise ReadingError(f"{spec.name} answered {len(readings)} of {len(asked)} queries")
     for query, y in zip(asked, readings, strict=True):
-        expected = (len(query.x), *(spec.out_shape if query.capability is None else reading_shape(spec, query)))
+        expected = (len(query.x), *spec.reading_shape(query.capability))
         if isinstance(y, Tensor) and (y.shape, y.dtype, y.device) == (expected, query.x.dtype, query.x.device):
             continue
         what = f"the {query.purpose.value} query to {spec.name}"
@@ -150,8 +149,3 @@ def _check_readings(spec: Declaration, asked: Round, readings: list[Tensor]) -> 
                 f"the {query.purpose.value} query to {spec.name} returned a value that is not finite, "
                 f"first in row {int(bad[0])} of {len(y)}"
             )
-
-
-def reading_shape(spec: Declaration, query: Query) -> Shape:
-    """Return the shape of the reading of one row of the query."""
-    return spec.out_shape if query.capability is None else spec.capability(query.capability).reading_shape(spec)

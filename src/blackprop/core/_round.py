@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._query import CODES, PURPOSES, Count, Purpose, Query, same_setting
+from blackprop.core._query import CODES, PURPOSES, Count, Query, same_setting
 from blackprop.core._stacking import all_finite, joined, stacked
 from blackprop.core.capabilities._capability import Capability
 from blackprop.errors import LimitError, ShapeError
@@ -38,8 +38,7 @@ class Round(Sequence[Query]):
       purpose, and its kind.
 
     Rows and settings that several queries share are held once. A round is a sequence of its queries; those that share
-    rows or a setting share the tensor. Make one with `Round.of(queries)`, or with `Round.at` for the same rows at many
-    settings. The parts are never written to.
+    rows or a setting share the tensor. Make one with `Round.of(queries)`. The parts are never written to.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Round(Sequence[Query]):
         if isinstance(queries, Round):
             return queries
         if isinstance(queries, list) and len(queries) == 1:
-            return cls._single(queries[0], spec)
+            return cls._single(queries[0])
         rows: dict[type[Capability] | None, dict[int, tuple[Tensor, int]]] = {}
         settings: dict[int, tuple[Tensor, int]] = {}
         ends: dict[type[Capability] | None, int] = {}
@@ -88,21 +87,12 @@ class Round(Sequence[Query]):
         return cls(parts, stacked(thetas), np.array(table, np.int64).reshape(-1, 5), tuple(order) or (None,))
 
     @classmethod
-    def _single(cls, query: Query, spec: Declaration | None) -> Round:
+    def _single(cls, query: Query) -> Round:
         """Return the round of one query, the most frequent case."""
         x, theta = query.x, query.theta
-        if spec is not None:
-            _check_rows_shape(x, query.capability, spec)
-            spec.theta.check_shape(theta)
-        table = np.array([(0, len(x), 0, CODES[query.purpose], 0)], np.int64)
+        size = x.shape[0] if x.dim() else 0  # `check` refuses a single number
+        table = np.array([(0, size, 0, CODES[query.purpose], 0)], np.int64)
         return cls((x.detach(),), theta.detach()[None], table, (query.capability,))
-
-    @classmethod
-    def at(cls, x: Tensor, settings: Tensor, purpose: Purpose, capability: type[Capability] | None = None) -> Round:
-        """Return the round of the same rows x (rows, *row_shape) at each of the settings (T, P)."""
-        table = np.zeros((len(settings), 5), np.int64)
-        table[:, SIZE], table[:, SETTING], table[:, PURPOSE] = len(x), np.arange(len(settings)), CODES[purpose]
-        return cls((x.detach(),), settings.detach(), table, (capability,))
 
     @property
     def rows(self) -> Tensor:
@@ -262,15 +252,8 @@ class Round(Sequence[Query]):
         return f"Round({len(self)} queries, {sum(self.sizes())} rows, {len(self.settings)} settings{also})"
 
 
-def count(queries: Iterable[Query], programmed: Tensor | None, rows_each: int = 1) -> Count:
-    """`Round.spending` of these queries."""
-    return Round.of(queries).spending(programmed, rows_each)
-
-
 def _check_rows_shape(x: Tensor, kind: type[Capability] | None, spec: Declaration) -> None:
-    if kind is None:
-        wanted, what = spec.in_shape, spec.name
-    else:
-        wanted, what = spec.capability(kind).row_shape(spec), f"`{kind.name}` of {spec.name}"
+    wanted = spec.row_shape(kind)
     if x.dim() == 0 or tuple(x.shape[1:]) != wanted:
+        what = spec.name if kind is None else f"`{kind.name}` of {spec.name}"
         raise ShapeError(f"{what} takes rows of shape {wanted}, got {tuple(x.shape)}")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import index, is_
+from operator import attrgetter, index, is_
 from typing import Any
 
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, Declaration, input_limits, limits_text
+from blackprop.core._declaration import PROPERTIES, Cost, Coupling, Declaration, input_limits, limits_text
 from blackprop.core._query import Count, Query, same_setting
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._capability import Capability, Shape, declared, find
 from blackprop.errors import ArgumentError, BusyError, InDoubtError, UnreachableError
+
+_SAID = ("in_shape", "out_shape", "theta", "rows_each", *PROPERTIES)
+_said_by = attrgetter(*_SAID)
 
 
 class Device(abc.ABC):
@@ -106,26 +109,11 @@ class Device(abc.ABC):
     @property
     def declaration(self) -> Declaration:
         """The declared properties; the same object as long as they stay the same."""
-        said = (self.in_shape, self.out_shape, self.theta, self.linear, self.coupling, self.cost, self.noise)
-        said += (self.x_low, self.x_high, self.rows_each, self.capabilities)
+        said = _said_by(self)
         before, declaration = self.__dict__.get("_declared", (None, None))
         if before is not None and declaration is not None and all(map(is_, said, before)):
             return declaration
-        declaration = Declaration(
-            name=str(self),
-            in_shape=self.in_shape,
-            out_shape=self.out_shape,
-            theta=self.theta,
-            linear=self.linear,
-            coupling=self.coupling,
-            cost=self.cost,
-            noise=self.noise,
-            oracle=self.oracle(),
-            x_low=self.x_low,
-            x_high=self.x_high,
-            rows_each=self.rows_each,
-            capabilities=self.capabilities,
-        )
+        declaration = Declaration(name=str(self), oracle=self.oracle(), **dict(zip(_SAID, said, strict=True)))
         self._declared = (said, declaration)
         return declaration
 

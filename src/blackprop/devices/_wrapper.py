@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from blackprop.core._declaration import properties
 from blackprop.core._query import Count, Purpose, Query, same_setting
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Survives, find, surviving
@@ -32,18 +33,8 @@ class Wrapper(Device):
     def __init__(self, device: Device) -> None:
         if not isinstance(device, Device):
             raise ArgumentError(f"`{type(self).__name__}(device)` wraps a Device, got {device!r}")
-        super().__init__(
-            device.in_shape,
-            device.out_shape,
-            device.theta,
-            linear=device.linear,
-            coupling=device.coupling,
-            cost=device.cost,
-            noise=device.noise,
-            x_low=device.x_low,
-            x_high=device.x_high,
-            capabilities=surviving(device.capabilities, self.survives),
-        )
+        kept = {**properties(device), "capabilities": surviving(device.capabilities, self.survives)}
+        super().__init__(device.in_shape, device.out_shape, device.theta, **kept)
         self.device = device
         self.rows_each, self.single = device.rows_each, device.single
 

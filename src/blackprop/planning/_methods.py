@@ -38,11 +38,6 @@ def is_credited(spec: Declaration) -> bool:
     return spec.coupling is not Coupling.NONE and spec.theta.size % spec.d_out == 0
 
 
-def parameters_of_an_output(spec: Declaration) -> int:
-    """How many parameters share in the change of one output, as far as the declaration tells."""
-    return spec.theta.size // spec.d_out if is_credited(spec) else spec.theta.size
-
-
 def calibrated(settings: int | None) -> Method:
     """Both gradients from response curves, measured at `settings` settings; None, at as many as explain the device."""
     surrogate = CalibratedResponse(settings)

@@ -14,6 +14,7 @@ from blackprop import devices, presets, surrogates, twins
 from blackprop.characterisation import characterise
 from blackprop.core._ledger import Ledger
 from blackprop.devices import Device
+from blackprop.devices._wrapper import unwrapped
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDirections
@@ -151,7 +152,7 @@ class Paper(TrainingMethod):
                 raise ArgumentError(f"`Paper({field}=...)` must be at least 1, got {getattr(self, field)}")
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
-        spec, kind = device.declaration, _inner(device)
+        spec, kind = device.declaration, unwrapped(device)
         is_mesh = isinstance(kind, (devices.MZIMesh, devices.ThreeSplitterMesh, devices.ImperfectMesh))
         method = presets.paper(
             min(self.rank, spec.d_in, spec.d_out),
@@ -222,7 +223,7 @@ class FittedTwin(TrainingMethod):
     name: str = "twin"
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
-        kind = _inner(device)
+        kind = unwrapped(device)
         match kind:
             case devices.MZIMesh() | devices.ThreeSplitterMesh() | devices.ImperfectMesh():
                 surrogate = surrogates.Twin(twins.MeshTwin(kind))
@@ -269,9 +270,3 @@ class Characterised(TrainingMethod):
         layer = PhysicalLayer(found.device, generator=generator)  # draws the θ of the device's own order
         layer.ledger = Ledger.sum([found.ledger, layer.ledger])
         return layer
-
-
-def _inner(device: Device) -> Device:
-    while isinstance(device, devices.Wrapper):
-        device = device.device
-    return device

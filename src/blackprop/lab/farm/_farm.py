@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._budget import Budget
-from blackprop.core._declaration import Cost
+from blackprop.core._declaration import Cost, properties
 from blackprop.core._ledger import Ledger
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
@@ -79,18 +79,12 @@ class Farm(Device):
         if not 0 < backoff < math.inf:
             raise ArgumentError(f"`Farm(backoff=...)` takes seconds, positive and finite, got {backoff}")
         first, costs = devices[0], [device.cost for device in devices]
-        super().__init__(
-            first.in_shape,
-            first.out_shape,
-            first.theta,
-            linear=first.linear,
-            coupling=first.coupling,
-            cost=Cost(max(cost.programming for cost in costs), max(cost.row for cost in costs)),
-            noise=max(device.noise for device in devices),
-            x_low=first.x_low,
-            x_high=first.x_high,
-            capabilities=shared_by(devices),
-        )
+        together = {
+            "cost": Cost(max(cost.programming for cost in costs), max(cost.row for cost in costs)),
+            "noise": max(device.noise for device in devices),
+            "capabilities": shared_by(devices),
+        }
+        super().__init__(first.in_shape, first.out_shape, first.theta, **{**properties(first), **together})
         members = [Member(device, tolerance, backoff, clock) for device in devices]
         self._pool = MemberPool(f"Farm({len(devices)} × {first})", members)
         self._booked = Count()  # counted by the driver, or reported to it

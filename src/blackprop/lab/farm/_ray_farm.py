@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop._extras import install
+from blackprop.core._declaration import properties
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Capability
@@ -173,9 +174,15 @@ class _Host:
             self.fault = _tellable(error, "the factory failed: ")
 
     def about(self) -> Told:
-        names = ("in_shape", "out_shape", "theta", "linear", "coupling", "cost", "noise", "x_low", "x_high")
-        names += ("capabilities",)
-        return self._told(lambda device: {"name": str(device), **{name: getattr(device, name) for name in names}})
+        return self._told(
+            lambda device: {
+                "name": str(device),
+                "in_shape": device.in_shape,
+                "out_shape": device.out_shape,
+                "theta": device.theta,
+                **properties(device),
+            }
+        )
 
     def measure(self, parts: list[Any], settings: Any, table: Any, kinds: tuple[type[Capability] | None, ...]) -> Told:
         asked = Round([torch.tensor(part) for part in parts], torch.tensor(settings), table, kinds)

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
-from blackprop.devices import Device, Wrapper
+from blackprop.devices import Device
+from blackprop.devices._wrapper import unwrapped
 from blackprop.devices.photonic._imperfect import ImperfectMZIMesh, ImperfectThreeSplitterMesh
 from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.photonic.chips import Build, Chip, Rectangular
@@ -61,8 +62,7 @@ def drawing(device: Device) -> Chip:
 
     Raises `ArgumentError` for a device that is not a mesh.
     """
-    while isinstance(device, Wrapper):
-        device = device.device
+    device = unwrapped(device)
     if isinstance(device, Chip):
         heaters = None if device.heaters is None else replace(device.heaters, spread=0.0, crosstalk=0.0, dead=0)
         readout = type(device.readout)()

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from blackprop.core._declaration import properties
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Capability
@@ -91,16 +92,7 @@ class RemoteDevice(Greeting):
             self._end()
             raise
         self._served = spec.name
-        super().__init__(
-            *(spec.in_shape, spec.out_shape, spec.theta),
-            linear=spec.linear,
-            coupling=spec.coupling,
-            cost=spec.cost,
-            noise=spec.noise,
-            x_low=spec.x_low,
-            x_high=spec.x_high,
-            capabilities=spec.capabilities,
-        )
+        super().__init__(spec.in_shape, spec.out_shape, spec.theta, **properties(spec))
 
     def _connect(self) -> Connection:
         return Connection(self.address, self._keys)
@@ -117,7 +109,9 @@ class RemoteDevice(Greeting):
         """Measure one round at the setting of `program`, written again if another client has moved the device."""
         if self._setting is None:
             raise ArgumentError(f"{self} must be programmed before it is read")
-        (reading,) = self._round(Round.of([Query(x, self._setting, Purpose.CALIBRATE)], self._spec), by_hand=True)
+        asked = Round.of([Query(x, self._setting, Purpose.CALIBRATE)])
+        asked.check(self._spec)
+        (reading,) = self._round(asked, by_hand=True)
         return reading
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:

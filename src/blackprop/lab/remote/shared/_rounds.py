@@ -91,9 +91,8 @@ def answer_bytes(asked: Round, spec: Declaration) -> int:
     """The size of the answer to a round: its readings, and at most so much for the header."""
     total = 0
     for code, (kind, part) in enumerate(zip(asked.kinds, asked.parts, strict=True)):
-        shape = spec.out_shape if kind is None else spec.capability(kind).reading_shape(spec)
         rows = int(asked.table[asked.table[:, KIND] == code, SIZE].sum())
-        total += rows * math.prod(shape) * part.element_size()
+        total += rows * math.prod(spec.reading_shape(kind)) * part.element_size()
     return total + ANSWER_HEADER_BYTES
 
 
