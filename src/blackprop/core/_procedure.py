@@ -87,7 +87,7 @@ def reading_first(query: Query, procedure: Procedure[object]) -> Procedure[Tenso
     """Run `procedure` and read `query` on the way, just before the first of its queries at the same setting.
 
     One programming then serves both. If `procedure` makes no query at that setting, `query` is read at the end.
-        Returns the reading; the procedure's own result is dropped.
+    Returns the reading; the procedure's own result is dropped.
     """
     reading: Tensor | None = None
     answers: list[Tensor] | BudgetExhausted | None = None
