@@ -76,7 +76,7 @@ class Bench:
     def gradient(self, estimator: Estimator) -> Tensor:
         with torch.no_grad():
             y = self.device.transfer(self.x, self.theta)
-            asked = estimator.vjp(self.x, self.theta, y, self.grad_y, self.spec, self.stream)
+            asked = estimator.grad_theta(self.x, self.theta, y, self.grad_y, self.spec, self.stream)
             return run(asked, metered(self.device, bp.Ledger()))
 
     def cosine(self, memory: DirectionalMemory) -> float:
@@ -165,7 +165,7 @@ def overhead(size: int, count: int = 8, steps: int = 48) -> tuple[float, float]:
     times = []
     for _ in range(steps + 1):
         start = time.process_time()
-        asked = memory.vjp(x, theta, grad_y, grad_y, spec, stream)
+        asked = memory.grad_theta(x, theta, grad_y, grad_y, spec, stream)
         try:
             queries = next(asked)
             while True:

@@ -232,7 +232,7 @@ def train(
                 for seed in options.seeds:
                     device = Elements(size, kind, seed)
                     curves = CalibratedResponse(settings)
-                    method = (bp.estimators.Modelled(curves), curves) if settings else None
+                    method = (bp.estimators.FromSurrogate(curves), curves) if settings else None
                     budget = bp.Budget(rows=rows(size[0]) + 64) if rows else None
                     loss, said, count = trained(device, method, noise, steps, seed, budget)
                     ours.append(loss)

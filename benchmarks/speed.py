@@ -146,7 +146,7 @@ def streaming_peak(rule: Rule) -> float:
     surrogate.bind(spec)
     for _ in range(3):
         surrogate.observe(x, y)
-        surrogate.vjp(x, y)
+        surrogate.grad_x(x, y)
     return (_resident("VmHWM") - before) / 1024
 
 

@@ -14,7 +14,7 @@ import blackprop as bp
 from blackprop.core import Purpose
 from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy, ScatteringMedium
 from blackprop.errors import BudgetExhausted
-from blackprop.estimators import DirectionalMemory, HeldSubspace, Modelled, RandomDirections, Still
+from blackprop.estimators import DirectionalMemory, FromSurrogate, HeldSubspace, RandomDirections, Still
 from blackprop.planning import AskFirst, Family, Workload, tell_allowance
 from blackprop.surrogates import CalibratedResponse, PhaseMask
 from support import draw
@@ -86,7 +86,7 @@ def test_both_gradients_are_those_of_the_device_once_it_was_asked(device: bp.Dev
     assert surrogate.finding.family is family
     assert surrogate.finding.sure
     assert isinstance(surrogate.inner, kind)
-    assert isinstance(surrogate.estimator, Modelled)
+    assert isinstance(surrogate.estimator, FromSurrogate)
     assert layer.ledger.programmings[Purpose.CALIBRATE] > 0
     assert layer.ledger.rows[Purpose.PARAMETER] == 0
     for said in (family.value, surrogate.chosen):

@@ -11,7 +11,7 @@ import blackprop as bp
 from blackprop.core import Purpose, price, run
 from blackprop.devices import Chip, Noisy, as_built, chips
 from blackprop.errors import ArgumentError, CalibrationWarning, IncompatibleError
-from blackprop.estimators import Modelled
+from blackprop.estimators import FromSurrogate
 from blackprop.testing import check_surrogate
 from blackprop.twins import CalibratedChip, ChipTwin, Precision
 
@@ -206,7 +206,7 @@ def test_a_chip_of_another_design_is_not_believed():
 def test_it_trains_a_layer():
     chip = Chip(chips.Rectangular(), 8, 8, seed=5)
     surrogate = CalibratedChip(chip, precision=Precision(rows=16))
-    layer = bp.PhysicalLayer(chip, Modelled(surrogate), surrogate, generator=torch.Generator().manual_seed(0))
+    layer = bp.PhysicalLayer(chip, FromSurrogate(surrogate), surrogate, generator=torch.Generator().manual_seed(0))
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
     goal = chip.transfer(x, chip.theta.draw(torch.Generator().manual_seed(2)))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)

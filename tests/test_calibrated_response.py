@@ -58,7 +58,7 @@ def _calibrated(device, settings=16, move=0.5, seed=0):
     grad_y = draw(64, device.out_shape[0], seed=6)
     x, leaf = x.requires_grad_(), after.clone().requires_grad_()
     truth = torch.autograd.grad(device.oracle()(x, leaf), (x, leaf), grad_y)
-    found = surrogate.vjp(x.detach(), grad_y), surrogate.grad_theta(x.detach(), grad_y)
+    found = surrogate.grad_x(x.detach(), grad_y), surrogate.grad_theta(x.detach(), grad_y)
     return surrogate, ledger, found, truth
 
 
@@ -211,9 +211,9 @@ def test_wrong_parts_are_refused():
     with pytest.raises(ArgumentError, match="watch"):
         CalibratedResponse(watch=1.0)
     with pytest.raises(IncompatibleError, match="another surrogate"):
-        bp.PhysicalLayer(LightModulator(6, 4), bp.estimators.Modelled(CalibratedResponse()), CalibratedResponse())
+        bp.PhysicalLayer(LightModulator(6, 4), bp.estimators.FromSurrogate(CalibratedResponse()), CalibratedResponse())
     with pytest.raises(ArgumentError, match="does not model theta"):
-        bp.estimators.Modelled(bp.surrogates.Frozen())
+        bp.estimators.FromSurrogate(bp.surrogates.Frozen())
 
 
 def test_the_common_curve_is_finer_than_its_settings():

@@ -42,7 +42,7 @@ def test_the_slopes_of_unlike_elements_are_right(size):
 def test_what_is_not_explained_is_said():
     """Forty periods in one, more than the harmonics of a curve."""
     device, surrogate = Unlike(16, 8, orders=40), CalibratedResponse(8)
-    layer = bp.PhysicalLayer(device, bp.estimators.Modelled(surrogate), surrogate)
+    layer = bp.PhysicalLayer(device, bp.estimators.FromSurrogate(surrogate), surrogate)
     with pytest.warns(CalibrationWarning, match="8 settings do not explain.*ask for more settings .`settings=None`"):
         layer(draw(32, 16))
     layer(draw(32, 16))  # once

@@ -79,7 +79,7 @@ def test_opposite_pairs_are_central_differences():
     y = device.transfer(x, theta)
 
     def found(estimator):
-        procedure = estimator.vjp(x, theta, y, g, device.declaration, torch.Generator().manual_seed(1))
+        procedure = estimator.grad_theta(x, theta, y, g, device.declaration, torch.Generator().manual_seed(1))
         return run(procedure, metered(device, bp.Ledger()))
 
     pairs = found(RandomDirections(8, 0.3, Antithetic(Gaussian())))

@@ -130,8 +130,8 @@ class _Changed(RandomDirections):
     def change(self, grad, generator):
         raise NotImplementedError
 
-    def vjp(self, x, theta, y, grad_y, spec, generator):
-        grad = yield from super().vjp(x, theta, y, grad_y, spec, generator)
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
+        grad = yield from super().grad_theta(x, theta, y, grad_y, spec, generator)
         return self.change(grad, generator)
 
 
@@ -175,9 +175,9 @@ class _OwnStream(_Changed):
 
 @dataclass(frozen=True)
 class _Overwriting(_Changed):
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         grad_y.mul_(1.01)
-        return (yield from super().vjp(x, theta, y, grad_y, spec, generator))
+        return (yield from super().grad_theta(x, theta, y, grad_y, spec, generator))
 
     def change(self, grad, generator):
         return grad
@@ -214,47 +214,47 @@ class _ClaimsNoBias(RandomDirections):
     def bias_order(self):
         return None
 
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         coarse = RandomDirections(self.count, 1.0, self.directions)
-        return coarse.vjp(x, theta, y, grad_y, spec, generator)
+        return coarse.grad_theta(x, theta, y, grad_y, spec, generator)
 
 
 @dataclass(frozen=True)
 class _Peeks(RandomDirections):
     """Differentiates the simulator where it can."""
 
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         (base,) = yield [Query(x, theta, Purpose.PARAMETER)]
         if spec.oracle is None:
             return torch.zeros_like(theta) + base.sum()
-        return (yield from Oracle().vjp(x, theta, y, grad_y, spec, generator))
+        return (yield from Oracle().grad_theta(x, theta, y, grad_y, spec, generator))
 
 
 @dataclass(frozen=True)
 class _Trespasses(RandomDirections):
     """Knows no limits."""
 
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         free = replace(spec, theta=bp.ThetaSpec(spec.theta.size))
-        return super().vjp(x, theta, y, grad_y, free, generator)
+        return super().grad_theta(x, theta, y, grad_y, free, generator)
 
 
 @dataclass(frozen=True)
 class _Mislabels(RandomDirections):
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         yield [Query(x, theta, Purpose.EVALUATE)]
-        return (yield from super().vjp(x, theta, y, grad_y, spec, generator))
+        return (yield from super().grad_theta(x, theta, y, grad_y, spec, generator))
 
 
 @dataclass(frozen=True)
 class _HidesItsPrice(RandomDirections):
     """Asks twice as much when the answers are not random."""
 
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         (base,) = yield [Query(x, theta, Purpose.PARAMETER)]
         if torch.allclose(base, y):
             yield [Query(x, theta, Purpose.PARAMETER)]
-        return (yield from super().vjp(x, theta, y, grad_y, spec, generator))
+        return (yield from super().grad_theta(x, theta, y, grad_y, spec, generator))
 
 
 @pytest.mark.parametrize(
@@ -293,8 +293,8 @@ class _Late(Averaged):
     def late(self, grad, generator):
         raise NotImplementedError
 
-    def vjp(self, x, theta, y, grad_y, spec, generator):
-        grad = yield from super().vjp(x, theta, y, grad_y, spec, generator)
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
+        grad = yield from super().grad_theta(x, theta, y, grad_y, spec, generator)
         return self.late(grad, generator)
 
 
@@ -331,9 +331,9 @@ class _ClaimsToBeExact(_Late):
 
 
 class _WritesFirst(_Late):
-    def vjp(self, x, theta, y, grad_y, spec, generator):
+    def grad_theta(self, x, theta, y, grad_y, spec, generator):
         self.average += 1.0
-        grad = yield from super().vjp(x, theta, y, grad_y, spec, generator)
+        grad = yield from super().grad_theta(x, theta, y, grad_y, spec, generator)
         self.average -= 1.0
         return grad
 

@@ -81,24 +81,24 @@ class _Surrogate(Reconstruction):
 
 
 class _NoiseOut(_Surrogate):
-    def vjp(self, x, grad_y):
+    def grad_x(self, x, grad_y):
         noise = torch.randn(self.spec.d_out, self.spec.d_in, generator=torch.Generator().manual_seed(0))
         return (grad_y @ noise).reshape(x.shape)
 
 
 class _Wrong(_Surrogate):
-    def vjp(self, x, grad_y):
-        return 1.1 * super().vjp(x, grad_y)
+    def grad_x(self, x, grad_y):
+        return 1.1 * super().grad_x(x, grad_y)
 
 
 class _Sign(_Surrogate):
-    def vjp(self, x, grad_y):
-        return super().vjp(x, grad_y.sign())
+    def grad_x(self, x, grad_y):
+        return super().grad_x(x, grad_y.sign())
 
 
 class _WrongShape(_Surrogate):
-    def vjp(self, x, grad_y):
-        return super().vjp(x, grad_y)[:1]
+    def grad_x(self, x, grad_y):
+        return super().grad_x(x, grad_y)[:1]
 
 
 class _WrongOrderOfSettings(_Surrogate):
@@ -141,8 +141,8 @@ class _Attribute(_Surrogate):
         super()._learn(old, new)
         self.gain = 1 + float(new.norm())
 
-    def vjp(self, x, grad_y):
-        return super().vjp(x, grad_y) * self.gain
+    def grad_x(self, x, grad_y):
+        return super().grad_x(x, grad_y) * self.gain
 
 
 class _GlobalProbes(_Surrogate):

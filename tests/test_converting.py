@@ -27,7 +27,7 @@ from blackprop.devices import (
     ThreeSplitterMesh,
 )
 from blackprop.errors import ArgumentError, BlackpropWarning, BudgetExhausted, IncompatibleError, ShapeError
-from blackprop.estimators import Modelled
+from blackprop.estimators import FromSurrogate
 from blackprop.nn._sparse_weights import SparseWeights
 from blackprop.surrogates import CalibratedResponse, Streaming, Twin
 from support import Opaque, draw
@@ -59,9 +59,9 @@ def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).detach().norm() / wanted.detach().norm())
 
 
-def with_twin(device: bp.Device, **options) -> tuple[Modelled, Twin]:
+def with_twin(device: bp.Device, **options) -> tuple[FromSurrogate, Twin]:
     twin = Twin(twins.MeshTwin(device), **{"fit_steps": 800, **options})
-    return Modelled(twin), twin
+    return FromSurrogate(twin), twin
 
 
 # The outputs of these rings where training goes on; what a calibration reads first may be larger.
@@ -357,7 +357,7 @@ def _with(value) -> nn.Linear:
         (lambda: ByModel(twins.MeshTwin(MZIMesh(4, 4)), iterations=0), ArgumentError, "at least 1, got 0"),
         (lambda: ByQueries(steps=0), ArgumentError, "at least 1"),
         (lambda: ByQueries(rate=float("inf")), ArgumentError, "positive and finite"),
-        (lambda: ByQueries(Modelled(CalibratedResponse())), ArgumentError, "one that queries"),
+        (lambda: ByQueries(FromSurrogate(CalibratedResponse())), ArgumentError, "one that queries"),
         (lambda: ByResponse(corrections=-1), ArgumentError, "not be negative"),
         (lambda: SparseWeights(4, 3, 13), ArgumentError, "between 1 and 12, got 13"),
         (lambda: bp.PhysicalLayer(LightModulator(4, 3), digital=SparseWeights(3, 4, 1)), ShapeError, "map 3 to 4"),

@@ -177,7 +177,7 @@ def test_a_surrogate_of_random_feedback_keeps_the_contract_and_asks_nothing():
     for surrogate in (first, other):
         surrogate.bind(bp.devices.Matrix(6, 5).declaration)
     x, g = draw(3, 6), draw(3, 5)
-    assert torch.equal(first.vjp(x, g), g @ first.B)
+    assert torch.equal(first.grad_x(x, g), g @ first.B)
     assert not torch.equal(first.B, other.B)
     with pytest.raises(ArgumentError, match="whole number"):
         RandomFeedback(0.5)  # pyright: ignore[reportArgumentType]

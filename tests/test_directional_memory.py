@@ -46,7 +46,7 @@ class Bench:
 
     def procedure(self, estimator):
         y = self.ideal.transfer(self.x, self.theta)
-        return estimator.vjp(self.x, self.theta, y, self.grad_y, self.spec, self.stream)
+        return estimator.grad_theta(self.x, self.theta, y, self.grad_y, self.spec, self.stream)
 
     def estimate(self, estimator) -> Tensor:
         with torch.no_grad():
@@ -55,7 +55,9 @@ class Bench:
     def truth(self) -> Tensor:
         x, theta, g = self.x, self.theta, self.grad_y
         y = self.ideal.transfer(x, theta)
-        return run(Oracle().vjp(x, theta, y, g, self.ideal.declaration, self.stream), metered(self.ideal, bp.Ledger()))
+        return run(
+            Oracle().grad_theta(x, theta, y, g, self.ideal.declaration, self.stream), metered(self.ideal, bp.Ledger())
+        )
 
     def cosine(self, found: Tensor) -> float:
         return float(torch.cosine_similarity(found, self.truth(), dim=0))

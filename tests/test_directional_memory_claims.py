@@ -41,7 +41,7 @@ class Bench:
 
         y = torch.zeros(len(self.x), self.spec.d_out, dtype=torch.float64)
         with torch.no_grad():
-            return run(memory.vjp(self.x, self.theta, y, self.grad_y, self.spec, self.stream), kept)
+            return run(memory.grad_theta(self.x, self.theta, y, self.grad_y, self.spec, self.stream), kept)
 
     def truth(self) -> torch.Tensor:
         leaf = self.theta.clone().requires_grad_()

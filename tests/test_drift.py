@@ -34,7 +34,7 @@ class Displaced(bp.devices.Wrapper):
 def layer_on(device, **options):
     surrogate = CalibratedResponse(**options)
     generator = torch.Generator().manual_seed(0)
-    return bp.PhysicalLayer(device, bp.estimators.Modelled(surrogate), surrogate, generator=generator)
+    return bp.PhysicalLayer(device, surrogate=surrogate, generator=generator)
 
 
 def train(layer, steps, first=0, rows=16, lr=0.01):
@@ -146,7 +146,9 @@ def test_a_response_of_another_shape_is_calibrated_again():
 def test_a_twin_keeps_its_budget_and_its_log():
     device = Displaced(Microring(8, 6))
     twin = Twin(twins.MicroringTwin(device), settings=16, rows=10, fit_steps=150, lr=0.05, online_steps=0, share=0.0)
-    layer = bp.PhysicalLayer(device, bp.estimators.Modelled(twin), twin, generator=torch.Generator().manual_seed(0))
+    layer = bp.PhysicalLayer(
+        device, bp.estimators.FromSurrogate(twin), twin, generator=torch.Generator().manual_seed(0)
+    )
     train(layer, 30)
     assert twin.monitor.events == []
     device.shift = 0.8 * draw(48, seed=3)

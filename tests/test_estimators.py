@@ -27,7 +27,7 @@ from support import Opaque, backward, behind_a_linear, draw, make_layer
 def _gradient(estimator, device, x, theta, grad_y, seed=0, ledger=None):
     y = device.oracle()(x, theta) if device.oracle() else device.inner.transfer(x, theta)
     generator = torch.Generator().manual_seed(seed)
-    procedure = estimator.vjp(x, theta, y, grad_y, device.declaration, generator)
+    procedure = estimator.grad_theta(x, theta, y, grad_y, device.declaration, generator)
     return run(procedure, metered(device, ledger if ledger is not None else bp.Ledger()))
 
 
@@ -103,7 +103,7 @@ def test_at_a_limit_the_gradient_is_right_and_no_setting_is_outside(estimator, a
     )
     theta, x, grad_y = torch.full((4,), at), draw(5, 4), draw(5, 4, seed=1)
     y = x * theta.sin()
-    procedure = estimator.vjp(x, theta, y, grad_y, device.declaration, torch.Generator().manual_seed(0))
+    procedure = estimator.grad_theta(x, theta, y, grad_y, device.declaration, torch.Generator().manual_seed(0))
     found = run(procedure, metered(device, bp.Ledger()))  # metered refuses what is outside
     exact = (grad_y * x).sum(0) * theta.cos()
     assert float((found - exact).norm() / exact.norm()) < 0.1

@@ -57,7 +57,7 @@ class Asked:
 
         y, generator = self.device.transfer(self.x, self.theta), torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            return run(estimator.vjp(self.x, self.theta, y, self.grad_y, self.spec, generator), kept)
+            return run(estimator.grad_theta(self.x, self.theta, y, self.grad_y, self.spec, generator), kept)
 
     def truth(self) -> Tensor:
         return self.of(Oracle())
@@ -241,7 +241,7 @@ def test_equilibrium_propagation_nudges_the_rows_at_the_setting_of_the_forward_p
         estimator.check(spec)
         assert estimator.bias_order == order
         both = run(estimator.gradients(x, theta, y, grad_y, spec), measure)
-        alone = run(estimator.vjp(x, theta, y, grad_y, spec, torch.Generator()), measure)
+        alone = run(estimator.grad_theta(x, theta, y, grad_y, spec, torch.Generator()), measure)
         assert torch.equal(both[0], alone)
         return both
 

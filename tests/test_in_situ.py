@@ -52,7 +52,7 @@ def truth(device: bp.Device, x: Tensor, theta: Tensor, g: Tensor) -> Tensor:
 def in_situ(
     device: bp.Device, x: Tensor, theta: Tensor, g: Tensor, pairs: int | None = None, ledger: Ledger | None = None
 ) -> Tensor:
-    procedure = InSitu(pairs).vjp(x, theta, x, g, device.declaration, torch.Generator())
+    procedure = InSitu(pairs).grad_theta(x, theta, x, g, device.declaration, torch.Generator())
     return run(procedure, metered(device, ledger if ledger is not None else Ledger()))
 
 
@@ -153,7 +153,7 @@ def predicted(device: bp.Device, noise: float, x: Tensor, theta: Tensor, g: Tens
         return readings
 
     estimator = InSitu(None)
-    exact = run(estimator.vjp(x, theta, x, g, device.declaration, torch.Generator()), measure)
+    exact = run(estimator.grad_theta(x, theta, x, g, device.declaration, torch.Generator()), measure)
     v, _, weights = estimator._pairs(x, g)
     s = v.norm(dim=1) / read[ReadBackField].flatten(1).norm(dim=1)
     squares = sum(p.square() for p in read[Taps].chunk(2))

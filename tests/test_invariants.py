@@ -239,7 +239,7 @@ def test_a_matrix_is_read_in_rounds_that_are_bounded(make, small_rounds):
     assert ledger.rows == {Purpose.SURROGATE: 60}
     assert ledger.programmings == {Purpose.SURROGATE: 1}
     assert device.written == 1
-    found = surrogate.vjp(torch.zeros(3, 60), torch.eye(3))
+    found = surrogate.grad_x(torch.zeros(3, 60), torch.eye(3))
     expected = device.matrix(theta)
     if isinstance(surrogate, (bp.surrogates.Frozen, bp.surrogates.Streaming)):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -252,7 +252,7 @@ def test_all_elements_at_once_are_read_in_rounds_that_are_bounded(small_rounds):
     x, g, theta = draw(9, 24), draw(9, 3), draw(72)
     found, sizes = [], []
     for measure in (metered(plain, bp.Ledger()), lambda queries: sizes.append(queries) or plain.measure(queries)):
-        procedure = bp.estimators.ElementShift(1e-3).vjp(
+        procedure = bp.estimators.ElementShift(1e-3).grad_theta(
             x, theta, plain.transfer(x, theta), g, plain.declaration, torch.Generator().manual_seed(0)
         )
         found.append(run(procedure, measure))

@@ -9,7 +9,7 @@ from torch import Tensor
 import blackprop as bp
 from blackprop.core import Purpose, Query
 from blackprop.devices import LightModulator, Microring
-from blackprop.estimators import Modelled
+from blackprop.estimators import FromSurrogate
 from blackprop.surrogates import CalibratedResponse, ProjectorSplitting, Reconstruction, Twin
 from support import draw
 
@@ -32,7 +32,7 @@ class Recorder(bp.devices.Wrapper):
 
 
 def layer_on(device: bp.Device, surrogate, estimator=None) -> bp.PhysicalLayer:
-    estimator = estimator if estimator is not None else Modelled(surrogate)
+    estimator = estimator if estimator is not None else FromSurrogate(surrogate)
     return bp.PhysicalLayer(device, estimator, surrogate, generator=torch.Generator().manual_seed(0))
 
 

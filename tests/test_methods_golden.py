@@ -61,7 +61,7 @@ def zeroth_order(name: str, case: dict[str, torch.Tensor]) -> torch.Tensor:
         len(u), float(case["mu"]), Given(u), contraction=bp.estimators.BatchContraction()
     )
     y = device.transfer(x, theta)
-    procedure = estimator.vjp(x, theta, y, grad_y, device.declaration, torch.Generator())
+    procedure = estimator.grad_theta(x, theta, y, grad_y, device.declaration, torch.Generator())
     return run(procedure, metered(device, bp.Ledger()))
 
 

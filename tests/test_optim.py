@@ -88,8 +88,8 @@ def test_noise_that_no_law_foretells_is_measured():
     """Gradients said to be exact, and buried in noise: w goes to the error of the measurement."""
 
     class Buried(bp.estimators.Oracle):
-        def vjp(self, x, theta, y, grad_y, spec, generator):
-            grad = yield from super().vjp(x, theta, y, grad_y, spec, generator)
+        def grad_theta(self, x, theta, y, grad_y, spec, generator):
+            grad = yield from super().grad_theta(x, theta, y, grad_y, spec, generator)
             return grad + 30 * grad.norm() * torch.randn(grad.shape, generator=generator) / math.sqrt(grad.numel())
 
     exact, buried = hybrid(64), hybrid(64, Buried(), bp.surrogates.Oracle())

@@ -20,7 +20,7 @@ MODULATORS = bp.devices.LightModulator(6, 5), bp.devices.LightModulator(5, 4), b
 
 def output_only(device: bp.Device, model: nn.Module) -> bp.PhysicalLayer:
     twin = bp.surrogates.Twin(model, fit_steps=0, online_steps=0)
-    method = bp.estimators.Modelled(twin), twin
+    method = bp.estimators.FromSurrogate(twin), twin
     return bp.PhysicalLayer(device, *method, generator=torch.Generator().manual_seed(1))
 
 

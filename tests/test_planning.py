@@ -15,7 +15,7 @@ import blackprop as bp
 from blackprop import Budget, Cost, Coupling
 from blackprop.devices import LightModulator, Microring, MZIMesh
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
-from blackprop.estimators import ByOutput, DirectionalMemory, Modelled, ParameterShift, RandomDirections, Whole
+from blackprop.estimators import ByOutput, DirectionalMemory, FromSurrogate, ParameterShift, RandomDirections, Whole
 from blackprop.planning import CANDIDATES, Candidate, Quality
 from support import draw
 
@@ -86,11 +86,11 @@ def test_every_reason_is_true_of_its_device_and_of_its_method():
         assert ("element coupling" in said) is (coupling is Coupling.ELEMENT), case
         assert ("not declared linear" in said) is (not linear), case
         assert ("linear but not of vectors" in said) is (linear and images), case
-        assert ("calibrate" in said) is isinstance(estimator, Modelled) is (matrix and coupling is Coupling.ELEMENT), (
-            case
-        )
+        assert (
+            ("calibrate" in said) is isinstance(estimator, FromSurrogate) is (matrix and coupling is Coupling.ELEMENT)
+        ), case
         # Coupling is used wherever it is declared: by calibration, or by credit.
-        uses = isinstance(estimator, Modelled) or isinstance(credit(estimator), ByOutput)
+        uses = isinstance(estimator, FromSurrogate) or isinstance(credit(estimator), ByOutput)
         assert uses is (coupling is not Coupling.NONE), case
         assert ("credited" in said) is isinstance(credit(estimator), ByOutput), case
         assert ("remembered" in said) is isinstance(estimator, DirectionalMemory), case
@@ -280,7 +280,7 @@ def test_users_append_candidates_of_their_own():
 
     def make(spec: bp.Declaration) -> bp.presets.Method:
         twin = bp.surrogates.Twin(bp.twins.MeshTwin(chip), settings=12, rows=5, fit_steps=3, online_steps=0)
-        return bp.presets.Method(Modelled(twin), twin)
+        return bp.presets.Method(FromSurrogate(twin), twin)
 
     mine = Candidate(
         "twin", Quality.EXACT, lambda s: "ImperfectMZIMesh" in s.name, make, lambda s: "we have a model of this chip"

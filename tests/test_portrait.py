@@ -47,10 +47,10 @@ def test_the_surrogate_is_shown_once_it_has_started():
 def test_a_surrogate_without_a_matrix_of_its_own_shows_what_it_stands_for():
     device = bp.devices.LightModulator(6, 4)
     twin = bp.surrogates.Twin(bp.twins.LightModulatorTwin(device), settings=4, fit_steps=4)
-    layer = make_layer(device, method=(bp.estimators.Modelled(twin), twin))
+    layer = make_layer(device, method=(bp.estimators.FromSurrogate(twin), twin))
     model = trained(layer)
     shown = portrait.snapshot(model)["1/surrogate"]
-    expected = layer.surrogate.vjp(torch.zeros(4, 6), torch.eye(4))
+    expected = layer.surrogate.grad_x(torch.zeros(4, 6), torch.eye(4))
     np.testing.assert_allclose(shown, expected, rtol=1e-5)
 
 

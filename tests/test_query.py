@@ -75,7 +75,7 @@ def test_price_equals_what_a_run_books_and_measures_nothing(opaque, generator):
     theta, x, g = opaque.theta.draw(generator), draw(9, 6), draw(9, 4)
 
     def procedure():
-        return estimator.vjp(x, theta, draw(9, 4), g, opaque.declaration, torch.Generator().manual_seed(3))
+        return estimator.grad_theta(x, theta, draw(9, 4), g, opaque.declaration, torch.Generator().manual_seed(3))
 
     price = bp.price(procedure, opaque)
     assert not opaque.rows

@@ -150,7 +150,7 @@ def test_gradients_are_those_of_the_factors_for_rows_of_any_shape():
         surrogate.bind(device.declaration)
         run(surrogate.start(theta, torch.Generator()), metered(device, bp.Ledger()))
         g = draw(4, 2, 3)
-        found = surrogate.vjp(draw(4, 3, 2), g)
+        found = surrogate.grad_x(draw(4, 3, 2), g)
         torch.testing.assert_close(found, (g.flatten(1) * theta).unflatten(1, (3, 2)), rtol=1e-4, atol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_feedback_is_fixed_by_its_seed_uniform_and_asks_nothing():
     assert benches[0].start() == benches[0].move() == []
     assert torch.equal(benches[0].surrogate.B, same)
     g = draw(3, 50)
-    torch.testing.assert_close(benches[0].surrogate.vjp(draw(3, 64), g), g @ same)
+    torch.testing.assert_close(benches[0].surrogate.grad_x(draw(3, 64), g), g @ same)
     with pytest.raises(ArgumentError, match="whole number"):
         RandomFeedback(1.5)
 
@@ -186,7 +186,7 @@ def test_the_eulers_gradient_is_the_sum_over_the_steps():
     surrogate = Euler()
     surrogate.bind(device.declaration)
     g = draw(2, 4, 3)
-    torch.testing.assert_close(surrogate.vjp(draw(2, 3), g), g.sum(1))
+    torch.testing.assert_close(surrogate.grad_x(draw(2, 3), g), g.sum(1))
     for wrong in ((3, 3), (3, (4, 2)), (3, (4, 3, 1)), ((2, 3), (4, 3))):
         other = bp.devices.from_callable(lambda x, t: x, in_shape=wrong[0], out_shape=wrong[1], theta_size=1)
         with pytest.raises(IncompatibleError, match="needs a rollout"):
@@ -200,7 +200,7 @@ def test_the_oracle_stands_where_it_was_put():
     for _ in range(2):
         leaf = x.clone().requires_grad_()
         (truth,) = torch.autograd.grad(bench.device.transfer(leaf, bench.theta), leaf, g)
-        torch.testing.assert_close(bench.surrogate.vjp(x, g), truth)
+        torch.testing.assert_close(bench.surrogate.grad_x(x, g), truth)
         assert bench.move() == []
 
 

@@ -14,7 +14,7 @@ from blackprop import twins
 from blackprop.core import Purpose, metered, run
 from blackprop.devices import Drifting, ImperfectMicroring, ImperfectMZIMesh, ImperfectThreeSplitterMesh, Noisy
 from blackprop.errors import ArgumentError, BudgetExhausted, CalibrationWarning, IncompatibleError
-from blackprop.estimators import Modelled
+from blackprop.estimators import FromSurrogate
 from blackprop.surrogates import Twin
 from support import draw
 
@@ -47,7 +47,7 @@ def cosines(twin: Twin, device: bp.Device, theta: Tensor) -> tuple[float, float]
     x, g = draw(32, *device.in_shape, seed=3).requires_grad_(), draw(32, *device.out_shape, seed=4)
     leaf = theta.clone().requires_grad_()
     truth = torch.autograd.grad(device.oracle()(x, leaf), (x, leaf), g)
-    found = twin.vjp(x, g), twin.grad_theta(x, g)
+    found = twin.grad_x(x, g), twin.grad_theta(x, g)
     return tuple(float(torch.cosine_similarity(a.flatten(), b.flatten(), 0)) for a, b in zip(found, truth, strict=True))
 
 
@@ -342,7 +342,9 @@ def network(seed: int = 0) -> nn.Sequential:
     def layer(index: int) -> bp.PhysicalLayer:
         device = ImperfectMZIMesh(6, 6, seed=index)
         twin = Twin(twins.MeshTwin(device), settings=16, fit_steps=20, online_steps=2)
-        return bp.PhysicalLayer(device, Modelled(twin), twin, generator=torch.Generator().manual_seed(seed + index))
+        return bp.PhysicalLayer(
+            device, FromSurrogate(twin), twin, generator=torch.Generator().manual_seed(seed + index)
+        )
 
     return nn.Sequential(layer(0), nn.Tanh(), layer(1))
 

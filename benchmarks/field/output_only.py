@@ -59,7 +59,7 @@ def build(method: str, phase: float, seed: int) -> nn.Module:
 
 def _through(model: nn.Module, fitted: bool = False) -> tuple[bp.estimators.Estimator, bp.surrogates.Surrogate]:
     twin = bp.surrogates.Twin(model) if fitted else bp.surrogates.Twin(model, fit_steps=0, online_steps=0)
-    return bp.estimators.Modelled(twin), twin
+    return bp.estimators.FromSurrogate(twin), twin
 
 
 def run(method: str, phase: float, seed: int, epochs: int) -> tuple[float, int]:

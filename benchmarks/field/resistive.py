@@ -70,7 +70,7 @@ def nudged(network: ResistiveNetwork, args: argparse.Namespace) -> Step:
         (y,) = serve([Query(rows, theta, Purpose.FORWARD)])
         grad_y = torch.zeros_like(y)
         grad_y[:, :CLASSES] = (network.branches.outputs(y) - target) / len(y)
-        grad = run(estimator.vjp(rows, theta, y, grad_y, spec, unused), serve)
+        grad = run(estimator.grad_theta(rows, theta, y, grad_y, spec, unused), serve)
         return 0.5 * float(grad_y.square().sum()) * len(y), grad
 
     return step

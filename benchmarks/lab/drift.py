@@ -53,7 +53,7 @@ class Watched(TrainingMethod):
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         surrogate = self._surrogate(device)
-        return PhysicalLayer(device, estimators.Modelled(surrogate), surrogate, generator=generator)
+        return PhysicalLayer(device, estimators.FromSurrogate(surrogate), surrogate, generator=generator)
 
     def _surrogate(self, device: Device) -> CalibratedResponse | Twin:
         while isinstance(device, devices.Wrapper):

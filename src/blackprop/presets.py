@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from blackprop.estimators import BatchContraction, Estimator, EulerGradient, Modelled, RandomDirections
+from blackprop.estimators import BatchContraction, Estimator, EulerGradient, FromSurrogate, RandomDirections
 from blackprop.estimators import Oracle as OracleEstimator
 from blackprop.surrogates import Euler, ProjectorSplitting, Surrogate, Twin
 from blackprop.surrogates import Oracle as OracleSurrogate
@@ -84,7 +84,7 @@ def output_only(model: nn.Module) -> Method:
       signals are then never read, whatever the depth.
     """
     twin = Twin(model, fit_steps=0, online_steps=0)
-    return Method(Modelled(twin), twin)
+    return Method(FromSurrogate(twin), twin)
 
 
 def euler(model: nn.Module, h: float, members: int | None = None) -> Method:

@@ -68,7 +68,7 @@ class ByQueries(Programmer):
             if step == self.steps:
                 break
             grad_y = probes.cotangents(_cotangent(matrix, wanted).mT)
-            asked = estimator.vjp(rows, theta, y, grad_y, spec, generator)
+            asked = estimator.grad_theta(rows, theta, y, grad_y, spec, generator)
             grad = yield from booked(asked, Purpose.CALIBRATE)
             part = estimator.cosine if estimator.cosine is not None else 1.0
             length = part * rate * (1 + math.cos(math.pi * step / self.steps)) / 2

@@ -93,8 +93,8 @@ def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -
     The procedure receives normal random numbers as readings. If its queries depend on its readings, the price is that
     for such readings.
 
-    - `procedure_factory`: makes the procedure, as `lambda: estimator.vjp(...)`. Give it its own generator, because the
-      dry run draws from it. If the procedure changes an object, as a surrogate's does, give it a copy:
+    - `procedure_factory`: makes the procedure, as `lambda: estimator.grad_theta(...)`. Give it its own generator:
+      the dry run draws from it. If the procedure changes an object, as a surrogate's does, give it a copy:
       `lambda: copy.deepcopy(surrogate).track(...)`.
     - `device`: is not used, except for its declaration and its setting.
     """

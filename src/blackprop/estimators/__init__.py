@@ -14,8 +14,8 @@ from blackprop.estimators._differences import (
 from blackprop.estimators._element_shift import ElementShift
 from blackprop.estimators._equilibrium import EquilibriumPropagation
 from blackprop.estimators._euler import EulerGradient
+from blackprop.estimators._from_surrogate import FromSurrogate
 from blackprop.estimators._in_situ import InSitu
-from blackprop.estimators._modelled import Modelled
 from blackprop.estimators._oracle import Oracle
 from blackprop.estimators._parameter_shift import ParameterShift
 from blackprop.estimators._random_directions import RandomDirections
@@ -40,10 +40,10 @@ __all__ = [
     "Estimator",
     "EulerGradient",
     "Forward",
+    "FromSurrogate",
     "GuidedDirections",
     "HeldSubspace",
     "InSitu",
-    "Modelled",
     "Oracle",
     "ParameterShift",
     "ProbeContraction",

@@ -72,7 +72,7 @@ class Estimator(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def vjp(
+    def grad_theta(
         self,
         x: Tensor,  # (B, *in_shape)
         theta: Tensor,  # (P,)

@@ -49,7 +49,7 @@ class Coordinate(Estimator):
         if self.contraction is not None:
             self.contraction.check(self, spec)
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del generator

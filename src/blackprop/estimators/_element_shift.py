@@ -53,7 +53,7 @@ class ElementShift(Estimator):
                 f"`ElementShift` needs a device with element coupling and {spec.name} declares {spec.coupling.value}"
             )
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del y

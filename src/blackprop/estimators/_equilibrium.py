@@ -51,7 +51,7 @@ class EquilibriumPropagation(Estimator):
     def check(self, spec: Declaration) -> None:
         spec.capability(Nudges)
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del generator

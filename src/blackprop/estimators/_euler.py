@@ -79,7 +79,7 @@ class EulerGradient(Estimator):
                 f"{spec.d_in} dimensions; take at least {spec.d_in + 1}"
             )
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         states = torch.cat((x[:, None], y[:, :-1]), 1)  # (B, steps, d): where each step began

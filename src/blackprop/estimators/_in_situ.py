@@ -78,7 +78,7 @@ class InSitu(Estimator):
         v, u, weights = self._pairs(x, grad_y)
         return v.reshape(-1, *x.shape[1:]), (weights[:, None] * u).reshape(-1, *grad_y.shape[1:])
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del y, generator

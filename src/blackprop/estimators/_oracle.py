@@ -25,7 +25,7 @@ class Oracle(Estimator):
         if spec.oracle is None:
             raise IncompatibleError(f"`estimators.Oracle()` needs a simulator to differentiate; {spec.name} is not one")
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del y, generator

@@ -62,9 +62,9 @@ class ParameterShift(Estimator):
         assert spec.theta.period is not None
         return Coordinate(self.turns * spec.theta.period, contraction=self.contraction)
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
-        chord = yield from self._differences(spec).vjp(x, theta, y, grad_y, spec, generator)
+        chord = yield from self._differences(spec).grad_theta(x, theta, y, grad_y, spec, generator)
         angle = 2 * math.pi * self.turns
         return chord * (angle / math.sin(angle))

@@ -82,7 +82,7 @@ class RandomDirections(Estimator):
         if self.contraction is not None:
             self.contraction.check(self, spec)
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         asked = max(1, round(self.fraction * len(x)))

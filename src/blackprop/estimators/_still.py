@@ -32,7 +32,7 @@ class Still(Estimator):
     def cosine(self) -> float | None:
         return 0.0
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del x, y, grad_y, spec, generator

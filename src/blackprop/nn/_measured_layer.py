@@ -90,17 +90,17 @@ class MeasuredLayer(nn.Module):
 
     def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
         if self.surrogate.asks:
-            return self._run(self.surrogate.read_vjp(x, grad_y, setting))
+            return self._run(self.surrogate.read_grad_x(x, grad_y, setting))
         self._require_surrogate_at(setting)
         if observed == self._observed:
-            return self.surrogate.vjp(x, grad_y)
-        return self.surrogate.vjp_recalled(x, y, grad_y)  # other batches have been seen since
+            return self.surrogate.grad_x(x, grad_y)
+        return self.surrogate.grad_x_recalled(x, y, grad_y)  # other batches have been seen since
 
     def grad_theta(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         if self.estimator.reads is not None:
             self._require_surrogate_at(setting)
         generator = self._generator_beside(setting)
-        procedure = self.estimator.vjp(x, setting, y, grad_y, self.device.declaration, generator)
+        procedure = self.estimator.grad_theta(x, setting, y, grad_y, self.device.declaration, generator)
         grad = self._run(procedure)
         if self.training:
             self.signal.add(grad)

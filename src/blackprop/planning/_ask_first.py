@@ -15,7 +15,7 @@ from blackprop.core._declaration import Declaration
 from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
 from blackprop.errors import BudgetExhausted
-from blackprop.estimators import Estimator, Modelled
+from blackprop.estimators import Estimator, FromSurrogate
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._choice import pick
 from blackprop.planning._finding import Family, InquiryResult
@@ -75,7 +75,9 @@ class AskFirst(Surrogate):
             residual = float(mask.residual)
             if residual <= ACCEPTED + 3 * finding.noise:
                 why = f"{finding.why}; {residual:.1%} is left of readings that it was not fitted to"
-                self._settle(InquiryResult(Family.MASK, why, True, finding.noise), Modelled(mask), mask, "phase-mask")
+                self._settle(
+                    InquiryResult(Family.MASK, why, True, finding.noise), FromSurrogate(mask), mask, "phase-mask"
+                )
                 return
             finding = InquiryResult(Family.OTHER, f"{finding.why}, but no phase mask explains it", noise=finding.noise)
         method, name = self._method(finding)
@@ -102,14 +104,14 @@ class AskFirst(Surrogate):
         _, finding = self._settled
         assert self.estimator is not None
         known = finding.declaration(self.spec)
-        procedure = self.estimator.vjp(x, finding.ordered(theta), y, grad_y, known, generator)
+        procedure = self.estimator.grad_theta(x, finding.ordered(theta), y, grad_y, known, generator)
         return finding.placed((yield from self._renumbered(procedure, finding)))
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
-        return self._settled[0].vjp(x, grad_y)
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        return self._settled[0].grad_x(x, grad_y)
 
-    def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
-        return self._settled[0].vjp_recalled(x, y, grad_y)
+    def grad_x_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+        return self._settled[0].grad_x_recalled(x, y, grad_y)
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         self._settled[0].observe(x, y)
@@ -185,7 +187,7 @@ class AskFirst(Surrogate):
         finding, spec = InquiryResult.from_state(saved["finding"]), self.spec
         if saved["chosen"] == "phase-mask":
             mask = PhaseMask(24 if spec.x_limited else 8)
-            method, known = Method(Modelled(mask), mask), spec
+            method, known = Method(FromSurrogate(mask), mask), spec
         else:
             known = finding.declaration(spec)
             table = (*held(finding), *self.candidates)
@@ -231,7 +233,7 @@ class Asked(Estimator):
         chosen = self.surrogate.estimator
         return {} if chosen is None else chosen.diagnosis()
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del spec  # what is declared is less than what was found

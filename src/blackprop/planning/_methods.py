@@ -11,8 +11,8 @@ from blackprop.directions import Directions, Orthogonal, Rademacher
 from blackprop.estimators import (
     ByOutput,
     DirectionalMemory,
+    FromSurrogate,
     HeldSubspace,
-    Modelled,
     ParameterShift,
     ProbeContraction,
     RandomDirections,
@@ -41,7 +41,7 @@ def is_credited(spec: Declaration) -> bool:
 def calibrated(settings: int | None) -> Method:
     """Both gradients from response curves, measured at `settings` settings; None, at as many as explain the device."""
     surrogate = CalibratedResponse(settings)
-    return Method(Modelled(surrogate), surrogate)
+    return Method(FromSurrogate(surrogate), surrogate)
 
 
 def shifted(spec: Declaration) -> Method:

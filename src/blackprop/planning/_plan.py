@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from blackprop.core._budget import Budget
 from blackprop.core._declaration import Declaration
 from blackprop.core._metered import Measurable
-from blackprop.estimators import Estimator, Modelled
-from blackprop.estimators._modelled import KnowsTheta
+from blackprop.estimators import Estimator, FromSurrogate
+from blackprop.estimators._from_surrogate import KnowsTheta
 from blackprop.planning import _methods as methods
 from blackprop.planning._candidates import Candidate
 from blackprop.planning._choice import Table, pick, suited
@@ -115,7 +115,7 @@ def complete(
         return estimator, methods.fitted(spec), "the surrogate is fitted to the training rows"
     assert surrogate is not None
     if isinstance(surrogate, KnowsTheta):
-        return Modelled(surrogate), surrogate, "the surrogate knows both gradients"
+        return FromSurrogate(surrogate), surrogate, "the surrogate knows both gradients"
     for candidate in suited(spec, CANDIDATES):
         made = candidate.method(spec)
         if made.estimator.reads is None:

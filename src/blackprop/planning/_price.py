@@ -95,11 +95,11 @@ def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
     def first() -> Procedure[None]:
         yield from ask(Query(x, theta, Purpose.FORWARD))
         yield from surrogate.start(theta, generator)
-        yield from estimator.vjp(x, theta, y, y, spec, generator)
+        yield from estimator.grad_theta(x, theta, y, y, spec, generator)
 
     def later() -> Procedure[None]:
         yield from reading_first(Query(x, moved, Purpose.FORWARD), surrogate.track(theta, moved, generator))
-        yield from estimator.vjp(x, moved, y, y, spec, generator)
+        yield from estimator.grad_theta(x, moved, y, y, spec, generator)
 
     with torch.no_grad():
         return Price(price(lambda: held.followed(first()), held), price(lambda: held.followed(later()), held))

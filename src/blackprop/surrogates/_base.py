@@ -84,26 +84,26 @@ class Surrogate(nn.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         """Return `∂L/∂x` (B, *in_shape) for rows x and cotangents grad_y (B, *out_shape), without queries."""
 
     asks: ClassVar[bool] = False
-    """Whether the gradient for the input is read from the device, by `read_vjp`, in place of `vjp`."""
+    """Whether the gradient for the input is read from the device, by `read_grad_x`, in place of `grad_x`."""
 
-    def read_vjp(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
-        """`∂L/∂x` at the setting theta (P,), by queries; by default `vjp`, which makes none."""
+    def read_grad_x(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
+        """`∂L/∂x` at the setting theta (P,), by queries; by default `grad_x`, which makes none."""
         del theta
-        return self.vjp(x, grad_y)
+        return self.grad_x(x, grad_y)
         yield  # a procedure that makes no queries
 
-    def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         """Return `∂L/∂x` for rows x with readings y, after other batches have been observed at the same setting.
 
-        This happens if a layer is used several times before one backward pass. By default it is `vjp`. A surrogate that
-        holds only near the latest rows overrides it.
+        This happens if a layer is used several times before one backward pass. By default it is `grad_x`. A surrogate
+        that holds only near the latest rows overrides it.
         """
         del y
-        return self.vjp(x, grad_y)
+        return self.grad_x(x, grad_y)
 
     def _read_matrix(self, theta: Tensor) -> Procedure[Tensor]:  # (d_out, d_in)
         """Read a linear device's matrix at theta from the d_in unit rows; with limited inputs, from `spanning` rows."""

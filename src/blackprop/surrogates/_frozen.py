@@ -39,5 +39,5 @@ class Frozen(Surrogate):
     def predict(self, x: Tensor) -> Tensor | None:
         return self._through(self.A, x)
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)

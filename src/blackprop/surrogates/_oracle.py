@@ -32,7 +32,7 @@ class Oracle(Surrogate):
         return
         yield  # a procedure without queries
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         transfer = self.spec.oracle
         assert transfer is not None
         with torch.enable_grad():

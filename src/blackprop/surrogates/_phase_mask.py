@@ -102,7 +102,7 @@ class PhaseMask(Surrogate):
     def predict(self, x: Tensor) -> Tensor | None:
         return self._answer(x, self.theta)
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return self._cotangent(x, grad_y).real
 
     def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor:

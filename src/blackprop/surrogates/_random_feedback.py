@@ -47,7 +47,7 @@ class RandomFeedback(Surrogate):
         return
         yield  # a procedure without queries
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.B).reshape(x.shape)
 
     def extra_repr(self) -> str:

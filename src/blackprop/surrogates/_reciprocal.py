@@ -55,11 +55,11 @@ class Reciprocal(Surrogate):
         return
         yield  # a procedure that makes no queries
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         del x, grad_y
-        raise IncompatibleError("`surrogates.Reciprocal` reads its gradient from the device: use `read_vjp`")
+        raise IncompatibleError("`surrogates.Reciprocal` reads its gradient from the device: use `read_grad_x`")
 
-    def read_vjp(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
+    def read_grad_x(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
         g = grad_y.flatten(1)
         left, values, right = torch.linalg.svd(g, full_matrices=False)
         count = int((values > self.tolerance * values[0]).sum()) if len(values) else 0

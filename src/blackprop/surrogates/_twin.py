@@ -198,7 +198,7 @@ class Twin(Surrogate):
         """The residual of the batches over its normal value."""
         return excess(self.statistics, self._expected)
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             output = self.model(x, self.theta)

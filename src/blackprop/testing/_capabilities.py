@@ -139,7 +139,7 @@ def check_taps(probe: Probe) -> None:
     except IncompatibleError as error:
         probe.bench.require(False, claim, str(error), "taps for every parameter of a linear device")
     g = capability_rows(probe, probe.spec.capability(ReadBackField))
-    procedure = estimator.vjp(x, probe.theta, x, g, probe.spec, probe.generator)
+    procedure = estimator.grad_theta(x, probe.theta, x, g, probe.spec, probe.generator)
     found = probe.bench.run(claim, procedure, probe.device)
     size = probe.spec.theta.size
     draws = torch.randn(DIRECTIONS, size, generator=probe.generator, device=probe.generator.device).to(probe.theta)

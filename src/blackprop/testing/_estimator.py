@@ -132,10 +132,10 @@ def _conduct(bench: Bench, estimator: Estimator, case: EstimatorCase, generator:
     spec, seed, asked = case.device.declaration, fork(generator), []
     given = (case.x, case.theta, case.y, case.grad_y)
     before = [tensor.clone() for tensor in given]
-    quote = price(lambda: case.vjp(estimator, seeded(seed, generator)), case.device)
+    quote = price(lambda: case.grad_theta(estimator, seeded(seed, generator)), case.device)
     booked = Ledger()
     with bench.own_randomness(f"draws from the generator alone, {spec.name}"):
-        procedure = watched(case.vjp(estimator, seeded(seed, generator)), asked)
+        procedure = watched(case.grad_theta(estimator, seeded(seed, generator)), asked)
         first = bench.run("asks what the device takes", procedure, case.device, booked)
     form = f"{tuple(first.shape)}, {first.dtype}"
     bench.require(
@@ -148,7 +148,7 @@ def _conduct(bench: Bench, estimator: Estimator, case: EstimatorCase, generator:
     cost = f"{booked.total_rows:,} rows, {booked.total_programmings:,} programmings"
     quoted = f"{quote.total_rows:,} rows, {quote.total_programmings:,} programmings"
     bench.settle(quote == booked, f"price, {spec.name}", cost, quoted)
-    again = bench.run("repeats", case.vjp(estimator, seeded(seed, generator)), case.device)
+    again = bench.run("repeats", case.grad_theta(estimator, seeded(seed, generator)), case.device)
     off = relative(again - first, first)
     found = "to rounding" if off <= REPEATED else f"off by {off:.2g}"
     bench.settle(off <= REPEATED, f"repeats at the same seed, {spec.name}", found, "to rounding")
@@ -156,7 +156,7 @@ def _conduct(bench: Bench, estimator: Estimator, case: EstimatorCase, generator:
     if not _takes(estimator, hidden.declaration):
         bench.note(claim, "no: it takes simulators only, and says so")
         return
-    blind = bench.run(claim, case.vjp(estimator, seeded(seed, generator), hidden.declaration), hidden)
+    blind = bench.run(claim, case.grad_theta(estimator, seeded(seed, generator), hidden.declaration), hidden)
     error = relative(blind - first, first)
     bench.settle(error <= REPEATED, claim, f"the same gradient from a black box within {error:.2g}", "the same")
 
@@ -170,9 +170,9 @@ def _limits(bench: Bench, estimator: Estimator, case: EstimatorCase, width: floa
     tight = Redeclared(case.device, theta)
     if not _takes(estimator, tight.declaration):
         return
-    free = bench.run(claim, case.vjp(estimator, seeded(seed, generator)), case.device)
+    free = bench.run(claim, case.grad_theta(estimator, seeded(seed, generator)), case.device)
     try:
-        held = bench.run(claim, case.vjp(estimator, seeded(seed, generator), tight.declaration), tight)
+        held = bench.run(claim, case.grad_theta(estimator, seeded(seed, generator), tight.declaration), tight)
     except IncompatibleError as error:
         bench.note(claim, f"refuses limits {width:g} apart: {error}")
         return
@@ -218,7 +218,7 @@ def _bias(bench: Bench, estimator: Estimator, case: EstimatorCase, step: float, 
 
     def at(each: float) -> Tensor:
         stepped = _with(estimator, step=each)
-        procedures = [case.vjp(stepped, seeded(seed, generator)) for seed in seeds]
+        procedures = [case.grad_theta(stepped, seeded(seed, generator)) for seed in seeds]
         return torch.stack(bench.run(claim, together(procedures), case.device))
 
     found = [at(each) for each in steps]

@@ -80,9 +80,9 @@ class EstimatorCase:
         self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
     ) -> Procedure[Tensor]:
         spec = spec if spec is not None else self.device.declaration
-        return estimator.vjp(self.x, self.theta, self.y, self.grad_y, spec, generator)
+        return estimator.grad_theta(self.x, self.theta, self.y, self.grad_y, spec, generator)
 
-    def vjp(
+    def grad_theta(
         self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
     ) -> Procedure[Tensor]:
         """Run a copy, if the estimator has state, which then stays unchanged."""
@@ -94,7 +94,7 @@ class EstimatorCase:
         """Return independent estimates."""
         done: list[Tensor] = []
         while len(done) < count:
-            procedures = [self.vjp(estimator, generator) for _ in range(min(256, count - len(done)))]
+            procedures = [self.grad_theta(estimator, generator) for _ in range(min(256, count - len(done)))]
             done += bench.run("asks what the device takes", together(procedures), self.device)
         return torch.stack(done)
 

@@ -179,21 +179,21 @@ def _fails(case: SurrogateCase, surrogate: Surrogate, learn: Learn, seed: int, r
 
 
 def _gradient(case: SurrogateCase, surrogate: Surrogate, theta: Tensor) -> None:
-    """Check `vjp` (form, linearity in the cotangent, no side effects), and its value after `start`."""
+    """Check `grad_x` (form, linearity in the cotangent, no side effects), and its value after `start`."""
     bench, (x, g), (_, other) = case.bench, case.rows(), case.rows()
     given, state = (x.clone(), g.clone()), _state(surrogate)
     spent = bench.ledger.total_rows
     with torch.no_grad():
-        grad = surrogate.vjp(x, g)
-        mixed, apart = surrogate.vjp(x, 2 * g - other), 2 * grad - surrogate.vjp(x, other)
+        grad = surrogate.grad_x(x, g)
+        mixed, apart = surrogate.grad_x(x, 2 * g - other), 2 * grad - surrogate.grad_x(x, other)
     fits = grad.shape == x.shape and grad.dtype == x.dtype and bool(grad.isfinite().all())
     bench.settle(fits, "gradient", f"{tuple(grad.shape)}, {grad.dtype}", f"{tuple(x.shape)}, {x.dtype}, finite")
     untouched = torch.equal(x, given[0]) and torch.equal(g, given[1]) and _equal(_state(surrogate), state)
-    bench.require(untouched, "vjp has no side effects", "its arguments or its state changed", "unchanged")
+    bench.require(untouched, "grad_x has no side effects", "its arguments or its state changed", "unchanged")
     asked = bench.ledger.total_rows - spent
-    bench.settle(asked == 0, "vjp makes no queries", f"{asked} rows", "0 rows")
+    bench.settle(asked == 0, "grad_x makes no queries", f"{asked} rows", "0 rows")
     error = relative(mixed - apart, apart)
-    bench.settle(error <= 1e-4, "vjp is linear in the cotangent", f"within {error:.2g}", "linear")
+    bench.settle(error <= 1e-4, "grad_x is linear in the cotangent", f"within {error:.2g}", "linear")
     (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), case.device)
     surrogate.observe(x, y)
     if not case.spec.linear and getattr(surrogate, "treat_as_linear", False):
@@ -201,7 +201,7 @@ def _gradient(case: SurrogateCase, surrogate: Surrogate, theta: Tensor) -> None:
         return
     truth = case.truth(theta, x, g, getattr(surrogate, "rank", None))
     with torch.no_grad():
-        error = relative(surrogate.vjp(x, g) - truth, truth)
+        error = relative(surrogate.grad_x(x, g) - truth, truth)
     bench.settle(error <= case.tolerance, "right after start", f"within {error:.2g}", f"within {case.tolerance:g}")
 
 
@@ -238,7 +238,7 @@ def _blindness(case: SurrogateCase, start: Learn, track: Learn) -> None:
 def _restored(case: SurrogateCase, surrogate: Surrogate) -> None:
     x, g = case.rows()
     with torch.no_grad():
-        same = torch.equal(case.copy(surrogate).vjp(x, g), surrogate.vjp(x, g))
+        same = torch.equal(case.copy(surrogate).grad_x(x, g), surrogate.grad_x(x, g))
     case.bench.settle(same, "state_dict is its whole state", "yes" if same else "another gradient", "the same gradient")
 
 
@@ -256,7 +256,7 @@ def _following(case: SurrogateCase, path: list[Tensor], tracks: bool) -> None:
     rank = getattr(surrogate, "rank", None)
     right, first = case.truth(path[-1], x, g, rank), case.truth(path[0], x, g, rank)
     with torch.no_grad():
-        found = float(torch.cosine_similarity(surrogate.vjp(x, g).flatten(), right.flatten(), 0))
+        found = float(torch.cosine_similarity(surrogate.grad_x(x, g).flatten(), right.flatten(), 0))
     stayed = float(torch.cosine_similarity(first.flatten(), right.flatten(), 0))
     text = f"cosine {found:.4f} (staying behind: {stayed:.4f})"
     if tracks:

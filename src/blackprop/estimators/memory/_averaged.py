@@ -66,10 +66,10 @@ class Averaged(nn.Module, Estimator):
     def diagnosis(self) -> dict[str, float]:
         return self.estimator.diagnosis()
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
-        fresh = yield from self.estimator.vjp(x, theta, y, grad_y, spec, generator)
+        fresh = yield from self.estimator.grad_theta(x, theta, y, grad_y, spec, generator)
         average = torch.lerp(fresh, self.average.to(fresh), self.decay)
         weight = 1 - self.decay * (1 - self.weight)
         if self.training:

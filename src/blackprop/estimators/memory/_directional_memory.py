@@ -158,11 +158,11 @@ class DirectionalMemory(nn.Module, Estimator):
         self.register_buffer("known", torch.zeros(()))  # the remembered part of the gradient's power
         self.register_buffer("evidence", torch.zeros(2, LENGTHS))  # ⟨new, old⟩ and |old|² for each length
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         if not self.training:  # eval() changes no state
-            return (yield from copy.deepcopy(self).train().vjp(x, theta, y, grad_y, spec, generator))
+            return (yield from copy.deepcopy(self).train().grad_theta(x, theta, y, grad_y, spec, generator))
         if self._bound is None:
             self.bind(spec)
         del y

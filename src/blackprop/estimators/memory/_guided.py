@@ -95,12 +95,12 @@ class GuidedDirections(nn.Module, Estimator):
         self.register_buffer("average", torch.zeros(spec.theta.size))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         filled = min(int(self.steps), len(self.past))
         family = Guided(_basis(self.past[:filled].to(theta)), self.alpha) if filled else Gaussian()
-        grad = yield from self._along(family).vjp(x, theta, y, grad_y, spec, generator)
+        grad = yield from self._along(family).grad_theta(x, theta, y, grad_y, spec, generator)
         if self.training and bool(grad.any()):  # a gradient of zero has no direction
             self.average.lerp_(grad.to(self.average), 1 - self.decay)
             self.past.copy_(torch.cat((self.average[None] / self.average.norm(), self.past[:-1])))

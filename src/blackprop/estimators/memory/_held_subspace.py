@@ -119,11 +119,11 @@ class HeldSubspace(nn.Module, Estimator):
         self.register_buffer("unit", torch.zeros(()))  # the optimizer's first rate
         self.register_buffer("seen", torch.zeros(()))  # share of the latest GᵀX that V sees
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         if not self.training:  # a copy learns in eval()
-            return (yield from copy.deepcopy(self).train().vjp(x, theta, y, grad_y, spec, generator))
+            return (yield from copy.deepcopy(self).train().grad_theta(x, theta, y, grad_y, spec, generator))
         if self._bound is None:
             self.bind(spec)
         del y

@@ -49,13 +49,13 @@ class Step:
 
     def _true_theta(self, grad_y: Tensor) -> Tensor:
         spec, generator = self.layer.device.declaration, torch.Generator()  # nothing is drawn
-        return run(estimators.Oracle().vjp(self.x, self.theta, grad_y, grad_y, spec, generator), _asks_nothing)
+        return run(estimators.Oracle().grad_theta(self.x, self.theta, grad_y, grad_y, spec, generator), _asks_nothing)
 
     def _true_x(self, grad_y: Tensor) -> Tensor:
         truth = surrogates.Oracle()
         truth.bind(self.layer.device.declaration)
         run(truth.start(self.theta, torch.Generator()), _asks_nothing)
-        return truth.vjp(self.x, grad_y)
+        return truth.grad_x(self.x, grad_y)
 
 
 @contextmanager

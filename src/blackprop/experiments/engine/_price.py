@@ -126,7 +126,7 @@ def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
 
     def step() -> Procedure[Tensor]:
         yield from ask(Query(x, theta, Purpose.FORWARD))
-        return (yield from layer.estimator.vjp(x, theta, y, grad_y, spec, generator))
+        return (yield from layer.estimator.grad_theta(x, theta, y, grad_y, spec, generator))
 
     return dry_run(step, layer.device)
 

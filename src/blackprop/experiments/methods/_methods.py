@@ -17,7 +17,7 @@ from blackprop.devices import Device
 from blackprop.devices._wrapper import unwrapped
 from blackprop.directions import Rademacher
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.estimators import ByOutput, Modelled, ProbeContraction, RandomDirections
+from blackprop.estimators import ByOutput, FromSurrogate, ProbeContraction, RandomDirections
 from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.planning import CANDIDATES, remembered
@@ -233,7 +233,7 @@ class FittedTwin(TrainingMethod):
                 surrogate = surrogates.Twin(twins.LightModulatorTwin(kind), settings=64, rows=40, lr=0.05)
             case _:
                 raise IncompatibleError(f"there is no physical twin of {kind} among the methods")
-        return PhysicalLayer(device, Modelled(surrogate), surrogate, generator=generator)
+        return PhysicalLayer(device, FromSurrogate(surrogate), surrogate, generator=generator)
 
 
 @dataclass(frozen=True)

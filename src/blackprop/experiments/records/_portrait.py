@@ -101,7 +101,7 @@ def _matrix(surrogate: Surrogate, like: Tensor) -> Tensor:  # (d_out, d_in)
     """The surrogate's matrix, by its vector-Jacobian products with the unit vectors of the output."""
     spec = surrogate.spec
     unit = torch.eye(spec.d_out, dtype=like.dtype, device=like.device).unflatten(1, spec.out_shape)
-    rows = [surrogate.vjp(like.new_zeros(len(some), *spec.in_shape), some) for some in unit.split(_TOGETHER)]
+    rows = [surrogate.grad_x(like.new_zeros(len(some), *spec.in_shape), some) for some in unit.split(_TOGETHER)]
     return torch.cat(rows).flatten(1)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from blackprop.devices import Device
 from blackprop.directions import Rademacher
-from blackprop.estimators import Modelled, RandomDirections
+from blackprop.estimators import FromSurrogate, RandomDirections
 from blackprop.experiments.methods._methods import TrainingMethod
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.planning import step_size
@@ -43,4 +43,4 @@ class DesignTwin(TrainingMethod):
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         surrogate = Twin(OffsetTwin(device), settings=self.settings, rows=self.rows, fit_steps=self.fit_steps, lr=3e-3)
-        return PhysicalLayer(device, Modelled(surrogate), surrogate, generator=generator)
+        return PhysicalLayer(device, FromSurrogate(surrogate), surrogate, generator=generator)

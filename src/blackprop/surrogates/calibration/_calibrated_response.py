@@ -197,7 +197,7 @@ class CalibratedResponse(Surrogate):
         moved = {"displacement": float(self.offset.square().mean().sqrt()), "excess": float(self.excess)}
         return {**checked, "trusted": float(self.trusted), **moved, **self.monitor.diagnosis()}
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
 
     def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor:

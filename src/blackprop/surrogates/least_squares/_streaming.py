@@ -99,16 +99,16 @@ class Streaming(Surrogate):
     def predict(self, x: Tensor) -> Tensor | None:
         return self._through(self.A, x, self.b)
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
 
-    def vjp_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         """Return `∂L/∂x`; for a device that is not linear, from a fit made again to these rows and then dropped."""
         if not self.bias:
-            return self.vjp(x, grad_y)
+            return self.grad_x(x, grad_y)
         kept = {name: value.clone() for name, value in self.named_buffers()}
         self.observe(x, y)
-        grad = self.vjp(x, grad_y)
+        grad = self.grad_x(x, grad_y)
         for name, value in kept.items():
             setattr(self, name, value)
         return grad

@@ -52,7 +52,7 @@ class LowRankSurrogate(Surrogate):
         """`U S V`."""
         return self.U @ self.S @ self.V
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         grad = grad_y.flatten(1) @ self.U @ self.S @ self.V
         return grad.reshape(x.shape)
 

@@ -116,8 +116,8 @@ class CalibratedChip(Surrogate):
             )
         self.twin.observe(x, y)
 
-    def vjp(self, x: Tensor, grad_y: Tensor) -> Tensor:
-        return self.twin.vjp(x, grad_y)
+    def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
+        return self.twin.grad_x(x, grad_y)
 
     def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor:
         """`(∂model(x; θ)/∂θ)ᵀ ∂L/∂y` (P,), at the θ that the surrogate stands at."""

@@ -22,7 +22,7 @@ class KnowsTheta(Protocol):
 
 
 @dataclass(frozen=True)
-class Modelled(Estimator):
+class FromSurrogate(Estimator):
     """`∂L/∂θ` through the layer's surrogate at the present θ. Makes no queries; as exact as the surrogate.
 
     **Arguments:**
@@ -36,7 +36,7 @@ class Modelled(Estimator):
 
     def __post_init__(self) -> None:
         if not isinstance(self.surrogate, KnowsTheta):
-            raise ArgumentError(f"`Modelled(surrogate=...)`: {type(self.surrogate).__name__} does not model theta")
+            raise ArgumentError(f"`FromSurrogate(surrogate=...)`: {type(self.surrogate).__name__} does not model theta")
 
     @property
     def reads(self) -> object:
@@ -46,7 +46,7 @@ class Modelled(Estimator):
     def bias_order(self) -> int | None:
         return None
 
-    def vjp(
+    def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del theta, y, spec, generator
