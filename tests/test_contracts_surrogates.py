@@ -170,7 +170,7 @@ class _WrongPurpose(_Surrogate):
 
 class _Promiscuous(_Surrogate):
     def bind(self, spec):
-        self._spec = None
+        self.__dict__.pop("spec", None)
         super().bind(spec)
 
 

@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -118,12 +119,12 @@ class Declaration:
             dearer += units * cost.actions.get(each.name, 0.0)
         return rows * cost.row + spent.programmings.total() * cost.programming + dearer
 
-    @property
+    @cached_property
     def x_limited(self) -> bool:
         """Whether the inputs have limits."""
         return self.x_low is not None or self.x_high is not None
 
-    @property
+    @cached_property
     def x_range(self) -> tuple[float, float]:
         """The limits of the inputs, infinite where there is none."""
         return -math.inf if self.x_low is None else self.x_low, math.inf if self.x_high is None else self.x_high
@@ -146,11 +147,11 @@ class Declaration:
             "or a min-max scaling, or, for rows of either sign, wrap the device in `bp.devices.Differential`"
         )
 
-    @property
+    @cached_property
     def d_in(self) -> int:
         return math.prod(self.in_shape)
 
-    @property
+    @cached_property
     def d_out(self) -> int:
         return math.prod(self.out_shape)
 

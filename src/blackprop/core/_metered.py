@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,7 +15,8 @@ from blackprop.core._declaration import Cost, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._procedure import Measure, Procedure, run
 from blackprop.core._query import Count, Query
-from blackprop.core._round import Round, all_finite
+from blackprop.core._round import KIND, Round
+from blackprop.core._stacking import all_finite
 from blackprop.errors import ReadingError
 
 T = TypeVar("T")
@@ -50,41 +52,39 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
     **Raises**, when called, `ShapeError`, `LimitError`, `IncompatibleError` or `BudgetExhausted` before a measurement,
     `ReadingError` after one.
     """
+    return partial(_measure, device, ledger, budget)
+
+
+def _measure(device: Measurable, ledger: Ledger, budget: Budget | None, queries: Sequence[Query]) -> list[Tensor]:
     spec = device.declaration
-    timed = spec.cost == UNDECLARED
-
-    def measure(queries: Sequence[Query]) -> list[Tensor]:
-        asked = Round.of(queries, spec)
-        asked.check(spec)
-        spent = asked.spending(device.programmed, spec.rows_each, spec)
-        seconds = spec.seconds(spent)
-        if budget is not None:
-            budget.reserve(spent, seconds)
-        ledger.add(spent, seconds)
-        sent = asked.copy()
-        began = time.perf_counter()
-        try:
-            with torch.no_grad():
-                readings = device.measure(sent)
-        finally:
-            took = time.perf_counter() - began if timed else 0.0
-            ledger.measured_seconds += took
-            if budget is not None and budget.limits["seconds"] is not None:
-                budget.spend(Count(), took)
-            again = device.repeated()
-            if again:
-                if budget is not None:
-                    budget.spend(again, spec.seconds(again))
-                ledger.add(again, spec.seconds(again))
-        if not all(map(torch.equal, sent.parts, asked.parts)):
-            raise ReadingError(
-                f"a device leaves the rows as sent, and {spec.name} has written into them; work on a copy, as "
-                "`x.clone()`"
-            )
-        _check_readings(spec, asked, readings)
-        return readings
-
-    return measure
+    asked = Round.of(queries, spec)
+    asked.check(spec)
+    spent = asked.spending(device.programmed, spec.rows_each, spec)
+    seconds = spec.seconds(spent)
+    if budget is not None:
+        budget.reserve(spent, seconds)
+    ledger.add(spent, seconds)
+    sent = asked.copy()
+    began = time.perf_counter()
+    try:
+        with torch.no_grad():
+            readings = device.measure(sent)
+    finally:
+        took = time.perf_counter() - began if spec.cost == UNDECLARED else 0.0
+        ledger.measured_seconds += took
+        if budget is not None and budget.limits["seconds"] is not None:
+            budget.spend(Count(), took)
+        again = device.repeated()
+        if again:
+            if budget is not None:
+                budget.spend(again, spec.seconds(again))
+            ledger.add(again, spec.seconds(again))
+    if not all(map(torch.equal, sent.parts, asked.parts)):
+        raise ReadingError(
+            f"a device leaves the rows as sent, and {spec.name} has written into them; work on a copy, as `x.clone()`"
+        )
+    _check_readings(spec, asked, readings)
+    return readings
 
 
 def price(procedure_factory: Callable[[], Procedure[Any]], device: Measurable) -> Ledger:
@@ -125,12 +125,14 @@ class _Dry:
 
 
 def _check_readings(spec: Declaration, asked: Round, readings: list[Tensor]) -> None:
-    if len(readings) != len(asked):
+    if len(readings) != len(asked.table):
         raise ReadingError(f"{spec.name} answered {len(readings)} of {len(asked)} queries")
-    for query, y in zip(asked, readings, strict=True):
-        expected = (len(query.x), *spec.reading_shape(query.capability))
-        if isinstance(y, Tensor) and (y.shape, y.dtype, y.device) == (expected, query.x.dtype, query.x.device):
+    shapes = [spec.out_shape if kind is None else spec.reading_shape(kind) for kind in asked.kinds]
+    for number, (size, kind, y) in enumerate(zip(asked.sizes(), asked.table[:, KIND], readings, strict=True)):
+        expected, part = (size, *shapes[kind]), asked.parts[kind]
+        if isinstance(y, Tensor) and (y.shape, y.dtype, y.device) == (expected, part.dtype, part.device):
             continue
+        query = asked[number]
         what = f"the {query.purpose.value} query to {spec.name}"
         if not isinstance(y, Tensor):
             raise ReadingError(f"{what} returned {type(y).__name__}, expected a tensor of shape {expected}")

@@ -49,6 +49,8 @@ class Round(Sequence[Query]):
         kinds: Sequence[type[Capability] | None] = (None,),
     ) -> None:
         self.parts, self.settings, self.table, self.kinds = tuple(parts), settings, table, tuple(kinds)
+        self.plain = self.kinds == (None,)
+        """Whether all queries are ordinary readings."""
         self._checked: list[object] = []  # the limits it was checked against
 
     @classmethod
@@ -98,11 +100,6 @@ class Round(Sequence[Query]):
     def rows(self) -> Tensor:
         """The distinct rows of ordinary readings (R, *in_shape)."""
         return self.parts[self.kinds.index(None)]
-
-    @property
-    def plain(self) -> bool:
-        """Whether all queries are ordinary readings."""
-        return self.kinds == (None,)
 
     @cached_property
     def _queries(self) -> list[Query]:
@@ -207,7 +204,8 @@ class Round(Sequence[Query]):
             if not finite and not bool(part.isfinite().all()):
                 raise LimitError(self._not_finite(code, part, spec))
             if kind is None:
-                spec.check_rows(part)
+                if spec.x_limited:
+                    spec.check_rows(part)
             else:
                 spec.capability(kind).check_rows(part, spec)
         self._checked.append(limits)
@@ -253,7 +251,7 @@ class Round(Sequence[Query]):
 
 
 def _check_rows_shape(x: Tensor, kind: type[Capability] | None, spec: Declaration) -> None:
-    wanted = spec.row_shape(kind)
+    wanted = spec.in_shape if kind is None else spec.row_shape(kind)
     if x.dim() == 0 or tuple(x.shape[1:]) != wanted:
         what = spec.name if kind is None else f"`{kind.name}` of {spec.name}"
         raise ShapeError(f"{what} takes rows of shape {wanted}, got {tuple(x.shape)}")

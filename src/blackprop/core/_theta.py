@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class ThetaSpec:
         if self.low is not None and self.high is not None and not bool(torch.as_tensor(self.high > self.low).all()):
             raise ArgumentError("`ThetaSpec(low=..., high=...)`: every low must be under its high")
 
-    @property
+    @cached_property
     def limited(self) -> bool:
         return self.low is not None or self.high is not None
 

@@ -54,16 +54,18 @@ class Simulator(Device):
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         asked = Round.of(queries)
-        if not len(asked):
+        if not len(asked.table):
             return []
         if not asked.plain:
             return super().measure(asked)
         with torch.no_grad():
             if len(asked.table) == 1:
-                readings = [self.transfer(asked[0].x, asked[0].theta)]
+                query = asked[0]
+                readings, last = [self.transfer(query.x, query.theta)], query.theta
             else:
                 readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
-        self._programmed = asked.settings[asked.runs[-1].setting].clone()
+                last = asked.settings[asked.runs[-1].setting]
+        self._programmed = last.clone()
         return readings
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:

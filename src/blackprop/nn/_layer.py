@@ -123,7 +123,7 @@ class PhysicalLayer(MeasuredLayer):
             x = x.to(theta.dtype)
             rows = x.reshape(-1, *shape)
             y = BlackBox.apply(rows, theta, self, self._setting(theta), torch.is_grad_enabled())
-            y = self.gain * y.reshape(*lead, *self.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
+            y = self.gain * y.reshape(*lead, *self.device.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
             if self.digital is not None:
                 y = y + self.digital(x)
             return y if self.bias is None else y + self.bias
@@ -178,7 +178,7 @@ class PhysicalLayer(MeasuredLayer):
         stands = programmer.surrogate is self.surrogate
         self.started = stands or conversion.start_from(self.surrogate, found, generator)
         self.theta_tracked.copy_(found.theta)
-        self._known = None
+        self._sent = None  # the next pass compares θ with the setting of the surrogate
         self.conversion = found
         conversion.warn_if_poor(self.device, found, stacklevel=2)
         return found
@@ -252,7 +252,7 @@ class PhysicalLayer(MeasuredLayer):
 
     def _take(self, state: dict[str, Any]) -> None:
         self.generator = _state.restored_generator(**state["generator"])
-        self._sent = self._known = None
+        self._sent = None
         if "another_device" in state:
             self.started = False
             return

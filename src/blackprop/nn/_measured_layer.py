@@ -48,7 +48,7 @@ class MeasuredLayer(nn.Module):
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
         self.started = False
         self._sent: Tensor | None = None  # θ as it is sent to the device; the same object as long as θ stays
-        self._known: Tensor | None = None  # the setting that the surrogate stands for, where it is such an object
+        self._followed = False  # whether the surrogate stands at that setting
         self._batch = 1  # rows of the latest training batch, per use
         self._observed = 0  # batches that the surrogate has seen
         # For `diagnose`: the gradients for θ, and the surrogate's last residual.
@@ -68,36 +68,41 @@ class MeasuredLayer(nn.Module):
             return x.new_zeros(0, *self.out_shape), self._observed
         query = Query(x, setting, Purpose.FORWARD if self.training else Purpose.EVALUATE)
         follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
+        surrogate = self.surrogate
         if follows:
             self._batch = len(x)
-            self.surrogate.input_rms = math.sqrt(float(x.square().sum()) / len(x))
-        if not follows or (self.started and self._stands_at(setting)):
+            surrogate.input_rms = math.sqrt(float(x.square().sum()) / len(x))
+        if not follows or self._followed:
             y = self._run(read(query))
         else:
-            y = self._run(self._read_and_follow(query))
+            track = self._follow(setting, surrogate)
+            y = self._run(reading_first(query, track) if self.started else _read_then(query, track))
         if self.answers.unconfirmed:
             self._confirm_device(x, y)
         if follows:
-            if (residual := self._unexpected(x, y)) is not None:
+            if (residual := _unexpected(surrogate, x, y)) is not None:
                 self._residual = residual
                 self.answers.saw(residual)
-            self.surrogate.observe(x, y)
+            surrogate.observe(x, y)
             self._observed += 1
         if self.training:
             self.answers.keep(x, y, setting)
-            self.scale.see(y, self.gain, self.device)
+            if not self.scale.decided:
+                self.scale.see(y, self.gain, self.device)
         return y, self._observed
 
     def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
-        if self.surrogate.asks:
-            return self._run(self.surrogate.read_grad_x(x, grad_y, setting))
-        self._require_surrogate_at(setting)
+        surrogate = self.surrogate
+        if surrogate.asks:
+            return self._run(surrogate.read_grad_x(x, grad_y, setting))
+        if not self._followed or setting is not self._sent:
+            self._require_surrogate_at(setting)
         if observed == self._observed:
-            return self.surrogate.grad_x(x, grad_y)
-        return self.surrogate.grad_x_recalled(x, y, grad_y)  # other batches have been seen since
+            return surrogate.grad_x(x, grad_y)
+        return surrogate.grad_x_recalled(x, y, grad_y)  # other batches have been seen since
 
     def grad_theta(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
-        if self.estimator.reads is not None:
+        if self.estimator.reads is not None and not (self._followed and setting is self._sent):
             self._require_surrogate_at(setting)
         generator = self._generator_beside(setting)
         procedure = self.estimator.grad_theta(x, setting, y, grad_y, self.device.declaration, generator)
@@ -113,44 +118,38 @@ class MeasuredLayer(nn.Module):
         In `train()` θ itself is moved there, and against the drift that the surrogate has found. The latter waits until
         the optimizer has moved θ, when it costs no programming.
         """
-        limits, wanted = self.device.theta, theta.detach()
-        if self._sent is not None and same_setting(self._sent, wanted):
-            return self._sent  # it has not moved since, and was within the limits then
-        if self.training and theta.requires_grad and self.started and not self._stands_at(limits.clamp(wanted)):
-            wanted = self.surrogate.compensate_drift(wanted)
+        limits, wanted, sent = self.device.theta, theta.detach(), self._sent
+        if sent is not None and same_setting(sent, wanted):
+            return sent  # it has not moved since, and was within the limits then
         clamped = limits.clamp(wanted)
-        if self.training and clamped.data_ptr() != theta.data_ptr() and not torch.equal(clamped, theta):
-            theta.copy_(clamped)
-        if self._sent is None or not (limits.limited and same_setting(self._sent, clamped)):
-            self._sent = clamped.clone()
-        return self._sent
+        if sent is None or not limits.limited or not same_setting(sent, clamped):
+            # A surrogate that stood at the setting sent before does not stand at another one.
+            followed = (sent is None or not self._followed) and self._stands_at(clamped)
+            if self.training and theta.requires_grad and self.started and not followed:
+                moved = self.surrogate.compensate_drift(wanted)
+                if moved is not wanted:
+                    clamped = limits.clamp(moved)
+                    followed = self._stands_at(clamped)
+            self._sent = sent = clamped.clone()
+            self._followed = followed
+        if self.training and sent.data_ptr() != theta.data_ptr() and not torch.equal(sent, theta):
+            theta.copy_(sent)
+        return sent
 
-    def _read_and_follow(self, query: Query) -> Procedure[Tensor]:
-        """Read the batch, and bring the surrogate to its setting: at the start after it, so that instruments which set
-        their own range see the data first; later on the way, where one programming serves both.
-        """
+    def _follow(self, setting: Tensor, surrogate: Surrogate) -> Procedure[None]:
+        """Bring the surrogate to the setting."""
+        generator, tracked = self._generator_beside(setting), self.theta_tracked
         if self.started:
-            return (yield from reading_first(query, self._follow(query.theta)))
-        (y,) = yield [query]
-        yield from self._follow(query.theta)
-        return y
-
-    def _follow(self, setting: Tensor) -> Procedure[None]:
-        """Bring the surrogate to the setting, if it is not there yet."""
-        if self._stands_at(setting):
-            return
-        generator = self._generator_beside(setting)
-        if self.started:
-            yield from self.surrogate.track(self.theta_tracked.clone(), setting, generator)
+            yield from surrogate.track(tracked.clone(), setting, generator)
         else:
-            tell_allowance(self.surrogate, self._batch, self.budget)
-            yield from self.surrogate.start(setting, generator)
+            tell_allowance(surrogate, self._batch, self.budget)
+            yield from surrogate.start(setting, generator)
             self.started = True
-        self.theta_tracked.copy_(setting)
-        self._known = setting
+        tracked.copy_(setting)
+        self._followed = True
 
     def _stands_at(self, setting: Tensor) -> bool:
-        return self.started and (self._known is setting or same_setting(self.theta_tracked, setting))
+        return self.started and same_setting(self.theta_tracked, setting)
 
     def _require_surrogate_at(self, setting: Tensor) -> None:
         if not self._stands_at(setting):
@@ -177,11 +176,6 @@ class MeasuredLayer(nn.Module):
         if self.training:
             self.generator = generator
         return generator
-
-    def _unexpected(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """`‖y − ŷ‖/‖y‖` of 16 rows, ŷ being the surrogate's prediction; None where it makes none."""
-        expected = self.surrogate.predict(x[:16])  # enough rows to tell
-        return None if expected is None else (y[:16] - expected).norm() / y[:16].norm()
 
     @property
     def residual(self) -> float | None:
@@ -211,7 +205,7 @@ class MeasuredLayer(nn.Module):
         The batch alone raises the doubt, so an unchanged device receives no further queries.
         """
         self.answers.unconfirmed = False
-        residual = self._unexpected(x, y) if self.started else None
+        residual = _unexpected(self.surrogate, x, y) if self.started else None
         if residual is None or not self.answers.doubts(residual):
             return
         try:
@@ -226,3 +220,16 @@ class MeasuredLayer(nn.Module):
                 DeviceChangedWarning,
                 stacklevel=2,
             )
+
+
+def _unexpected(surrogate: Surrogate, x: Tensor, y: Tensor) -> Tensor | None:
+    """`‖y − ŷ‖/‖y‖` of 16 rows, ŷ being the surrogate's prediction; None where it makes none."""
+    expected = surrogate.predict(x[:16])  # enough rows to tell
+    return None if expected is None else (y[:16] - expected).norm() / y[:16].norm()
+
+
+def _read_then(query: Query, procedure: Procedure[None]) -> Procedure[Tensor]:
+    """Read `query`, then run `procedure`: at the start, so that instruments that set their own range see data first."""
+    (y,) = yield [query]
+    yield from procedure
+    return y

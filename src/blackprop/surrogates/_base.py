@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -32,27 +33,24 @@ class Surrogate(nn.Module, abc.ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._spec: Declaration | None = None
         self.input_rms: float | None = None
 
-    @property
+    @cached_property
     def spec(self) -> Declaration:
-        """The declaration of the bound device."""
-        if self._spec is None:
-            raise IncompatibleError(f"{type(self).__name__} is not bound to a device yet; give it to a `PhysicalLayer`")
-        return self._spec
+        """The declaration of the bound device; `bind` sets it."""
+        raise IncompatibleError(f"{type(self).__name__} is not bound to a device yet; give it to a `PhysicalLayer`")
 
     def bind(self, spec: Declaration) -> None:
         """Bind to a device: check it and make the buffers.
 
         **Raises** `IncompatibleError` if the device cannot be served, or the surrogate is bound already.
         """
-        if self._spec is not None:
+        if "spec" in self.__dict__:
             raise IncompatibleError(
-                f"this {type(self).__name__} already stands for {self._spec.name}; make one surrogate a layer"
+                f"this {type(self).__name__} already stands for {self.spec.name}; make one surrogate a layer"
             )
         self.check(spec)
-        self._spec = spec
+        self.spec = spec
         self._allocate(spec)
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -146,10 +146,11 @@ class CalibratedResponse(Surrogate):
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
-        again = self.settings * self._count
         if not self.moved:
             self._stand_at(theta_new)
-        elif float(self.displaced) > self._reach and self.monitor.allowance >= again:
+            return
+        again = self.settings * self._count
+        if float(self.displaced) > self._reach and self.monitor.allowance >= again:
             yield from self._calibrate_again(theta_new, generator)
         elif bool(self.trusted) and self.monitor.covers(2 * self._count, self.spec.name):
             yield from self._find(theta_new, generator)
@@ -187,6 +188,8 @@ class CalibratedResponse(Surrogate):
 
     def compensate_drift(self, theta: Tensor) -> Tensor:
         """θ (P,) less the displacement that was found since this was last asked."""
+        if torch.equal(self.offset, self.countered):
+            return theta
         theta = theta - (self.offset - self.countered)
         self.countered.copy_(self.offset)
         return theta
