@@ -138,14 +138,14 @@ class MeasuredLayer(nn.Module):
 
     def _follow(self, setting: Tensor, surrogate: Surrogate) -> Procedure[None]:
         """Bring the surrogate to the setting."""
-        generator, tracked = self._generator_beside(setting), self.theta_tracked
+        generator = self._generator_beside(setting)
         if self.started:
-            yield from surrogate.track(tracked.clone(), setting, generator)
+            yield from surrogate.track(self.theta_tracked, setting, generator)
         else:
             tell_allowance(surrogate, self._batch, self.budget)
             yield from surrogate.start(setting, generator)
             self.started = True
-        tracked.copy_(setting)
+        self.theta_tracked = setting.clone()  # not in place: rounds may hold the old one
         self._followed = True
 
     def _stands_at(self, setting: Tensor) -> bool:

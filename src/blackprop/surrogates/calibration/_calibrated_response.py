@@ -147,8 +147,7 @@ class CalibratedResponse(Surrogate):
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         del theta_old
         if not self.moved:
-            self._stand_at(theta_new)
-            return
+            return self._stand_at(theta_new)
         again = self.settings * self._count
         if float(self.displaced) > self._reach and self.monitor.allowance >= again:
             yield from self._calibrate_again(theta_new, generator)
@@ -188,10 +187,9 @@ class CalibratedResponse(Surrogate):
 
     def compensate_drift(self, theta: Tensor) -> Tensor:
         """θ (P,) less the displacement that was found since this was last asked."""
-        if torch.equal(self.offset, self.countered):
-            return theta
-        theta = theta - (self.offset - self.countered)
-        self.countered.copy_(self.offset)
+        if not torch.equal(self.offset, self.countered):
+            theta = theta - (self.offset - self.countered)
+            self.countered.copy_(self.offset)
         return theta
 
     def diagnosis(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ from blackprop.surrogates.calibration._spectra import Spectra
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
 WIDTHS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the range, that slopes are averaged over
+BLOCK = 16384  # elements that are read at once
 CLEAR = 3.0  # standard errors
 FAINT = 1e-5  # of all slopes' power: an order with less of it is left out
 
@@ -29,11 +30,15 @@ class Curves:
     def read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Value and slope (P,) of every curve at theta (P,); straight on beyond the range."""
         turns, per_theta, beyond = self.range.turns(theta)
-        used = torch.view_as_complex(self.own)
-        common = read_table(self.table, turns)
-        own = read_harmonics(used, turns.view(self.own.shape[1:-1]), not self.range.periodic)
-        slope = clearest(common[1] + own[1].flatten(1), self.doubts) * per_theta
-        return common[0] + own[0].flatten() + slope * beyond, slope
+        if len(self.own):
+            value, slopes = read_table(self.table, turns)
+            used = torch.view_as_complex(self.own).flatten(1)
+            own, own_slopes = read_harmonics(used, turns, not self.range.periodic)
+            value, slope = value + own, clearest(slopes + own_slopes, self.doubts)
+        else:
+            value, slope = read_common(self.table, self.doubts, turns)
+        slope = slope * per_theta
+        return value if self.range.periodic else torch.addcmul(value, slope, beyond), slope
 
 
 def smoothing(order: Tensor, even: bool) -> Tensor:
@@ -83,30 +88,55 @@ def own_harmonics(found: Spectra, groups: list[Tensor], values: Tensor, room: in
 
 def read_table(table: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
     """The common curve at `turns` (*n), the nearest point and its tangent; and its slopes (S, *n), per turn."""
+    nearest, beside = _nearest(turns)
+    value, *slopes = table[nearest].unbind(-1)
+    return torch.addcmul(value, slopes[0], beside), torch.stack(slopes)
+
+
+def read_common(table: Tensor, doubts: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+    """The common curve at `turns` (n,) and the clearest of its slopes. It depends on the place alone, so that it is
+    chosen at the points of the table where these are fewer.
+    """
+    if len(turns) < TABLE:
+        value, slopes = read_table(table, turns)
+        return value, clearest(slopes, doubts)
+    nearest, beside = _nearest(turns)
+    value, tangent, *_ = columns = table.mT.contiguous()
+    tangent = tangent.index_select(0, nearest)
+    slope = clearest(columns[1:], doubts).index_select(0, nearest)
+    return torch.addcmul(value.index_select(0, nearest), tangent, beside), slope
+
+
+def _nearest(turns: Tensor) -> tuple[Tensor, Tensor]:
+    """The point of the table that is nearest to each of `turns`, and the way from it in turns."""
     place = turns * TABLE
     nearest = place.round()
-    value, *slopes = table[nearest.long().remainder_(TABLE)].unbind(-1)
-    return torch.addcmul(value, slopes[0], place - nearest, value=1 / TABLE), torch.stack(slopes)
+    index = nearest.to(torch.int32 if len(turns) >= TABLE else torch.int64)  # half the memory where it counts
+    return index.bitwise_and_(TABLE - 1), (place - nearest) / TABLE
 
 
 def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:
-    """The elements' own curves at `turns` (*elements), and their slopes over each of `WIDTHS` (S, *elements)."""
-    value, slopes = torch.zeros_like(turns), turns.new_zeros(len(WIDTHS), *turns.shape)
-    orders = 2 * len(own) if even else len(own)
-    scales = (2 * math.pi * torch.arange(orders) * smoothing(torch.arange(orders), even)).mT.tolist()
-    step = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
-    wave = torch.ones_like(step)
-    for order in range(orders):
-        if even:
-            part = own[order // 2]
-            term = (part.imag if order % 2 else part.real) * wave
-        else:
-            term = own[order] * wave
-        value += term.real
-        for slope, scale in zip(slopes, scales[order], strict=True):
-            slope.sub_(term.imag, alpha=scale)
-        wave = wave * step
-    return value, slopes
+    """The elements' own curves (H, n) at `turns` (n,), and their slopes over each of `WIDTHS` (S, n).
+
+    Powers of `exp(2πi turn)` by doubling, and one product for the value and all slopes; in blocks that fit the cache.
+    """
+    own = torch.view_as_real(own).movedim(-1, 1).flatten(0, 1) if even else own
+    count = len(own)
+    order = torch.arange(count, device=turns.device)
+    mix = torch.cat((torch.ones_like(order)[None], -2 * math.pi * order * smoothing(order, even))).to(turns)
+    found = turns.new_empty(1 + len(WIDTHS), len(turns))
+    for at in range(0, len(turns), BLOCK):
+        some = turns[at : at + BLOCK]
+        wave = torch.empty(count, len(some), dtype=turns.dtype.to_complex(), device=turns.device)
+        wave[0], power, done = 1, torch.polar(torch.ones_like(some), 2 * math.pi * some), 1
+        while done < count:
+            more = min(done, count - done)
+            torch.mul(wave[:more], power, out=wave[done : done + more])
+            done, power = done + more, power * power
+        wave *= own[:, at : at + BLOCK]
+        both = (mix @ torch.view_as_real(wave).flatten(1)).view(len(mix), -1, 2)
+        found[0, at : at + BLOCK], found[1:, at : at + BLOCK] = both[0, :, 0], both[1:, :, 1]
+    return found[0], found[1:]
 
 
 def clearest(slopes: Tensor, doubts: Tensor, of: Tensor | None = None) -> Tensor:
