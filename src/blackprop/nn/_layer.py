@@ -8,19 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackprop import conversion
-from blackprop.conversion import Programmed, Programmer
+from blackprop.conversion import Programmed, Programmer, choose
+from blackprop.conversion._base import read_matrix, start_from, warn_if_poor
+from blackprop.conversion._choice import check_linear, check_wanted, require_matrix
 from blackprop.core._budget import Budget
 from blackprop.core._ledger import Ledger
 from blackprop.core._packing import pack
 from blackprop.core._query import Purpose
 from blackprop.devices import Device
-from blackprop.errors import (
-    ArgumentError,
-    CheckpointError,
-    IncompatibleError,
-    ShapeError,
-)
+from blackprop.errors import ArgumentError, CheckpointError, IncompatibleError, ShapeError
 from blackprop.estimators import Estimator
 from blackprop.nn import _state
 from blackprop.nn._autograd import BlackBox
@@ -147,9 +143,9 @@ class PhysicalLayer(MeasuredLayer):
         device approximates the remainder. The rest is as in `PhysicalLayer(...)` and `approximate`; `conversion` tells
         how near the device came.
         """
-        conversion.check_linear(linear)
+        check_linear(linear)
         _check_kinds(device, estimator, surrogate, budget, programmer=programmer)
-        conversion.check_wanted(linear.weight, device.declaration)
+        check_wanted(linear.weight, device.declaration)
         kept = SparseWeights.largest(linear.weight, digital) if digital else None
         layer = cls(device, estimator, surrogate, budget, linear.bias is not None, generator, digital=kept)
         layer.to(linear.weight.device, linear.weight.dtype)
@@ -168,19 +164,19 @@ class PhysicalLayer(MeasuredLayer):
         """
         spec, weight = self.device.declaration, weight.detach().to(self.theta)
         wanted = weight if self.digital is None else weight - self.digital.matrix()
-        conversion.check_wanted(wanted, spec)
+        check_wanted(wanted, spec)
         if programmer is None:
-            programmer = conversion.choose(self.device, self.estimator, self.surrogate)
+            programmer = choose(self.device, self.estimator, self.surrogate)
         generator = self._generator_beside(self.theta)
         found = self._run(programmer.program(wanted, spec.theta.clamp(self.theta.clone()), spec, generator))
         self.theta.copy_(found.theta)
         self.gain.fill_(found.gain)
         stands = programmer.surrogate is self.surrogate
-        self.started = stands or conversion.start_from(self.surrogate, found, generator)
+        self.started = stands or start_from(self.surrogate, found, generator)
         self.theta_tracked.copy_(found.theta)
         self._sent = None  # the next pass compares θ with the setting of the surrogate
         self.conversion = found
-        conversion.warn_if_poor(self.device, found, stacklevel=2)
+        warn_if_poor(self.device, found, stacklevel=2)
         return found
 
     @torch.no_grad()
@@ -190,9 +186,9 @@ class PhysicalLayer(MeasuredLayer):
         **Costs** the power of two rows that is at least d_in, of ±1.
         """
         spec = self.device.declaration
-        conversion.require_matrix(spec, "a device can be read as weights")
+        require_matrix(spec, "a device can be read as weights")
         theta = spec.theta.clamp(self.theta.detach().clone())
-        weight = self.gain * self._run(conversion.read_matrix(spec, theta, Purpose.EVALUATE))[0]
+        weight = self.gain * self._run(read_matrix(spec, theta, Purpose.EVALUATE))[0]
         # Without weights of its own, which would be drawn from the global generator.
         linear = nn.Linear(spec.d_in, spec.d_out, self.bias is not None, device="meta", dtype=weight.dtype)
         linear = linear.to_empty(device=weight.device)
