@@ -5,14 +5,17 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackprop.core._query import Query
+from blackprop.core._query import Query, same_setting
 from blackprop.core._round import Round, Run
 from blackprop.devices._base import Device
+from blackprop.devices._held import Held, keepable
 from blackprop.errors import ArgumentError
 
 # Memory of one batched call of a simulator; settings and rows beyond it are served in several calls.
@@ -28,6 +31,27 @@ class Simulator(Device):
     """
 
     stacks: bool = False
+    __held: Held | None = None  # its name is mangled, so that subclasses may have a `_held` of their own
+
+    def holds(self, rows: int, /) -> bool:
+        """Whether so many rows are read from `coefficients`, which are kept while the setting stays; by default not.
+
+        It depends on the number of rows alone, so that a reading does not depend on those before it.
+        """
+        del rows
+        return False
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
+        """Return the part of `transfer` that depends on theta (P,) alone.
+
+        By default the matrix (d_out, d_in) of a linear device of vectors, from its unit rows.
+        """
+        unit = torch.eye(math.prod(self.in_shape), dtype=theta.dtype, device=theta.device)
+        return self.transfer(unit, theta).mT.contiguous()
+
+    def answer(self, x: Tensor, coefficients: Tensor, /) -> Tensor:
+        """Return `transfer(x, theta)` from the coefficients at theta."""
+        return apply_matrix(coefficients, x)
 
     @abc.abstractmethod
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
@@ -41,7 +65,22 @@ class Simulator(Device):
         if self._programmed is None:
             raise ArgumentError(f"{self} must be programmed before it is read")
         with torch.no_grad():
-            return self.transfer(x, self._programmed)
+            return self._read_at(x, self._programmed)
+
+    def _read_at(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return the reading of x at theta, which is not written to later."""
+        own = "transfer" in vars(self)  # set on this object
+        if own or not self.holds(len(x)) or x.dtype != theta.dtype or not _describes(type(self)):
+            return self.transfer(x, theta)
+        held = self.__held
+        if held is None or not held.serves(theta, vars(self)):
+            coefficients = self.coefficients(theta)
+            held = Held(theta, coefficients, vars(self))
+            self.__held = held if keepable(coefficients) else None
+        return self.answer(x, held.coefficients)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_Simulator__held"}
 
     def read_back(self, g: Tensor, /) -> Tensor:
         """`A(θ)ᵀ g` for rows g (rows, *out_shape) sent into the outputs, of a linear simulator: (rows, *in_shape)."""
@@ -61,11 +100,13 @@ class Simulator(Device):
         with torch.no_grad():
             if len(asked.table) == 1:
                 query = asked[0]
-                readings, last = [self.transfer(query.x, query.theta)], query.theta
+                held = self._programmed
+                last = held if held is not None and same_setting(held, query.theta) else query.theta.detach().clone()
+                readings = [self._read_at(query.x, last)]
             else:
                 readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
-                last = asked.settings[asked.runs[-1].setting]
-        self._programmed = last.clone()
+                last = asked.settings[asked.runs[-1].setting].clone()
+        self._programmed = last
         return readings
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -112,3 +153,13 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
     if matrix.dim() == 3 and x.dim() == 2:  # rows shared by all settings: one product in place of S
         return (matrix.flatten(0, 1) @ x.mT).unflatten(0, matrix.shape[:2]).mT
     return x @ matrix.mT
+
+
+@cache
+def _describes(kind: type[Simulator]) -> bool:
+    """Whether `coefficients` of this class belong to its `transfer`: they are made from it, as by default, or were
+    written by the class that wrote it or by a subclass. A subclass with another `transfer` alone is served by that.
+    """
+    order = kind.__mro__
+    owners = [next(base for base in order if name in vars(base)) for name in ("coefficients", "transfer")]
+    return owners[0] is Simulator or order.index(owners[0]) <= order.index(owners[1])

@@ -17,6 +17,7 @@ from blackprop.estimators._euler import EulerGradient
 from blackprop.estimators._from_surrogate import FromSurrogate
 from blackprop.estimators._in_situ import InSitu
 from blackprop.estimators._oracle import Oracle
+from blackprop.estimators._outer import Outer
 from blackprop.estimators._parameter_shift import ParameterShift
 from blackprop.estimators._random_directions import RandomDirections
 from blackprop.estimators._still import Still
@@ -45,6 +46,7 @@ __all__ = [
     "HeldSubspace",
     "InSitu",
     "Oracle",
+    "Outer",
     "ParameterShift",
     "ProbeContraction",
     "RandomDirections",

@@ -115,10 +115,16 @@ class ConductanceArray(Simulator):
         super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost, capabilities=[ReadBack()])
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        return apply_matrix(self.coefficients(theta), x)
+
+    def holds(self, rows: int, /) -> bool:
+        return True
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
         g = theta.unflatten(-1, (self.bit_lines, *self.in_shape))
         if self.line:
             g = _through_wires(g.double(), self.line).to(theta)
-        return apply_matrix(self.scale * self._paired(g, -1), x)
+        return self.scale * self._paired(g, -1)
 
     def variance(self, squares: Tensor) -> Tensor:
         """Return the variance of the matrix elements (d_out, d_in), from that of the conductances (P,); no wires."""
@@ -203,7 +209,13 @@ class Crossbar(Simulator):
         return torch.where(self.stuck.to(theta.device), self._stuck_at.to(theta), self.wanted(theta))
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        return self.array.transfer(x, self.conductances(theta))
+        return apply_matrix(self.coefficients(theta), x)
+
+    def holds(self, rows: int, /) -> bool:
+        return True
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
+        return self.array.coefficients(self.conductances(theta))
 
     def setting_bytes(self, rows: int) -> int:
         return self.array.setting_bytes(rows)

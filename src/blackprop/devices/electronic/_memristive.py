@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from blackprop.core._query import Query, same_setting
+from blackprop.core.capabilities._capability import find
+from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._simulator import apply_matrix
 from blackprop.devices._wrapper import Wrapper
 from blackprop.devices.electronic._crossbar import Crossbar
@@ -26,7 +28,8 @@ class Memristive(Wrapper):
     drift_spread) of each cell from `seed`;
 
     and `y + √(Σ_j x_j² σ²_ij) n′`, σ²_ij that of the conductances' read noise, new at every row (without wires). Stuck
-    cells neither spread nor drift. The oracle is that of the present cells.
+    cells neither spread nor drift. Rows that are read backwards meet the noise of the transposed matrix. The oracle is
+    that of the present cells.
 
     **Arguments:**
 
@@ -34,6 +37,8 @@ class Memristive(Wrapper):
     - `seed` (default 0).
     - `clock` (s, default `time.monotonic`): t, read once a round.
     """
+
+    survives = (ReadBack,)
 
     def __init__(self, crossbar: Crossbar, *, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(crossbar, Crossbar):
@@ -70,11 +75,12 @@ class Memristive(Wrapper):
         self._error = (self._cell.spread(g) * normal).masked_fill(self._crossbar.stuck.to(g.device), 0.0)
         self._since = now
 
-    def _fluctuating(self, y: Tensor, x: Tensor, g: Tensor) -> Tensor:
+    def _fluctuating(self, y: Tensor, x: Tensor, g: Tensor, backwards: bool = False) -> Tensor:
         """Add the noise of the conductances g (cells,) to the reading y."""
         if not self._cell.read:
             return y
-        variance = apply_matrix(self._array.variance((self._cell.read * g).square()), x.detach().square())
+        matrix = self._array.variance((self._cell.read * g).square())
+        variance = apply_matrix(matrix.mT if backwards else matrix, x.detach().square())
         return y + variance.sqrt() * torch.randn(y.shape, generator=self._generator, dtype=y.dtype).to(y.device)
 
     def program(self, theta: Tensor, /) -> None:
@@ -89,8 +95,18 @@ class Memristive(Wrapper):
             g = self._standing(self._programmed, self._clock())
             return self._fluctuating(self._array.transfer(x, g), x, g)
 
+    def read_back(self, g: Tensor, /) -> Tensor:
+        if self._programmed is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        standing = self._standing(self._programmed, self._clock())
+        self._array.program(standing)
+        return self._fluctuating(self._array.read_back(g), g, standing, backwards=True)
+
     @torch.no_grad()
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
+        for query in queries:
+            if query.capability is not None:
+                find(str(self), self.capabilities, query.capability)
         sent: list[Query] = []
         standing: Tensor | None = None
         now, held = self._clock(), self._programmed
@@ -105,7 +121,10 @@ class Memristive(Wrapper):
             sent.append(replace(query, theta=standing))
         readings = self._array.measure(sent)
         self._programmed = held.detach().clone() if held is not None else None
-        return [self._fluctuating(y, query.x, query.theta) for y, query in zip(readings, sent, strict=True)]
+        return [
+            self._fluctuating(y, query.x, query.theta, query.capability is ReadBack)
+            for y, query in zip(readings, sent, strict=True)
+        ]
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x, theta: self._array.transfer(x, self._standing(theta, self._clock()))

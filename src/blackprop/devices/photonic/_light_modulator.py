@@ -46,6 +46,13 @@ class LightModulator(Simulator):
         )
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        # The rows carry 1/√d_in: they are fewer than the elements.
-        matrix = theta.cos().unflatten(-1, (*self.out_shape, *self.in_shape))
-        return apply_matrix(matrix, x / math.sqrt(self.in_shape[0]))
+        return self.answer(x, self.coefficients(theta))
+
+    def holds(self, rows: int, /) -> bool:
+        return True
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
+        return theta.cos().unflatten(-1, (*self.out_shape, *self.in_shape))
+
+    def answer(self, x: Tensor, coefficients: Tensor, /) -> Tensor:
+        return apply_matrix(coefficients, x / math.sqrt(self.in_shape[0]))  # rows are fewer than elements

@@ -47,7 +47,13 @@ class Microring(Simulator):
         )
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
+        return apply_matrix(self.coefficients(theta), x)
+
+    def holds(self, rows: int, /) -> bool:
+        return True
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
         a, r = self.a, self.r
         beat = theta.cos().mul(-2 * r * a)
         t = ((beat + (a * a + r * r)) / (beat + (1 + r * r * a * a))).sqrt()
-        return apply_matrix((2 * t - 1).unflatten(-1, (*self.out_shape, *self.in_shape)), x)
+        return (2 * t - 1).unflatten(-1, (*self.out_shape, *self.in_shape))

@@ -87,6 +87,9 @@ class Mesh(Simulator):
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self._read_out(self._field(x, theta))
 
+    def holds(self, rows: int, /) -> bool:
+        return rows >= self.modes  # as many cost less through the matrix, which is read from as many
+
     def setting_bytes(self, rows: int) -> int:
         # A setting twice; the field before and after a column; that column's coefficients.
         return 8 * self.theta.size + 40 * (rows + 2) * self.modes

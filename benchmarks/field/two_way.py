@@ -1,0 +1,175 @@
+"""Digits through two devices that are read in both directions, at the allowance of docs/field.md.
+
+    python benchmarks/field/two_way.py --seeds 3
+
+Device 64→64, batch norm, ReLU, device 64→10, batch norm; 10 epochs of 22 batches of 64 are ×1: 28,160 rows and 440
+programmings. Methods:
+
+- *two-way*: both gradients from the device itself, without calibration. On meshes θ from power taps (`InSitu`), on
+  crossbars from outer products (`Outer`); rows from backward readings (`Reciprocal`).
+- *oracle*: autograd through the same device, without a query.
+- *frozen*: θ as drawn.
+
+Devices, as designed (*ideal*) and as built:
+
+- *three-splitter*, *mzi*: phase offsets anywhere on the circle, splitters off by 0.05 rad, tap noise 1 %, tap gains
+  ± 5 %, read noise 2 %. *lossy*: the same with 0.3 dB ± 30 % an interferometer and tap noise 5 %. *drifting*: the same
+  as as-built, with a walk of the phases that reaches 0.5 rad over the allowance; the rate falls to `--floor` of its
+  start, not to zero.
+- *crossbar*: phase-change cells, whose conductance varies at every programming and reading and falls with time (a
+  minute a round), wires of 1 Ω between cells, 1 % of the cells stuck.
+
+Read noise holds for readings, backward readings and taps. Printed: test accuracy in %, steps, rows and programmings.
+Each cell has the rate of `--rates` with the best test accuracy on the first seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+import blackprop as bp
+from blackprop.core import Taps
+from blackprop.experiments import (
+    Allowance,
+    Digits,
+    FrozenReference,
+    Imperfections,
+    OracleReference,
+    TrainingMethod,
+    Trial,
+    train,
+)
+
+ANYWHERE = 10.0  # rad: a normal distribution as wide as this is uniform on the circle
+MESHES = {
+    "three-splitter": (bp.devices.ThreeSplitterMesh, bp.devices.ImperfectThreeSplitterMesh),
+    "mzi": (bp.devices.MZIMesh, bp.devices.ImperfectMZIMesh),
+}
+TAPS = {
+    "as-built": partial(bp.devices.TappedMesh, noise=0.01, gain=0.05),
+    "lossy": partial(bp.devices.TappedMesh, noise=0.05, gain=0.05, loss=0.3, spread=0.3),
+    "drifting": partial(bp.devices.TappedMesh, noise=0.01, gain=0.05),
+}
+DEVICES = (*MESHES, "crossbar")
+CHIPS = ("ideal", *TAPS)
+READ_NOISE = 0.02
+WALK = 0.5  # rad over the allowance
+PROGRAMMINGS = 220  # of each of the two devices, ×1
+
+
+class Clock:
+    """A minute a look: a device looks once a round."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 60.0
+        return self.now
+
+
+@dataclass(frozen=True)
+class TwoWay(TrainingMethod):
+    """Both gradients from the device itself."""
+
+    signal_scaled: ClassVar[bool] = False
+
+    pairs: int | None = 8
+    name: str = "two-way"
+
+    def layer(self, device: bp.Device, generator: torch.Generator) -> bp.PhysicalLayer:
+        taps = device.declaration.has(Taps)
+        estimator = bp.estimators.InSitu(self.pairs) if taps else bp.estimators.Outer(1 / math.sqrt(*device.in_shape))
+        return bp.PhysicalLayer(device, estimator, bp.surrogates.Reciprocal(), generator=generator)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A device as designed, or with the hidden errors of a seed."""
+
+    device: str
+    value: str
+
+    def make(self, d_in: int, d_out: int, seed: int = 0) -> bp.Device:
+        if self.device == "crossbar":
+            return self._crossbar(d_in, d_out, seed)
+        designed, erring = MESHES[self.device]
+        if self.value == "ideal":
+            return designed(d_in, d_out)
+        return TAPS[self.value](erring(d_in, d_out, phase=ANYWHERE, splitter=0.05, seed=seed), seed=seed)
+
+    def _crossbar(self, d_in: int, d_out: int, seed: int) -> bp.Device:
+        if self.value == "ideal":
+            return bp.devices.Crossbar(d_in, d_out)
+        cells = bp.devices.Crossbar(d_in, d_out, memristor=bp.devices.PCM, line=1.0, stuck=(0.005, 0.005), seed=seed)
+        return bp.devices.Memristive(cells, seed=seed, clock=Clock())
+
+
+@dataclass(frozen=True)
+class HeldUp(Digits):
+    """Digits whose rates fall as a cosine to `floor` times their start."""
+
+    floor: float = 0.0
+
+    def optimizers(self, model: nn.Module, steps: int) -> list[tuple[Optimizer, LRScheduler]]:
+        adam = Adam(bp.param_groups(model, lr=self.lr, device_lr=self.device_lr))
+        part = (1 - self.floor) / 2
+        return [(adam, LambdaLR(adam, lambda step: self.floor + part * (1 + math.cos(math.pi * min(1, step / steps)))))]
+
+
+def run(task: Digits, method: TrainingMethod, chip: Chip, seed: int, factor: float) -> dict[str, float]:
+    """The accuracy in %, and the cost of the training."""
+    noisy = chip.value != "ideal" and chip.device != "crossbar"
+    drift = WALK / math.sqrt(factor * PROGRAMMINGS) if chip.value == "drifting" else 0.0
+    flaws = Imperfections(read_noise=READ_NOISE if noisy else 0.0, drift=drift)
+    allowance = Allowance.of_batches(task, round(factor * task.steps(len(task.data().x_train))))
+    result = train(Trial(task, method, chip, seed, flaws, allowance=allowance))
+    asked = {unit: sum(n for use, n in result[unit].items() if use != "evaluate") for unit in ("rows", "programmings")}
+    return {"accuracy": 100 * result["accuracy"], "steps": result["steps"], **asked}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--devices", nargs="+", choices=DEVICES, default=list(DEVICES))
+    parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--rates", nargs="+", type=float, default=[2e-2, 6e-2])
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--factor", type=float, default=1)
+    parser.add_argument("--epochs", type=int, default=10, help="of the allowance of factor 1")
+    parser.add_argument("--floor", type=float, default=0.3, help="of the rate, on drifting devices")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    head = f"{'device':16}{'chip':10}{'method':10}{'rate':>6}{'accuracy, %':>16}"
+    print(head + f"{'steps':>7}{'rows':>8}{'programmings':>14}")
+    for device in args.devices:
+        for value in args.chips if device in MESHES else [each for each in args.chips if each in ("ideal", "as-built")]:
+            task = HeldUp(epochs=args.epochs, floor=args.floor if value == "drifting" else 0.0)
+            for method in (OracleReference(), FrozenReference(), TwoWay(args.pairs)):
+                chip = Chip(device, value)
+                rates = args.rates[:1] if isinstance(method, FrozenReference) else args.rates
+                first = {rate: run(replace(task, device_lr=rate), method, chip, 0, args.factor) for rate in rates}
+                rate = max(first, key=lambda each: first[each]["accuracy"])
+                chosen = replace(task, device_lr=rate)
+                found = [first[rate], *(run(chosen, method, chip, s, args.factor) for s in range(1, args.seeds))]
+                scores = [each["accuracy"] for each in found]
+                spread = f" ± {statistics.stdev(scores):4.1f}" if len(scores) > 1 else ""
+                print(
+                    f"{device:16}{value:10}{method.name:10}{rate:6g}{statistics.fmean(scores):9.1f}{spread:7}"
+                    f"{found[0]['steps']:7}{found[0]['rows']:8,}{found[0]['programmings']:14,}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
