@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackprop.core._kept import Kept, keepable
 from blackprop.core._query import Query, same_setting
 from blackprop.core._round import Round, Run
 from blackprop.devices._base import Device
-from blackprop.devices._held import Held, keepable
 from blackprop.errors import ArgumentError
 
 # Memory of one batched call of a simulator; settings and rows beyond it are served in several calls.
@@ -31,7 +31,7 @@ class Simulator(Device):
     """
 
     stacks: bool = False
-    __held: Held | None = None  # its name is mangled, so that subclasses may have a `_held` of their own
+    __kept: Kept | None = None  # its name is mangled, so that subclasses may have a `_held` of their own
 
     def holds(self, rows: int, /) -> bool:
         """Whether so many rows are read from `coefficients`, which are kept while the setting stays; by default not.
@@ -72,15 +72,15 @@ class Simulator(Device):
         own = "transfer" in vars(self)  # set on this object
         if own or not self.holds(len(x)) or x.dtype != theta.dtype or not _describes(type(self)):
             return self.transfer(x, theta)
-        held = self.__held
+        held = self.__kept
         if held is None or not held.serves(theta, vars(self)):
             coefficients = self.coefficients(theta)
-            held = Held(theta, coefficients, vars(self))
-            self.__held = held if keepable(coefficients) else None
+            held = Kept(theta, coefficients, vars(self))
+            self.__kept = held if keepable(coefficients) else None
         return self.answer(x, held.coefficients)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_Simulator__held"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_Simulator__kept"}
 
     def read_back(self, g: Tensor, /) -> Tensor:
         """`A(θ)ᵀ g` for rows g (rows, *out_shape) sent into the outputs, of a linear simulator: (rows, *in_shape)."""

@@ -32,7 +32,7 @@ class Outer(Estimator):
 
     **Costs** no query.
 
-    **Errors.** Exact where `A` is as above, up to a constant, whatever that is. A cell that is stuck, or far along
+    **Errors.** Exact where `A` is as above, up to a constant matrix. A cell that is stuck, or far along
     resistive wires, acts less than `slope` says; the error is the same at every step, so averaging cannot remove it.
 
     **Arguments:**

@@ -1,4 +1,4 @@
-"""What a simulator keeps while it stands at one setting: the part of its transfer that depends on θ alone."""
+"""The part of a simulator's transfer that depends on θ alone, kept while the simulator stands at one setting."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from blackprop.core._query import same_setting
 
 MOST = 2**28  # bytes of coefficients that are kept
-OWN = {"_programmed", "_declared", "_Simulator__held"}  # attributes on which a transfer does not depend
+OWN = {"_programmed", "_declared", "_Simulator__kept"}  # attributes on which a transfer does not depend
 
 
-class Held:
+class Kept:
     """The coefficients of a device at one setting, and the attributes of the device that they were made from."""
 
     def __init__(self, theta: Tensor, coefficients: Tensor, attributes: Mapping[str, Any]) -> None:
