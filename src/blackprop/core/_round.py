@@ -26,6 +26,8 @@ class Run(NamedTuple):
 
 
 START, SIZE, SETTING, PURPOSE, KIND = range(5)  # the columns of the table
+COMPARED = 2**20  # numbers of settings that are compared at once
+FEW = 16  # settings that are compared one by one, which is faster
 
 
 @final
@@ -103,7 +105,8 @@ class Round(Sequence[Query]):
 
     @cached_property
     def _queries(self) -> list[Query]:
-        thetas = list(self.settings)
+        # A part of a long round uses few of its settings, and makes no object of the others.
+        thetas = dict(enumerate(self.settings)) if len(self.settings) <= len(self.table) else {}
         blocks: dict[tuple[int, int, int], Tensor] = {}
         found = []
         for start, size, setting, code, kind in self.table.tolist():
@@ -111,6 +114,8 @@ class Round(Sequence[Query]):
             if x is None:
                 part = self.parts[kind]
                 x = blocks[kind, start, size] = part if size == len(part) else part[start : start + size]
+            if setting not in thetas:
+                thetas[setting] = self.settings[setting]
             found.append(Query(x, thetas[setting], PURPOSES[code], self.kinds[kind]))
         return found
 
@@ -119,15 +124,28 @@ class Round(Sequence[Query]):
         """Consecutive queries at one setting: the programmings of the round, but for one that the device holds."""
         if len(self.table) == 1:
             return [Run(int(self.table[0, SETTING]), 0, 1)]
-        found: list[Run] = []
-        before = -1
-        for number, setting in enumerate(self.table[:, SETTING].tolist()):
-            if before >= 0 and (setting == before or torch.equal(self.settings[setting], self.settings[before])):
-                found[-1] = found[-1]._replace(last=number + 1)
-            else:
-                found.append(Run(setting, number, number + 1))
-            before = setting
+        starts, which = self._starts, self.table[:, SETTING].tolist()
+        return [Run(which[n], n, last) for n, last in zip(starts, [*starts[1:], len(which)], strict=True)]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The number of the first query of each run."""
+        if len(self.table) < 2:
+            return list(range(len(self.table)))
+        which = self.table[:, SETTING]
+        moved = [n + 1 for n in (which[1:] != which[:-1]).nonzero()[0].tolist()]
+        if len(moved) <= FEW:
+            return [0, *(n for n in moved if not torch.equal(self.settings[which[n]], self.settings[which[n - 1]]))]
+        step, found = max(1, COMPARED // max(1, self.settings.shape[1])), [0]
+        for some in (np.array(moved[at : at + step]) for at in range(0, len(moved), step)):
+            one, other = (self.settings[torch.from_numpy(which[some - k])] for k in (0, 1))
+            found += some[(one != other).any(1).cpu().numpy()].tolist()
         return found
+
+    @property
+    def last_setting(self) -> Tensor:
+        """The setting (P,) of the last query."""
+        return self.settings[int(self.table[-1, SETTING])]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -144,19 +162,22 @@ class Round(Sequence[Query]):
 
     def only(self, first: int, last: int) -> Round:
         """The queries `first` to `last` (exclusive), over the same rows and settings."""
-        return (
-            self
-            if (first, last) == (0, len(self))
-            else Round(self.parts, self.settings, self.table[first:last], self.kinds)
-        )
+        if (first, last) == (0, len(self)):
+            return self
+        part = Round(self.parts, self.settings, self.table[first:last], self.kinds)
+        part._checked = self._checked  # the same numbers
+        return part
+
+    def pieces(self, queries: int) -> Iterator[Round]:
+        """The round in parts of at most so many queries, in order."""
+        return (self.only(at, min(at + queries, len(self))) for at in range(0, len(self), queries))
 
     def rows_of(self, run: Run) -> Tensor:
         """The rows (rows, *in_shape) of a run of readings; one object for runs of one query that share their rows."""
-        first, *others = self.table[run.first : run.last]
-        if not others:
+        if run.last - run.first == 1:
             return self[run.first].x
-        start, ends = first[START], np.cumsum(self.table[run.first : run.last, SIZE])
-        starts = self.table[run.first : run.last, START]
+        starts, ends = self.table[run.first : run.last, START], np.cumsum(self.table[run.first : run.last, SIZE])
+        start = starts[0]
         if np.array_equal(starts[1:], start + ends[:-1]):  # one behind the other
             return self.rows[start : start + ends[-1]]
         return torch.cat([query.x for query in self[run.first : run.last]])
@@ -212,9 +233,11 @@ class Round(Sequence[Query]):
 
     def _not_finite(self, code: int, part: Tensor, spec: Declaration) -> str:
         bad = int((~part.isfinite()).flatten(1).any(1).nonzero()[0])
-        for start, size, _, purpose, kind in self.table.tolist():
-            if kind == code and start <= bad < start + size:
-                return f"row {bad - start} of the {PURPOSES[purpose].value} query to {spec.name} is not finite"
+        start, size = self.table[:, START], self.table[:, SIZE]
+        reads = ((self.table[:, KIND] == code) & (start <= bad) & (bad < start + size)).nonzero()[0]
+        if len(reads):
+            start, _, _, purpose, _ = self.table[reads[0]].tolist()
+            return f"row {bad - start} of the {PURPOSES[purpose].value} query to {spec.name} is not finite"
         return f"row {bad} of a round to {spec.name} is not finite, and no query reads it"
 
     def spending(self, programmed: Tensor | None, rows_each: int = 1, spec: Declaration | None = None) -> Count:
@@ -228,11 +251,13 @@ class Round(Sequence[Query]):
         - `spec`: describes the capabilities; a round without capabilities needs none.
         """
         total = Count()
-        table = self.table.tolist()
-        for place, run in enumerate(self.runs):
-            if place or programmed is None or not same_setting(programmed, self.settings[run.setting]):
-                total.programmings[PURPOSES[table[run.first][PURPOSE]]] += 1
-        for number, (_, size, _, code, kind) in enumerate(table):
+        starts = self._starts
+        _, sizes, settings, codes, kinds = self.table.T.tolist()
+        if starts and same_setting(programmed, self.settings[settings[0]]):
+            starts = starts[1:]
+        for n in starts:
+            total.programmings[PURPOSES[codes[n]]] += 1
+        for number, (size, code, kind) in enumerate(zip(sizes, codes, kinds, strict=True)):
             capability = self.kinds[kind]
             if capability is None:
                 total.rows[PURPOSES[code]] += rows_each * size

@@ -105,7 +105,7 @@ class Simulator(Device):
                 readings = [self._read_at(query.x, last)]
             else:
                 readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
-                last = asked.settings[asked.runs[-1].setting].clone()
+                last = asked.last_setting.clone()
         self._programmed = last
         return readings
 

@@ -77,7 +77,7 @@ class Wrapper(Device):
             self._sense(y, query.purpose) if query.capability is None else self._sense_action(y, query)
             for y, query in zip(readings, asked, strict=True)
         ]
-        self._programmed = asked.settings[asked.runs[-1].setting].clone() if len(asked) else held
+        self._programmed = asked.last_setting.clone() if len(asked) else held
         return sensed
 
     def _sent(self, asked: Round, held: Tensor | None) -> Round:

@@ -100,7 +100,7 @@ class Farm(Device):
         self._booked.add(asked.spending(self._programmed, spec=self.declaration))
         self._programmed = None
         readings = self._pool.serve(asked)
-        self._programmed = asked[-1].theta.clone() if len(asked) else None
+        self._programmed = asked.last_setting.clone() if len(asked) else None
         return readings
 
     def program(self, theta: Tensor, /) -> None:

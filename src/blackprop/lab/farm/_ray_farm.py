@@ -76,7 +76,7 @@ class RayDevice(Device):
             return []
         parts, settings = [_array(part) for part in asked.parts], _array(asked.settings)
         readings = self._call("measure", parts, settings, asked.table, asked.kinds)
-        self._programmed = asked[-1].theta.clone()
+        self._programmed = asked.last_setting.clone()
         return [_tensor(y, query.x) for y, query in zip(readings, asked, strict=True)]
 
     def repeated(self) -> Count:

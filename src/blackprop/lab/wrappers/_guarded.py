@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn, Self
@@ -114,20 +114,25 @@ class Guarded(PassThrough):
         return idle
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
-        self._check_open()
         queries = Round.of(queries, self.declaration)
-        queries.check(self.declaration)
-        if self._interlock is not None:
-            self._ask_interlock(queries)
+        self.admit([queries])
         if self._slew is not None:
             return self._step_by_step(queries)
         if self._rate is not None:
             self._wait(sum(queries.sizes()))
         return self._measure_at_once(queries)
 
+    def admit(self, parts: Iterable[Round]) -> None:
+        """Check a whole round, whose parts are measured one by one afterwards; raises as `measure` does."""
+        self._check_open()
+        at = self._setpoint.at
+        for part in parts:
+            part.check(self.declaration)
+            at = self._ask_interlock(part, at)
+
     def _measure_at_once(self, queries: Round) -> list[Tensor]:
         if len(queries):
-            self._setpoint.begin(queries[-1].theta)
+            self._setpoint.begin(queries.last_setting)
         try:
             readings = self.device.measure(queries)
         except BaseException as error:
@@ -161,7 +166,7 @@ class Guarded(PassThrough):
         self._check_open()
         self.theta.check(theta)
         rows = theta.new_zeros(0, *self.in_shape)
-        self._ask_interlock([Query(rows, theta, Purpose.CALIBRATE)])
+        self._ask_interlock([Query(rows, theta, Purpose.CALIBRATE)], self._setpoint.at)
         with self._parked_on_failure(None):
             for step in self._setpoint.way(self._setpoint.at, theta):
                 self._setpoint.write(step, Purpose.CALIBRATE)
@@ -173,11 +178,15 @@ class Guarded(PassThrough):
         if self._setpoint.at is None or self._setpoint.parked:
             raise ArgumentError(f"{self} must be programmed before it is read")
         queries = [Query(x, self._setpoint.at, Purpose.CALIBRATE)]
-        Round.of(queries, self.declaration).check(self.declaration)
-        self._ask_interlock(queries)
+        self.admit([Round.of(queries, self.declaration)])
         self._wait(len(x))
         with self._parked_on_failure(None):
             return self.device.read(x)
+
+    @property
+    def interlocked(self) -> bool:
+        """Whether there is an interlock."""
+        return self._interlock is not None
 
     def park(self) -> None:
         """Write the parking setting and send the idle row, where there are any and the device is not parked already."""
@@ -216,16 +225,17 @@ class Guarded(PassThrough):
         if self.closed is not None and self._latch:
             raise InterlockError(f"{self.device} is stopped until `reset()`: {self.closed}")
 
-    def _ask_interlock(self, queries: Sequence[Query]) -> None:
+    def _ask_interlock(self, queries: Sequence[Query], at: Tensor | None) -> Tensor | None:
+        """Ask about every query and the steps to it, with the setpoint at `at`; returns where it ends."""
         if self._interlock is None:
-            return
-        at = self._setpoint.at
+            return at
         for query in queries:
             for step in self._setpoint.way(at, query.theta):
                 self._ask(step, query.x[:0])
             self._ask(query.theta, query.x)
             at = query.theta
         self.closed = None
+        return at
 
     def _ask(self, theta: Tensor, x: Tensor) -> None:
         assert self._interlock is not None

@@ -139,7 +139,7 @@ class RemoteDevice(Greeting):
         self._send(out)
         # While the server is at it already:
         counted = None if by_hand else asked.spending(held, spec=self._spec)
-        holds = held if counted is None or not counted.programmings else asked[-1].theta.clone()
+        holds = held if counted is None or not counted.programmings else asked.last_setting.clone()
         answer = self._insist(out, asked, counted)
         self._outgoing = None
         if out.said == 1:  # undisturbed

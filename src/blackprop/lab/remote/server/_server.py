@@ -10,18 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from blackprop.core._query import Count
-from blackprop.core._round import Round
-from blackprop.devices import Device, Wrapper
+from blackprop.devices import Device
 from blackprop.errors import ArgumentError, BlackpropError, DeviceError
+from blackprop.lab.remote.server._asking import answered, guards
 from blackprop.lab.remote.server._dispatcher import Dispatcher
 from blackprop.lab.remote.server._journal import Journal
 from blackprop.lab.remote.server._leases import Leases
 from blackprop.lab.remote.server._waiting import Due
 from blackprop.lab.remote.shared import _messages as say
-from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
 from blackprop.lab.remote.shared._sockets import ServerSockets
 from blackprop.lab.wrappers._guarded import Guarded
@@ -183,11 +181,10 @@ class Server:
                 self.device.forget()
             spent = due.asked.spending(self.device.programmed, self.device.rows_each, self._spec)
             try:
-                readings = self._ask_device(due.asked)
+                joined, arrays = answered(self.device, due.asked, self._spec)
             finally:
                 if again := self.device.repeated():
                     spent.add(again)
-            joined, arrays = rounds.pack_readings(readings, due.asked)
             fields = {"id": due.number, "joined": joined, **say.spent_fields(spent)}
             return wire.encode(say.ANSWER, fields, arrays), spent, None
         except KeyboardInterrupt:
@@ -197,19 +194,13 @@ class Server:
             fault = f"{fields['error']}: {fields['text']}"
             return wire.encode(say.ERROR, {"id": due.number, **fields}), spent, fault
 
-    def _ask_device(self, asked: Round) -> list[Tensor]:
-        if len(asked) > 1 or not asked.plain or asked.sizes()[0]:
-            return self.device.measure(asked)
-        self.device.program(asked.settings[0])  # a round of one query without rows is a programming by hand
-        return [asked.rows.new_zeros(0, *self._spec.out_shape)]
-
     def _park(self) -> None:
         """Park the device, which its last client has left; where that fails, it is tried again."""
         now = self._clock()
         if now < self._park_at:
             return
         self._running_since = now
-        failures = [*filter(None, map(_tried, (guard.park for guard in _guards(self.device))))]
+        failures = [*filter(None, map(_tried, (guard.park for guard in guards(self.device))))]
         failures += filter(None, [_tried(self.device.repeated)])  # the steps of parking are not booked to a client
         self._running_since = None
         with self._lock:
@@ -250,9 +241,3 @@ def _guarded(make: Callable[[], Device]) -> Guarded:
     if not isinstance(device, Device):
         raise ArgumentError(f"the factory returned a {type(device).__name__}, not a `blackprop.Device`")
     return device if isinstance(device, Guarded) else Guarded(device)
-
-
-def _guards(device: Device) -> list[Guarded]:
-    """Every guard of a device behind several wrappers, the outermost first."""
-    found = [device] if isinstance(device, Guarded) else []
-    return found + _guards(device.device) if isinstance(device, Wrapper) else found

@@ -125,19 +125,19 @@ def pack_readings(readings: Sequence[Tensor], queries: Sequence[Query]) -> tuple
         if not isinstance(y, Tensor) or _TRAVEL.get(y.dtype) is not y.dtype:
             what = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise ReadingError(f"the device returned {what}; readings travel as float32, float64 or int64")
-    if len(readings) == len(queries) and _fit(readings, queries):
+    if len(readings) == len(queries) and _fit(readings, Round.of(queries).sizes()):
         return True, [_array(readings[0] if len(readings) == 1 else torch.cat(list(readings)))]
     if len(readings) > wire.ARRAYS:
         raise ReadingError(f"the device returned {len(readings)} readings that do not fit together")
     return False, [_array(y) for y in readings]
 
 
-def _fit(readings: Sequence[Tensor], queries: Sequence[Query]) -> bool:
+def _fit(readings: Sequence[Tensor], sizes: Sequence[int]) -> bool:
     """Whether every reading has as many rows as its query, and all are alike."""
     dtype, shape = readings[0].dtype, readings[0].shape[1:]
     return all(
-        y.dim() > 0 and y.shape[0] == q.x.shape[0] and y.dtype is dtype and (y is readings[0] or y.shape[1:] == shape)
-        for y, q in zip(readings, queries, strict=True)
+        y.dim() > 0 and y.shape[0] == size and y.dtype is dtype and (y is readings[0] or y.shape[1:] == shape)
+        for y, size in zip(readings, sizes, strict=True)
     )
 
 
