@@ -18,6 +18,7 @@ from blackprop.lab.remote.client._status import render
 from blackprop.lab.remote.server import _server as server_module
 from blackprop.lab.remote.shared import _messages as say
 from blackprop.lab.remote.shared import _rounds as rounds
+from blackprop.lab.remote.shared import _sockets
 from blackprop.lab.remote.shared import _wire as wire
 from blackprop.lab.remote.shared._keys import make_keys
 from blackprop.lab.remote.shared._quota import FairQuota
@@ -460,15 +461,39 @@ def test_a_long_answer_that_is_asked_for_again_is_sent_again_and_not_twice_at_on
         assert not server._dispatcher.background.busy
 
 
-def test_a_message_of_very_many_frames_is_refused(keys, record):
+@pytest.mark.parametrize("frames", [wire.FRAMES + 1, 3 * wire.FRAMES])
+def test_a_message_of_very_many_frames_ends_its_connection_and_refuses_its_key_for_a_while(
+    keys, record, tmp_path, monkeypatch, frames
+):
+    monkeypatch.setattr(_sockets, "REFUSED", 1.0)
+    other = tmp_path / "other"
+    make_keys(other)
+    (other / "server.key").write_bytes((keys / "server.key").read_bytes())
+    (keys / "authorised" / "other.key").write_bytes((other / "client.key").read_bytes())
     with served(lambda: Recorder(record), keys) as server, RemoteDevice(server.address, keys=keys) as device:
+        connection = Connection(server.address, other)
+        connection.request(say.HELLO, say.WELCOME, 10, resume="")
+        connection.send([bytes(16)] + [b"x"] * (frames - 1))
+        assert eventually(lambda: bool(server.report()["refused"]))
+        with pytest.raises(errors.UnreachableError):  # it connects again, and is not let in
+            connection.request(say.HELLO, say.WELCOME, 0.5, resume="")
+        device.measure([query()])  # other keys are served
+        connection.close()
+        time.sleep(1.0)
+        later = Connection(server.address, other)
+        later.request(say.HELLO, say.WELCOME, 10, resume="")
+        later.close()
+
+
+def test_a_message_of_as_many_frames_as_are_allowed_is_read(keys, record):
+    with served(lambda: Recorder(record), keys) as server:
         connection = Connection(server.address, keys)
-        connection.send([bytes(16)] + [b"x"] * (3 * wire.FRAMES))
+        connection.send([bytes(16)] + [b"x"] * (wire.FRAMES - 1))
         reply = connection.hear(5)
+        connection.request(say.HELLO, say.WELCOME, 10, resume="")
         connection.close()
         assert reply is not None
-        assert "4096 frames" in reply["text"]
-        device.measure([query()])
+        assert "not a message of this protocol" in reply["text"]
 
 
 def test_no_client_can_take_all_of_a_quota():

@@ -103,3 +103,43 @@ def test_a_lease_is_a_time_that_clients_can_be_told(lease):
 def test_times_are_positive(lease, turn):
     with pytest.raises(ArgumentError, match="must be positive"):
         Leases(lease, turn)
+
+
+def test_an_owner_gets_the_share_of_one_however_many_clients_it_sends():
+    leases, shares = Leases(1000, 1), Counter[str]()
+    owners = {"a": b"alone", **{f"m{k}": b"many" for k in range(20)}}
+    for now in range(400):
+        for client, owner in owners.items():
+            leases.want(client, now, owner)
+        holder = leases.turn(now, set(owners))
+        assert holder is not None
+        shares[holder] += 1
+    assert shares["a"] == 200
+    assert {shares[client] for client in owners if client != "a"} == {10}
+
+
+def test_new_sessions_of_an_owner_do_not_go_before_others():
+    """Each round in a session of its own, which is left afterwards."""
+    leases, turns = Leases(1000, 1), []
+    for now in range(40):
+        leases.want("a", now, b"alone")
+        for k in range(3):
+            leases.want(f"{now}.{k}", now, b"many")
+        holder = leases.turn(now, {"a", *leases.waiting, *([leases.holder] if leases.holder else [])})
+        turns.append(holder == "a")
+        if holder != "a":
+            leases.leave(holder)
+    assert sum(turns) == 20
+
+
+def test_a_place_in_the_queue_is_the_order_of_service():
+    leases = Leases(1000, 1)
+    for client in ("m0", "m1", "m2", "a", "b"):
+        leases.want(client, 0, b"many" if client.startswith("m") else client.encode())
+    assert leases.waiting == ("m0", "a", "b", "m1", "m2")
+    assert [leases.place(client) for client in ("m0", "a", "b", "m1", "m2")] == [0, 1, 2, 3, 4]
+    served = []
+    for now in range(5):
+        served.append(leases.turn(now, {"m0", "m1", "m2", "a", "b"}))
+        leases.leave(str(served[-1]))
+    assert served == ["m0", "a", "b", "m1", "m2"]

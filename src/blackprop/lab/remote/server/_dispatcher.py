@@ -143,7 +143,7 @@ class Dispatcher:
         if number <= 0:
             raise ProtocolError("a round has a number from 1")
         self._due.add(Due(session, user, number, message["fresh"], heard.round))
-        self._leases.want(session, self._clock())
+        self._leases.want(session, self._clock(), user)
 
     def _ask(self, message: Message, route: bytes, user: bytes) -> None:
         entry = self._entry(message, route, user)

@@ -28,8 +28,9 @@ from blackprop.lab.wrappers._printable import error_text
 IDLE = 100  # ms between two looks at the clock
 TURN = 5  # ms, the same while somebody waits for the end of another's turn
 AT_ONCE = 32  # messages that are heard before the next round is begun
-HEARING = 0.002  # s for which a round that waits lets others be heard: clients that wait ask several times a round
-LONG = 0.05  # s after which a measurement is long, and somebody else attends to the clients
+HEARING = 0.001  # s for which a round that waits lets others be heard: clients that wait ask several times a round
+LONG = 0.001  # s after which a measurement is long, and somebody else attends to the clients
+SELDOM, OFTEN = 50, 2  # ms between two looks of somebody else: at rest, and within a second of a measurement
 PARK_AGAIN = (1.0, 60.0)  # s until parking is tried again: at first, and at last
 
 
@@ -137,23 +138,27 @@ class Server:
 
     def _attend(self) -> None:
         """The second thread: lets clients in, and answers them while a measurement is long."""
+        at_rest_from = -math.inf
         while not self._closed.is_set():
-            since = self._running_since
-            long = since is not None and self._clock() - since > LONG
+            since, now = self._running_since, self._clock()
+            if since is not None:
+                at_rest_from = now + 1.0
             try:
-                self._sockets.attend(5 if long else 50)
-                if long:
+                if since is not None and now - since > LONG:
                     with self._lock:
-                        if self._running_since is not None:
-                            self._listen(0)
+                        self._listen(0, measuring=True)
+                self._sockets.attend(OFTEN if now < at_rest_from else SELDOM)
             except Exception as error:  # without this thread no client would be let in any more
                 with self._lock:
                     self._dispatcher.statistics.fault(error_text(error))
 
-    def _listen(self, milliseconds: int) -> None:
+    def _listen(self, milliseconds: int, *, measuring: bool = False) -> None:
+        """Hear some messages; with `measuring`, no longer than a measurement lasts."""
         self._dispatcher.background.collect()
         until = math.inf
         for _ in range(AT_ONCE):
+            if measuring and self._running_since is None:
+                return
             received = self._sockets.receive(milliseconds)
             if received is None:
                 return

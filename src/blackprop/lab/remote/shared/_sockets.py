@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
+import os
 import re
 import socket as sockets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from blackprop.lab.remote.shared import _wire as wire
 from blackprop.lab.remote.shared._keys import AUTHORISED, Authorised, client_pair, import_zmq, server_pair
 
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):([0-9]+|\*)")
+AT_ONCE = 1000  # frames of a message that are received before a round may be begun
+REFUSED = 5.0  # s for which a key is not let in that has sent a message in too many frames
 _ZAP = "inproc://zeromq.zap.01"
 # Silence, in place of a refusal: a client without a key cannot tell a server that knows it not from none at all.
 _SILENCE, _WELCOME = b"300", b"200"
@@ -62,18 +67,43 @@ class ServerSockets:
             self.close()
             raise ArgumentError(f"{bind} cannot be served at: {error}; does another server run there?") from error
         self._milliseconds: int | None = None
+        self._refused: dict[bytes, float] = {}  # until when
+        self._begun: tuple[Any, Any, list[Any]] | None = None  # a message under way: its route, last frame and frames
         self.address: str = self.router.last_endpoint.decode().rstrip("\0")
 
     def receive(self, milliseconds: int) -> tuple[bytes, bytes, list[Any]] | None:
-        """The sender's route, its public key (empty without keys) and the frames of the next message, None for none."""
+        """The sender's route, its public key (empty without keys) and the frames of the next message.
+
+        None for none, and for a message in many frames of which a part has been received: call again.
+        """
+        if self._begun is None and (route := self._next(milliseconds)) is not None:
+            self._begun = (route, route, [])
+        if self._begun is None:
+            return None
+        route, frame, frames = self._begun
+        before, user = len(frames), b"" if self.authorised is None else str(route.get("User-Id")).encode()
+        frame = _rest(self.router, frame, frames, wire.FRAMES + 1, AT_ONCE)
+        if before <= wire.FRAMES < len(frames):
+            self._cut(route, user)
+        self._begun = (route, frame, frames) if frame.more else None
+        return None if frame.more else (route.bytes, user, frames)
+
+    def _cut(self, route: Any, user: bytes) -> None:
+        """End the connection of a message in too many frames, which cost time and not bytes, and refuse its key."""
+        if user:
+            self._refused[user] = time.monotonic() + REFUSED
+        with contextlib.suppress(OSError, ValueError):  # it has gone
+            connection = sockets.socket(fileno=os.dup(route.get(self._zmq.SRCFD)))
+            with contextlib.closing(connection):
+                connection.shutdown(sockets.SHUT_RDWR)
+
+    def _next(self, milliseconds: int) -> Any:
         if milliseconds and milliseconds != self._milliseconds:
             self.router.rcvtimeo = self._milliseconds = milliseconds
         try:
-            route = self.router.recv(0 if milliseconds else self._zmq.DONTWAIT, copy=False)
+            return self.router.recv(0 if milliseconds else self._zmq.DONTWAIT, copy=False)
         except self._zmq.Again:
             return None
-        user = b"" if self.authorised is None else str(route.get("User-Id")).encode()
-        return route.bytes, user, _rest(self.router, route, wire.FRAMES + 1)
 
     def authorises(self, user: bytes) -> bool:
         """Whether the client with this public key may speak; without keys, every client."""
@@ -108,7 +138,7 @@ class ServerSockets:
             from zmq.utils import z85  # noqa: PLC0415  # an extra
 
             user = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
-            known = user in self.authorised
+            known = user in self.authorised and time.monotonic() > self._refused.get(user, -math.inf)
         self.desk.send_multipart([version, number, _WELCOME if known else _SILENCE, b"", user if known else b"", b""])
 
     def close(self) -> None:
@@ -165,24 +195,26 @@ class ClientSocket:
             first = self.socket.recv(copy=False)
         except self._zmq.Again:
             return None
-        return [first.buffer, *_rest(self.socket, first, wire.FRAMES)]
+        frames: list[Any] = [first.buffer]
+        _rest(self.socket, first, frames, wire.FRAMES + 1)
+        return frames
 
     def close(self, linger: int) -> None:
         self.context.destroy(linger=linger)
 
 
-def _rest(socket: Any, frame: Any, most: int) -> list[Any]:
-    """Return the frames behind `frame` in its message, which have all come with it.
+def _rest(socket: Any, frame: Any, frames: list[Any], most: int, at_once: float = math.inf) -> Any:
+    """Append the frames behind `frame` in its message, all of which are here, to `frames`; return the last one.
 
     Beyond `most` frames, or more bytes than a message may have, the others are dropped, and the kept part is refused.
     """
-    rest, size = [], 0
-    while frame.more:
-        frame = socket.recv(copy=False)
-        if len(rest) < most and size <= wire.MESSAGE_BYTES:
-            rest.append(frame.buffer)
+    size, receive = sum(map(len, frames)), socket.recv
+    while frame.more and at_once > 0:
+        frame, at_once = receive(0, False), at_once - 1
+        if len(frames) < most and size <= wire.MESSAGE_BYTES:
+            frames.append(frame.buffer)
             size += len(frame.buffer)
-    return rest
+    return frame
 
 
 def _limit(zmq: Any, socket: Any) -> None:
