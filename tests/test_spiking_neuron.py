@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import blackprop as bp
+from blackprop import errors
+from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.devices import Biases, SpikingNeurons
 from blackprop.devices.electronic._spiking_neuron import time_constant
 from blackprop.errors import ArgumentError
@@ -129,3 +132,18 @@ def test_the_seed_alone_decides_the_mismatch():
 def test_refuses(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
+
+
+@pytest.mark.parametrize("trains", [False, True], ids=("rates", "trains"))
+def test_rates_below_zero_are_refused_and_not_taken_for_none(trains):
+    device = SpikingNeurons(2, 3, duration=50.0, trains=trains)
+    assert device.x_low == 0
+    x, theta = torch.ones(4, *device.in_shape), torch.zeros(6)
+    x[2, ..., 1] = -0.1
+    with pytest.raises(errors.LimitError, match=r"row 2, input .* = -0.1 is outside .*Differential"):
+        metered(device, Ledger())([Query(x, theta, Purpose.FORWARD)])
+    device.program(theta)
+    with pytest.raises(errors.LimitError, match="row 2"):
+        device.read(x)
+    signed = bp.devices.Differential(device)
+    metered(signed, Ledger())([Query(x, theta, Purpose.FORWARD)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Clock:
             which = int(((1 - design * alone).square().sum(0)).argmin())
             both = torch.zeros(2, dtype=torch.float64)
             both[which] = alone[which]
-        return Cost(_rounded(float(both[0])), _rounded(float(both[1])))
+        return replace(self.declaration.cost, programming=_rounded(float(both[0])), row=_rounded(float(both[1])))
 
 
 def cost(clock: Clock) -> Finding:

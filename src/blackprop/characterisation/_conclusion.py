@@ -69,7 +69,8 @@ def _line(device: Declared) -> str:
 
 
 def _cost(cost: Cost) -> str:
-    return f"cost=bp.Cost(programming={cost.programming!r}, row={cost.row!r})"
+    actions = f", actions={dict(cost.actions)!r}" if cost.actions else ""
+    return f"cost=bp.Cost(programming={cost.programming!r}, row={cost.row!r}{actions})"
 
 
 def _order(order: Tensor) -> tuple[str, str]:

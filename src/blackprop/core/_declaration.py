@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,13 @@ class Cost:
             raise ArgumentError(f"`Cost` takes seconds that are not negative, got {self}")
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  (its mapping has none)
+
+    @classmethod
+    def dearest(cls, costs: Sequence[Cost]) -> Cost:
+        """The greatest of each of the costs."""
+        names = dict.fromkeys(name for cost in costs for name in cost.actions)
+        actions = {name: max(cost.actions.get(name, 0.0) for cost in costs) for name in names}
+        return cls(max(cost.programming for cost in costs), max(cost.row for cost in costs), actions)
 
 
 @dataclass(frozen=True, eq=False)

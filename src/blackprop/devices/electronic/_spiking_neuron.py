@@ -86,9 +86,8 @@ class SpikingNeurons(Simulator):
     - `biases` (default `Biases()`).
     - `duration` (ms, default 100), `step` (ms, default 0.5): of a row.
     - `peak` (Hz, default 100): rows are rates x ≥ 0 in units of it, sent as regular trains whose phases the seed draws,
-      so that equal rows get equal answers.
-    - `trains` (default False): rows are counts of spikes step by step, (steps, d_in), rounded; those below 0 count as
-      0.
+      so that equal rows get equal answers. Rows below 0 are refused, see `Differential`.
+    - `trains` (default False): rows are counts of spikes step by step, (steps, d_in), rounded, none below 0.
     - `mismatch` (default 0.2): relative standard deviation of every neuron's leaks, gains and threshold and of every
       synapse's I_w, log-normal of mean 1, hidden from all methods.
     - `seed` (default 0).
@@ -133,7 +132,7 @@ class SpikingNeurons(Simulator):
         size = d_in * d_out
         theta = ThetaSpec(size, partial(uniform, size, -0.5, 1.0), low=-1.0, high=1.0)
         in_shape = (self.steps, d_in) if trains else d_in
-        super().__init__(in_shape, d_out, theta, coupling=Coupling.ROW, cost=cost)
+        super().__init__(in_shape, d_out, theta, coupling=Coupling.ROW, cost=cost, x_low=0.0)
         self._build(d_in, d_out, mismatch, torch.Generator().manual_seed(seed))
 
     def _build(self, d_in: int, d_out: int, mismatch: float, generator: torch.Generator) -> None:
@@ -175,9 +174,10 @@ class SpikingNeurons(Simulator):
 
     def _arriving(self, x: Tensor) -> Tensor:
         """Return the spikes per step (..., rows, steps, d_in)."""
+        self.declaration.check_rows(x.flatten(0, -1 - len(self.in_shape)))
         if self.trains:
-            return x.round().clamp_min(0)
-        cycles = x.clamp_min(0).unsqueeze(-2) * (self.peak * self.step / 1000)
+            return x.round()
+        cycles = x.unsqueeze(-2) * (self.peak * self.step / 1000)
         edges = torch.arange(self.steps + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
         return (cycles * edges + self._phases.to(x.device)).floor().diff(dim=-2)
 

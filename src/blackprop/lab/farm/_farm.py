@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,11 +81,12 @@ class Farm(Device):
             raise ArgumentError(f"`Farm(backoff=...)` takes seconds, positive and finite, got {backoff}")
         first, costs = devices[0], [device.cost for device in devices]
         together = {
-            "cost": Cost(max(cost.programming for cost in costs), max(cost.row for cost in costs)),
+            "cost": Cost.dearest(costs),
             "noise": max(device.noise for device in devices),
             "capabilities": shared_by(devices),
         }
         super().__init__(first.in_shape, first.out_shape, first.theta, **{**properties(first), **together})
+        self.rows_each = first.rows_each
         members = [Member(device, tolerance, backoff, clock) for device in devices]
         self._pool = MemberPool(f"Farm({len(devices)} × {first})", members)
         self._booked = Count()  # counted by the driver, or reported to it
@@ -97,7 +99,7 @@ class Farm(Device):
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         self._pool.take_back()
         asked = Round.of(queries)
-        self._booked.add(asked.spending(self._programmed, spec=self.declaration))
+        self._booked.add(asked.spending(self._programmed, self.rows_each, self.declaration))
         self._programmed = None
         readings = self._pool.serve(asked)
         self._programmed = asked.last_setting.clone() if len(asked) else None
@@ -176,15 +178,17 @@ class Farm(Device):
         sending, second = self._pool.asked_apart(list(writing), [Query(x, theta[-1], Purpose.CALIBRATE)], budget)
         for at, (_, seconds) in sending.items():
             row = seconds / len(x)
-            self._pool.members[at].cost = Cost(max(0.0, writing[at][1] / len(theta) - row), row)
+            member = self._pool.members[at]
+            member.cost = replace(member.cost, programming=max(0.0, writing[at][1] / len(theta) - row), row=row)
         return tuple(member.cost for member in self._pool.members), Ledger.sum([first, second])
 
     def state_dict(self) -> dict[str, Any]:
+        costs = [member.cost for member in self._pool.members]
         return {
             "members": [self._pool.state_of(member) for member in self._pool.members],
             "corrections": [member.correction for member in self._pool.members],
             "refused": [member.reason if member.disagrees else "" for member in self._pool.members],
-            "costs": [(member.cost.programming, member.cost.row) for member in self._pool.members],
+            "costs": [(cost.programming, cost.row, dict(cost.actions)) for cost in costs],
             "noise": self.noise,
         }
 
@@ -242,7 +246,7 @@ def _check_alike(devices: list[Device]) -> None:
         raise ArgumentError("`Farm(devices)` takes each device once: one serves one thread at a time")
     first = devices[0]
     for at, other in enumerate(devices[1:], start=1):
-        for name in ("in_shape", "out_shape", "linear", "coupling", "x_low", "x_high"):
+        for name in ("in_shape", "out_shape", "linear", "coupling", "x_low", "x_high", "rows_each"):
             _check_same(at, name, getattr(first, name), getattr(other, name))
         for name in ("size", "low", "high", "period", "harmonics"):
             _check_same(at, f"theta.{name}", getattr(first.theta, name), getattr(other.theta, name))

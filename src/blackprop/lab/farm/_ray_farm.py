@@ -61,8 +61,9 @@ class RayDevice(Device):
         except BlackpropError:
             self.close()
             raise
-        self._name = about.pop("name")
+        self._name, rows_each = about.pop("name"), about.pop("rows_each")
         super().__init__(**about)
+        self.rows_each = rows_each
 
     def program(self, theta: Tensor, /) -> None:
         self._call("program", _array(theta))
@@ -180,6 +181,7 @@ class _Host:
                 "in_shape": device.in_shape,
                 "out_shape": device.out_shape,
                 "theta": device.theta,
+                "rows_each": device.rows_each,
                 **properties(device),
             }
         )

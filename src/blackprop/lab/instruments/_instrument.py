@@ -56,8 +56,9 @@ class Instrument(Device):
 
     **Arguments:**
 
-    - `low`, `high`: the limits of a row's entries, inclusive, one number or one an input. The device declares limits
-      that all inputs share as `x_low` and `x_high`.
+    - `low`, `high`: the limits of a row's entries, inclusive, one number or one an input. The device declares the
+      range that all inputs share, from the greatest `low` to the least `high`, as `x_low` and `x_high`: probes keep to
+      it. Inputs of unlike ranges need a scale each, in `_drive` or in a wrapper, to be used whole.
     - `settle`, `settle_row` (s): the waits after a programming and after each row is driven.
     - `linear`, `coupling`, `noise`: as in `Device`.
     - `cost`: as in `Device`; by default the two waits.
@@ -89,7 +90,7 @@ class Instrument(Device):
                 raise ArgumentError(f"`{type(self).__name__}({name}=...)` takes seconds, got {seconds}")
         cost = cost if cost is not None else Cost(programming=settle, row=settle_row)
         declared = {"linear": linear, "coupling": coupling, "cost": cost, "noise": noise}
-        ends = [_alike(limit) for limit in (low, high)]
+        ends = _shared(low, high)
         super().__init__(in_shape, out_shape, theta, x_low=ends[0], x_high=ends[1], **declared)
         self.settle, self.settle_row, self._sleep = settle, settle_row, sleep
         size = math.prod(self.in_shape)
@@ -184,7 +185,10 @@ class Instrument(Device):
             raise kind(f"{self}: {what} failed: {type(error).__name__}: {error}") from error
 
 
-def _alike(limit: Numbers) -> float | None:
-    """The limit of all inputs; None where they differ, or where there is none."""
-    values = set(torch.as_tensor(limit, dtype=torch.float64).flatten().tolist())
-    return values.pop() if len(values) == 1 and math.isfinite(next(iter(values))) else None
+def _shared(low: Numbers, high: Numbers) -> tuple[float | None, float | None]:
+    """The range that all inputs share; None for no limit, and where they share none."""
+    least = float(torch.as_tensor(low, dtype=torch.float64).max())
+    most = float(torch.as_tensor(high, dtype=torch.float64).min())
+    if not least < most:
+        return None, None
+    return (least if math.isfinite(least) else None), (most if math.isfinite(most) else None)

@@ -131,7 +131,7 @@ class Replayed(Device):
             header, limits = self._records[0]
             low, high = (None if n is None else limits[n] if isinstance(n, int) else float(n) for n in header["limits"])
             theta = ThetaSpec(header["size"], self._draw, low, high, header["period"], header.get("harmonics"))
-            cost = Cost(*header["cost"])
+            cost = Cost(*header["cost"])  # older recordings name no actions
             x_low, x_high = header.get("input_limits", (None, None))
             shapes = tuple(header["in_shape"]), tuple(header["out_shape"])
             super().__init__(
@@ -145,6 +145,7 @@ class Replayed(Device):
                 x_high=x_high,
                 capabilities=restored(header.get("capabilities", {}), capabilities),
             )
+            self.rows_each = int(header.get("rows_each", 1))
             self._name = str(header["name"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not begin with a declaration: {error!r}") from error

@@ -93,6 +93,7 @@ class RemoteDevice(Greeting):
             raise
         self._served = spec.name
         super().__init__(spec.in_shape, spec.out_shape, spec.theta, **properties(spec))
+        self.rows_each = spec.rows_each
 
     def _connect(self) -> Connection:
         return Connection(self.address, self._keys)
@@ -126,7 +127,7 @@ class RemoteDevice(Greeting):
             rounds.check_travel(asked, arrays, self._spec)
         except ShapeError:
             self._again.subtract(
-                Count() if by_hand else asked.spending(held, spec=self._spec)
+                Count() if by_hand else asked.spending(held, self.rows_each, self._spec)
             )  # the round was not sent
             raise
         if out is None and time.monotonic() - self._spoke > self._lease_seconds:
@@ -138,7 +139,7 @@ class RemoteDevice(Greeting):
         begun = time.monotonic()
         self._send(out)
         # While the server is at it already:
-        counted = None if by_hand else asked.spending(held, spec=self._spec)
+        counted = None if by_hand else asked.spending(held, self.rows_each, self._spec)
         holds = held if counted is None or not counted.programmings else asked.last_setting.clone()
         answer = self._insist(out, asked, counted)
         self._outgoing = None
@@ -227,7 +228,8 @@ class RemoteDevice(Greeting):
         out.number, out.said, out.cancelled = self._number, 0, False
 
     def _timeouts(self, out: Outgoing, asked: Round, counted: Count | None) -> Timeouts:
-        declared = self._spec.seconds(counted if counted is not None else asked.spending(None, spec=self._spec))
+        spent = counted if counted is not None else asked.spending(None, self.rows_each, self._spec)
+        declared = self._spec.seconds(spent)
         size = rounds.answer_bytes(asked, self._spec) + sum(array.nbytes for array in out.arrays)
         first = max(4 * self._usual, size / BYTES_PER_SECOND)
         deadline = self.deadline + 2 * declared

@@ -38,6 +38,7 @@ def describe(spec: Declaration) -> tuple[dict[str, Any], list[np.ndarray]]:
         "programming_seconds": float(spec.cost.programming),
         "row_seconds": float(spec.cost.row),
         "noise": float(spec.noise),
+        "rows_each": spec.rows_each,
         "input_limits": [spec.x_low, spec.x_high],
         "capabilities": {each.name: each.fields() for each in spec.capabilities},
         "action_seconds": {name: float(seconds) for name, seconds in spec.cost.actions.items()},
@@ -78,6 +79,7 @@ def understand(
             noise=float(fields["noise"]),
             x_low=x_low,
             x_high=x_high,
+            rows_each=_whole(fields.get("rows_each", 1)),  # as an older server does not send it
             capabilities=restored(fields["capabilities"], kinds),
         )
     except ProtocolError:
