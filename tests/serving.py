@@ -66,6 +66,13 @@ class Recorder(bp.Device):
         return x * self.held
 
 
+class Mute(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self):
+        raise RuntimeError("no text for you")
+
+
 def lines(path: Path, start: str = "") -> list[str]:
     text = path.read_text() if path.exists() else ""
     return [line for line in text.splitlines() if line.startswith(start)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -104,3 +106,8 @@ def test_public_names_are_sorted_and_documented(package):
 def test_the_public_names_are_these_many():
     """A name more is a promise more: raise the number with a reason, and prefer a method of what is there."""
     assert len(public()) <= 330
+
+
+def test_the_core_imports_neither_extras_nor_dynamo():
+    code = "import blackprop, sys; print([m for m in ('tyro', 'rich', 'sklearn', 'torch._dynamo') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
