@@ -84,9 +84,9 @@ FILES = {
     "nn/_*layer.py": "layer* checkpoints diagnostics converting ledger* drift",
     "nn/_state.py": "layer* checkpoints",
     "nn/_autograd.py": "layer*",
-    "lab/remote/shared/_rounds.py": "lab_rounds lab_wire lab_server",
-    "lab/remote/server/_journal.py": "lab_journal lab_server lab_faults",
-    "lab/remote/server/_entry.py": "lab_journal lab_server lab_faults",
+    "lab/remote/shared/_rounds.py": "lab_rounds lab_long_rounds lab_wire lab_server",
+    "lab/remote/server/_journal.py": "lab_journal lab_sessions lab_server lab_faults",
+    "lab/remote/server/_entry.py": "lab_journal lab_sessions lab_server lab_faults",
     "experiments/records/_run_folder.py": "run_folder* interrupted_runs trials",
 }
 
