@@ -7,11 +7,13 @@ and then 60 honest clients measure at once. Then, attack by attack, a few honest
 attacks.
 
 **Own round**: the median time of a round of a single client in peace, from sending to the answer. **Fair share**: one
-device serves one client at a time, so a client waits for the rounds of the others, each in its turn. **Wait** of a
-round: the time from sending to the answer, less the rounds of others in between: of each its turn, in which the server
-measures and answers it, and what an own round takes beside its turn (the messages). Of the attacker's rounds as many
+device serves one client at a time, so with n clients a round takes n own rounds. **Wait** of a round: the time from
+sending to the answer, less the rounds of others in between: of each its turn, in which the server measures and answers
+it, and a pause. In the crowds the pause is what an own round takes beside its turn, by the fair share; beside an
+attacker it is the median pause between two turns of 20 clients, which is shorter. Of the attacker's rounds as many
 count as lie between those of the honest clients when both keys take turns; further ones are waited for, as is
 everything else that the server does for an attacker. The wait holds the own round too: undisturbed, it is 1 own round.
+Clients measure when all of them are there.
 
 **Work**: the processor time of the serving thread between two turns, in which it hears messages; other programs on the
 machine do not lengthen it, as they do waits. Attacker and clients stand for other machines: the server and the honest
@@ -307,9 +309,12 @@ class Honest:
     def run(self, address: str, keys: Path, clients: int, until: Callable[[int], bool]) -> Honest:
         """Measure with so many clients at once, each until it is time."""
 
+        together = threading.Barrier(clients)
+
         def ask(i: int) -> None:
             try:
                 with RemoteDevice(address, keys=keys, wait=120, deadline=60) as device:
+                    together.wait(60)
                     done, theta = 0, torch.tensor([1.0, -1.0, 0.5])
                     while not until(done):
                         x = torch.tensor([[float(i), done, 1.0]])
@@ -319,7 +324,10 @@ class Honest:
                         self.failures["wrong reading"] += not torch.equal(y, x * theta)
                         done += 1
             except bp.errors.BlackpropError as error:
+                together.abort()
                 self.failures[f"{type(error).__name__}: {error}"] += 1
+            except threading.BrokenBarrierError:  # another one was not let in
+                pass
 
         threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
         for thread in threads:
@@ -414,15 +422,16 @@ def run(
         own = statistics.median(answered - sent for sent, answered, _ in alone.rounds)
         told("one client in peace", alone, alone.waits(notes, 0.0), own)
         begun, ended, *_ = measured(notes)
-        gap = own - float(np.median(ended - begun))
-        print(f"own round {1e3 * own:.1f} ms, {1e3 * gap:.1f} of it beside its turn")
+        beside, pause = own - float(np.median(ended - begun)), math.nan
+        print(f"own round {1e3 * own:.1f} ms, {1e3 * beside:.1f} of it beside its turn")
         for crowd in crowds:
             so_far = measured(notes).shape[1]
             found = Honest().run(address, keys, crowd, for_rounds(max(3, int(seconds))))
             begun, ended, *_ = measured(notes)[:, so_far:]
-            waits = found.waits(notes, gap)
             between = float(np.median(begun[1:] - ended[:-1]))
-            told(f"{crowd} clients in peace", found, waits, own, f"between two rounds {1e3 * between:.1f} ms")
+            pause = between if math.isnan(pause) else pause
+            waits = found.waits(notes, beside)
+            told(f"{crowd} clients in peace", found, waits, own, f"pause between two turns {1e3 * between:.1f} ms")
             yield f"{crowd} clients", Result(found.failures, waits, own, 0.0)
         for name in ["peace", *names]:
             time.sleep(1)
@@ -436,7 +445,7 @@ def run(
                 attacker.join()
             peak = highest(pid)
             grown = at_rest(pid) - before
-            waits = found.waits(notes, gap)
+            waits = found.waits(notes, pause)
             *_, busy_from, busy_to = measured(notes)[:, so_far:]
             work = busy_from[1:] - busy_to[:-1]
             told(
