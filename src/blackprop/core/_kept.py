@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
-
-from blackprop.core._query import same_setting
 
 MOST = 2**28  # bytes of coefficients that are kept
 OWN = {"_programmed", "_declared", "_Simulator__kept"}  # attributes on which a transfer does not depend
 
 
-class Kept:
-    """The coefficients of a device at one setting, and the attributes of the device that they were made from."""
+class Kept(NamedTuple):
+    """The coefficients of a device at one setting, and the attributes of the device that they were made from.
 
-    def __init__(self, theta: Tensor, coefficients: Tensor, attributes: Mapping[str, Any]) -> None:
-        self.theta, self.coefficients = theta, coefficients
-        # The values are kept, so that no other object takes the place of one in memory.
-        self._values = {name: value for name, value in attributes.items() if name not in OWN}
-        self._versions = _versions(self._values)
+    The attributes themselves are kept, so that no other object can take the place of one in memory.
+    """
+
+    theta: Tensor  # (P,), the device's own
+    coefficients: Tensor
+    names: list[str]
+    values: list[Any]
+    versions: list[int]
+
+    @classmethod
+    def of(cls, theta: Tensor, coefficients: Tensor, attributes: Mapping[str, Any]) -> Kept | None:
+        """Return them, or None where they are too large to be kept."""
+        return cls(theta, coefficients, *_stamp(attributes)) if coefficients.nbytes <= MOST else None
 
     def serves(self, theta: Tensor, attributes: Mapping[str, Any]) -> bool:
-        """Whether they are those at theta (P,), and no attribute was changed or written to."""
-        now = {name: value for name, value in attributes.items() if name not in OWN}
-        return (
-            same_setting(self.theta, theta)
-            and now.keys() == self._values.keys()
-            and all(now[name] is value for name, value in self._values.items())
-            and _versions(now) == self._versions
-        )
+        """Whether they hold at theta, the same object, and no attribute was changed or written to."""
+        if self.theta is not theta:
+            return False
+        names, values, versions = _stamp(attributes)
+        same = names == self.names and all(now is before for now, before in zip(values, self.values, strict=True))
+        return same and versions == self.versions
 
 
-def _versions(values: Mapping[str, Any]) -> list[int]:
-    return [value._version for value in values.values() if isinstance(value, Tensor)]
-
-
-def keepable(coefficients: Tensor) -> bool:
-    return coefficients.numel() * coefficients.element_size() <= MOST
+def _stamp(attributes: Mapping[str, Any]) -> tuple[list[str], list[Any], list[int]]:
+    """The names and values of the attributes, and how often each tensor was written to."""
+    names, values, versions = [], [], []
+    for name, value in attributes.items():
+        if name not in OWN:
+            names.append(name)
+            values.append(value)
+            versions.append(value._version if isinstance(value, Tensor) else 0)
+    return names, values, versions

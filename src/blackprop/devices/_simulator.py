@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._kept import Kept, keepable
+from blackprop.core._kept import Kept
 from blackprop.core._query import Query, same_setting
 from blackprop.core._round import Round, Run
 from blackprop.devices._base import Device
@@ -31,20 +31,16 @@ class Simulator(Device):
     """
 
     stacks: bool = False
+    kept_from: int | None = None
+    """The number of rows from which on a reading goes through `coefficients`; None for a reading that never does. It
+    depends on that number alone, so that a reading does not depend on those before it.
+    """
     __kept: Kept | None = None  # its name is mangled, so that subclasses may have a `_held` of their own
-
-    def holds(self, rows: int, /) -> bool:
-        """Whether so many rows are read from `coefficients`, which are kept while the setting stays; by default not.
-
-        It depends on the number of rows alone, so that a reading does not depend on those before it.
-        """
-        del rows
-        return False
 
     def coefficients(self, theta: Tensor, /) -> Tensor:
         """Return the part of `transfer` that depends on theta (P,) alone.
 
-        By default the matrix (d_out, d_in) of a linear device of vectors, from its unit rows.
+        By default the matrix (d_out, d_in) of a linear device of vectors, from its unit rows. Kept while the setting stays.
         """
         unit = torch.eye(math.prod(self.in_shape), dtype=theta.dtype, device=theta.device)
         return self.transfer(unit, theta).mT.contiguous()
@@ -69,15 +65,15 @@ class Simulator(Device):
 
     def _read_at(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return the reading of x at theta, which is not written to later."""
-        own = "transfer" in vars(self)  # set on this object
-        if own or not self.holds(len(x)) or x.dtype != theta.dtype or not _describes(type(self)):
+        never = self.kept_from is None or len(x) < self.kept_from or x.dtype != theta.dtype
+        if never or not _describes(type(self)) or "transfer" in vars(self):  # one that was set on this object
             return self.transfer(x, theta)
-        held = self.__kept
-        if held is None or not held.serves(theta, vars(self)):
-            coefficients = self.coefficients(theta)
-            held = Kept(theta, coefficients, vars(self))
-            self.__kept = held if keepable(coefficients) else None
-        return self.answer(x, held.coefficients)
+        kept = self.__kept
+        if kept is not None and kept.serves(theta, vars(self)):
+            return self.answer(x, kept.coefficients)
+        coefficients = self.coefficients(theta)
+        self.__kept = Kept.of(theta, coefficients, vars(self))
+        return self.answer(x, coefficients)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_Simulator__kept"}

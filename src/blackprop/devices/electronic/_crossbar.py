@@ -94,6 +94,7 @@ class ConductanceArray(Simulator):
     """
 
     stacks = True
+    kept_from = 0
 
     def __init__(
         self,
@@ -116,9 +117,6 @@ class ConductanceArray(Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return apply_matrix(self.coefficients(theta), x)
-
-    def holds(self, rows: int, /) -> bool:
-        return True
 
     def coefficients(self, theta: Tensor, /) -> Tensor:
         g = theta.unflatten(-1, (self.bit_lines, *self.in_shape))
@@ -166,6 +164,7 @@ class Crossbar(Simulator):
     """
 
     stacks = True
+    kept_from = 0
 
     def __init__(
         self,
@@ -210,9 +209,6 @@ class Crossbar(Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return apply_matrix(self.coefficients(theta), x)
-
-    def holds(self, rows: int, /) -> bool:
-        return True
 
     def coefficients(self, theta: Tensor, /) -> Tensor:
         return self.array.coefficients(self.conductances(theta))

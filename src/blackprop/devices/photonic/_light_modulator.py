@@ -36,6 +36,7 @@ class LightModulator(Simulator):
     """
 
     stacks = True
+    kept_from = 0
 
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
         size = d_in * d_out
@@ -47,9 +48,6 @@ class LightModulator(Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self.answer(x, self.coefficients(theta))
-
-    def holds(self, rows: int, /) -> bool:
-        return True
 
     def coefficients(self, theta: Tensor, /) -> Tensor:
         return theta.cos().unflatten(-1, (*self.out_shape, *self.in_shape))

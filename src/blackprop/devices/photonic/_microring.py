@@ -33,6 +33,7 @@ class Microring(Simulator):
     """
 
     stacks = True
+    kept_from = 0
 
     def __init__(self, d_in: int, d_out: int, *, a: float = 0.8, r: float = 0.9, cost: Cost | None = None) -> None:
         for name, value in (("a", a), ("r", r)):
@@ -48,9 +49,6 @@ class Microring(Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return apply_matrix(self.coefficients(theta), x)
-
-    def holds(self, rows: int, /) -> bool:
-        return True
 
     def coefficients(self, theta: Tensor, /) -> Tensor:
         a, r = self.a, self.r

@@ -37,6 +37,7 @@ class Mesh(Simulator):
 
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
         self.modes = max(d_in, d_out) + max(d_in, d_out) % 2
+        self.kept_from = self.modes  # so many rows cost less through the matrix, which is read from as many
         size = self.modes * (self.modes - 1)
         initial = partial(normal, size, math.pi / 2, 1 / math.sqrt(self.modes))
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
@@ -86,9 +87,6 @@ class Mesh(Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return self._read_out(self._field(x, theta))
-
-    def holds(self, rows: int, /) -> bool:
-        return rows >= self.modes  # as many cost less through the matrix, which is read from as many
 
     def setting_bytes(self, rows: int) -> int:
         # A setting twice; the field before and after a column; that column's coefficients.
