@@ -40,7 +40,7 @@ class Simulator(Device):
     def coefficients(self, theta: Tensor, /) -> Tensor:
         """Return the part of `transfer` that depends on theta (P,) alone.
 
-        By default the matrix (d_out, d_in) of a linear device of vectors, from its unit rows. Kept while the setting stays.
+        By default the matrix (d_out, d_in) of a linear device of vectors, from its unit rows.
         """
         unit = torch.eye(math.prod(self.in_shape), dtype=theta.dtype, device=theta.device)
         return self.transfer(unit, theta).mT.contiguous()
