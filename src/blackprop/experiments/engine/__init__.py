@@ -1,1 +1,1 @@
-"""A trial: its parts, its training within the steps of its task or an allowance, its price and its result."""
+"""A trial: its parts, its price, its training (for the steps of its task or within an allowance) and its result."""

@@ -1,4 +1,4 @@
-"""One training step's gradients held against the oracle's, for diagnosis alone: no query, simulators only."""
+"""Compare the gradients of one training step with the oracle's, for diagnosis only: no queries, simulators only."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Step:
     grad_x: Tensor | None = None
 
     def keep(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """As a forward hook."""
+        """Record the tensors of a pass; registered as a forward hook."""
         del layer
-        self.x = args[0].detach().to(self.layer.theta.dtype)  # autocast may have sent another
+        self.x = args[0].detach().to(self.layer.theta.dtype)  # autocast may have changed the dtype
         self.theta = self.layer.device.theta.clamp(self.layer.theta.detach()).clone()
         gain = self.layer.gain.detach().clone()
         output.register_hook(lambda grad: setattr(self, "grad_y", gain * grad))
@@ -38,7 +38,7 @@ class Step:
             args[0].register_hook(lambda grad: setattr(self, "grad_x", grad))
 
     def cosines(self) -> dict[str, float | None]:
-        """Of the gradients for θ and for the input to the oracle's; None where one was not needed."""
+        """Return the cosines between the gradients and the oracle's, for θ and for the input. None if not needed."""
         grad_theta = self.layer.theta.grad
         if self.layer.device.declaration.oracle is None or self.grad_y is None:
             return {"oracle_cosine": None, "oracle_cosine_x": None}
@@ -48,7 +48,7 @@ class Step:
         }
 
     def _true_theta(self, grad_y: Tensor) -> Tensor:
-        spec, generator = self.layer.device.declaration, torch.Generator()  # nothing is drawn
+        spec, generator = self.layer.device.declaration, torch.Generator()  # never drawn from
         return run(estimators.Oracle().grad_theta(self.x, self.theta, grad_y, grad_y, spec, generator), _asks_nothing)
 
     def _true_x(self, grad_y: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Step:
 
 @contextmanager
 def seen(model: nn.Module) -> Iterator[dict[str, Step]]:
-    """Each physical layer's part in the step that is made inside; compare before the optimizer moves θ."""
+    """Record each physical layer's tensors in the step made inside. Compare before the optimizer changes θ."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PhysicalLayer)}
     steps = {name: Step(layer) for name, layer in layers.items()}
     hooks: list[Any] = [step.layer.register_forward_hook(step.keep) for step in steps.values()]
@@ -76,4 +76,4 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def _asks_nothing(queries: Sequence[Query]) -> list[Tensor]:
-    raise AssertionError(f"an oracle asked {len(queries)} queries")
+    raise AssertionError(f"an oracle made {len(queries)} queries")

@@ -1,4 +1,4 @@
-"""Allowances: what training may ask of the devices."""
+"""Allowances: the rows and programmings that training may use."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from blackprop.nn._layer import PhysicalLayer
 from blackprop.nn._substitute import ledger
 from blackprop.planning import tell_allowance
 
-BATCH = 64  # rows of a training batch, unless told otherwise
+BATCH = 64  # rows of a training batch, by default
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """The rows and programmings that training may ask of all devices together. Evaluation is not counted.
+    """The rows and programmings that training may use, over all devices together. Evaluation is not counted.
 
     - `rows`: the largest number of rows, at least 1.
-    - `programmings`: the largest number of programmings, at least 1; None, the default, sets no limit.
+    - `programmings` (default None, no limit): the largest number of programmings, at least 1.
+
+    **Raises** `ArgumentError` for a limit below 1.
+
+    >>> from blackprop.experiments import Allowance
+    >>> Allowance(rows=64_000, programmings=1000).less(4000)
+    Allowance(rows=60000, programmings=999)
     """
 
     rows: int
@@ -37,16 +43,16 @@ class Allowance:
 
     @classmethod
     def of_batches(cls, task: Task, batches: int) -> Allowance:
-        """So many training batches of `task` through each of its devices, one programming a batch."""
+        """Allow `batches` training batches of `task` through each of its devices, with one programming per batch."""
         places = count_devices(task)
         return cls(batches * task.batch_size * places, batches * places)
 
     def less(self, rows: int) -> Allowance:
-        """The allowance without one reading of so many rows."""
+        """Return the allowance minus one reading of `rows` rows."""
         return Allowance(self.rows - rows, None if self.programmings is None else self.programmings - 1)
 
     def share(self, model: nn.Module, step: tuple[int, int] = (0, 0)) -> float | None:
-        """The share that is spent, in [0, 1]; None where one more `step` of (rows, programmings) would pass a limit."""
+        """Return the share spent, in [0, 1]; None if a further `step` (rows, programmings) would exceed a limit."""
         limits, shares = (self.rows, self.programmings), [0.0]
         for spent, cost, limit in zip(asked(model), step, limits, strict=True):
             if limit is not None:
@@ -57,8 +63,8 @@ class Allowance:
 
     @contextmanager
     def enforced(self, model: nn.Module, batch_size: int = BATCH) -> Iterator[None]:
-        """Inside, the layers of `model` raise `BudgetExhausted` rather than pass the allowance; layers that ask their
-        device first know their share of it, and the batch size.
+        """Make the layers of `model` raise `BudgetExhausted` before they exceed the allowance. Layers that choose their
+        method by a trial measurement are given their share of it and the batch size.
         """
         budget, layers = Budget(self.rows, self.programmings), physical_layers(model)
         number, most = max(1, len(layers)), self.programmings
@@ -74,7 +80,7 @@ class Allowance:
 
 
 def asked(model: nn.Module) -> tuple[int, int]:
-    """The rows and programmings of training."""
+    """Return the rows and programmings used by training."""
     total = ledger(model)
     return (
         total.total_rows - total.rows[Purpose.EVALUATE],
@@ -83,12 +89,12 @@ def asked(model: nn.Module) -> tuple[int, int]:
 
 
 def physical_layers(model: nn.Module) -> list[PhysicalLayer]:
-    """The layers of `model` that stand on devices, in its order."""
+    """Return the physical layers of `model`, in its order."""
     return [module for module in model.modules() if isinstance(module, PhysicalLayer)]
 
 
 def count_devices(task: Task) -> int:
-    """The devices that the network of `task` has places for."""
+    """Return the number of devices in the network of `task`."""
     places = 0
 
     def place(*_: object) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The cost of a trial, made or planned, in the two numbers that methods are compared by."""
+"""The cost of a trial, measured or planned, in the two numbers by which methods are compared."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ _BEYOND = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)
 
 @dataclass(frozen=True)
 class Bill:
-    """Rows and programmings by purpose, and the overheads, from which evaluation is left out:
+    """Rows and programmings by purpose, and the overheads, which exclude evaluation:
 
     row overhead = (PARAMETER + SURROGATE + CALIBRATE rows) / FORWARD rows,
     programming overhead = (FORWARD + PARAMETER + SURROGATE + CALIBRATE programmings − needed) / needed,
 
-    where a layer needs one programming an optimizer step if its θ is trained, and its forward ones if θ is frozen.
+    where a layer needs one programming per optimizer step if its θ is trained, and its forward programmings if θ is
+    frozen.
     """
 
     rows: dict[str, int]
     programmings: dict[str, int]
-    needed: int  # programmings that training takes whatever the method
-    lab_seconds: float  # everything asked, evaluation too
+    needed: int  # programmings that every method takes
+    lab_seconds: float  # all queries, including evaluation
 
     @classmethod
     def of(cls, ledgers: Iterable[tuple[Ledger, bool]], steps: int) -> Bill:
-        """From the ledger of each layer, with whether its θ is trained, after `steps` optimizer steps."""
+        """Build the bill from the ledger of each layer, and whether its θ is trained, after `steps` optimizer steps."""
         ledgers = list(ledgers)
         total = Ledger.sum(ledger for ledger, _ in ledgers)
         return cls(
@@ -48,7 +49,7 @@ class Bill:
         return cls.of([(layer.ledger, layer.theta.requires_grad) for layer in layers], steps)
 
     def plain(self) -> dict[str, Any]:
-        """As a result in summary.json holds it."""
+        """Return the entries of a result in summary.json."""
         return {
             "rows": self.rows,
             "programmings": self.programmings,

@@ -1,4 +1,4 @@
-"""Callbacks: they are told how a trial goes on."""
+"""Callbacks, which follow the progress of a trial."""
 
 from __future__ import annotations
 
@@ -8,24 +8,37 @@ from typing import Any, Protocol
 
 
 class Callback(Protocol):
-    """Told of every step, every evaluation and every result. Each argument is a mapping that JSON takes."""
+    """Follow every step, evaluation and result. Each argument is a mapping of JSON-compatible values.
+
+    ```python
+    class Print(Callback):
+        def step(self, progress): ...
+
+        def evaluated(self, line):
+            print(line["step"], line["accuracy"])
+
+        def finished(self, result): ...
+
+    train(trial, callback=Print())
+    ```
+    """
 
     def step(self, progress: Mapping[str, Any]) -> None:
-        """After every optimizer step: the trial's key, the step of how many, the loss, the rows and programmings."""
+        """Follow an optimizer step: the trial's key, the step and the total, the loss, the rows and programmings."""
         ...
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
-        """After every evaluation: the line of metrics.jsonl."""
+        """Follow an evaluation: the line of metrics.jsonl."""
         ...
 
     def finished(self, result: Mapping[str, Any]) -> None:
-        """After a trial: its result, as summary.json and results.jsonl hold it."""
+        """Follow the end of a trial: its result, as in summary.json and results.jsonl."""
         ...
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Several callbacks as one, called in order; none by default."""
+    """Call several callbacks in order; none by default."""
 
     all: tuple[Callback, ...] = ()
 

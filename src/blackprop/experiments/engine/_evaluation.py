@@ -1,4 +1,4 @@
-"""The evaluation of a model on the rows to test on."""
+"""The evaluation of a model on the test rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from blackprop.experiments.engine._execution import Workers
 from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.tasks._task import Data
 
-EVALUATED = 256  # rows at once, or a process's share of a batch where that is more
+EVALUATED = 256  # rows at once, or a process's share of a batch if larger
 
 
 @torch.no_grad()
 def evaluate(trial: Trial, model: nn.Module, data: Data, workers: Workers) -> Tensor:
-    """The objective's tally over all test rows and processes; leaves the model in `eval()`."""
+    """Return the objective's tally over all test rows and processes. The model stays in `eval()`."""
     model.eval()
     rows = workers.share(torch.arange(len(data.x_test)))
     size = max(EVALUATED, trial.task.batch_size // workers.count // trial.execution.accumulate)

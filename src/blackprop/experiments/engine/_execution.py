@@ -1,4 +1,4 @@
-"""How a run is carried out: precision, parts of a batch, processes; what Accelerate does for the loop, and no more."""
+"""How a run is executed: precision, gradient accumulation, processes. Only this module uses Accelerate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class FloatPrecision(enum.Enum):
-    """Of the digital layers; devices are asked in float32 whatever it is."""
+    """The precision of the digital layers. Devices always use float32."""
 
     FULL = "full"
     BFLOAT16 = "bf16"
@@ -31,18 +31,19 @@ class FloatPrecision(enum.Enum):
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out, as far as that decides its results."""
+    """How a run is executed, as far as it affects the results."""
 
     precision: FloatPrecision = FloatPrecision.FULL
-    """Of the digital layers, by autocast; devices are asked in float32 whatever it is. fp16 needs an accelerator."""
+    """Precision of the digital layers, by autocast. Devices always use float32. fp16 needs an accelerator."""
     accumulate: int = 1
-    """Parts that a process takes its share of a batch in, one after another; θ moves once for all of them."""
+    """Number of parts in which a process handles its share of a batch, one after another. θ changes once per batch."""
     clip: float | None = None
-    """Largest norm of the digital gradients; longer ones are shortened to it. (θ's optimizer does not mind length.)"""
+    """Largest norm of the digital gradients; larger ones are scaled down to it. By default they are not clipped. The
+    gradient of θ is never clipped, because the step of its optimizer does not depend on the norm."""
     patience: int | None = None
-    """Evaluations without a better score after which a run ends; by default it goes on to its last step."""
+    """Number of evaluations without a better score after which a run ends. By default it makes all steps."""
     cpu: bool = False
-    """Train on the CPU, even where there is an accelerator."""
+    """Train on the CPU even if there is an accelerator."""
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
@@ -57,11 +58,11 @@ ORDINARY = Execution()
 
 
 class Workers:
-    """The processes that share a run, of which this is one: `accelerate launch` and `torchrun` start several.
+    """The processes that share a run, including this one: `accelerate launch` and `torchrun` start several.
 
-    Each holds a device of its own, perturbs it in directions of its own, and takes its share of every batch; gradients
-    are averaged. Before every forward pass all take over the surrogates of the first process; what an estimator
-    remembers stays with the directions that it is of, in its own process.
+    Each process has its own device, perturbs it in its own directions, and handles its share of every batch. Gradients
+    are averaged. Before every forward pass, all processes copy the surrogates of the first one. The memory of an
+    estimator belongs to its directions, so it stays in its own process.
     """
 
     def __init__(self, execution: Execution = ORDINARY) -> None:
@@ -73,7 +74,7 @@ class Workers:
         cpu = execution.cpu or not torch.cuda.is_available()
         if cpu and execution.precision is FloatPrecision.FLOAT16:
             raise ArgumentError("`Execution(precision=fp16)` needs an accelerator; on the CPU there is bf16")
-        AcceleratorState._reset_state()  # of an earlier run in this process, perhaps of another precision
+        AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
         precision = "no" if execution.precision is FloatPrecision.FULL else execution.precision.value
         self._accelerator: Any = Accelerator(mixed_precision=precision, cpu=cpu)
         self.count: int = self._accelerator.num_processes
@@ -84,15 +85,15 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes files and reports for all."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch or a data set."""
+        """Return this process's part of a batch or a data set."""
         return rows.tensor_split(self.count)[self.rank]
 
     def prepare(self, model: nn.Module, optimizers: list[Optimizer]) -> tuple[nn.Module, list[Optimizer]]:
-        """The model in its place, its gradients averaged over the processes."""
+        """Move the model to this process's device and average its gradients over the processes."""
         own = [
             f"{name}.estimator.{buffer}"
             for name, layer in model.named_modules()
@@ -106,7 +107,7 @@ class Workers:
         return self._accelerator.autocast()
 
     def averaging(self, model: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Around the forward and backward pass of one part of a batch; gradients are averaged with the last."""
+        """Wrap the forward and backward pass of one part of a batch. Gradients are averaged at the last part."""
         return contextlib.nullcontext() if last else self._accelerator.no_sync(model)
 
     def backward(self, loss: Tensor) -> None:
@@ -117,20 +118,20 @@ class Workers:
 
     @torch.no_grad()
     def agree(self, parameter: nn.Parameter) -> None:
-        """Take the mean over the processes: each may trust its own measurements differently (`optim.SignalScaled`)."""
+        """Replace the parameter by its mean over the processes, where `optim.SignalScaled` may step differently."""
         if self.count > 1 and parameter.requires_grad:
             parameter.copy_(self._accelerator.reduce(parameter.detach(), reduction="mean"))
 
     def sum(self, value: Tensor) -> Tensor:
-        """Over the processes."""
+        """Sum over the processes."""
         return self._accelerator.reduce(value, reduction="sum")
 
     def meet(self) -> None:
-        """Wait for all: the first process keeps the meeting place, and must not leave before the others have done."""
+        """Wait for all processes. The first one hosts the connection, so it must not end before the others."""
         self._accelerator.wait_for_everyone()
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object  # noqa: PLC0415
@@ -138,12 +139,12 @@ class Workers:
         return gather_object([value])
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Done by all, the first process before the others: what it downloads is there for them."""
+        """Run `work` in all processes, first in the first one, so that the others find its downloads."""
         with self._accelerator.main_process_first():
             return work()
 
     def once(self, work: Callable[[], T]) -> T:
-        """Done by the first process alone; its result, or its error, is that of all."""
+        """Run `work` in the first process only. All processes return its result or raise its error."""
         if self.count == 1:
             return work()
         from accelerate.utils import broadcast_object_list  # noqa: PLC0415
@@ -152,7 +153,7 @@ class Workers:
         if self.first:
             try:
                 told[0] = work()
-            except Exception as error:  # the others would wait for ever
+            except Exception as error:  # the other processes would wait forever
                 told[1] = error
         broadcast_object_list(told)
         if told[1] is not None:
@@ -162,19 +163,19 @@ class Workers:
 
 @contextlib.contextmanager
 def lent_generators() -> Iterator[None]:
-    """The global generators, which dropout draws from, are lent to a run and put back."""
+    """Restore the global generators, which dropout draws from, after a run."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def _leave() -> None:
-    """Take the process group down while the interpreter still stands; its threads abort a process that ends before."""
+    """Destroy the process group before the interpreter exits. Otherwise its threads abort the process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def first_process() -> bool:
-    """Whether this process speaks for all that share a run."""
+    """Return whether this process reports for all processes that share a run."""
     started = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not started or torch.distributed.get_rank() == 0

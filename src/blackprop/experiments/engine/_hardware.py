@@ -1,4 +1,4 @@
-"""The devices that a recipe can be run on, and what can be wrong with them."""
+"""The devices on which experiments run, and their imperfections."""
 
 from __future__ import annotations
 
@@ -17,27 +17,34 @@ from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.photonic._scattering_medium import ScatteringMedium
 from blackprop.errors import ArgumentError, IncompatibleError
 
-Shape = int | tuple[int, ...]  # of a row, and of its reading
+Shape = int | tuple[int, ...]  # of a row or a reading
 REMOTE = "remote"
-REACH = 4  # of a converter of settings, in largest initial values, where the device declares neither limits nor period
+REACH = (
+    4  # range of a settings converter, in largest initial values, if the device declares neither limits nor a period
+)
 
 
 class Kind(Protocol):
-    """A kind of device; the value is its name in files and on the command line."""
+    """A kind of device. The value is its name in files and on the command line."""
 
     @property
     def value(self) -> str: ...
 
     def make(self, d_in: Any, d_out: Any, seed: int = 0) -> Device:
-        """The device for a place of a network, for rows and readings of the shapes that its tasks have there.
+        """Make the device for a position of a network, whose rows and readings have the shapes `d_in` and `d_out`.
 
-        `seed` draws the hidden errors of a device that has any.
+        `seed` draws the hidden errors, if the device has any.
         """
         ...
 
 
 class Hardware(enum.Enum):
-    """A kind of device; the value is its name in files and on the command line."""
+    """A kind of simulated device. The value is its name in files and on the command line.
+
+    >>> from blackprop.experiments import Hardware
+    >>> Hardware("mzi-mesh").make(4, 4).in_shape
+    (4,)
+    """
 
     MATRIX = "matrix"
     LIGHT_MODULATOR = "light-modulator"
@@ -52,19 +59,19 @@ class Hardware(enum.Enum):
     IMPERFECT_THREE_SPLITTER_MESH = "imperfect-three-splitter"
     IMPERFECT_MICRORING = "imperfect-microring"
     CROSSBAR = "crossbar"
-    """Of phase-change cells, which come out otherwise at every programming and read otherwise at every row."""
+    """Phase-change cells, with random errors at every programming and at every read row."""
     SCATTERING_MEDIUM = "scattering-medium"
-    """Behind a phase mask and read by a camera: few parameters, and intensities."""
+    """A phase mask in front and a camera behind: few parameters, intensity readings."""
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
-        """The device; `seed` draws the hidden errors of one that has any."""
+        """Make the device. `seed` draws its hidden errors, if it has any."""
         if self in _ERRING:
             return _ERRING[self](d_in, d_out, seed=seed)
         return _KINDS[self](d_in, d_out)
 
 
 def _crossbar(d_in: int, d_out: int, seed: int) -> Device:
-    """No time passes for its cells, so that a run does not depend on the machine: they do not drift."""
+    """Make a crossbar with a constant clock, so that its cells do not drift and results are the same everywhere."""
     return Memristive(Crossbar(d_in, d_out, memristor=PCM), seed=seed, clock=lambda: 0.0)
 
 
@@ -90,31 +97,31 @@ _ERRING = {
 
 @dataclass(frozen=True)
 class Remote:
-    """Devices that servers have (`blackprop serve`): each place of a network takes the first that fits it."""
+    """Devices of servers (`blackprop serve`). Each position of a network takes the first device of its size."""
 
     address: tuple[str, ...] = ()
-    """Of the servers, tcp://host:port."""
+    """Addresses of the servers, tcp://host:port."""
     keys: Path | None = None
-    """The folder of this client's keys; without them, only servers on this machine that ask for none."""
+    """Folder of this client's keys. Without keys, only servers on this machine that need none can be reached."""
     repeat_in_doubt: bool = False
-    """Measure a round again of which a killed server cannot say whether it was measured; else that ends the run."""
+    """Measure a round again if a killed server cannot tell whether it was measured. By default this ends the run."""
 
     @property
     def value(self) -> str:
         return REMOTE
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
-        del seed  # what is hidden in a device that is really there was drawn long ago
+        del seed  # real hardware has its own errors
         if not self.address:
             raise ArgumentError("a remote device needs the address of its server: `--address tcp://host:port`")
         found = [_connected(address, self.keys, self.repeat_in_doubt) for address in self.address]
         for device in found:
             if (device.in_shape, device.out_shape) == ((d_in,), (d_out,)):
-                device.forget()  # as a device that has just been made
+                device.forget()  # in the state of a new device
                 return device
         raise IncompatibleError(
-            f"this network wants a device {d_in} -> {d_out}, and there are {', '.join(map(str, found))}; serve one "
-            "of that size, or choose another network"
+            f"this network needs a device {d_in} -> {d_out}, and the servers have {', '.join(map(str, found))}; serve "
+            "a device of that size, or choose another network"
         )
 
 
@@ -123,30 +130,30 @@ NOWHERE = Remote()
 
 @functools.cache
 def _connected(address: str, keys: Path | None, repeat_in_doubt: bool) -> Device:
-    """One connection a process: networks are built again and again, the device is one."""
-    from blackprop.lab import RemoteDevice  # noqa: PLC0415  # needs an extra of its own
+    """Return the one connection of this process, which is shared when networks are built repeatedly."""
+    from blackprop.lab import RemoteDevice  # noqa: PLC0415  # needs an extra
 
     return RemoteDevice(address, keys=keys, insecure=keys is None, repeat_in_doubt=repeat_in_doubt)
 
 
 @dataclass(frozen=True)
 class Imperfections:
-    """Noise, resolution and drift of every device of a trial, for every query."""
+    """Noise, resolution and drift of every device of a trial, in every query."""
 
     read_noise: float = 0.0
-    """Additive noise on every reading, relative to the output's root mean square."""
+    """Additive noise on every reading, relative to the root mean square of the output."""
     proportional_noise: float = 0.0
-    """Multiplicative noise on every reading."""
+    """Multiplicative noise on every reading, relative to the reading."""
     input_bits: int | None = None
-    """Resolution of the rows that are sent."""
+    """Resolution of the rows sent. By default they are exact."""
     theta_bits: int | None = None
-    """Resolution of the settings that are written: over the device's limits or its period; where it declares neither
-    (matrix, low-rank, resampling), over 4 times its largest initial value to either side, where the converter clips.
-    """
+    """Resolution of the settings. By default they are exact. The range is the device's limits or its period. If it
+    declares neither (matrix, low-rank, resampling), the range is ±4 times its largest initial value, and larger settings
+    are clipped."""
     output_bits: int | None = None
-    """Resolution of what is read."""
+    """Resolution of the readings. By default they are exact."""
     drift: float = 0.0
-    """Random walk of the settings: its step at every programming, in the settings' units."""
+    """Standard deviation of the settings' random walk at each programming, in the units of the settings."""
 
     def __post_init__(self) -> None:
         for name in ("read_noise", "proportional_noise", "drift"):
@@ -154,7 +161,7 @@ class Imperfections:
                 raise ArgumentError(f"`Imperfections({name}=...)` must not be negative, got {getattr(self, name)}")
 
     def wrap(self, device: Device, seed: int) -> Device:
-        """Inside out, as a signal meets them: the setting is rounded and drifts, the output is noisy and rounded."""
+        """Wrap `device` in its imperfections, from the inside out: drift, noise, rounding."""
         if self.drift:
             device = devices.Drifting(device, per_programming=self.drift, seed=seed)
         if self.read_noise or self.proportional_noise:
@@ -170,7 +177,7 @@ class Imperfections:
         return device
 
     def _theta_range(self, device: Device) -> tuple[float, float] | None:
-        """The range that settings are rounded in; None where the device has a range of its own."""
+        """Return the range in which settings are rounded; None if the device has its own range."""
         spec = device.theta
         if self.theta_bits is None or spec.limited or spec.period is not None:
             return None

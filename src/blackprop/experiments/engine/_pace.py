@@ -1,4 +1,4 @@
-"""How many steps a trial takes, and its learning rates meanwhile: as its task has it, or within an allowance."""
+"""The number of steps of a trial and its learning rates: from its task, or from an allowance."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from blackprop.experiments.engine._allowance import Allowance, asked
 
 
 class Pace(abc.ABC):
-    """Yields the steps of each segment and sets the learning rates before, between and after them."""
+    """Yield the steps of each segment, and set the learning rates before, between and after them."""
 
     total: int
-    """Steps of the whole trial; within an allowance, an estimate."""
+    """The steps of the whole trial; an estimate within an allowance."""
 
     @abc.abstractmethod
     def steps(self, began: int) -> Iterator[int]:
-        """The numbers of the steps of a segment that begins with step `began`."""
+        """Yield the step numbers of a segment that begins with step `began`."""
 
     @abc.abstractmethod
     def is_last(self, step: int) -> bool:
-        """Whether `step` is known to end its segment."""
+        """Return whether `step` is known to end its segment."""
 
     @abc.abstractmethod
     def is_done(self, steps: int) -> bool:
-        """Whether the trial ends after `steps` steps."""
+        """Return whether the trial ends after `steps` steps."""
 
     @abc.abstractmethod
     def limits(self) -> AbstractContextManager[None]:
-        """Around the steps of a segment."""
+        """Return the context of the steps of a segment, which enforces limits."""
 
     @abc.abstractmethod
     def stepped(self) -> None:
-        """Called after every optimizer step."""
+        """Update the schedules after an optimizer step."""
 
     @abc.abstractmethod
     def evaluated(self, score: float) -> None:
-        """Called after every evaluation."""
+        """Update the schedules after an evaluation."""
 
     @abc.abstractmethod
     def state(self) -> list[dict[str, Any]]:
-        """The state of the schedules for a checkpoint."""
+        """Return the state of the schedules for a checkpoint."""
 
     @abc.abstractmethod
     def load(self, state: Sequence[dict[str, Any]]) -> None:
-        """Restore what `state` returned."""
+        """Restore the state returned by `state`."""
 
 
 class TaskPace(Pace):
@@ -92,10 +92,11 @@ class TaskPace(Pace):
 
 
 class AllowancePace(Pace):
-    """Steps until the next would pass the allowance, all of them one segment.
+    """Make steps until the next one would exceed the allowance, in one segment.
 
-    `rate = initial rate · (1 + cos(π · share spent)) / 2`, so every method has come to rest when it ends. A step is
-    taken to cost as much as the dearest so far; the first is left out, since it alone may calibrate.
+    `rate = initial rate · (1 + cos(π · share spent)) / 2`, so the rate of every method falls to 0 at the end. The cost
+    of the next step is assumed to be the highest cost so far. The first step is not counted for this, because it may
+    include calibration.
     """
 
     def __init__(self, allowance: Allowance, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -103,9 +104,11 @@ class AllowancePace(Pace):
         self._optimizers = optimizers
 
     def steps(self, began: int) -> Iterator[int]:
-        if began:  # resumed after its only segment
+        if began:  # resumed after the only segment
             return
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]  # anew after a load
+        groups = [
+            group for optimizer in self._optimizers for group in optimizer.param_groups
+        ]  # `load` replaces the groups
         rates = [(group, group.get("initial_lr", group["lr"])) for group in groups]
         dearest = (0, 0)
         for step in count():
@@ -131,7 +134,7 @@ class AllowancePace(Pace):
         return self.allowance.enforced(self._model)
 
     def stepped(self) -> None:
-        """The rates are set before each step."""
+        """Keep the rates, which are set before each step."""
 
     def evaluated(self, score: float) -> None:
         del score

@@ -1,4 +1,4 @@
-"""The cost of a trial before it is begun."""
+"""The cost of a trial, computed before it starts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.tasks._task import Data
 from blackprop.nn._layer import PhysicalLayer
 
-_NUDGE = 1e-3  # tells the settings of a dry run apart; their values decide no price
+_NUDGE = 1e-3  # makes the settings of a dry run differ; their values do not affect the price
 
 
 def price(trial: Trial, data: Data) -> Bill:
-    """The bill of `trial`, evaluations included, without a query to any device.
+    """Compute the bill of `trial`, including evaluations, without a query to any device.
 
-    The parameter procedure of one step is run dry and multiplied by the steps; the surrogate's procedures are run dry
-    for every step, since one that rebuilds itself now and then costs more in some. Exact where the questions do not
-    depend on where training goes; a device with limits is asked its base rows once more in steps that come near them.
+    The parameter procedure of one step is run without a device, and its cost is multiplied by the number of steps. The
+    procedures of the surrogate are run for every step, because a surrogate that rebuilds itself at intervals costs more
+    in some steps. The price is exact if the queries do not depend on the course of training. A device with limits reads
+    its base rows once more in each step whose settings are near a limit, which the price does not include.
+
+    - `trial`: the trial.
+    - `data`: the rows of its task; only their shapes and number count.
+
+    Returns a bill with `rows` and `programmings` by purpose, `row_overhead` and `programming_overhead`.
     """
     task = trial.task
     places: list[_Place] = []
@@ -70,12 +76,12 @@ class _Schedule:
 
 
 class _Place(nn.Module):
-    """Stands where a device would, to see how many rows come and whether their gradient is wanted."""
+    """A stand-in for a device that records how many rows arrive and whether their gradient is needed."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
-        self.gain = nn.Parameter(torch.ones(()))  # a physical layer has one, so what follows it needs a gradient
+        self.gain = nn.Parameter(torch.ones(()))  # as in a physical layer, so that the layers after it need a gradient
         self.rows, self.test_rows, self.wants_grad_x = 0, 0, False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +96,7 @@ def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
     segments = [dry_run(lambda steps=steps: walk.segment(steps), layer.device) for steps in schedule.segments()]
     spent = Count()
     for ledger, times in ((parameter, schedule.steps), *((segment, 1) for segment in segments)):
-        # A walk marks where the parameter procedure would leave the device; the real procedure is priced apart.
+        # A walk only marks where the parameter procedure would leave the device. That procedure is priced separately.
         skipped = Purpose.FORWARD if ledger is parameter else Purpose.PARAMETER
         for purpose in set(Purpose) - {skipped}:
             spent.rows[purpose] += times * ledger.rows[purpose]
@@ -99,7 +105,7 @@ def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
 
 
 def _asked_by_loss(layer: PhysicalLayer, place: _Place, schedule: _Schedule, passes: int) -> Ledger:
-    """Every pass of a step is at a setting of its own."""
+    """Return the queries of a method that estimates gradients from losses: each pass of a step has its own setting."""
     spent, segments = Count(), len(schedule.segments())
     spent.rows = Counter(
         {Purpose.FORWARD: schedule.steps * passes * place.rows, Purpose.EVALUATE: segments * place.test_rows}
@@ -116,7 +122,7 @@ def _booked(layer: PhysicalLayer, spent: Count) -> Ledger:
 
 
 def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
-    """One step's parameter procedure, on a device that the forward pass has just read."""
+    """Return the queries of one step's parameter procedure, on a device that the forward pass has just read."""
     generator = torch.Generator().manual_seed(0)
     x, y, grad_y = (
         torch.randn(place.rows, width, generator=generator) for width in (place.d_in, place.d_out, place.d_out)
@@ -132,7 +138,7 @@ def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
 
 
 class _Walk:
-    """A layer's forward passes and what keeps its surrogate current, θ moving back and forth between two settings."""
+    """A layer's forward passes and the updates of its surrogate, with θ alternating between two settings."""
 
     def __init__(self, layer: PhysicalLayer, place: _Place, trained: bool, asks: bool) -> None:
         spec, theta = layer.device.theta, layer.theta.detach()
@@ -149,7 +155,7 @@ class _Walk:
         x = within(self.spec, torch.randn(self.place.rows, self.place.d_in, generator=self.generator))
         for _ in range(steps):
             query = Query(x, self.here, Purpose.FORWARD)
-            if self.tracked is None:  # as a layer does
+            if self.tracked is None:  # in the order of a layer
                 yield from ask(query)
                 yield from self._follow()
             else:

@@ -1,4 +1,4 @@
-"""One optimizer step: which rows it sees, their gradients, and how these compare with the oracle's."""
+"""One optimizer step: its rows, their gradients, and the comparison with the oracle's gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blackprop.nn._layer import PhysicalLayer
 
 
 class Stepper:
-    """Makes steps of a model. Its rows, their augmentation and dropout follow from the seed and the step alone."""
+    """Make optimizer steps. The rows, their augmentation and dropout depend only on the seed and the step number."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class Stepper:
 
     @property
     def per_epoch(self) -> int:
-        """The steps of an epoch; rows that do not fill a batch are left out of it."""
+        """The steps of an epoch. Rows that do not fill a batch are left out."""
         return len(self._data.x_train) // self._trial.task.batch_size
 
     def step(self, step: int, layers: dict[str, dict[str, float | None]] | None = None) -> float:
-        """Make one step; returns the mean loss over this process's rows. A diagnosis of each device goes to `layers`,
-        where that is given.
+        """Make one step, and return the mean loss over this process's rows. If `layers` is given, a diagnosis of each
+        device is added to it.
         """
         parts, rank = self._trial.execution.accumulate, self._workers.rank
         mine = self._workers.share(self._rows(step))
@@ -55,7 +55,10 @@ class Stepper:
         draws = torch.Generator().manual_seed(self._trial.stream(Stream.AUGMENT, step, rank))
         for optimizer in self._optimizers:
             optimizer.zero_grad()
-        whole, total = parts == self._workers.count == self._rule.passes() == 1, 0.0  # else of other rows too
+        whole, total = (
+            parts == self._workers.count == self._rule.passes() == 1,
+            0.0,
+        )  # otherwise the gradient includes other rows
         with seen(self._model) if layers is not None and whole else nullcontext({}) as watched:
             for number, part in enumerate(mine.tensor_split(parts), start=1):
                 with self._workers.averaging(self._prepared, last=number == parts):
@@ -71,7 +74,7 @@ class Stepper:
         return total
 
     def is_theta(self, parameter: nn.Parameter) -> bool:
-        """Whether the parameter is the setting of a device."""
+        """Return whether the parameter is the setting of a device."""
         return any(parameter is theta for theta in self._thetas)
 
     def _rows(self, step: int) -> Tensor:
@@ -107,11 +110,11 @@ class Stepper:
         batch, parts = self._trial.task.batch_size, self._workers.count * self._trial.execution.accumulate
         if batch < parts:
             raise ArgumentError(
-                f"a batch of {batch} rows cannot be shared by {self._workers.count} processes that take theirs in "
+                f"a batch of {batch} rows cannot be split over {self._workers.count} processes with "
                 f"{self._trial.execution.accumulate} part(s) each"
             )
         if self._workers.count > 1 and (self._rule.passes() > 1 or self._trial.allowance is not None):
             shared = "an allowance" if self._trial.allowance is not None else f"`{self._trial.method.name}`"
-            raise ArgumentError(f"{shared} is not shared by several processes, got {self._workers.count}")
+            raise ArgumentError(f"{shared} cannot be shared by several processes, got {self._workers.count}")
         if len(self._data.x_train) < batch:
             raise ArgumentError(f"{len(self._data.x_train)} training rows do not fill one batch of {batch}")

@@ -1,4 +1,4 @@
-"""Train one trial, kept in a run folder or not."""
+"""Train one trial, with or without a run folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ def train(
     ends: tuple[float, float] | None = None,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Train `trial` to its end; returns its result.
+    """Train `trial` to its end, and return its result: its names, scores and costs (the schema is in `records`).
 
-    - `data`: the rows of the task; by default they are loaded.
-    - `callback`: told of every step and evaluation.
-    - `folder`: where checkpoints, metrics and the portrait are kept, and from whose checkpoint training goes on where
-      that is of this trial; by default nothing is kept.
-    - `ends`: the scores of frozen and oracle on the same device at the same seed, for the gap closed in the metrics.
-    - `workers`: the processes that share the trial; by default those that were launched.
+    - `trial`: the task, method, device and seed.
+    - `data` (default: loaded): the rows of the task.
+    - `callback` (default: none): follows every step and evaluation.
+    - `folder` (default None, no files): where checkpoints, metrics and the portrait are kept. If it holds a checkpoint
+      of this trial, training resumes from it.
+    - `ends` (default None): the scores of frozen and oracle on the same device at the same seed, for the gap closed in
+      the metrics.
+    - `workers` (default: those launched): the processes that share the trial.
 
-    Raises `BudgetExhausted` where the allowance does not reach for the first step.
+    **Raises** `BudgetExhausted` if the allowance does not cover the first step.
     """
     workers = workers or Workers(trial.execution)
     data = data if data is not None else workers.in_turn(trial.task.data)
@@ -54,13 +56,15 @@ def train(
 def _end_segment(
     training: Training, callback: Callback, folder: RunFolder | None, ends: tuple[float, float] | None
 ) -> bytes:
-    """Keep and tell the line of metrics; returns the checkpoint."""
+    """Save and report the line of metrics, and return the checkpoint."""
     line = training.line(ends)
     training.lines.append(line)
     content = encoded(training.state())
     if training.workers.first:
         if folder is not None:
-            if not isinstance(training.trial.method, SelfContained):  # which is one segment, and no network of the task
+            if not isinstance(
+                training.trial.method, SelfContained
+            ):  # these have one segment, and another network than the task
                 folder.save_checkpoint(content)
             folder.append_metrics(line)
         callback.evaluated(line)

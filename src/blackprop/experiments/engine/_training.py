@@ -1,10 +1,10 @@
 """The training of one trial, the same for every method, task and allowance.
 
-It is made of segments: so many optimizer steps, an evaluation, a line of metrics, a checkpoint. Every segment begins
-from the checkpoint of the one before, with devices that hold no setting yet, whether the run was interrupted there or
-not. A run that was killed at any step and resumed is therefore the uninterrupted one, bit for bit; and the programming
-that an evaluation makes is never one that the next training step is spared, so evaluation can be left out of the
-overheads. Within an allowance the whole trial is one segment.
+Training consists of segments. A segment is a number of optimizer steps, an evaluation, a line of metrics and a
+checkpoint. Every segment starts from the checkpoint of the previous one, with devices that are not programmed yet, even
+if the run was not interrupted. A run that is killed at any step and resumed therefore gives bit-identical results. The
+programming of an evaluation also never saves the next training step a programming, so overheads can exclude evaluation.
+Within an allowance the whole trial is one segment.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Training:
             if trial.allowance is None
             else AllowancePace(self._for_steps(trial.allowance), self.model, self.optimizers)
         )
-        place = trial.stream(Stream.LAYER, len(self.devices), self.workers.rank)  # after those of the devices
+        place = trial.stream(Stream.LAYER, len(self.devices), self.workers.rank)  # after the streams of the devices
         self.rule = trial.method.rule(self.model, torch.Generator().manual_seed(place))
         self.before: dict[str, np.ndarray] = {}
-        """The devices as they were drawn."""
+        """Thumbnails of the devices before training."""
         self.standing = Standing(trial, total)
         self.tally = torch.zeros(0)
         self.lines: list[dict[str, Any]] = []
@@ -68,12 +68,12 @@ class Training:
 
     @property
     def devices(self) -> dict[str, PhysicalLayer]:
-        """The layers that stand on devices, by their names in the model."""
+        """The physical layers by their names in the model."""
         return {name: module for name, module in self.model.named_modules() if isinstance(module, PhysicalLayer)}
 
     @property
     def steps(self) -> int:
-        """The optimizer steps that were made."""
+        """The number of optimizer steps made."""
         return self.standing.steps
 
     @property
@@ -83,12 +83,12 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether no further segment follows."""
+        """Whether training has ended."""
         return self.ended or self.pace.is_done(self.steps) or self._is_stale()
 
     @property
     def score(self) -> float:
-        """The score that methods are compared by; not a number before the first evaluation."""
+        """The score by which methods are compared; NaN before the first evaluation."""
         return self.standing.score
 
     def run_segment(self, callback: Callback) -> None:
@@ -115,7 +115,7 @@ class Training:
                 try:
                     losses += self.stepper.step(step, standing.layers if self.pace.is_last(step) else None)
                 except BudgetExhausted:
-                    if not self.steps:  # a result of no training would mislead
+                    if not self.steps:  # a score without any training would mislead
                         raise
                     break
                 self.pace.stepped()
@@ -124,7 +124,7 @@ class Training:
         if self.steps == began:
             rows, programmings = asked(self.model)
             raise BudgetExhausted(
-                f"{rows} rows and {programmings} programmings were asked before the first step, beyond "
+                f"{rows} rows and {programmings} programmings were used before the first step, beyond "
                 f"{self.trial.allowance}"
             )
         standing.loss = sum(self.workers.gather(losses)) / self.workers.count / (self.steps - began)
@@ -136,12 +136,12 @@ class Training:
         self.model, self.ended = model.to(self.workers.device), True
 
     def _for_steps(self, allowance: Allowance) -> Allowance:
-        """The allowance without the rows that the method keeps back for its end."""
+        """Return the allowance minus the rows that the method reserves for its end."""
         kept_back = self.trial.method.rows_kept_back(len(self.data.x_train))
         return allowance.less(kept_back) if kept_back else allowance
 
     def _is_stale(self) -> bool:
-        """Whether the last `patience` evaluations have brought no better score."""
+        """Return whether the score has not improved in the last `patience` evaluations."""
         patience, objective = self.trial.execution.patience, self.trial.task.objective
         if patience is None or len(self.lines) <= patience:
             return False
@@ -150,15 +150,15 @@ class Training:
         return max(scores[-patience:]) <= max(scores[:-patience])
 
     def line(self, ends: tuple[float, float] | None = None) -> dict[str, Any]:
-        """The line of metrics.jsonl; the gap is that between `ends`, the scores of frozen and oracle."""
+        """Return the line of metrics.jsonl. Its gap closed refers to `ends`, the scores of frozen and oracle."""
         return self.standing.line(self.devices, self.workers, self._rates(), self.stepper.per_epoch, ends)
 
     def result(self) -> dict[str, Any]:
-        """The result (see `records._result`), but for the gap closed, which takes the other trials."""
+        """Return the result (see `records._result`), without the gap closed, which needs the other trials."""
         return self.standing.result(self.devices, self.workers)
 
     def _rates(self) -> dict[str, float]:
-        """The learning rates as they stand, of the digital parameters (the first group) and of θ."""
+        """Return the current learning rates of the digital parameters (first group) and of θ."""
         found: dict[str, float] = {}
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             is_theta = any(map(self.stepper.is_theta, group["params"]))
@@ -166,7 +166,7 @@ class Training:
         return found
 
     def state(self) -> dict[str, Any]:
-        """All that the next segment depends on. Other processes' devices, ledgers and memories are beside the model."""
+        """Return all state that the next segment needs; the layers of the other processes are beside the model."""
         own = {name: layer.state_dict() for name, layer in self.devices.items()} if self.workers.rank else {}
         return {
             "trial": self.trial.key,
@@ -201,7 +201,7 @@ class Training:
 
 
 def scaled(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, its steps of θ as long as they are trustworthy, where it holds any of `model`."""
+    """Return the optimizer, wrapped in `SignalScaled` if it trains any θ of `model`."""
     thetas = {id(m.theta) for m in model.modules() if isinstance(m, PhysicalLayer) and m.theta.requires_grad}
     held = any(id(p) in thetas for group in optimizer.param_groups for p in group["params"])
     return SignalScaled(optimizer, model) if held else optimizer
@@ -209,5 +209,5 @@ def scaled(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> torch.op
 
 def _tensor(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
-        raise TypeError(f"a tally is a tensor, got {type(value).__name__}")
+        raise TypeError(f"a tally must be a tensor, got {type(value).__name__}")
     return value

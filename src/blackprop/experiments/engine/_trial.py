@@ -21,7 +21,7 @@ from blackprop.nn._layer import PhysicalLayer
 
 
 class Stream(enum.IntEnum):
-    """The uses of a seed; their random numbers are independent of one another."""
+    """The uses of a seed. Each use has its own independent random numbers."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -32,22 +32,30 @@ class Stream(enum.IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0, rank: int = 0) -> int:
-    """The seed of one stream of a run's `seed`; another in each of the processes that share it."""
+    """Return the seed of one stream of a run's `seed`. Processes that share a run get different seeds by `rank`."""
     entropy = (seed, stream, index, rank) if rank else (seed, stream, index)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 @dataclass(frozen=True)
 class Trial:
-    """All that decides one result.
+    """Everything that determines one result.
 
     - `task`: the data, the network and how it is trained.
-    - `method`: how each device becomes a layer, and how parameters come by their gradients.
+    - `method`: how each device becomes a layer, and how the gradients are computed.
     - `hardware`: the kind of device.
-    - `seed`: at one seed and device, all methods start from the same θ and weights and see the rows in the same order.
-    - `imperfections`: noise, resolution and drift that every device has; none by default.
-    - `execution`: precision, parts of a batch, clipping.
-    - `allowance`: the rows and programmings that training may ask; by default, as many as the steps of the task take.
+    - `seed` (default 0): at the same seed and device, all methods start from the same θ and weights and see the rows in
+      the same order.
+    - `imperfections` (default: none): noise, resolution and drift of every device.
+    - `execution`: precision, gradient accumulation, clipping.
+    - `allowance` (default None): the rows and programmings that training may use. None: as many as the steps of the
+      task take.
+
+    ```python
+    trial = Trial(Digits(epochs=1), Default(), Hardware.MZI_MESH, seed=0)
+    print(price(trial, trial.task.data()).rows)  # before any query
+    result = train(trial)
+    ```
     """
 
     task: Task
@@ -60,11 +68,11 @@ class Trial:
 
     @property
     def key(self) -> dict[str, Any]:
-        """The method, device and seed, which tell a trial from the others of its grid."""
+        """The method, device and seed, which identify a trial within its grid."""
         return {"method": self.method.name, "device": self.hardware.value, "seed": self.seed}
 
     def config(self) -> dict[str, Any]:
-        """All that decides the result, as JSON takes it."""
+        """Return everything that determines the result, as JSON-compatible values."""
         return {
             "task": self.task.name,
             "settings": plain(self.task),
@@ -77,10 +85,10 @@ class Trial:
         }
 
     def layer(self, d_in: Shape, d_out: Shape, index: int, rank: int = 0) -> PhysicalLayer:
-        """The device that stands at place `index` of the network, as a layer.
+        """Return the layer of the device at position `index` of the network.
 
-        Processes that share a run have devices with the same hidden errors and settings, each with noise and
-        perturbations of its own.
+        In processes that share a run, devices have the same hidden errors and settings, but independent noise and
+        perturbations.
         """
         device = self.hardware.make(d_in, d_out, self.stream(Stream.IMPERFECTIONS, index))
         device = self.imperfections.wrap(device, self.stream(Stream.IMPERFECTIONS, index, rank))
@@ -90,23 +98,23 @@ class Trial:
         return layer
 
     def model(self, rank: int = 0) -> nn.Module:
-        """The network, untrained."""
+        """Return the untrained network."""
         places = count()
         return self.task.build(
             lambda d_in, d_out: self.layer(d_in, d_out, next(places), rank), self.stream(Stream.WEIGHTS)
         )
 
     def order(self, epoch: int) -> torch.Generator:
-        """The source of the order of an epoch's rows."""
+        """Return the generator that shuffles the rows of an epoch."""
         return torch.Generator().manual_seed(self.stream(Stream.ORDER, epoch))
 
     def stream(self, stream: Stream, index: int = 0, rank: int = 0) -> int:
-        """The seed of one stream."""
+        """Return the seed of one stream."""
         return stream_seed(self.seed, stream, index, rank)
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON takes it: enums by value, dataclasses inside as mappings with their class."""
+    """Convert a dataclass to JSON-compatible values: enums by value, inner dataclasses as mappings with their class."""
     return {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
 
 
