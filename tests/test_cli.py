@@ -240,7 +240,7 @@ def test_compare_always_has_both_references_and_a_folder_is_refused_or_resumed(c
     first = capsys.readouterr().out
     assert "monarch" in first
     assert cli.main(command) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     again = capsys.readouterr().out
     assert again in first  # the same table, and no run

@@ -96,7 +96,7 @@ def test_a_disk_that_stays_full_leaves_the_checkpoint_before_good_and_is_told_of
             pytest.raises(errors.RunFolderError, match="No space left on device"),
         ):
             compare(grid, tmp_path / "cut", Quiet())
-    assert any("the checkpoint before it stays good" in str(warning.message) for warning in told)
+    assert any("the previous checkpoint is kept" in str(warning.message) for warning in told)
     state = RunFolder(tmp_path / "cut").checkpoint()
     assert state is not None
     assert state["step"] == 2
@@ -111,7 +111,7 @@ def test_a_line_that_a_full_disk_held_back_is_written_with_the_next(tmp_path):
     path = tmp_path / "run" / "metrics.jsonl"
     path.unlink()
     path.mkdir()  # cannot be written to, even by root
-    with pytest.warns(errors.BlackpropWarning, match="written when there is room"):
+    with pytest.warns(errors.BlackpropWarning, match="written when there is space"):
         folder.append_metrics({"step": 1})
     path.rmdir()
     folder.append_metrics({"step": 2})
@@ -162,7 +162,7 @@ def test_from_a_damaged_checkpoint_the_one_before_is_taken(tmp_path):
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     damaged.write_bytes(content)
-    with pytest.warns(errors.BlackpropWarning, match="does not fit its checksum; the one before it is taken"):
+    with pytest.warns(errors.BlackpropWarning, match="does not match its checksum; the previous one is used"):
         compare(grid, tmp_path / "cut", Quiet(), Existing.RESUME)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -189,7 +189,7 @@ def refused(grid, path, existing, error, match):
 
 def test_a_folder_that_exists_is_refused_unless_told(finished):
     grid = one(task=Digits(epochs=1, batch_size=718))
-    refused(grid, finished, Existing.REFUSE, errors.RunFolderError, "exists already.*--resume.*--overwrite.*--run-dir")
+    refused(grid, finished, Existing.REFUSE, errors.RunFolderError, "already exists.*--resume.*--overwrite.*--run-dir")
     (finished / "notes.txt").write_text("mine")
     watch = Quiet()
     compare(replace(grid, seeds=(5,)), finished, watch, Existing.OVERWRITE)
@@ -217,10 +217,10 @@ def test_a_setting_that_the_run_did_not_have_is_a_difference_too(finished):
 @pytest.mark.parametrize("existing", Existing)
 def test_a_foreign_folder_is_never_touched(existing, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    refused(one(), tmp_path, existing, errors.RunFolderError, "exists already|nothing")
+    refused(one(), tmp_path, existing, errors.RunFolderError, "already exists|no file was changed")
     (tmp_path / "config.json").write_text('{"model": "someone else\'s"}')
-    refused(one(), tmp_path, existing, errors.RunFolderError, "exists already|nothing")
-    refused(one(), tmp_path / "thesis.tex", existing, errors.RunFolderError, "exists already|nothing")
+    refused(one(), tmp_path, existing, errors.RunFolderError, "already exists|no file was changed")
+    refused(one(), tmp_path / "thesis.tex", existing, errors.RunFolderError, "already exists|no file was changed")
 
 
 def test_there_must_be_something_to_resume(tmp_path):

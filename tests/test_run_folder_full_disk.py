@@ -45,7 +45,7 @@ def test_a_checkpoint_that_a_full_disk_refused_is_written_at_the_end(path, disk)
     folder = begun(path)
     folder.save_checkpoint(encoded({"step": 1}))
     disk.full = True
-    with pytest.warns(BlackpropWarning, match="No space left on device.*the checkpoint before it stays good"):
+    with pytest.warns(BlackpropWarning, match="No space left on device.*the previous checkpoint is kept"):
         folder.save_checkpoint(encoded({"step": 2}))
     assert folder.checkpoint() == {"step": 1}
     assert not list(path.glob(".*"))
@@ -65,7 +65,7 @@ def test_a_summary_that_a_full_disk_refused_is_written_at_the_end(path, disk):
     folder.save_summary({"results": []})
     disk.full = True
     later = {"results": [], "ended": True}
-    with pytest.warns(BlackpropWarning, match="the summary is written when there is room"):
+    with pytest.warns(BlackpropWarning, match="the summary is written when there is space"):
         folder.save_summary(later)
     assert json.loads((path / "summary.json").read_text()) == {"results": []}
     with pytest.raises(RunFolderError):

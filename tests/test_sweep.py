@@ -114,7 +114,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(whole, tmp_path, count):
     assert len(RunFolder(tmp_path / "run").summary()["results"]) == count
     (at_work,) = [path for path in (tmp_path / "run" / AT_WORK).iterdir() if RunFolder(path).summary()["results"] == []]
     assert RunFolder(at_work).checkpoint()["step"] == 3
-    with pytest.raises(errors.RunFolderError, match="exists already"):
+    with pytest.raises(errors.RunFolderError, match="already exists"):
         compare_apart(GRID, tmp_path / "run", Callbacks(), Existing.REFUSE, backwards)
     heard = Heard()
     compare_apart(GRID, tmp_path / "run", heard, Existing.RESUME, backwards)

@@ -1,1 +1,1 @@
-"""Grids of trials, carried out in turn, side by side or by a cluster, and their files."""
+"""Grids of trials, run one after another, in parallel or on a cluster, and their files."""

@@ -1,4 +1,4 @@
-"""Trials run apart, in any order; the run folder comes out as that of trials in turn."""
+"""Trials run separately, in any order. The run folder is the same as of trials run one after another."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.records._result import gap, tag
 from blackprop.experiments.records._run_folder import Existing, RunFolder, encoded
 
-AT_WORK = "trials"  # the folder, in the run folder, of those that are at work
+AT_WORK = "trials"  # subfolder of the run folder for unfinished trials
 Job = tuple[Grid, Path]  # a grid of one trial, and the folder of its run
 Apart = Callable[[Sequence[Job]], Generator[int]]
-"""Has `run_alone` carry the jobs out, in any order and place, and yields the number of each as it is done."""
+"""Runs the jobs by `run_alone`, in any order and place, and yields the number of each job when it is done."""
 
 
 def compare_apart(grid: Grid, path: Path, callback: Callback, existing: Existing, apart: Apart) -> dict[str, Any]:
-    """Run every trial of `grid` in the run folder `path` as `apart` has it; returns the content of summary.json.
+    """Run every trial of `grid` in the run folder `path` by `apart`, and return the content of summary.json.
 
-    A trial at work is a run of its own in the folder `trials`, and goes on from there on resume, as does one that
-    `compare_in_turn` was at; when it is done it is taken over into the files of the run. Those come out as
-    `compare_in_turn` writes them, and either goes on with what the other began.
+    An unfinished trial has its own run in the folder `trials`, from which it resumes. When it is done, its files are
+    merged into the files of the run. The result is the same as of `compare_in_turn`, and each of the two functions can
+    resume a run of the other.
     """
     grid.check()
-    grid.task.data()  # what is downloaded once is there for all
+    grid.task.data()  # download once, for all jobs
     folder = RunFolder.open(path, {**grid.config(), "processes": 1}, existing)
     if existing is Existing.OVERWRITE:
         shutil.rmtree(path / AT_WORK, ignore_errors=True)
@@ -56,15 +56,15 @@ def compare_apart(grid: Grid, path: Path, callback: Callback, existing: Existing
 
 
 def run_alone(grid: Grid, path: Path) -> None:
-    """A grid of one trial, from where it stands in the folder `path`; no other process may be at it."""
+    """Run or resume a grid of one trial in the folder `path`. No other process may use the folder."""
     existing = Existing.RESUME if (path / "config.json").exists() else Existing.REFUSE
-    if existing is Existing.REFUSE:  # killed at its very beginning
+    if existing is Existing.REFUSE:  # it was killed before it wrote its configuration
         shutil.rmtree(path, ignore_errors=True)
     compare_in_turn(grid, path, SILENT, existing)
 
 
 def _alone(trial: Trial) -> Grid:
-    """The grid of one trial that is this one."""
+    """Return a grid with this trial only."""
     return Grid(
         trial.task,
         (trial.method,),
@@ -81,13 +81,13 @@ def _name(trial: Trial) -> str:
 
 
 def _in_order(trials: list[Trial], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results or lines in the order in which `compare_in_turn` runs their trials."""
+    """Sort results or lines in the order in which `compare_in_turn` runs their trials."""
     places = {tag(trial.key): place for place, trial in enumerate(trials)}
     return sorted(entries, key=lambda entry: places[tag(entry)])
 
 
 def _hand_over(folder: RunFolder, jobs: Sequence[Job]) -> None:
-    """The checkpoint of the trial that `compare_in_turn` was at becomes that of its job."""
+    """Give the checkpoint of a trial that `compare_in_turn` has started to the job of this trial."""
     state = folder.checkpoint()
     for grid, path in jobs:
         (trial,) = grid.trials()
@@ -98,7 +98,7 @@ def _hand_over(folder: RunFolder, jobs: Sequence[Job]) -> None:
 def _take_over(
     folder: RunFolder, one: RunFolder, grid: Grid, results: list[dict[str, Any]], lines: list[dict[str, Any]]
 ) -> None:
-    """The files of a finished trial into those of the run; summary.json last, since it says that the trial is there."""
+    """Merge the files of a finished trial into the run: summary.json last, because it marks the trial as finished."""
     trials = grid.trials()
     for portrait in (one.path / "portraits").glob("*.npz"):
         (folder.path / "portraits").mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ def _take_over(
 
 
 def _tell_gaps(folder: RunFolder, grid: Grid, results: list[dict[str, Any]]) -> None:
-    """Enter into the checkpoint the gaps that its lines close: its trial, run alone, did not know the references."""
+    """Add the gaps closed to the lines of the checkpoint: its trial, run alone, did not know the references."""
     state = folder.checkpoint()
     lines = [_with_gap(grid, results, line) for line in state["lines"]] if state is not None else []
     if state is not None and lines != state["lines"]:
@@ -118,7 +118,7 @@ def _tell_gaps(folder: RunFolder, grid: Grid, results: list[dict[str, Any]]) -> 
 
 
 def _with_gap(grid: Grid, results: list[dict[str, Any]], line: dict[str, Any]) -> dict[str, Any]:
-    """The gap that a line closes between the references that `compare_in_turn` runs before its trial."""
+    """Add the gap closed to a line, from the references that `compare_in_turn` runs before its trial."""
     trials = {tag(trial.key): trial for trial in grid.trials()}
     order, score = list(trials), line[grid.task.objective.metric]
     before = [result for result in results if order.index(tag(result)) < order.index(tag(line))]

@@ -18,15 +18,26 @@ from blackprop.experiments.records._run_folder import Existing
 def compare(
     grid: Grid, path: Path, callback: Callback = SILENT, existing: Existing = Existing.REFUSE, *, jobs: int = 1
 ) -> dict[str, Any]:
-    """Run every trial of `grid` in the run folder `path`; returns the content of its summary.json.
+    """Run every trial of `grid` in the run folder `path`, and return the content of its summary.json.
 
-    - `callback`: told of every step, evaluation and result; with several jobs, once a trial is finished.
-    - `existing`: whether a folder that exists is refused, resumed or overwritten.
-    - `jobs`: trials at a time, each in a process of its own with as many threads as this one, at least 1. The files
-      and figures are the same.
+    - `grid`: the trials.
+    - `path`: the run folder, created if missing.
+    - `callback` (default: none): follows every step, evaluation and result. With several jobs, it is called when a
+      trial is finished.
+    - `existing` (default `Existing.REFUSE`): refuse, resume or overwrite an existing folder.
+    - `jobs` (default 1): the number of parallel trials. Each has its own process, with as many threads as this one.
+      Files and numbers do not depend on it.
 
-    Finished trials are not run again on resume, and one that was interrupted goes on from its last checkpoint. An error
-    of a trial ends the comparison, which can be resumed. Raises `RunFolderError` where the folder holds something else.
+    On resume, finished trials are not run again, and an interrupted trial continues from its last checkpoint. An error
+    in a trial ends the comparison, which can be resumed.
+
+    **Raises** `ArgumentError` if `jobs` is below 1, and `RunFolderError` if the folder cannot be used.
+
+    ```python
+    methods = OracleReference(), FrozenReference(), Default()
+    grid = Grid(Digits(), methods, (Hardware.MZI_MESH,), seeds=(0, 1, 2))
+    summary = compare(grid, Path("runs/digits"), existing=Existing.RESUME)
+    ```
     """
     if jobs < 1:
         raise ArgumentError(f"`jobs` must be at least 1, got {jobs}")

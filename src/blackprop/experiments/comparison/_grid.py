@@ -17,13 +17,22 @@ from blackprop.experiments.tasks._task import Task
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods × devices × seeds on one task, which a run folder keeps. A single training is a grid of one trial.
+    """Methods × devices × seeds on one task, for `compare`.
 
     - `task`: the data, the network and how it is trained.
-    - `methods`, `hardware`, `seeds`: at least one of each, each once.
-    - `imperfections`: noise, resolution and drift of every device; none by default.
-    - `execution`: precision, parts of a batch, clipping, early end.
-    - `allowance`: the rows and programmings that each trial may ask; by default, as many as the task's steps take.
+    - `methods`, `hardware`: at least one of each, without repetition.
+    - `seeds` (default 0): at least one, without repetition, not negative.
+    - `imperfections` (default: none): noise, resolution and drift of every device.
+    - `execution`: precision, gradient accumulation, clipping, early stopping.
+    - `allowance` (default None): the rows and programmings that each trial may use. None: as many as the steps of the
+      task take.
+
+    **Raises** `ArgumentError` for empty or repeated values.
+
+    >>> from blackprop.experiments import Default, Digits, FrozenReference, Grid, Hardware
+    >>> grid = Grid(Digits(), (FrozenReference(), Default()), (Hardware.MATRIX, Hardware.MZI_MESH), seeds=(0, 1))
+    >>> len(grid.trials())
+    8
     """
 
     task: Task
@@ -38,12 +47,12 @@ class Grid:
         names = [method.name for method in self.methods]
         for name, values in (("methods", names), ("hardware", self.hardware), ("seeds", self.seeds)):
             if not values or len(set(values)) != len(values):
-                raise ArgumentError(f"`Grid({name}=...)` takes at least one, each once, got {values}")
+                raise ArgumentError(f"`Grid({name}=...)` needs at least one value, without repetition, got {values}")
         if min(self.seeds) < 0:
             raise ArgumentError(f"`Grid(seeds=...)` must not be negative, got {self.seeds}")
 
     def trials(self) -> list[Trial]:
-        """In the order they are run: a device's seeds together, and in each seed the methods in turn."""
+        """Return the trials in the order in which they run: by device, then by seed, then by method."""
         return [
             Trial(self.task, method, hardware, seed, self.imperfections, self.execution, self.allowance)
             for hardware in self.hardware
@@ -52,7 +61,7 @@ class Grid:
         ]
 
     def config(self) -> dict[str, Any]:
-        """All that decides the results."""
+        """Return everything that determines the results, as JSON-compatible values."""
         return {
             "task": self.task.name,
             "settings": plain(self.task),
@@ -65,14 +74,14 @@ class Grid:
         }
 
     def check(self) -> None:
-        """Build each method on each device once, so that parts that do not fit are refused before anything is spent."""
+        """Build each method on each device once, so that incompatible parts raise an error before any query."""
         for hardware in self.hardware:
             for method in self.methods:
                 Trial(self.task, method, hardware, self.seeds[0], self.imperfections).model()
 
 
 def with_references(methods: Iterable[TrainingMethod]) -> tuple[TrainingMethod, ...]:
-    """`methods` with oracle and frozen in front, where they are not among them."""
+    """Return `methods` with the references oracle and frozen in front, if they are missing."""
     methods = tuple(methods)
     kinds = {type(method) for method in methods}
     return tuple(reference() for reference in (OracleReference, FrozenReference) if reference not in kinds) + methods

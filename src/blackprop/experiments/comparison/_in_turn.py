@@ -1,4 +1,4 @@
-"""The trials of a grid one after another, in this process or in several that share each."""
+"""Run the trials of a grid one after another, in this process or in several that share each trial."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from blackprop.experiments.records._run_folder import Existing, RunFolder
 
 
 def compare_in_turn(grid: Grid, path: Path, callback: Callback, existing: Existing) -> dict[str, Any]:
-    """Run every trial of `grid` in the run folder `path`; returns the content of summary.json.
+    """Run every trial of `grid` in the run folder `path`, and return the content of summary.json.
 
-    A finished trial is in summary.json, written anew after each, and is not run again on resume. The checkpoint is that
-    of the trial at work, or of the last one when all are done. An interruption costs the segment at work alone.
-    Of several processes the first one writes, and calls the callback.
+    summary.json is written after each trial, and the trials in it are not run again on resume. The checkpoint belongs
+    to the current trial, or to the last one when all are done. An interruption loses only the current segment.
+    If several processes share the run, the first one writes the files and calls the callback.
     """
     grid.check()
     workers = Workers(grid.execution)

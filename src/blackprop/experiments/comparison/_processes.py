@@ -1,4 +1,4 @@
-"""Trials side by side, each in a process of this machine."""
+"""Run trials in parallel, each in a process of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blackprop.experiments.comparison._apart import Job, run_alone
 
 
 def in_processes(jobs: int, todo: Sequence[Job]) -> Generator[int]:
-    """Run `todo`, `jobs` at a time; yields the number of each as it is done."""
+    """Run `todo`, `jobs` at a time, and yield the number of each when it is done."""
     if not todo:
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
@@ -30,7 +30,7 @@ def in_processes(jobs: int, todo: Sequence[Job]) -> Generator[int]:
             done.result()
             yield running[done]
     except BrokenProcessPool as error:
-        raise BlackpropError("a process that trained a trial was killed; `--resume` goes on") from error
+        raise BlackpropError("a process that trained a trial was killed; use `--resume` to continue") from error
     finally:
         workers = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
@@ -42,7 +42,7 @@ def in_processes(jobs: int, todo: Sequence[Job]) -> Generator[int]:
 
 
 def _begin(parent: int, threads: int) -> None:
-    """In a process of the pool: Ctrl-C is the parent's to answer, and without it there is nothing left to do."""
+    """Set up a process of the pool: it ignores Ctrl-C, which the parent handles, and ends with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The summary of a grid in its run folder: results, gaps closed, and where an interrupted one goes on."""
+"""The summary of a grid in its run folder: results, gaps closed, and the state of an interrupted run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from blackprop.experiments.records._run_folder import RunFolder
 
 
 def gap_closed(results: list[dict[str, Any]], metric: str = "accuracy") -> list[float | None]:
-    """`(score − mean frozen) / (mean oracle − mean frozen)` for each result, means over the seeds of its device.
-
-    None where a reference is missing, or where the two do not differ (by 1e-9).
+    """Return `(score − mean frozen) / (mean oracle − mean frozen)` for each result, with means over the seeds of its
+    device. None if a reference is missing, or if the two references differ by less than 1e-9.
     """
     return [_gap(result, results, metric) for result in results]
 
@@ -30,7 +29,7 @@ def _gap(result: dict[str, Any], results: list[dict[str, Any]], metric: str) -> 
 
 
 def summarised(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of summary.json once these trials are finished."""
+    """Return the content of summary.json for these results."""
     objective = grid.task.objective
     gaps = gap_closed(results, objective.metric)
     network = grid.config()["settings"].get("network")
@@ -44,19 +43,19 @@ def summarised(grid: Grid, results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def begun(grid: Grid, folder: RunFolder, trials: list[Trial]) -> list[dict[str, Any]]:
-    """The finished results. Lines of metrics are made to fit: those of a segment without a checkpoint are dropped, and
-    those of the checkpoint are there.
+    """Return the finished results, and make the lines of metrics consistent: drop lines of a segment without a
+    checkpoint, and restore the lines of the checkpoint.
     """
     summary, state = folder.summary(), folder.checkpoint()
     if summary is None:
         folder.save_summary(summary := summarised(grid, []))
     known, results, metric = {tag(trial.key) for trial in trials}, summary["results"], grid.task.objective.metric
     if state is not None and not (isinstance(of := state.get("trial"), dict) and tag(of) in known):
-        raise CheckpointError(f"the checkpoint in {folder.path} is of none of this run's trials")
+        raise CheckpointError(f"the checkpoint in {folder.path} does not belong to a trial of this run")
     for result in results:
         if tag(result) not in known or not is_number(result.get(metric)):
             named = " ".join(map(str, tag(result)))
-            raise RunFolderError(f"{folder.path / 'summary.json'} holds a result ({named}) that is none of this run's")
+            raise RunFolderError(f"{folder.path / 'summary.json'} holds a result ({named}) of another run")
     finished = {tag(result) for result in results}
     lines = folder.metrics()
     at_work = [] if state is None or tag(state["trial"]) in finished else state["lines"]
@@ -68,7 +67,7 @@ def begun(grid: Grid, folder: RunFolder, trials: list[Trial]) -> list[dict[str, 
 
 
 def reference_scores(grid: Grid, results: list[dict[str, Any]], trial: Trial) -> tuple[float, float] | None:
-    """The scores of frozen and oracle on the trial's device at its seed, where both are finished."""
+    """Return the scores of frozen and oracle on the trial's device at its seed, or None if one is not finished."""
     metric = grid.task.objective.metric
     same = {r["method"]: r[metric] for r in results if (r["device"], r["seed"]) == (trial.hardware.value, trial.seed)}
     low, high = (same.get(reference.name) for reference in (FrozenReference(), OracleReference()))

@@ -1,4 +1,4 @@
-"""`blackprop sweep`: what `blackprop compare` does, its trials side by side in the workers of a Ray cluster."""
+"""`blackprop sweep`: the trials of `blackprop compare`, in parallel on the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blackprop.experiments.comparison._grid import Grid
 from blackprop.experiments.engine._callbacks import SILENT, Callback
 from blackprop.experiments.records._run_folder import Existing
 
-RETRIES = 3  # of a trial whose worker died under it; it goes on from its checkpoint
+RETRIES = 3  # restarts of a trial whose worker died; it resumes from its checkpoint
 
 
 def sweep(
@@ -33,12 +33,15 @@ def sweep(
     workers: int | None = None,
     gpus: float = 0.0,
 ) -> dict[str, Any]:
-    """`compare` with every trial a task of Ray; the same files and figures.
+    """Run `compare` with every trial as a Ray task. Files and numbers are the same.
 
-    The cluster is the one this process has joined, or that `RAY_ADDRESS` names, or else one on this machine with
-    `workers` CPUs, by default all. Every machine of it must see the run folder and the data at the same paths. A trial
-    takes as many CPUs as it has threads, those of this process, and `gpus`. A worker that dies is replaced, and the
-    trial goes on from its last checkpoint; an error of a trial ends the sweep, which can be resumed.
+    - `grid`, `path`, `callback`, `existing`: as in `compare`.
+    - `workers` (default None, all): the CPUs of a cluster that is started on this machine.
+    - `gpus` (default 0): the GPUs of each trial. A trial also takes as many CPUs as this process has threads.
+
+    The cluster is the one that this process has joined or that `RAY_ADDRESS` names. Otherwise one is started on this
+    machine. All its machines must see the run folder and the data at the same paths. A worker that dies is replaced,
+    and its trial resumes from its last checkpoint. An error in a trial ends the sweep, which can be resumed.
     """
     if workers is not None and workers < 1:
         raise ArgumentError(f"`workers` must be at least 1, got {workers}")
@@ -67,7 +70,7 @@ def _through_ray(ray: Any, workers: int | None, gpus: float, jobs: Sequence[Job]
 
 
 def _finish(ray: Any, done: Any, trial: str) -> None:
-    """Raise what a trial has ended with, if that is an error."""
+    """Raise the error of a trial, if it ended with one."""
     try:
         ray.get(done)
     except ray.exceptions.RayTaskError as error:
@@ -80,7 +83,7 @@ def _finish(ray: Any, done: Any, trial: str) -> None:
 
 
 def _work(job: Job, folder: Path, threads: int) -> None:
-    """A trial, in a worker: as it would be carried out in `folder` with so many threads."""
+    """Run a trial in a worker, in the working directory `folder` and with `threads` threads."""
     import fcntl  # noqa: PLC0415  # Windows lacks it
 
     os.chdir(folder)
@@ -88,7 +91,7 @@ def _work(job: Job, folder: Path, threads: int) -> None:
     grid, path = job
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the worker of a sweep that was killed may live a moment longer
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a worker of a killed sweep may still be running
         run_alone(grid, path)
 
 
@@ -103,14 +106,14 @@ def _imported() -> Any:
 
 @contextlib.contextmanager
 def _cluster(ray: Any, workers: int | None) -> Generator[None]:
-    """The one this process has joined, or one that is left again."""
+    """Use the cluster that this process has joined, or connect to one and leave it afterwards."""
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will do one day
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray warns of a future change
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
-    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray takes it, and keeps it
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces the handler and does not restore it
     ray.init(logging_level=logging.ERROR, **here)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Compare methods at equal allowances, each at its best learning rate; results.jsonl keeps what is finished."""
+"""Compare methods at equal allowances, each at its best learning rate. results.jsonl holds the finished trials."""
 
 from __future__ import annotations
 
@@ -26,15 +26,24 @@ _REFUSALS = (ArgumentError, BudgetExhausted, IncompatibleError)
 
 @dataclass(frozen=True)
 class AllowanceGrid:
-    """Methods × devices × allowances × seeds on one task.
+    """Methods × devices × allowances × seeds on one task, for `compare_within`.
 
     - `task`: its settings `lr` and `device_lr` are the learning rates.
-    - `methods`, `hardware`, `seeds`: at least one of each.
-    - `batches`: the allowances, each in training batches of the task through every device of its network, and as many
-      programmings.
-    - `rates`: of several, each method takes at each allowance the one that does best on the first seed; by default the
-      task's own.
-    - `searched`: which of the task's rates `rates` replaces; a method that uses none of them keeps the task's.
+    - `methods`, `hardware`: at least one of each.
+    - `batches`: the allowances, at least one, each at least 1. An allowance of n covers n training batches of the task
+      through every device of its network, with one programming per batch.
+    - `seeds` (default 0): at least one.
+    - `rates` (default: the task's own): the learning rates to try. At each allowance, each method uses the rate with
+      the best score on the first seed.
+    - `searched` (default `lr` and `device_lr`): the settings of the task that `rates` replaces. A method that uses none
+      of them keeps the task's rates.
+
+    **Raises** `ArgumentError` for empty values, or for a setting that the task does not have.
+
+    >>> from blackprop.experiments import AllowanceGrid, Default, Digits, Hardware
+    >>> grid = AllowanceGrid(Digits(), (Default(),), (Hardware.MZI_MESH,), batches=(100, 1000), rates=(1e-3, 1e-2))
+    >>> grid.trial(Default(), Hardware.MZI_MESH, batches=100, rate=1e-3, seed=0).allowance
+    Allowance(rows=12800, programmings=200)
     """
 
     task: Task
@@ -48,7 +57,7 @@ class AllowanceGrid:
     def __post_init__(self) -> None:
         for name in ("methods", "hardware", "batches", "seeds"):
             if not getattr(self, name):
-                raise ArgumentError(f"`AllowanceGrid({name}=...)` takes at least one")
+                raise ArgumentError(f"`AllowanceGrid({name}=...)` needs at least one value")
         if min(self.batches) < 1:
             raise ArgumentError(f"`AllowanceGrid(batches=...)` must be at least 1, got {min(self.batches)}")
         has = {field.name for field in fields(self.task)} if self.searched else set()  # pyright: ignore[reportArgumentType]
@@ -57,28 +66,31 @@ class AllowanceGrid:
                 raise ArgumentError(f"`AllowanceGrid(searched=...)`: the task {self.task.name} has no setting {name!r}")
 
     def rates_of(self, method: TrainingMethod) -> tuple[float, ...]:
-        """The rates that are tried with this method."""
+        """Return the rates to try with this method."""
         if self.rates and set(method.rates) & set(self.searched):
             return self.rates
         return (getattr(self.task, self.searched[-1]),)
 
     def trial(self, method: TrainingMethod, hardware: Kind, batches: int, rate: float, seed: int) -> Trial:
-        """One trial of the grid."""
-        at_rate: Any = self.task  # a dataclass, as the protocol says
+        """Return one trial of the grid."""
+        at_rate: Any = self.task  # a dataclass by protocol
         if any(getattr(at_rate, name) != rate for name in self.searched) and self.rates_of(method) is self.rates:
             at_rate = replace(at_rate, **dict.fromkeys(self.searched, rate))
         return Trial(at_rate, method, hardware, seed, allowance=Allowance.of_batches(self.task, batches))
 
 
 def compare_within(grid: AllowanceGrid, path: Path, callback: Callback = SILENT) -> list[dict[str, Any]]:
-    """Run the trials that results.jsonl in the folder `path` does not hold yet; returns the results of the grid, all
+    """Run the trials that are not yet in results.jsonl of the folder `path`, and return the results of the grid: all
     seeds at the best rate.
 
-    - `path`: made where it is missing. Grids of any task may share it.
-    - `callback`: told of every step and evaluation, and of each result that is new.
+    - `grid`: the trials.
+    - `path`: the folder, created if missing. Grids of any task may share it.
+    - `callback` (default: none): follows every step, evaluation and new result.
 
-    A trial that its device or its allowance refuses has no score, and `refused` says why; no other rate or seed of it
-    is tried. Raises `RunFolderError` where the file is of another version.
+    If the device or the allowance does not suit a method, the result has no score, and `refused` gives the reason. Then
+    no other rate or seed is tried.
+
+    **Raises** `RunFolderError` if the file is of another version or cannot be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -93,7 +105,7 @@ def compare_within(grid: AllowanceGrid, path: Path, callback: Callback = SILENT)
 
 
 def stored(path: Path) -> list[dict[str, Any]]:
-    """All results that results.jsonl in the folder `path` holds, also of grids that are not finished."""
+    """Return all results in results.jsonl of the folder `path`, including those of unfinished grids."""
     return list(_lines(path / "results.jsonl"))
 
 
@@ -115,7 +127,7 @@ def _at_best_rate(
 
 
 class _Results:
-    """The results of a file, and those that it will hold: by all that decides a trial."""
+    """The results of a file, identified by the configuration of their trials."""
 
     def __init__(self, file: Path, task: Task, callback: Callback) -> None:
         self._file, self._task, self._callback = file, task, callback
@@ -123,7 +135,7 @@ class _Results:
         self._data: Data | None = None
 
     def get(self, trial: Trial, **labels: Any) -> dict[str, Any]:
-        """The result of `trial`, which is run where it is not known."""
+        """Return the result of `trial`, and run it if its result is unknown."""
         config = json.loads(json.dumps(trial.config()))
         if (key := _identity(config)) not in self._known:
             self._known[key] = {"format": RESULT_FORMAT, **labels, **self._run(trial), "trial": config}
@@ -145,23 +157,23 @@ class _Results:
             json_lines.append(self._file, [result])
         except OSError as error:
             raise RunFolderError(
-                f"{self._file}: {error.strerror or error}; what was written before is whole"
+                f"{self._file}: {error.strerror or error}; results written earlier are complete"
             ) from error
 
 
 def _identity(config: Mapping[str, Any]) -> str:
-    """All that decides a result, in one text."""
+    """Return the configuration of a trial as one text."""
     return json.dumps(config, sort_keys=True)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The results in the file; junk is passed over, a result of another version is refused."""
+    """Yield the results in the file. Damaged lines are skipped; a result of another version raises an error."""
     for entry in json_lines.read(file):
         version = entry.get("format")
         if is_trial(entry) and version != RESULT_FORMAT:
             raise RunFolderError(
-                f"{file} holds results of another version ({version or 'an early one'}); this one reads and writes "
-                f"{RESULT_FORMAT!r}. Name another folder"
+                f"{file} holds results of another version ({version or 'an early one'}); this version reads and writes "
+                f"{RESULT_FORMAT!r}. Choose another folder"
             )
         config = entry.get("trial")
         if isinstance(config, dict) and (

@@ -148,8 +148,8 @@ class Imperfections:
     """Resolution of the rows sent. By default they are exact."""
     theta_bits: int | None = None
     """Resolution of the settings. By default they are exact. The range is the device's limits or its period. If it
-    declares neither (matrix, low-rank, resampling), the range is ±4 times its largest initial value, and larger settings
-    are clipped."""
+    declares neither (matrix, low-rank, resampling), the range is ±4 times its largest initial value, and settings
+    beyond it are clipped."""
     output_bits: int | None = None
     """Resolution of the readings. By default they are exact."""
     drift: float = 0.0

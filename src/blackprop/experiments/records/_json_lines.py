@@ -1,4 +1,4 @@
-"""Files of JSON, one object a line, that are appended to: what is damaged in them is passed over."""
+"""Files of JSON objects, one per line, that grow at the end. Damaged lines are skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def parsed(text: str | bytes) -> Any:
-    """The JSON value in `text`; raises `ValueError` for anything else, too deep a nesting included."""
+    """Return the JSON value in `text`. Raises `ValueError` if it is not JSON, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -18,12 +18,12 @@ def parsed(text: str | bytes) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The objects of the file's whole lines, none where there is no file. Raises `OSError` where it cannot be read."""
+    """Return the objects of the file's complete lines; none if it does not exist. Raises `OSError` if unreadable."""
     found = []
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             value = parsed(line)
-        except ValueError:  # cut short by a kill or a full disk, or none of ours
+        except ValueError:  # cut short by a kill or a full disk, or written by another program
             continue
         if isinstance(value, dict):
             found.append(value)
@@ -31,7 +31,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Add a line for each entry; where the last line was cut short, it is ended first."""
+    """Append a line for each entry. If the last line is incomplete, start a new line first."""
     with path.open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))

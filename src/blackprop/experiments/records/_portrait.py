@@ -1,6 +1,6 @@
-"""Portraits of a model's devices before and after training: θ, the transfer matrix, the surrogate's, in thumbnails.
+"""Portraits of a model's devices before and after training: thumbnails of θ, the transfer matrix and the surrogate's.
 
-No device is asked: the matrix is that of the simulator, without its noise, and there is none of hardware.
+Portraits make no queries. The matrix comes from the simulator without its noise; hardware has none.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from blackprop.errors import RunFolderError, SurrogateError
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.surrogates import Surrogate
 
-SIDE = 128  # of a thumbnail, at most
-VALUES = 20_000  # of θ, at most
-_TOGETHER = 256  # rows of a matrix
+SIDE = 128  # the largest side of a thumbnail
+VALUES = 20_000  # the largest number of values of θ
+_TOGETHER = 256  # rows of a matrix computed at once
 
 Portrait = dict[str, np.ndarray]
 
 
 @torch.no_grad()
 def snapshot(model: nn.Module) -> Portrait:
-    """Thumbnails of the physical layers of `model`. Makes no queries and changes no state.
+    """Return thumbnails of the physical layers of `model`. Makes no queries and changes no state.
 
-    For a layer `n`: `n/theta`, every k-th value of θ, at most 20,000; and where its device is linear `n/matrix`, of a
-    simulator, and `n/surrogate`, of a surrogate that has started: `(d_out, d_in)`, a larger one as the means of its
-    blocks, (128, 128) at most.
+    For a layer `n`: `n/theta` is every k-th value of θ, at most 20,000. For linear devices there are also `n/matrix`
+    (of simulators) and `n/surrogate` (of surrogates that have started), `(d_out, d_in)`. Larger matrices are averaged
+    in blocks to at most (128, 128).
     """
     found: Portrait = {}
     for name, layer in model.named_modules():
@@ -52,8 +52,10 @@ def save(
     confusion: ArrayLike | None = None,
     classes: Sequence[str] = (),
 ) -> None:
-    """Two snapshots in one .npz, written aside and renamed: `n/theta_before`, `n/theta_after`, the matrix likewise, and
-    `n/surrogate` as it was after. `confusion` (C, C), rows the truth, and the names of its classes stand beside them.
+    """Save two snapshots in one .npz file: `n/theta_before`, `n/theta_after`, `n/matrix_before`, `n/matrix_after`, and
+    `n/surrogate` after training. `confusion` (C, C), whose rows are the true classes, and the class names are added.
+
+    The file is written under another name and then renamed. Raises `RunFolderError` if it cannot be written.
     """
     arrays = {f"{name}_before": value for name, value in before.items() if not name.endswith("/surrogate")}
     arrays |= {name if name.endswith("/surrogate") else f"{name}_after": value for name, value in after.items()}
@@ -72,12 +74,12 @@ def save(
 
 
 def load(path: Path) -> Portrait:
-    """The arrays that `save` wrote."""
+    """Return the arrays of a file written by `save`. Raises `RunFolderError` if it is damaged."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:  # a damaged archive raises a dozen kinds
-        raise RunFolderError(f"{path} is damaged, or no portrait") from error
+    except Exception as error:  # a damaged archive raises many kinds of error
+        raise RunFolderError(f"{path} is damaged, or not a portrait") from error
 
 
 def _parts(layer: PhysicalLayer) -> Iterator[tuple[str, Tensor]]:
@@ -98,7 +100,7 @@ def _parts(layer: PhysicalLayer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _matrix(surrogate: Surrogate, like: Tensor) -> Tensor:  # (d_out, d_in)
-    """The surrogate's matrix, by its vector-Jacobian products with the unit vectors of the output."""
+    """Compute the surrogate's matrix from its vector-Jacobian products with the unit vectors of the output."""
     spec = surrogate.spec
     unit = torch.eye(spec.d_out, dtype=like.dtype, device=like.device).unflatten(1, spec.out_shape)
     rows = [surrogate.grad_x(like.new_zeros(len(some), *spec.in_shape), some) for some in unit.split(_TOGETHER)]
@@ -115,4 +117,4 @@ def _numpy(values: Tensor) -> np.ndarray:
 
 
 def _asks_nothing(queries: Sequence[Query]) -> list[Tensor]:
-    raise AssertionError(f"a portrait asked {len(queries)} queries")
+    raise AssertionError(f"a portrait made {len(queries)} queries")

@@ -1,10 +1,10 @@
-"""A run on disk: config.json, origin.json (when it was begun and by which version), metrics.jsonl, summary.json, the
-last two checkpoints, and a portrait of each trial.
+"""A run on disk: config.json, origin.json (date and version of its start), metrics.jsonl, summary.json, the last two
+checkpoints, and a portrait of each trial.
 
-Every file but metrics.jsonl is written aside and renamed, so that what is there is whole: a full disk or a power cut
-leaves the previous checkpoint. A checkpoint carries its own checksum; from a damaged one, the previous is taken.
-metrics.jsonl is appended to, one line an evaluation; one cut short is dropped on resume. Where the disk is full the run
-goes on, with a warning, and what is missing is written when there is room.
+All files except metrics.jsonl are written under another name and then renamed, so every file is complete: a full disk
+or a power cut leaves the previous checkpoint. A checkpoint contains its checksum. If it is damaged, the previous one is
+used. metrics.jsonl gets one line per evaluation. An incomplete line is dropped on resume. If the disk is full, the run
+continues with a warning, and the missing files are written when there is space.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ from blackprop.experiments.records._result import PARTS, is_trial
 _CONFIG, _METRICS, _SUMMARY, _PORTRAITS = "config.json", "metrics.jsonl", "summary.json", "portraits"
 _ORIGIN = "origin.json"
 _CHECKPOINT, _PREVIOUS = "checkpoint.bin", "checkpoint.previous.bin"
-RUN = "blackprop run "  # and the version of the format
+RUN = "blackprop run "  # followed by the version of the format
 VERSION = 3
 _RUN_FORMAT, _MAGIC = f"{RUN}{VERSION}", b"blackprop checkpoint 3\n"
 
 
 def encoded(state: Mapping[str, Any]) -> bytes:
-    """A checkpoint as it lies on disk: a line of format, a line of checksum (sha256, hex), what torch.save writes."""
+    """Return a checkpoint as bytes: a line with the format, a line with the checksum (sha256, hex), and the state as
+    written by torch.save.
+    """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
@@ -47,20 +49,25 @@ def encoded(state: Mapping[str, Any]) -> bytes:
 
 
 def decoded(content: bytes) -> dict[str, Any]:
-    """The state in a checkpoint; raises `ValueError` where it is damaged, or none of ours."""
+    """Return the state in a checkpoint. Raises `ValueError` if it is damaged or not a checkpoint of this library."""
     if not content.startswith(_MAGIC):
-        raise ValueError("it does not begin as a checkpoint of a blackprop run does")
+        raise ValueError("it does not begin with the header of a blackprop checkpoint")
     checksum, _, rest = content[len(_MAGIC) :].partition(b"\n")
     if hashlib.sha256(rest).hexdigest().encode() != checksum:
-        raise ValueError("its content does not fit its checksum")
+        raise ValueError("its content does not match its checksum")
     state = torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
-        raise TypeError("it holds no state")
+        raise TypeError("it does not contain a state")
     return state
 
 
 class Existing(enum.Enum):
-    """How to treat a run folder that exists: refuse it, go on with it, or begin it anew."""
+    """How to treat an existing run folder.
+
+    - `REFUSE`: raise `RunFolderError`.
+    - `RESUME`: continue its run.
+    - `OVERWRITE`: delete the files of its run and start again.
+    """
 
     REFUSE = "refuse"
     RESUME = "resume"
@@ -68,7 +75,7 @@ class Existing(enum.Enum):
 
 
 class RunFolder:
-    """An opened run folder; `open` makes one."""
+    """An open run folder, created by `open`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,10 +85,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, config: Mapping[str, Any], existing: Existing = Existing.REFUSE) -> RunFolder:
-        """Begin or go on with the run of `config` in `path`.
+        """Start or resume the run of `config` in `path`.
 
-        A folder that holds anything is refused unless told otherwise. To resume, its configuration must be `config`,
-        and a checkpoint and its summary readable. To overwrite, it must be a run: only its own files are replaced.
+        By default a folder that is not empty is refused. To resume, its configuration must equal `config`, and a
+        checkpoint and the summary must be readable. To overwrite, it must be a run folder; only files of the run are
+        replaced. Raises `RunFolderError` or `CheckpointError` otherwise.
         """
         folder, config = cls(path), {"format": _RUN_FORMAT, **json.loads(json.dumps(config))}
         with _writing(path):
@@ -95,11 +103,11 @@ class RunFolder:
             return folder
         if occupied and existing is Existing.REFUSE:
             raise RunFolderError(
-                f"{path} exists already: `--resume` goes on with its run, `--overwrite` begins it anew, `--run-dir` "
-                "names another folder"
+                f"{path} already exists: use `--resume` to continue its run, `--overwrite` to start it again, or "
+                "`--run-dir` to choose another folder"
             )
         if occupied:
-            folder._config()  # raises unless this is a run of ours, of any version
+            folder._config()  # raises if this is not a run folder of any version
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
             for old in (path / _CHECKPOINT, path / _PREVIOUS, path / _SUMMARY, *(path / _PORTRAITS).glob("*.npz")):
@@ -110,27 +118,27 @@ class RunFolder:
         return folder
 
     def checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint that is whole, None where there is none yet; warns of a damaged one."""
+        """Return the last complete checkpoint, or None if there is none yet. Warns if one is damaged."""
         reasons = []
         for path in (self.path / _CHECKPOINT, self.path / _PREVIOUS):
             if not path.exists():
                 continue
             try:
                 state = decoded(path.read_bytes())
-            except Exception as error:  # torch raises a dozen kinds for what it cannot read
-                reasons.append(f"{path} is damaged, or no checkpoint: {_first_line(error)}")
+            except Exception as error:  # torch raises many kinds of error for a file that it cannot read
+                reasons.append(f"{path} is damaged, or not a checkpoint: {_first_line(error)}")
                 continue
             if reasons:
-                warnings.warn(f"{reasons[0]}; the one before it is taken", BlackpropWarning, stacklevel=2)
+                warnings.warn(f"{reasons[0]}; the previous one is used", BlackpropWarning, stacklevel=2)
             return state
         if reasons:
             raise CheckpointError("; ".join(reasons))
         return None
 
     def save_checkpoint(self, content: bytes) -> None:
-        """Keep what `encoded` made, and the one before."""
+        """Save a checkpoint made by `encoded`, and keep the previous one."""
         self._unsaved = content
-        with self._going_on("the checkpoint before it stays good"):
+        with self._going_on("the previous checkpoint is kept"):
             self._save(content)
 
     def _save(self, content: bytes) -> None:
@@ -143,7 +151,7 @@ class RunFolder:
         self._unsaved = None
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary as it stands, None where there is none yet."""
+        """Return the present summary, or None if there is none yet."""
         path = self.path / _SUMMARY
         if not path.exists():
             return None
@@ -152,17 +160,17 @@ class RunFolder:
         if not isinstance(results, list):
             raise RunFolderError(f"{path} is not the summary of a blackprop run")
         if not all(isinstance(result, dict) and is_trial(result) for result in results):
-            raise RunFolderError(f"{path} holds a result that names no method, device and seed; it is damaged")
+            raise RunFolderError(f"{path} is damaged: it holds a result without a method, device and seed")
         return summary
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         self._unwritten_summary = summary
-        with self._going_on("the summary is written when there is room"):
+        with self._going_on("the summary is written when there is space"):
             self._write(_SUMMARY, _json(summary))
             self._unwritten_summary = None
 
     def complete(self) -> None:
-        """Write what a full disk has held back; raises where it is still full."""
+        """Write the files that could not be written before. Raises `RunFolderError` if the disk is still full."""
         if self._unsaved is not None:
             self._save(self._unsaved)
         if self._unwritten_summary is not None:
@@ -171,7 +179,7 @@ class RunFolder:
             self.replace_metrics([*self.metrics(), *map(dict, self._unwritten)])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; one that was cut short by a kill or a full disk, or is none of ours, is passed over."""
+        """Return all complete lines. Lines cut short by a kill or a full disk, or of other programs, are skipped."""
         path = self.path / _METRICS
         with _writing(path):
             lines = json_lines.read(path)
@@ -179,7 +187,7 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         self._unwritten.append(line)
-        with self._going_on("the line is written when there is room"):
+        with self._going_on("the line is written when there is space"):
             with _writing(self.path / _METRICS):
                 json_lines.append(self.path / _METRICS, self._unwritten)
             self._unwritten.clear()
@@ -195,36 +203,36 @@ class RunFolder:
         tally: Tensor,
         classes: tuple[str, ...],
     ) -> None:
-        """Keep the devices of a trial before and after, and the confusion of its classes, if it has any."""
+        """Save the devices of a trial before and after training, and its confusion matrix, if it has classes."""
         confusion = tally.numpy() if tally.dim() == 2 else None
         name = ".".join(str(trial[part]) for part in PARTS)
-        with self._going_on("the report will lack its pictures"), _writing(self.path / _PORTRAITS):
+        with self._going_on("the report will not show this trial's devices"), _writing(self.path / _PORTRAITS):
             (self.path / _PORTRAITS).mkdir(exist_ok=True)
             portrait.save(self.path / _PORTRAITS / f"{name}.npz", before, after, confusion, classes)
 
     def _config(self) -> dict[str, Any]:
         path = self.path / _CONFIG
         if not path.is_file():
-            raise RunFolderError(f"{self.path} is not a run folder (it holds no {_CONFIG}); nothing in it was changed")
+            raise RunFolderError(f"{self.path} is not a run folder (it holds no {_CONFIG}); no file was changed")
         config = _load_json(path)
         if not isinstance(config, dict) or not str(config.get("format")).startswith(RUN):
-            raise RunFolderError(f"{path} is not the configuration of a blackprop run; nothing was changed")
+            raise RunFolderError(f"{path} is not the configuration of a blackprop run; no file was changed")
         return config
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
         was = self._config()
         if was["format"] != _RUN_FORMAT:
             raise RunFolderError(
-                f"{self.path} is a run of the format {was['format']!r}, and this version goes on with runs of the "
-                f"format {_RUN_FORMAT!r} alone; `--overwrite` begins it anew. Nothing was changed"
+                f"{self.path} is a run of the format {was['format']!r}, and this version resumes only runs of the "
+                f"format {_RUN_FORMAT!r}; use `--overwrite` to start it again. No file was changed"
             )
         differences = [
             f"{name} was {json.dumps(old)} and is {json.dumps(new)}" for name, old, new in _differences(was, config)
         ]
         if differences:
             raise RunFolderError(
-                f"{self.path} is the run of another configuration: {'; '.join(differences)}. Give the options that it "
-                "was begun with, or name another folder"
+                f"{self.path} is the run of another configuration: {'; '.join(differences)}. Use the options with "
+                "which it was started, or choose another folder"
             )
 
     def _write(self, name: str, content: bytes) -> None:
@@ -232,7 +240,7 @@ class RunFolder:
             self._aside(name, content).replace(self.path / name)
 
     def _aside(self, name: str, content: bytes) -> Path:
-        """The content in a file beside the one it is for, on disk for good."""
+        """Write the content to a temporary file beside its target, and wait until it is on disk."""
         aside = self.path / f".{name}.part"
         with _writing(self.path / name):
             try:
@@ -248,11 +256,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _going_on(self, consolation: str) -> Iterator[None]:
-        """Warn of a file that cannot be written and go on, so that no measurement is lost."""
+        """Warn if a file cannot be written, and continue, so that no measurement is lost."""
         try:
             yield
         except RunFolderError as error:
-            warnings.warn(f"{error}; the run goes on, and {consolation}", BlackpropWarning, stacklevel=3)
+            warnings.warn(f"{error}; the run continues, and {consolation}", BlackpropWarning, stacklevel=3)
 
 
 @contextlib.contextmanager
@@ -261,7 +269,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise RunFolderError(f"{path}: {reason}; what was written before is whole") from error
+        raise RunFolderError(f"{path}: {reason}; files written earlier are complete") from error
 
 
 def _load_json(path: Path) -> Any:
@@ -280,7 +288,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _differences(was: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves in which two configurations differ, by dotted name."""
+    """Yield the values in which two configurations differ, by dotted name."""
     if isinstance(was, dict) and isinstance(now, dict):
         for key in {**was, **now}:
             yield from _differences(was.get(key), now.get(key), f"{name}.{key}" if name else key)

@@ -1,4 +1,4 @@
-"""Checks of the settings of tasks, in the caller's words."""
+"""Checks of task settings, with messages that name the caller's arguments."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from blackprop.errors import ArgumentError
 
 
 def at_least(task: object, **bounds: int) -> None:
-    """Refuse a setting that is below its bound."""
+    """Raise `ArgumentError` if a setting is below its bound."""
     for name, bound in bounds.items():
         if getattr(task, name) < bound:
             raise ArgumentError(f"{called(task, name)} must be at least {bound}, got {getattr(task, name)}")
 
 
 def between(task: object, name: str, low: int, high: int, what: str = "") -> None:
-    """Refuse a setting outside the two; `what` there are of the higher, as in " training images"."""
+    """Raise `ArgumentError` if a setting is outside `[low, high]`. `what` names the unit, e.g. " training images"."""
     if not low <= getattr(task, name) <= high:
         the = "the " if what else ""
         raise ArgumentError(
@@ -25,30 +25,30 @@ def between(task: object, name: str, low: int, high: int, what: str = "") -> Non
 
 
 def rates(task: object, *names: str) -> None:
-    """Refuse a rate that is not positive and finite."""
+    """Raise `ArgumentError` if a rate is not positive and finite."""
     for name in names:
         if not 0 < getattr(task, name) < float("inf"):
             raise ArgumentError(f"{called(task, name)} must be positive and finite, got {getattr(task, name)}")
 
 
 def resolve(task: object, preset: object, names: tuple[str, ...]) -> None:
-    """Give the settings that are None the values of the preset, so that the configuration shows what was run."""
+    """Replace settings that are None by the values of the preset, so that the configuration holds the values used."""
     for name in names:
         if getattr(task, name) is None:
             object.__setattr__(task, name, getattr(preset, name))
 
 
 def keep_folder(task: object, data_dir: Path | str | None) -> None:
-    """Keep the folder, which is not a field, under its own name, so that `dataclasses.replace` keeps it."""
+    """Store the folder under its own name, because it is not a field and `dataclasses.replace` would drop it."""
     object.__setattr__(task, "data_dir", None if data_dir is None else Path(data_dir))
 
 
 def folder(task: object) -> Path | None:
-    """The folder that was kept."""
+    """Return the folder stored by `keep_folder`."""
     kept: Any = vars(task)["data_dir"]
     return kept
 
 
 def called(task: object, name: str) -> str:
-    """A field as the caller has written it."""
+    """Return a field as the caller writes it."""
     return f"`{type(task).__name__}({name}=...)`"

@@ -1,4 +1,4 @@
-"""Text files of numbers as people have them, with or without a byte-order mark."""
+"""Text files of numbers, with or without a byte-order mark."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from blackprop.errors import DataError
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without its byte-order mark.
+    """Return the lines of a UTF-8 file, without its byte-order mark.
 
-    **Raises** `DataError` where the file cannot be read, or is not UTF-8.
+    **Raises** `DataError` if the file cannot be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
@@ -22,9 +22,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def finite_number(text: str) -> float | None:
-    """The finite number that a text is; None where it is none.
+    """Return the text as a finite number, or None if it is not one.
 
-    Python also takes `1_0` and digits of other scripts for numbers. In a file they are a mistake.
+    Python also accepts `1_0` and digits of other scripts as numbers. In a file they are mistakes.
     """
     try:
         value = float(text) if text.isascii() and "_" not in text else math.nan
@@ -34,5 +34,5 @@ def finite_number(text: str) -> float | None:
 
 
 def is_companion(path: Path) -> bool:
-    """Whether a file is one of the `._` files in which macOS keeps attributes beside the file of that name."""
+    """Return whether a file is a `._` file, in which macOS stores attributes of another file."""
     return path.name.startswith("._")
