@@ -171,7 +171,7 @@ def drawn(network=Architecture.DENSE, seed=0):
 
 @pytest.mark.parametrize("network", Architecture)
 def test_behind_the_reservoir_mixed_training_takes_the_exact_gradient(network):
-    """And asks no estimator: two passes for the losses, one for what lies behind."""
+    """Makes no estimator queries: two passes for the losses, one for the layers behind the devices."""
     task, model, layer, x, y = drawn(network)
     twin = drawn(network)[1]
     Mixed().rule(model, torch.Generator().manual_seed(0)).add_gradients(

@@ -1,1 +1,1 @@
-"""The training methods that an experiment compares."""
+"""The training methods that experiments compare."""

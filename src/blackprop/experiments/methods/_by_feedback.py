@@ -1,4 +1,4 @@
-"""Methods that send the error back by fixed random weights, in place of through the devices."""
+"""Methods that send the error back through fixed random weights, in place of the devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from blackprop.surrogates import RandomFeedback
 
 @dataclass(frozen=True)
 class FeedbackAlignment(TrainingMethod):
-    """The error passes each device by a fixed random matrix, at no query; θ by one random perturbation a step."""
+    """Feedback alignment: a fixed random matrix in place of each device passes the error back, without queries. The
+    gradient of θ comes from one random perturbation a step.
+
+    - `name` (default "random-feedback").
+    """
 
     name: str = "random-feedback"
 
@@ -33,8 +37,10 @@ class FeedbackAlignment(TrainingMethod):
 
 @dataclass(frozen=True)
 class DirectFeedbackAlignment(TrainingMethod):
-    """The error goes from the output to every layer at once, by one fixed random matrix; within a layer by what suits
-    its device. For chains of layers.
+    """Direct feedback alignment: one fixed random matrix sends the error from the output to every layer. Within a
+    layer, the pair chosen by `blackprop.plan` computes the gradient. For `nn.Sequential` networks.
+
+    - `name` (default "direct-feedback").
     """
 
     name: str = "direct-feedback"
@@ -45,13 +51,13 @@ class DirectFeedbackAlignment(TrainingMethod):
     def rule(self, model: nn.Module, generator: torch.Generator) -> GradientRule:
         if not isinstance(model, nn.Sequential):
             raise IncompatibleError(
-                f"`{self.name}` trains chains of layers alone, and this network is a {type(model).__name__}"
+                f"`{self.name}` trains only chains of layers (`nn.Sequential`), got {type(model).__name__}"
             )
         return _Direct(model, generator)
 
 
 class _Direct:
-    """`DirectFeedback` as a rule."""
+    """The gradient rule of `DirectFeedback`."""
 
     through_devices = False
 
@@ -60,7 +66,7 @@ class _Direct:
         self.model, self.feedback = model, random_feedback(outputs, max(hidden, default=outputs), generator)
 
     def add_gradients(self, batch: Batch, backward: Backward) -> float:
-        del backward  # each layer has a loss of its own
+        del backward  # each layer has its own loss
         return float(DirectFeedback(self.model, self.feedback, loss=batch.criterion).backward(batch.x, batch.y))
 
     def passes(self) -> int:
@@ -74,7 +80,7 @@ class _Direct:
 
 
 def _width(module: nn.Module) -> int | None:
-    """How many outputs a layer has; None for what is none."""
+    """Return the number of outputs of a layer, or None if `module` is not a layer."""
     if isinstance(module, PhysicalLayer):
         return math.prod(module.out_shape)
     return module.out_features if isinstance(module, nn.Linear) else None

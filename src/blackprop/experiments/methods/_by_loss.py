@@ -1,4 +1,4 @@
-"""Methods that train a network, its devices included, from the losses of forward passes."""
+"""Methods that train a network and its devices from the losses of forward passes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.optim import SPSA, ForwardOnly, HomodyneGradient, MultiplexedGradientDescent, PerturbativeGradient
 
-UNUSED = 1.0  # the rate of an optimizer that is asked for its estimate alone
+UNUSED = 1.0  # the rate of an optimizer that only estimates gradients
 
 
 class FromLosses:
-    """The gradients of the parameters of `optimizer`, as it estimates them."""
+    """Compute gradients of the parameters of `optimizer` by its estimate."""
 
     through_devices = False
 
@@ -53,7 +53,9 @@ class FromLosses:
 
 
 class MixedGradients:
-    """Parameters before and in the devices by losses, those behind them by backpropagation: one pass more."""
+    """Compute gradients of the parameters before and in the devices from losses, and of those behind them by
+    backpropagation, which takes one more pass.
+    """
 
     through_devices = False
 
@@ -78,7 +80,7 @@ class MixedGradients:
 
 
 class ByLoss(TrainingMethod):
-    """Trains all parameters, digital ones and θ, by asking for the loss at displaced ones. Takes no gradient."""
+    """Train all parameters, digital ones and θ, from the loss at displaced parameters, without backpropagation."""
 
     signal_scaled: ClassVar[bool] = False
 
@@ -90,12 +92,19 @@ class ByLoss(TrainingMethod):
 
     @abc.abstractmethod
     def estimating(self, model: nn.Module, parameters: list[nn.Parameter], generator: torch.Generator) -> ForwardOnly:
-        """The one that estimates the gradients of these `parameters` of the model."""
+        """Return the optimizer that estimates the gradients of these `parameters` of the model."""
 
 
 @dataclass(frozen=True)
 class Perturbative(ByLoss):
-    """Sparse integer perturbations of all parameters: `2 directions` passes a step."""
+    """`optim.PerturbativeGradient`: sparse integer perturbations of all parameters, `2 directions` passes a step.
+
+    - `directions` (default 1): M, perturbations a step.
+    - `delta` (units of θ, default 0.01): the size of a perturbation.
+    - `levels` (default 1): entries are integers up to this value.
+    - `keep` (default 0.5): the probability that an entry is kept.
+    - `name` (default "perturbative").
+    """
 
     directions: int = 1
     delta: float = 1e-2
@@ -110,8 +119,8 @@ class Perturbative(ByLoss):
 
 @dataclass(frozen=True)
 class Mixed(Perturbative):
-    """Sparse integer perturbations of what lies before the devices and in them, and backpropagation through what lies
-    behind, which is digital: `2 directions + 1` passes a step, and far fewer parameters to be perturbed.
+    """Sparse integer perturbations of the parameters before and in the devices, and backpropagation through the digital
+    layers behind them: `2 directions + 1` passes a step, and far fewer perturbed parameters.
     """
 
     name: str = "mixed"
@@ -124,7 +133,7 @@ class Mixed(Perturbative):
 
 @dataclass(frozen=True)
 class Multiplexed(ByLoss):
-    """Random signs for all parameters at once, each batch with a baseline of its own: `perturbations + 1` passes."""
+    """Random signs for all parameters, against a baseline for each batch: `perturbations + 1` passes a step."""
 
     perturbations: int = 1
     delta: float = 1e-2
@@ -137,19 +146,19 @@ class Multiplexed(ByLoss):
 
 @dataclass(frozen=True)
 class Homodyne(ByLoss):
-    """A sinusoid for each parameter, found again by lock-in: four passes a parameter, for small networks."""
+    """A sinusoid for each parameter, detected by lock-in: four passes a parameter, for small networks."""
 
     delta: float = 1e-2
     name: str = "homodyne"
 
     def estimating(self, model: nn.Module, parameters: list[nn.Parameter], generator: torch.Generator) -> ForwardOnly:
-        del generator  # nothing in it is random
+        del generator  # the method is deterministic
         return HomodyneGradient(parameters, UNUSED, self.delta, model=model)
 
 
 @dataclass(frozen=True)
 class Spsa(ByLoss):
-    """Random signs for all parameters, two passes a step, the perturbation shrinking as the textbook has it."""
+    """SPSA: random signs for all parameters, two passes a step, with the standard decay of the perturbation."""
 
     delta: float = 1e-2
     name: str = "spsa"
@@ -160,22 +169,22 @@ class Spsa(ByLoss):
 
 @runtime_checkable
 class TellsBehind(Protocol):
-    """A network that knows what lies behind its devices."""
+    """A network that tells which of its parameters lie behind its devices."""
 
     def behind(self) -> list[nn.Parameter]: ...
 
 
 def behind(model: nn.Module) -> list[nn.Parameter]:
-    """The digital parameters that nothing reaches but through a device: there a loss has an exact gradient.
+    """Return the digital parameters behind the last device, for which autograd gives the exact gradient of a loss.
 
-    A network tells by `behind()`; a chain of modules by their order.
+    A network tells them by `behind()`. In a chain of modules, they follow from the order.
     """
     if isinstance(model, TellsBehind):
         return model.behind()
     if not isinstance(model, nn.Sequential):
         raise IncompatibleError(
-            "what lies behind the devices of this network is not known, so it cannot be trained otherwise than what "
-            "lies before; only chains of modules are, and networks with a method `behind`"
+            f"the parameters behind the devices of a {type(model).__name__} are unknown, so it cannot be trained by a "
+            "mixed method; use an `nn.Sequential` or a network with a method `behind`"
         )
     modules = list(model)
     devices = [[m for m in module.modules() if isinstance(m, PhysicalLayer)] for module in modules]

@@ -1,4 +1,4 @@
-"""The training methods that experiments compare. A new one is one class that makes a layer of a device."""
+"""The training methods that experiments compare. A new method is a class that makes a layer from a device."""
 
 from __future__ import annotations
 
@@ -24,42 +24,53 @@ from blackprop.planning import CANDIDATES, remembered
 
 
 class TrainingMethod(abc.ABC):
-    """A way to train a device in a network. Subclasses are frozen dataclasses; their fields are the configuration.
+    """A way to train a device in a network. Subclasses are frozen dataclasses whose fields are the configuration.
 
-    `name` tells methods apart in a run folder; give it to two of one class that stand in the same comparison.
+    `name` identifies the method in a run folder, by default a name of its class. Two methods of one class in the same
+    comparison need different names.
+
+    ```python
+    @dataclass(frozen=True)
+    class TwoDirections(TrainingMethod):
+        name: str = "two-directions"
+
+        def layer(self, device, generator):
+            estimator = bp.estimators.RandomDirections(2, 0.01)
+            return bp.PhysicalLayer(device, estimator, bp.surrogates.Streaming(), generator=generator)
+    ```
     """
 
     name: str
 
     signal_scaled: ClassVar[bool] = True
-    """Whether θ moves by its measured signal (`optim.SignalScaled`): but for the references, the published method, and
-    what measures no gradient.
+    """Whether steps of θ are scaled by the measured signal (`optim.SignalScaled`). False for the references, for the
+    published method and for methods that do not measure a gradient.
     """
 
     @abc.abstractmethod
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
-        """`device` as a layer. The first draw from `generator` must be θ, so that all methods start alike."""
+        """Make a layer of `device`. Draw θ first from `generator`, so that all methods start from the same θ."""
 
     rates: ClassVar[tuple[str, ...]] = ("lr", "device_lr")
-    """The learning rates of a task that the method uses, so that a search can leave out the others."""
+    """The learning rates of a task that the method uses. A search leaves out the others."""
 
     def rule(self, model: nn.Module, generator: torch.Generator) -> GradientRule:
-        """How the parameters of `model` come by their gradients: unless a method says otherwise, by backpropagation."""
+        """Return the rule by which the parameters of `model` get their gradients. By default, backpropagation."""
         del model, generator
         return Backpropagation()
 
     def rows_kept_back(self, rows: int) -> int:
-        """The rows of the allowance that `finish` takes, of as many training `rows`: unless it does something, none."""
+        """Return how many rows of the allowance `finish` needs, for `rows` training rows. By default 0."""
         del rows
         return 0
 
     def finish(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Called once after the last step with the training rows `x` and targets `y`; does nothing by default."""
+        """Complete the model after the last step, with the training rows `x` and targets `y`. Optional."""
         del model, x, y
 
 
 class TrialParts(Protocol):
-    """The parts of a trial that a method of its own may use."""
+    """The parts of a trial that a `SelfContained` method may use."""
 
     @property
     def task(self) -> Any: ...
@@ -70,21 +81,21 @@ class TrialParts(Protocol):
 
 
 class SelfContained(TrainingMethod, abc.ABC):
-    """A method with a training loop of its own, in place of the engine's steps; it takes place within an allowance."""
+    """A method with its own training loop, in place of the engine's steps. It needs an allowance."""
 
     @abc.abstractmethod
     def fit(self, trial: TrialParts, model: nn.Module, x: Tensor, y: Tensor, rows: int) -> tuple[nn.Module, int]:
-        """The trained module and how many steps that took.
+        """Return the trained module and the number of its steps.
 
-        - `trial`: the task with its rates, and the source of further layers and orders.
-        - `model`: the network of the task, untrained.
+        - `trial`: the task with its rates, and further layers and row orders.
+        - `model`: the untrained network of the task.
         - `x`, `y`: the training rows and their targets.
-        - `rows`: the rows that may be asked of the devices.
+        - `rows`: the number of rows that may be sent to the devices.
         """
 
 
 class Backpropagation:
-    """One call of the loss, and its gradient."""
+    """Compute the loss once, and its gradient by backpropagation."""
 
     through_devices = True
 
@@ -105,7 +116,7 @@ class Backpropagation:
 
 @dataclass(frozen=True)
 class OracleReference(TrainingMethod):
-    """Both gradients by autograd through the simulator, at no query: the upper reference."""
+    """The upper reference: both gradients by autograd through the simulator, without queries."""
 
     signal_scaled: ClassVar[bool] = False
 
@@ -117,8 +128,8 @@ class OracleReference(TrainingMethod):
 
 @dataclass(frozen=True)
 class FrozenReference(TrainingMethod):
-    """θ stays as it was drawn, the digital parameters are trained through it exactly, at no query: the lower
-    reference.
+    """The lower reference: θ keeps its initial value. The digital parameters are trained with exact gradients through
+    the simulator, without queries.
     """
 
     signal_scaled: ClassVar[bool] = False
@@ -134,8 +145,13 @@ class FrozenReference(TrainingMethod):
 
 @dataclass(frozen=True)
 class Paper(TrainingMethod):
-    """`presets.paper` at its published settings: step 1 for the plain matrix and 1e-4 for all others, meshes rebuilt
-    every 100 steps, devices that are not linear treated as if they were. The rank is cut to what a device allows.
+    """`presets.paper` with the published settings: step 1 for `Matrix` and 1e-4 for other devices, and a rebuild every
+    100 steps for meshes.
+
+    - `rank` (default 10): the rank of the surrogate, reduced to the rank of the device if that is lower.
+    - `samples` (default 100): M, directions a step.
+
+    **Raises** `ArgumentError` for a `rank` or `samples` below 1.
     """
 
     rank: int = 10
@@ -166,7 +182,7 @@ class Paper(TrainingMethod):
 
 @dataclass(frozen=True)
 class Default(TrainingMethod):
-    """The pair that `blackprop.plan` chooses from the device's declaration, as a layer does by default."""
+    """The pair of estimator and surrogate that `blackprop.plan` chooses for the device, the default of a layer."""
 
     name: str = "default"
 
@@ -176,7 +192,7 @@ class Default(TrainingMethod):
 
 @dataclass(frozen=True)
 class Planned(TrainingMethod):
-    """One row of the plan's table, `bp.planning.CANDIDATES`, by the name of its `candidate`."""
+    """One method of the plan's table, `bp.planning.CANDIDATES`, selected by its name `candidate`."""
 
     candidate: str
 
@@ -198,11 +214,16 @@ class Planned(TrainingMethod):
 
 @dataclass(frozen=True)
 class Row(TrainingMethod):
-    """Random perturbations credited by output, as for a device that declares row coupling and no more."""
+    """Random perturbations credited by output, for devices that declare row coupling.
+
+    - `count` (default 8): directions a step.
+    - `probes` (default 15): rows in place of a batch, at most.
+    - `step` (units of θ, default 0.01): the size of a perturbation.
+    """
 
     count: int = 8
     probes: int = 15
-    step: float = 0.01  # of the noise-free optimum of microrings; ten times that suits 2 % read noise
+    step: float = 0.01  # best for microrings without noise; ten times larger suits 2 % read noise
     name: str = "row"
 
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
@@ -218,7 +239,7 @@ class Row(TrainingMethod):
 
 @dataclass(frozen=True)
 class FittedTwin(TrainingMethod):
-    """The ideal model of a mesh or ring bank, calibrated to the device once and fitted to it while it trains."""
+    """A physical twin: the ideal model of a mesh, microring or light modulator, calibrated once, fitted in training."""
 
     name: str = "twin"
 
@@ -238,8 +259,12 @@ class FittedTwin(TrainingMethod):
 
 @dataclass(frozen=True)
 class Memory(TrainingMethod):
-    """Remembered perturbations, as the plan has them for a linear device that declares no coupling; with `row`, for one
-    that declares row coupling and no more. Numbers that are given replace the plan's.
+    """Remembered perturbations, with the settings of the plan for linear devices.
+
+    - `count` (default: as in the plan): new directions a step.
+    - `rank` (default: as in the plan): rows in place of a batch, at most.
+    - `start` (default: as in the plan): directions measured before the first step.
+    - `row` (default False): credit perturbations by output, for devices that declare row coupling.
     """
 
     count: int | None = None
@@ -257,9 +282,10 @@ class Memory(TrainingMethod):
 
 @dataclass(frozen=True)
 class Characterised(TrainingMethod):
-    """A device that declares nothing, with its parameters in a hidden order, trained as `characterise` finds it.
+    """Training of a device whose structure is hidden, with the structure that `characterise` finds.
 
-    What that asks is booked as `CALIBRATE`.
+    The device declares no structure, and its parameters are in a random order. The queries of `characterise` are booked
+    as `CALIBRATE`.
     """
 
     name: str = "characterised"
@@ -267,6 +293,6 @@ class Characterised(TrainingMethod):
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         order = torch.randperm(device.theta.size, generator=torch.Generator().manual_seed(device.theta.size))
         found = characterise(devices.Declared(device, order=order))
-        layer = PhysicalLayer(found.device, generator=generator)  # draws the θ of the device's own order
+        layer = PhysicalLayer(found.device, generator=generator)  # draws θ in the device's own order
         layer.ledger = Ledger.sum([found.ledger, layer.ledger])
         return layer

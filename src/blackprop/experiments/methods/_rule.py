@@ -1,4 +1,4 @@
-"""How the parameters of a network come by their gradients; whatever the rule, the task's own optimizers step."""
+"""Gradient rules: how the parameters of a network get their gradients. The optimizers of the task make the steps."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Backward = Callable[[Tensor], None]
-"""Adds what autograd finds of a loss to `.grad`; mixed precision scales it."""
+"""Adds the gradients of a loss by autograd to `.grad`, with the loss scaling of mixed precision."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows, their targets, and what the network makes of them; each time a forward pass through the devices."""
+    """Rows, their targets, and the network's forward pass, in which every call reads the devices."""
 
     x: Tensor
     y: Tensor
     forward: Callable[[Tensor], Tensor]
-    criterion: Callable[[Tensor, Tensor], Tensor]  # of outputs and targets
+    criterion: Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> loss
 
     def loss(self) -> Tensor:
         return self.criterion(self.forward(self.x), self.y)
@@ -27,14 +27,14 @@ class Batch:
 
 class GradientRule(Protocol):
     through_devices: bool
-    """Whether an error passes through devices to what stands before them, so that surrogates are asked."""
+    """Whether an error passes back through devices, so that surrogates are needed."""
 
     def add_gradients(self, batch: Batch, backward: Backward) -> float:
-        """Add the gradients of the loss to `.grad`, by `backward` what autograd finds of it, and return the loss."""
+        """Add the gradients of the loss to `.grad`, those of autograd by `backward`, and return the loss."""
         ...
 
     def passes(self) -> int:
-        """Forward passes a step, each at settings of its own but the first of backpropagation."""
+        """Return the forward passes a step. Each has its own settings, except for the first one of backpropagation."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -1,6 +1,6 @@
 """Reservoir computing: kinds of reservoirs, tasks for them, and the ridge readout as a method.
 
-Compare methods with `blackprop.experiments.AllowanceGrid`, or by `blackprop compare reservoir`.
+Compare methods with `blackprop.experiments.AllowanceGrid` or with `blackprop compare reservoir`.
 """
 
 from blackprop.experiments.reservoirs._hardware import Reservoirs

@@ -1,4 +1,4 @@
-"""Methods that train a network around a reservoir by backpropagation, through a model of the reservoir."""
+"""Methods that train a network around a reservoir by backpropagation through a model of the reservoir."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from blackprop.twins import OffsetTwin
 
 @dataclass(frozen=True)
 class LocalLinear(TrainingMethod):
-    """The plan's pair for a device without a declaration, with fewer perturbations: `directions` random ones of θ on
-    the whole batch, and for the input's gradient a linear map fitted to the rows of training.
+    """The plan's pair for a device without known structure, with fewer perturbations: `directions` random ones of θ on
+    the whole batch. A linear map, fitted to the training rows, gives the input gradient.
     """
 
     directions: int = 4
@@ -32,8 +32,8 @@ class LocalLinear(TrainingMethod):
 
 @dataclass(frozen=True)
 class DesignTwin(TrainingMethod):
-    """The reservoir as it was designed, at settings that are an unknown offset off: calibrated to the device once, and
-    fitted to it while it trains. Both gradients come from it.
+    """A twin with the design of the reservoir and an unknown offset of the settings. It is calibrated once and then
+    fitted during training. Both gradients come from it.
     """
 
     settings: int = 32

@@ -1,4 +1,4 @@
-"""The reservoirs that methods are compared on, by their names on the command line."""
+"""The reservoirs on which methods are compared, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from blackprop import devices
 from blackprop.devices import Device, Drifting
 
-MISALIGNED = 0.02  # the standard deviation of an offset that every setting has, unknown to all methods
+MISALIGNED = 0.02  # standard deviation of the offset of every setting, unknown to all methods
 
 
 class Reservoirs(enum.Enum):
-    """A kind of reservoir; the value is its name in files and on the command line."""
+    """A kind of reservoir. The value is its name in files and on the command line."""
 
     ECHO_STATE = "echo-state"
     ACTIVE_RING = "active-ring"
@@ -20,13 +20,14 @@ class Reservoirs(enum.Enum):
     IKEDA = "ikeda"
 
     def make(self, d_in: tuple[int, int], d_out: tuple[int, int], seed: int = 0) -> Device:
-        """The device for sequences `(time, drives)` that is read as `(time, nodes)`, its settings a little off; `seed`
-        draws the random parts of it.
+        """Make the device for sequences `(time, drives)` with readings `(time, nodes)`, its settings slightly off.
+
+        `seed` draws its random parts.
         """
         return Drifting(self.design(d_in, d_out, seed), initial=MISALIGNED, seed=seed)
 
     def design(self, d_in: tuple[int, int], d_out: tuple[int, int], seed: int = 0) -> Device:
-        """The device without its misalignment."""
+        """Make the device without misalignment."""
         drawn = {"seed": seed} if self in _DRAWN else {}
         return _KINDS[self](*d_in, d_out[1], **drawn)
 

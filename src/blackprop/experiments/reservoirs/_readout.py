@@ -1,4 +1,4 @@
-"""Classical reservoir computing as a method, and its readout at the end of others."""
+"""Classical reservoir computing as a method, and its readout at the end of other methods."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from blackprop.nn._layer import PhysicalLayer
 
 @dataclass(frozen=True)
 class ReadoutAlone(SelfContained):
-    """Classical reservoir computing: reservoir and drive stay as they were drawn, the readout is ridge regression on
-    one pass over the sequences. No gradient, one programming.
+    """Classical reservoir computing: the reservoir and the drive keep their initial values. One pass over the sequences
+    fits the readout by ridge regression, with one programming and no gradient.
     """
 
     name: str = "ridge"
@@ -45,8 +45,8 @@ class ReadoutAlone(SelfContained):
 
 @dataclass(frozen=True)
 class Refitted(TrainingMethod):
-    """`method`, and in the end the readout fitted anew by ridge regression, from rows that are kept back for it: the
-    score then tells what the reservoir has become from how well a readout is trained step by step.
+    """`method`, followed by a new ridge regression of the readout on rows reserved for it. The score then measures the
+    trained reservoir, independent of how well the steps train the readout.
     """
 
     method: TrainingMethod
@@ -69,7 +69,7 @@ class Refitted(TrainingMethod):
 
 
 def refitted(task: SequenceTask, methods: Iterable[TrainingMethod]) -> tuple[TrainingMethod, ...]:
-    """`methods`, each with a readout that is fitted anew where the task is a regression."""
+    """Return `methods`, each with a readout that is fitted again at the end if the task is a regression."""
     if task.objective.metric == "accuracy":
         return tuple(methods)
     return tuple(method if isinstance(method, SelfContained) else Refitted(method) for method in methods)
@@ -79,10 +79,12 @@ def refitted(task: SequenceTask, methods: Iterable[TrainingMethod]) -> tuple[Tra
 def fit_readout(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Fit the readout of `model` by ridge regression to sequences `x` (B, time, channels) and their targets `y`."""
     if not isinstance(model, ReservoirNetwork):
-        raise IncompatibleError(f"a {type(model).__name__} has no linear readout to be fitted by ridge regression")
+        raise IncompatibleError(
+            f"a {type(model).__name__} does not have a linear readout that ridge regression can fit"
+        )
     model.eval()
     for layer in physical_layers(model):
-        layer.train()  # so that its rows are booked as those of training
+        layer.train()  # books its rows as training rows
     place = model.readout.weight.device
     targets = y if y.is_floating_point() else F.one_hot(y, model.sizes.outputs)
     features = torch.cat([model.features(part.to(place)) for part in x.split(EVALUATED)])
