@@ -70,7 +70,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(folder, tmp_p
             return Path.touch, (tmp_path / "harm",)
 
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": Evil()}))
-    with pytest.raises(errors.DataError, match=r"test_batch cannot be read.*it asks for pathlib"):
+    with pytest.raises(errors.DataError, match=r"test_batch cannot be read.*it uses pathlib"):
         Cifar10(**FEW, data_dir=folder).data()
     assert not (tmp_path / "harm").exists()
 
@@ -160,7 +160,7 @@ def _nine(path):
 @pytest.mark.parametrize(
     ("damage", "name", "what"),
     [
-        (_cut, "data_batch_3", "cannot be read, damaged or cut short"),
+        (_cut, "data_batch_3", "cannot be read; it is damaged or cut short"),
         (_empty, "test_batch", "cannot be read"),
         (_page, "data_batch_1", "cannot be read"),
         (_list, "data_batch_1", "holds a list"),
@@ -169,11 +169,11 @@ def _nine(path):
         (_batch(data=np.zeros((10, 3072))), "data_batch_5", "unsigned bytes"),
         (_batch(data=np.zeros((10, 3071), np.uint8)), "test_batch", "10 images of 3071 values"),
         (_batch(data=np.zeros((0, 3072), np.uint8)), "test_batch", "0 images"),
-        (_batch(labels=None), "test_batch", "no `labels`"),
+        (_batch(labels=None), "test_batch", "no list of class numbers"),
         (_batch(labels=list(range(9))), "data_batch_2", "9 labels for its 10 images"),
         (_batch(labels=[10] * 10), "data_batch_2", "the label 10"),
         (_batch(labels=[-1] * 10), "data_batch_2", "the label -1"),
-        (_nine, "batches.meta", "names 9 classes"),
+        (_nine, "batches.meta", "must name 10 classes, got 9"),
         (_page, "batches.meta", "cannot be read"),
         (_list, "batches.meta", "holds a list"),
     ],
@@ -187,7 +187,7 @@ def test_a_damaged_missing_or_foreign_file_is_named(damage, name, what, folder):
 
 
 def test_too_few_images_and_no_folder_are_refused(folder, tmp_path):
-    with pytest.raises(errors.DataError, match="hold 50 images, of which `--train-images` asks 51"):
+    with pytest.raises(errors.DataError, match="hold 50 images, but `--train-images` is 51"):
         Cifar10(**{**FEW, "train_images": 51}, data_dir=folder).data()
     with pytest.raises(errors.DataError, match="nowhere` is not a folder"):
         Cifar10(data_dir=tmp_path / "nowhere").data()
@@ -259,7 +259,7 @@ def test_an_archive_of_another_content_or_without_a_file_is_refused(publisher, f
             Cifar10(**FEW).data()
     checksum = packed(folder, TRAINS, tmp_path / "origin.tar.gz")
     monkeypatch.setattr(cifar10, "PUBLISHED", replace(cifar10.PUBLISHED, md5=checksum))
-    with pytest.raises(errors.DataError, match="holds no file cifar-10-batches-py/test_batch"):
+    with pytest.raises(errors.DataError, match="does not contain the file cifar-10-batches-py/test_batch"):
         Cifar10(**FEW).data()
     (tmp_path / "origin.tar.gz").write_bytes(b"no archive")
     checksum = hashlib.md5(b"no archive").hexdigest()

@@ -248,11 +248,11 @@ def _absent(path):
 @pytest.mark.parametrize(
     ("damage", "name", "what"),
     [
-        (_cut, IMAGES, "47039 values, and its header tells of 60×28×28"),
+        (_cut, IMAGES, "47039 values, but its header specifies 60×28×28"),
         (_cut, LABELS, "59 values"),
         (_longer, LABELS, "61 values"),
-        (_cut_in_the_header, IMAGES, "within its 16 bytes"),
-        (_empty, IMAGES, "begins with nothing"),
+        (_cut_in_the_header, IMAGES, "within its header of 16 bytes"),
+        (_empty, IMAGES, "begins with no byte"),
         (_page, LABELS, "begins with 3c68746d, not 00000801"),
         (_swapped, IMAGES, "00000801, not 00000803"),
         (_swapped, LABELS, "00000803, not 00000801"),
@@ -279,7 +279,7 @@ def test_a_folder_that_is_not_there_or_holds_too_little_is_refused(folder, tmp_p
     (tmp_path / "bare").mkdir()
     with pytest.raises(errors.DataError, match=r"bare/mnist holds all files.*train-images.*t10k-labels"):
         replace(SMALL, data_dir=tmp_path / "bare").data()
-    with pytest.raises(errors.DataError, match="holds 60 images, of which `--train-images` asks 12000"):
+    with pytest.raises(errors.DataError, match="holds 60 images, but `--train-images` is 12000"):
         Mnist(data_dir=folder).data()
 
 

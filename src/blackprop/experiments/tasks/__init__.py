@@ -1,1 +1,1 @@
-"""Tasks: data, a network and an objective."""
+"""Tasks: each has data, a network, an objective and a training schedule."""

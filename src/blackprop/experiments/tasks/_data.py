@@ -1,4 +1,4 @@
-"""Data sets as their publishers ship them: a folder that the user names, or downloads kept in the user's cache."""
+"""Data sets in their published files, from a folder of the user or downloaded to the user's cache."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from blackprop._extras import install
 from blackprop.errors import DataError
 
 _CHUNK = 1 << 16  # bytes
-_TIMEOUT = 30.0  # seconds without an answer
+_TIMEOUT = 30.0  # seconds without a response
 
 
 @dataclass(frozen=True)
 class Published:
-    """The files of a data set, all in one place.
+    """A data set of several files at one address.
 
-    `name` is that of its folder; `url` ends in a slash; `md5` has the checksum of each file's compressed form,
-    `<file>.gz`.
+    - `name`: the name of its folder.
+    - `url`: the address of the files, ending in a slash.
+    - `md5`: for each file, the checksum of its compressed form `<file>.gz`.
     """
 
     name: str
@@ -35,10 +36,11 @@ class Published:
     md5: dict[str, str]
 
     def files(self, data_dir: Path | None) -> dict[str, Path]:
-        """Each file's path: in `data_dir`, or `data_dir/<name>`, or in the cache. A file may be named with or without
-        `.gz`, and with `.idx` in place of `-idx`, as some programs unpack it.
+        """Return each file's path, in `data_dir` or `data_dir/<name>`.
 
-        None is the cache, to which files are downloaded that it lacks, or holds with another checksum.
+        If `data_dir` is None, files are taken from the cache, and downloaded if missing or if the checksum differs.
+        File names may end in `.gz`, and may have `.idx` in place of `-idx`, as some programs unpack them. Raises
+        `DataError` if files are missing.
         """
         return self._downloaded() if data_dir is None else self._found(data_dir)
 
@@ -52,15 +54,16 @@ class Published:
 
     def _by_hand(self) -> str:
         url = f"{self.url}{{{','.join(self.md5)}}}.gz"
-        return f'`curl -f --create-dirs --output-dir {self.name} -O "{url}"` and give `--data-dir {self.name}`'
+        return f'`curl -f --create-dirs --output-dir {self.name} -O "{url}"` and use `--data-dir {self.name}`'
 
 
 @dataclass(frozen=True)
 class PublishedArchive:
-    """A data set in one tar file, compressed or not, in which its files lie in one folder.
+    """A data set in one tar file, compressed or not, with its files in one folder.
 
-    `name` is that of the data set's own folder; `url` the archive's, and `md5` its checksum; `folder` the one inside
-    it, and `names` the wanted files there.
+    - `name`: the name of the data set's own folder.
+    - `url`, `md5`: the address of the archive and its checksum.
+    - `folder`, `names`: the folder in the archive, and the files to use from it.
     """
 
     name: str
@@ -70,10 +73,10 @@ class PublishedArchive:
     names: tuple[str, ...]
 
     def files(self, data_dir: Path | None) -> dict[str, Path]:
-        """Each file's path: in `data_dir`, or `data_dir/<folder>`, or `data_dir/<name>/<folder>`, or in the cache.
+        """Return each file's path, in `data_dir`, `data_dir/<folder>` or `data_dir/<name>/<folder>`.
 
-        None is the cache, to which the archive is downloaded where it lacks it, or holds it with another checksum, and
-        unpacked.
+        If `data_dir` is None, files are taken from the cache. The archive is downloaded and unpacked there if it is
+        missing or if the checksum differs. Raises `DataError` if files are missing.
         """
         if data_dir is None:
             return self._downloaded()
@@ -91,8 +94,9 @@ class PublishedArchive:
         return {name: unpacked / name for name in self.names}
 
     def _unpack(self, archive: Path, unpacked: Path) -> None:
-        """The wanted files alone, under our names for them and not the archive's, so that none lands elsewhere; each
-        is complete or not there.
+        """Unpack only the needed files, under names not taken from the archive, so that no file is written elsewhere.
+
+        Each file is written under another name and then renamed, so it is complete or missing.
         """
         missing = [name for name in self.names if not (unpacked / name).is_file()]
         if not missing:
@@ -104,7 +108,7 @@ class PublishedArchive:
                 member = held.get(f"{self.folder}/{name}")
                 content = None if member is None else tar.extractfile(member)
                 if content is None:
-                    raise DataError(f"{archive} holds no file {self.folder}/{name}")
+                    raise DataError(f"{archive} does not contain the file {self.folder}/{name}")
                 partial = unpacked / f"{name}.{os.getpid()}.part"
                 with content, partial.open("wb") as file:
                     shutil.copyfileobj(content, file)
@@ -113,13 +117,13 @@ class PublishedArchive:
     def _by_hand(self) -> str:
         archive = f"{self.name}/{self.url.rsplit('/', 1)[1]}"
         return (
-            f'`curl -f --create-dirs -o {archive} "{self.url}" && tar -xf {archive} -C {self.name}` and give '
+            f'`curl -f --create-dirs -o {archive} "{self.url}" && tar -xf {archive} -C {self.name}` and use '
             f"`--data-dir {self.name}`"
         )
 
 
 def _fullest(name: str, found: dict[Path, dict[str, Path | None]], forms: str = "") -> dict[str, Path]:
-    """The files of the folder that holds all of them; `found` has for each folder what lies there."""
+    """Return the files of the folder that holds all of them. `found` lists the files in each folder."""
     first, *_ = found
     if not first.is_dir():
         raise DataError(f"`--data-dir {first}` is not a folder")
@@ -139,11 +143,11 @@ def _held(paths: dict[str, Path | None]) -> int:
 
 @contextmanager
 def _downloads(name: str, by_hand: str) -> Iterator[Callable[[str, str], Path]]:
-    """What fetches the file of a url and an MD5 checksum into the cache of the data set `name`, unless it lies there;
-    `by_hand` says how to get the files otherwise.
+    """Return a function (url, MD5 checksum) -> path that downloads a file to the cache of the data set `name` if it is
+    missing. `by_hand` tells how to get the files by hand.
     """
     try:
-        import pooch  # noqa: PLC0415  # extras, this and the next
+        import pooch  # noqa: PLC0415  # both are extras
         import rich.progress  # noqa: F401, PLC0415
     except ImportError as error:
         raise DataError(
@@ -154,21 +158,21 @@ def _downloads(name: str, by_hand: str) -> Iterator[Callable[[str, str], Path]]:
 
         def fetch(url: str, checksum: str) -> Path:
             file = url.rsplit("/", 1)[1]
-            # Any: pooch's annotations know neither a bar of one's own nor its own downloader.
+            # Any: pooch's annotations allow neither a custom progress bar nor its own downloader.
             downloader: Any = pooch.HTTPDownloader(progressbar=bar(file), chunk_size=_CHUNK, timeout=_TIMEOUT)
             try:
                 return Path(pooch.retrieve(url, f"md5:{checksum}", file, folder, downloader=downloader))
-            except (OSError, ValueError) as error:  # no network, no permission, full disk; another checksum
+            except (OSError, ValueError) as error:  # no network, no permission, full disk or wrong checksum
                 raise DataError(
-                    f"{file} is not in {folder} and cannot be downloaded ({_reason(error)}). Where there is a "
-                    f"network, get the files with {by_hand}"
+                    f"{file} is not in {folder} and cannot be downloaded ({_reason(error)}). On a machine with a "
+                    f"network connection, get the files with {by_hand}"
                 ) from error
 
         yield fetch
 
 
 class _Bar:
-    """A file's progress in the terms that pooch has for it."""
+    """The progress bar of a file, with the interface that pooch expects."""
 
     total = 0
 
@@ -188,7 +192,7 @@ class _Bar:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], Any]]:
-    """Makes a bar for each file on a terminal, and none elsewhere."""
+    """Make a progress bar for each file on a terminal, and none elsewhere."""
     from rich.console import Console  # noqa: PLC0415  # an extra
     from rich.progress import DownloadColumn, Progress  # noqa: PLC0415
 
@@ -221,7 +225,7 @@ def _either(path: Path) -> Path | None:
 
 
 def _reason(error: BaseException) -> str:
-    """One short reason: what requests says of a connection is a paragraph."""
+    """Return a short reason, because the connection errors of requests are a paragraph long."""
     if type(error).__module__.startswith("requests") and getattr(error, "response", None) is None:
         url = getattr(getattr(error, "request", None), "url", None)
         return f"no connection to {urlsplit(url).hostname}" if url else "no connection"

@@ -1,4 +1,4 @@
-"""The parts that the two tasks of handwritten digits have in common."""
+"""The common parts of the two tasks with handwritten digits."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class DigitTask(EpochTask):
         return Classification()
 
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone."""
+        """Build the network with `layer(d_in, d_out)` for its devices. The digital weights depend only on `seed`."""
         return build(self.network, self.widths, layer, seed)

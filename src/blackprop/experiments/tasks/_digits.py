@@ -1,4 +1,4 @@
-"""Handwritten digits of 8×8 pixels, the data set that scikit-learn carries: the smallest task worth comparing on."""
+"""Handwritten digits of 8×8 pixels, a data set included in scikit-learn: the smallest task for comparisons."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ TRAIN, TEST = 1437, 360  # images
 
 @dataclass(frozen=True)
 class Digits(DigitTask):
-    """Ten handwritten digits, 1,437 images to train on and 360 to test, pixels in [0, 1]."""
+    """Handwritten digits in ten classes: 1,437 training images and 360 test images, pixels in [0, 1]."""
 
     network: DigitNetwork = DigitNetwork.PHYSICAL
-    """physical: two devices and batch norms; hybrid: one device between two digital layers."""
+    """physical: two devices with batch norms. hybrid: one device between two digital layers."""
     epochs: int = 20
+    """Passes over the training images."""
     batch_size: int = 64
-    """Rows a step; what is left over of an epoch's shuffled images is left out of it."""
+    """Rows per step. Images that do not fill a batch are left out of the epoch."""
     lr: float = 3e-3
-    """Adam's rate for the digital parameters; cosine decay to zero over the run."""
+    """Adam's rate for the digital parameters, with cosine decay to zero over the run."""
     device_lr: float = 2e-2
-    """Adam's rate for the devices' settings, likewise."""
+    """Adam's rate for the settings of the devices, with the same decay."""
 
     widths: ClassVar[tuple[int, int, int]] = (64, 64, 128)
 
@@ -43,12 +44,12 @@ class Digits(DigitTask):
         return "digits"
 
     def data(self) -> Data:
-        """One stratified split, whatever the seed."""
+        """Return the data in one stratified split, the same for every seed."""
         try:
             from sklearn.datasets import load_digits  # noqa: PLC0415  # an extra, and slow to import
             from sklearn.model_selection import train_test_split  # noqa: PLC0415
         except ImportError as error:
-            raise DataError(f"the digits come with scikit-learn: {install('recipes')}") from error
+            raise DataError(f"the digits are part of scikit-learn: {install('recipes')}") from error
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images / 16, labels, train_size=TRAIN, test_size=TEST, stratify=labels, random_state=0)
         x_train, x_test = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])

@@ -1,4 +1,4 @@
-"""The parts that tasks trained by epochs, with Adam, have in common."""
+"""The common parts of tasks that are trained by epochs with Adam."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blackprop.nn._substitute import param_groups
 
 
 class EpochTask:
-    """Segments of one epoch, rows as they are, Adam with cosine decay. Its subclasses have these four as fields."""
+    """Segments of one epoch, no augmentation, Adam with cosine decay. Subclasses have these four fields."""
 
     epochs: int
     batch_size: int
@@ -23,20 +23,20 @@ class EpochTask:
         return self.epochs * self.segment(rows)
 
     def segment(self, rows: int) -> int:
-        """An epoch."""
+        """Return the steps of one epoch."""
         return rows // self.batch_size
 
     def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The rows as they are."""
+        """Return the rows unchanged."""
         del generator
         return x, y
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        """Adam with cosine decay to zero for all parameters."""
+        """Return Adam with cosine decay to zero for all parameters."""
         return adam_with_cosine(model, self.lr, self.device_lr, steps)
 
 
 def adam_with_cosine(model: nn.Module, lr: float, device_lr: float, steps: int) -> Schedules:
-    """Adam at `lr` for the digital parameters and at `device_lr` for θ, both decaying to zero as a cosine does."""
+    """Return Adam at `lr` for the digital parameters and at `device_lr` for θ, both with cosine decay to zero."""
     adam = Adam(param_groups(model, lr=lr, device_lr=device_lr))
     return [(adam, CosineAnnealingLR(adam, T_max=steps))]

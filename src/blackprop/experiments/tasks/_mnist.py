@@ -1,4 +1,4 @@
-"""MNIST, handwritten digits of 28×28 pixels: the task that methods are measured on."""
+"""MNIST, handwritten digits of 28×28 pixels: the main task for measuring methods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from blackprop.experiments.tasks._digit_task import DigitTask
 from blackprop.experiments.tasks._networks import DigitNetwork
 from blackprop.experiments.tasks._task import Data
 
-TRAIN = 60_000  # images published to train on
+TRAIN = 60_000  # published training images
 SIDE, CLASSES = 28, 10
 
 PUBLISHED = Published(
@@ -37,23 +37,25 @@ PUBLISHED = Published(
 
 @dataclass(frozen=True)
 class Mnist(DigitTask):
-    """Handwritten digits, 12,000 of the 60,000 images to train on and all 10,000 to test, pixels in [0, 1]."""
+    """Handwritten digits: 12,000 of the 60,000 training images and all 10,000 test images, pixels in [0, 1]."""
 
     network: DigitNetwork = DigitNetwork.PHYSICAL
-    """physical: device 784→128, BatchNorm, ReLU, device 128→10, BatchNorm; hybrid: Linear 784→256, ReLU,
+    """physical: device 784→128, BatchNorm, ReLU, device 128→10, BatchNorm. hybrid: Linear 784→256, ReLU,
     device 256→256, BatchNorm, ReLU, Linear 256→10."""
     train_images: int = 12_000
-    """The first so many of the training images after a fixed permutation, the same for every seed."""
+    """Number of training images: the first ones after a fixed permutation, the same for every seed."""
     epochs: int = 5
+    """Passes over the training images."""
     batch_size: int = 128
-    """Rows a step; what is left over of an epoch's shuffled images is left out of it."""
+    """Rows per step. Images that do not fill a batch are left out of the epoch."""
     lr: float = 3e-2
-    """Adam's rate for the digital parameters; cosine decay to zero over the run."""
+    """Adam's rate for the digital parameters, with cosine decay to zero over the run."""
     device_lr: float = 1e-2
-    """Adam's rate for the devices' settings, likewise."""
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    """Adam's rate for the settings of the devices, with the same decay."""
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder of the four published files, gzipped or not, or of mnist/ with them; by default a download, kept."""
+    """Folder of the four published files, compressed or not, or a folder with mnist/. By default, files are downloaded
+    to a cache."""
 
     widths: ClassVar[tuple[int, int, int]] = (784, 128, 256)
 
@@ -69,25 +71,25 @@ class Mnist(DigitTask):
         return "mnist"
 
     def data(self) -> Data:
-        """The same images whatever the seed."""
+        """Return the images, the same for every seed. Raises `DataError` if files are missing or damaged."""
         train_x, train_y, test_x, test_y = PUBLISHED.files(settings.folder(self)).values()
         images, labels = _pair(train_x, train_y)
         if len(images) < self.train_images:
-            raise DataError(f"{train_x} holds {len(images)} images, of which `--train-images` asks {self.train_images}")
+            raise DataError(f"{train_x} holds {len(images)} images, but `--train-images` is {self.train_images}")
         kept = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: self.train_images].numpy()
         return Data(*_tensors(images[kept], labels[kept]), *_tensors(*_pair(test_x, test_y)))
 
 
 def _pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 28, 28) and labels (N,), checked against each other."""
+    """Return images (N, 28, 28) and labels (N,), checked for consistency."""
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (SIDE, SIDE) or not len(images):
         found = "×".join(map(str, images.shape))
-        raise DataError(f"{images_path} holds {found} values, and not images of {SIDE}×{SIDE} pixels")
+        raise DataError(f"{images_path} holds {found} values, not images of {SIDE}×{SIDE} pixels")
     if len(labels) != len(images):
         raise DataError(f"{labels_path} holds {len(labels)} labels for the {len(images)} images of {images_path}")
     if labels.max() >= CLASSES:
-        raise DataError(f"{labels_path} holds the label {labels.max()}, and digits end at {CLASSES - 1}")
+        raise DataError(f"{labels_path} holds the label {labels.max()}, but the largest digit is {CLASSES - 1}")
     return images, labels
 
 
@@ -97,29 +99,29 @@ def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The unsigned bytes of an idx file, gzipped or not, in `dimensions` dimensions.
+    """Return the unsigned bytes of an idx file, compressed or not, as an array with `dimensions` dimensions.
 
-    The format: two zero bytes, the type (8, unsigned byte), the number of dimensions, each dimension as a big-endian
-    32-bit integer, and the values, last dimension fastest.
+    The format is: two zero bytes, the type (8, unsigned byte), the number of dimensions, each dimension as a big-endian
+    32-bit integer, and the values with the last dimension fastest. Raises `DataError` for other files.
     """
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read, damaged or cut short: {' '.join(str(error).split())}") from error
+        raise DataError(f"{path} cannot be read; it is damaged or cut short: {' '.join(str(error).split())}") from error
     magic, start = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
     if content[:4] != magic:
         raise DataError(
-            f"{path} is no idx file of bytes in {dimensions} dimension(s): it begins with "
-            f"{content[:4].hex() or 'nothing'}, not {magic.hex()}"
+            f"{path} is not an idx file of bytes in {dimensions} dimension(s): it begins with "
+            f"{content[:4].hex() or 'no byte'}, not {magic.hex()}"
         )
     if len(content) < start:
-        raise DataError(f"{path} is cut short: it ends within its {start} bytes of header")
+        raise DataError(f"{path} is cut short: it ends within its header of {start} bytes")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, 4).tolist())
     if len(content) - start != math.prod(shape):
         raise DataError(
-            f"{path} is damaged or cut short: it holds {len(content) - start} values, and its header tells of "
+            f"{path} is damaged or cut short: it holds {len(content) - start} values, but its header specifies "
             f"{'×'.join(map(str, shape))}"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # torch wants it writable
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # torch needs a writable array

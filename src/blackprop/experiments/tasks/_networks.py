@@ -1,4 +1,4 @@
-"""The two small networks with places for devices that digits and MNIST are classified by."""
+"""The two small networks with devices that classify digits and MNIST."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ CLASSES = 10
 
 
 class DigitNetwork(enum.Enum):
-    """`PHYSICAL`: device 64→64, BatchNorm, ReLU, device 64→10, BatchNorm; almost no digital weights, so it shows what
-    the θ-gradient is worth. `HYBRID`: Linear 64→128, ReLU, device 128→128, BatchNorm, ReLU, Linear 128→10.
+    """The network, with the sizes for `Digits`.
+
+    - `PHYSICAL`: device 64→64, BatchNorm, ReLU, device 64→10, BatchNorm. It has almost no digital weights, so its score
+      depends on the θ-gradient.
+    - `HYBRID`: Linear 64→128, ReLU, device 128→128, BatchNorm, ReLU, Linear 128→10.
     """
 
     PHYSICAL = "physical"
@@ -22,9 +25,9 @@ class DigitNetwork(enum.Enum):
 
 
 def build(network: DigitNetwork, widths: tuple[int, int, int], layer: MakeLayer, seed: int) -> nn.Module:
-    """The network for rows of `widths[0]`, its hidden width `widths[1]` (physical) or `widths[2]` (hybrid)."""
+    """Build the network for rows of length `widths[0]`: hidden width `widths[1]` (physical) or `widths[2]` (hybrid)."""
     d_in, physical, hybrid = widths
-    # torch's own initialisers draw from the global generator; it is lent to them and put back.
+    # The initialisers of torch draw from the global generator, which is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         match network:

@@ -1,4 +1,4 @@
-"""What a network's output is trained for, and what it is worth."""
+"""Objectives: the loss that training minimises, and the scores of a network's output."""
 
 from __future__ import annotations
 
@@ -12,30 +12,54 @@ from torch.nn import functional as F
 
 
 class Objective(abc.ABC):
-    """Subclasses are frozen dataclasses. `metric` names the one of the `scores` that methods are compared by."""
+    """The loss and the scores of a task. Subclasses are frozen dataclasses.
+
+    - `metric`: the name of the score by which methods are compared.
+    - `higher_is_better`: whether a higher score is better.
+
+    ```python
+    @dataclass(frozen=True)
+    class Regression(Objective):
+        metric: ClassVar[str] = "mse"
+        higher_is_better: ClassVar[bool] = False
+
+        def loss(self, output, y):
+            return F.mse_loss(output, y)
+
+        def tally(self, output, y):
+            squares = (output - y).double().square()
+            return torch.stack([squares.sum(), squares.new_tensor(squares.numel())])
+
+        def scores(self, tally):
+            return {"mse": float(tally[0] / tally[1])}
+    ```
+    """
 
     metric: str
     higher_is_better: bool
 
     @abc.abstractmethod
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """What is minimised: a scalar, the mean over the batch."""
+        """Return the loss to minimise: a scalar, the mean over the batch."""
 
     @abc.abstractmethod
     def tally(self, output: Tensor, y: Tensor) -> Tensor:
-        """What the scores are made of, float64: it adds up over batches and over processes."""
+        """Return the sums from which scores are computed, float64. Tallies of batches and processes are added."""
 
     @abc.abstractmethod
     def scores(self, tally: Tensor) -> dict[str, float]:
-        """The scores of all that was tallied."""
+        """Return the scores by name, from the sum of all tallies."""
 
 
 @dataclass(frozen=True)
 class Classification(Objective):
-    """Cross-entropy of logits `(B, C)` against class numbers; the tally is the confusion matrix, rows the truth.
+    """Cross-entropy of logits `(B, C)` and class numbers `(B,)`. The tally is the confusion matrix, its rows the true
+    classes.
 
-    `accuracy` is the share of right answers; `f1` the mean over the classes of `2 tp / (2 tp + fp + fn)`, a class that
-    was neither met nor answered left out.
+    Scores: `accuracy` is the share of correct classes. `f1` is the mean over the classes of `2 tp / (2 tp + fp + fn)`,
+    without classes that neither occur nor are predicted.
+
+    - `label_smoothing` (default 0): as in `torch.nn.functional.cross_entropy`.
     """
 
     label_smoothing: float = 0.0
@@ -55,7 +79,7 @@ class Classification(Objective):
 
 @dataclass(frozen=True)
 class NextToken(Objective):
-    """Cross-entropy of logits `(B, T, V)` against the next tokens `(B, T)`, in nats a token; `perplexity = e^loss`."""
+    """Cross-entropy of logits `(B, T, V)` and the next tokens `(B, T)`, in nats per token; `perplexity = e^loss`."""
 
     metric = "validation_loss"
     higher_is_better = False
@@ -68,17 +92,17 @@ class NextToken(Objective):
 
     def scores(self, tally: Tensor) -> dict[str, float]:
         loss = float(tally[0] / tally[1])
-        return {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # a larger one overflows
+        return {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # a larger loss overflows
 
 
 def confusion(output: Tensor, y: Tensor) -> Tensor:
-    """How often the class of a row was answered by that of a column: (C, C), float64."""
+    """Return the confusion matrix (C, C), float64: rows are the true classes, columns the predicted ones."""
     classes = output.shape[1]
     pairs = y.long() * classes + output.argmax(1)
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes).double()
 
 
 def macro_f1(confusion: Tensor) -> float:
-    """The mean over the classes of `2 tp / (2 tp + fp + fn)`, of those that were met or answered."""
+    """Return the mean of `2 tp / (2 tp + fp + fn)` over the classes that occur or are predicted."""
     met = confusion.sum(0) + confusion.sum(1)
     return float((2 * confusion.diagonal()[met > 0] / met[met > 0]).mean())

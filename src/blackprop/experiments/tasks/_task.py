@@ -1,4 +1,4 @@
-"""The protocol of tasks: data, a network with places for devices, an objective and a schedule."""
+"""The protocol of tasks: data, a network with devices, an objective and a schedule."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from blackprop.experiments.tasks._objectives import Objective
 
-MakeLayer = Callable[[int, int], nn.Module]  # (d_in, d_out) -> the layer that stands there
+MakeLayer = Callable[[int, int], nn.Module]  # (d_in, d_out) -> the layer at this position
 Schedules = list[tuple[Optimizer, LRScheduler]]
 
 
 class Size(enum.Enum):
-    """`PUBLISHED`: the network and the schedule of the publication, for a GPU; `SMALL`: the same code for two cores."""
+    """`PUBLISHED`: the published network and schedule, for a GPU. `SMALL`: the same code, reduced for two CPU cores."""
 
     PUBLISHED = "published"
     SMALL = "small"
@@ -27,10 +27,11 @@ class Size(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Rows and their targets, split: the same split for every seed.
+    """Rows and their targets, in one split for every seed. Tensors may have any dtype, and may be memory-mapped.
 
-    Of any dtype, and as large as memory or a file mapped into it holds; what a network needs of them is its own to
-    convert. `classes` names them, where targets are class numbers.
+    - `x_train`, `x_test`: rows (N, *in_shape). The network converts them to the dtype it needs.
+    - `y_train`, `y_test`: targets: class numbers (N,), next tokens (N, T) or values.
+    - `classes` (default: none): the names of the classes, by number.
     """
 
     x_train: Tensor  # (N, *in_shape)
@@ -41,15 +42,19 @@ class Data:
 
 
 class Task(Protocol):
-    """A frozen dataclass whose fields are its settings: data, a network with places for devices, and how it is
-    trained.
+    """Data, a network with devices, and how it is trained. Implementations are frozen dataclasses whose fields are
+    their settings; `Digits` is the shortest example.
+
+    - `name`: the task's name in files.
+    - `batch_size`: rows per optimizer step.
+    - `objective`: the loss and the scores.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def batch_size(self) -> Any:  # int; tasks that take None for that of their size resolve it
-        """Rows an optimizer step, over all processes; what is left over of an epoch's shuffled rows is left out."""
+    def batch_size(self) -> Any:  # int; tasks in which it may be None replace that by their default
+        """Rows per optimizer step, over all processes. Rows that do not fill a batch are left out of the epoch."""
         ...
 
     @property
@@ -58,25 +63,31 @@ class Task(Protocol):
     def data(self) -> Data: ...
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps of a run on so many training rows."""
+        """Return the optimizer steps of a run on `rows` training rows."""
         ...
 
     def segment(self, rows: int) -> int:
-        """Optimizer steps between two evaluations, each with a line of metrics and a checkpoint: an epoch, mostly."""
+        """Return the optimizer steps between two evaluations, usually an epoch. Each evaluation adds a line of metrics
+        and a checkpoint.
+        """
         ...
 
     def build(self, layer: Callable[[Any, Any], nn.Module], seed: int) -> nn.Module:
-        """The network, its digital weights drawn from `seed` alone, with `layer(d_in, d_out)` wherever a device stands;
-        where a row of the device is a sequence, both are shapes `(time, channels)`.
+        """Build the network, with `layer(d_in, d_out)` at the position of each device.
+
+        The digital weights depend only on `seed`. If a row of a device is a sequence, `d_in` and `d_out` are shapes
+        `(time, channels)`.
         """
         ...
 
     def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A training batch as the network sees it. `x` may be on an accelerator; the generator is the CPU's."""
+        """Return a training batch with augmentation. `x` may be on an accelerator; the generator is on the CPU."""
         ...
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        """Optimizers over all trainable parameters, each with its schedule over so many steps, stepped after each; a
-        `ReduceLROnPlateau` after each evaluation, with its score. One of them holds the devices' θ.
+        """Return optimizers for all trainable parameters, each with its schedule over `steps` steps.
+
+        Schedules are updated after each step; a `ReduceLROnPlateau` after each evaluation, with its score. One of the
+        optimizers holds the θ of the devices.
         """
         ...

@@ -1,1 +1,1 @@
-"""Small colour images: the reader and the task, networks, a file each, and what stands before them."""
+"""Small colour images: the reader, the task, its networks, and their preprocessing."""

@@ -1,4 +1,4 @@
-"""The network of airbench and its optimizer, as the published experiment on CIFAR-10 has them."""
+"""The network of airbench and its optimizer, as in the published experiment on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from blackprop.experiments.tasks.vision._whitening import Whitening
 from blackprop.nn._layer import PhysicalLayer
 
 CLASSES = 10
-SCALE = 1 / 9  # of the output
+SCALE = 1 / 9  # factor of the output
 MOMENTUM = 0.85
-EXAMPLES = 1024 * (1 + 1 / (1 - MOMENTUM))  # that the rate and the weight decay are given for
+EXAMPLES = 1024 * (1 + 1 / (1 - MOMENTUM))  # the rate and the weight decay refer to this number of examples
 WEIGHT_DECAY = 0.012
 NORM_BIAS = 64  # times the rate
-BIAS_EPOCHS = 3  # that the whitening's bias is trained for
-WARM_UP, START = 0.1, 0.2  # of the steps; of the rate
+BIAS_EPOCHS = 3  # epochs in which the bias of the whitening is trained
+WARM_UP, START = 0.1, 0.2  # share of the steps, share of the rate
 
 
 class Group(nn.Module):
-    """Convolution, max-pool 2, norm, GELU, and `depth − 1` times [convolution, norm, GELU]; at a depth of 3 what leaves
-    the first GELU is added before the last.
+    """Convolution, max-pool 2, norm, GELU, and `depth − 1` times [convolution, norm, GELU]. At a depth of 3, the output
+    of the first GELU is added before the last one.
     """
 
     def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
@@ -58,10 +58,10 @@ class Scale(nn.Module):
 
 
 def airbench(layer: MakeLayer, filters: Tensor, widths: tuple[int, ...], depth: int, hidden: int) -> nn.Sequential:
-    """Whitening by `filters` (24, 3, 2, 2), GELU, three groups of `widths` channels, max-pool 3, `layer(widths[2],
-    hidden)`, BatchNorm, ReLU, Linear hidden→10 without bias, times 1/9.
+    """Build the network: whitening by `filters` (24, 3, 2, 2), GELU, three groups of `widths` channels, max-pool 3,
+    `layer(widths[2], hidden)`, BatchNorm, ReLU, Linear hidden→10 without bias, factor 1/9.
 
-    Convolutions start by passing their input through to as many of their outputs. Draws from torch's global generator.
+    Convolutions start with an identity from their inputs to the first outputs. Draws from torch's global generator.
     Source: arXiv 2404.00498, with the layer of arXiv 2509.15113.
     """
     channels = (len(filters), *widths)
@@ -82,12 +82,12 @@ def airbench(layer: MakeLayer, filters: Tensor, widths: tuple[int, ...], depth: 
 
 
 def nesterov(model: nn.Module, lr: float, batch_size: int, steps: int, epochs: int) -> tuple[SGD, LambdaLR]:
-    """Nesterov SGD over all but the devices' θ, for a loss that is the mean over the batch, and its schedule.
+    """Return Nesterov SGD for all parameters except the θ of devices, with its schedule. The loss is a batch mean.
 
-    `lr` and a weight decay of 0.012 are those of 1,024 examples, both to be divided by `1,024 (1 + 1/(1 − momentum))`
-    and then for the sum over the batch: the step is `lr' · mean gradient + decay · weight` with
-    `lr' = lr · batch_size / that`. The biases of norms move at 64 times the rate, with the same decay a step; the
-    whitening's bias stays after 3 epochs; a device's gain does not decay, the norm behind it would not notice.
+    `lr` and the weight decay refer to `E = 1,024 (1 + 1/(1 − momentum))` examples and to the sum over the batch: the
+    step is `lr' · mean gradient + decay' · weight`, with `lr' = lr · batch_size / E` and `decay' = 0.012 · batch_size /
+    E`. The biases of norms have 64 times the rate and the same decay a step. The bias of the whitening is fixed after 3
+    epochs. The gain of a device has no decay, because the norm behind it removes any scale.
     """
     rate, decay = lr * batch_size / EXAMPLES, WEIGHT_DECAY * batch_size / EXAMPLES
     modules = list(model.modules())
@@ -116,7 +116,7 @@ def nesterov(model: nn.Module, lr: float, batch_size: int, steps: int, epochs: i
 
 
 def triangle(done: float) -> float:
-    """The share of the rate when so much of the run is done: from 0.2 to 1 over its first tenth, then to 0."""
+    """Return the share of the rate after the share `done` of the run: 0.2 to 1 in the first tenth, then to 0."""
     if done < WARM_UP:
         return START + (1 - START) * done / WARM_UP
     return max(0.0, (1 - done) / (1 - WARM_UP))

@@ -1,6 +1,6 @@
 """Augmentation of batches of images `(B, C, H, W)`, of any dtype and on any torch device.
 
-Everything is drawn from a generator of the CPU's, one draw an image: the same generator, the same batch, bit for bit.
+Random numbers come from a CPU generator, one draw per image, so the same generator gives bit-identical batches.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability 1/2."""
+    """Mirror each image left to right with probability 1/2."""
     mirrored = torch.rand(len(x), generator=generator) < 0.5
     return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 
 def translate(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by −reach to reach pixels down and right, what enters being the reflection at its border."""
+    """Move each image by −reach to reach pixels down and right, and fill the border by reflection."""
     height, width = x.shape[-2:]
     down, right = torch.randint(-reach, reach + 1, (2, len(x)), generator=generator)
     rows = _reflected(torch.arange(height) - down[:, None], height).to(x.device)
@@ -26,7 +26,7 @@ def translate(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 
 def cutout(x: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """In each image a square of side × side pixels, anywhere inside it, of the colour `fill` (C,)."""
+    """Fill a random square of side × side pixels in each image with the colour `fill` (C,)."""
     height, width = x.shape[-2:]
     top = torch.randint(height - side + 1, (len(x), 1), generator=generator)
     left = torch.randint(width - side + 1, (len(x), 1), generator=generator)
@@ -36,7 +36,7 @@ def cutout(x: Tensor, side: int, fill: Tensor, generator: torch.Generator) -> Te
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """The pixel that a mirror at the border shows, −1 → 1 and size → size − 2."""
+    """Reflect pixel indices at the border: −1 → 1 and size → size − 2."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 

@@ -1,4 +1,4 @@
-"""The files of CIFAR-10: pickled arrays, read as data and not as the programs that pickles are."""
+"""The files of CIFAR-10: pickled arrays, read without running code, although pickles are programs."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ SHAPE = (3, 32, 32)
 
 
 def read_batch(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) of unsigned bytes and their class numbers (N,)."""
+    """Return images (N, 3, 32, 32) of unsigned bytes and class numbers (N,). Raises `DataError` for other files."""
     batch = _unpickled(path)
     table, labels = batch.get(b"data"), batch.get(b"labels")
     images: np.ndarray | None = table.bytes if isinstance(table, _ImageTable) else None
     if images is None or images.ndim != 2:
-        raise DataError(f"{path} holds no images: its `data` is no table of unsigned bytes")
+        raise DataError(f"{path} holds no images: its `data` is not a table of unsigned bytes")
     if images.shape[1] != np.prod(SHAPE) or not len(images):
         raise DataError(
-            f"{path} holds {len(images)} images of {images.shape[1]} values, and images of 32×32 pixels in 3 colours "
+            f"{path} holds {len(images)} images of {images.shape[1]} values, but images of 32×32 pixels in 3 colours "
             f"have {np.prod(SHAPE)}"
         )
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise DataError(f"{path} holds no `labels`, a list of class numbers")
+        raise DataError(f"{path} has no list of class numbers, `labels`")
     if len(labels) != len(images):
         raise DataError(f"{path} holds {len(labels)} labels for its {len(images)} images")
     if not 0 <= min(labels) <= max(labels) < classes:
         worst = min(labels) if min(labels) < 0 else max(labels)
-        raise DataError(f"{path} holds the label {worst}, and classes are numbered from 0 to {classes - 1}")
+        raise DataError(f"{path} holds the label {worst}, but classes are numbered from 0 to {classes - 1}")
     return images.reshape(-1, *SHAPE), np.array(labels, np.int64)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The names of the classes, by number."""
+    """Return the names of the classes, by number."""
     names = _unpickled(path).get(b"label_names")
     if not isinstance(names, list) or not names or not all(isinstance(name, bytes) for name in names):
-        raise DataError(f"{path} holds no `label_names`, a list of the classes")
+        raise DataError(f"{path} has no list of class names, `label_names`")
     return tuple(name.decode(errors="replace") for name in names)
 
 
@@ -49,19 +49,19 @@ def _unpickled(path: Path) -> dict[Any, Any]:
     try:
         with path.open("rb") as file:
             content = _Arrays(file, encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises anything
+    except Exception as error:  # a damaged pickle may raise any error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be read, damaged or cut short: {reason}") from error
+        raise DataError(f"{path} cannot be read; it is damaged or cut short: {reason}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, and no batch of CIFAR-10")
+        raise DataError(f"{path} holds a {type(content).__name__}, not a batch of CIFAR-10")
     return content
 
 
 class _Arrays(pickle.Unpickler):
-    """Makes tables of unsigned bytes and plain values, and calls nothing else.
+    """An unpickler that creates only tables of unsigned bytes and plain values, and calls no other code.
 
-    NumPy's own `dtype` and `ndarray` are not safe to unpickle: their states name flags and memory that NumPy believes.
-    What a file calls by these names is one of ours, made anew for each file and closed to changes.
+    NumPy's `dtype` and `ndarray` are not safe to unpickle: NumPy trusts the flags and the memory in their states.
+    These names in a file therefore refer to the classes below, which a pickle cannot change.
     """
 
     def find_class(self, module: str, name: str, /) -> Any:
@@ -72,13 +72,13 @@ class _Arrays(pickle.Unpickler):
                 return _Function(_kind)
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
                 return _Function(_reconstruct)
-            case "_codecs", "encode":  # bytes, as Python 3 writes them for Python 2
+            case "_codecs", "encode":  # how Python 3 writes bytes for Python 2
                 return _Function(_latin1)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table of bytes needs")
+        raise pickle.UnpicklingError(f"it uses {module}.{name}, which a table of bytes does not need")
 
 
 class _Closed:
-    """Without attributes of its own, so that a pickle can set none; and without a state, unless a subclass has one."""
+    """An object without attributes, so that a pickle cannot set any, and without a state unless a subclass has one."""
 
     __slots__ = ()
 
@@ -102,7 +102,7 @@ class _Function(_Closed):
 
 
 class _Kind(_Closed):
-    """The type of an element: an unsigned byte. Its state tells the order of bytes, of which it has one."""
+    """The type of an element, an unsigned byte. Its state, the byte order, has no effect."""
 
     __slots__ = ()
 
@@ -111,7 +111,7 @@ class _Kind(_Closed):
 
 
 class _ImageTable(_Closed):
-    """An array of unsigned bytes: empty at first, and filled once."""
+    """An array of unsigned bytes. It is empty at first, and filled once."""
 
     __slots__ = ("bytes",)
 
@@ -121,17 +121,17 @@ class _ImageTable(_Closed):
     def __setstate__(self, state: object) -> None:
         match state:
             case (int(), tuple(shape), _Kind(), (bool() | 0 | 1) as by_columns, bytes(raw)) if _fits(shape, raw):
-                # A copy: the file's own bytes cannot be written to.
+                # Copy, because the bytes of the file are read-only.
                 self.bytes = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if by_columns else "C").copy()
             case _:
-                raise pickle.UnpicklingError("it holds an array that is no table of unsigned bytes")
+                raise pickle.UnpicklingError("it holds an array that is not a table of unsigned bytes")
 
 
-_NDARRAY = object()  # stands for the class in the one call that needs it
+_NDARRAY = object()  # represents the class in the one call that needs it
 
 
 def _reconstruct(kind: object, shape: object, code: object) -> _ImageTable:
-    del shape, code  # those of an empty array; what it holds comes as its state
+    del shape, code  # these describe an empty array; the content comes as its state
     if kind is not _NDARRAY:
         raise pickle.UnpicklingError("it holds an array of another class")
     return _ImageTable()
@@ -139,13 +139,13 @@ def _reconstruct(kind: object, shape: object, code: object) -> _ImageTable:
 
 def _kind(name: object, *_: object) -> _Kind:
     if name not in {"u1", b"u1", "|u1", b"|u1"}:
-        raise pickle.UnpicklingError(f"it holds an array of {name!r}, and images are unsigned bytes")
+        raise pickle.UnpicklingError(f"it holds an array of {name!r}, but images are unsigned bytes")
     return _Kind()
 
 
 def _latin1(text: object, encoding: object = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in {"latin1", "latin-1", "iso-8859-1"}:
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}, and bytes are written as latin1")
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}, but bytes are written as latin1")
     return text.encode("latin1")
 
 

@@ -29,9 +29,9 @@ from blackprop.experiments.tasks.vision._whitening import whitening_filters
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.nn._substitute import param_groups
 
-TRAIN = 50_000  # images published to train on
+TRAIN = 50_000  # published training images
 CLASSES = 10
-SEEN = 2000  # training images that whitening knows: two million patches of 2×2, a few parts in a thousand
+SEEN = 2000  # training images for the whitening: two million patches of 2×2, accurate to a few parts in a thousand
 
 PUBLISHED = PublishedArchive(
     "cifar10",
@@ -43,8 +43,11 @@ PUBLISHED = PublishedArchive(
 
 
 class Vision(enum.Enum):
-    """`CNN`: six convolutions, with one device before the last Linear. `AIRBENCH`: the network and the recipe of
-    airbench, with a device likewise. `PHYSICAL`: fixed features, and a classifier of two devices.
+    """The network.
+
+    - `CNN`: six convolutions, with one device before the last Linear.
+    - `AIRBENCH`: the network and the training of airbench, with one device before the last Linear.
+    - `PHYSICAL`: fixed features, and a classifier of two devices.
     """
 
     CNN = "cnn"
@@ -54,9 +57,9 @@ class Vision(enum.Enum):
 
 @dataclass(frozen=True)
 class VisionPreset:
-    """What a network and a size mean where nothing else is said."""
+    """The default settings of a network and size."""
 
-    widths: tuple[int, ...]  # channels of the convolutions, by block or group; of fixed ones, components
+    widths: tuple[int, ...]  # channels of each block or group of convolutions, or the number of fixed components
     hidden: int  # outputs of the first device
     train_images: int
     epochs: int
@@ -78,34 +81,37 @@ _PRESETS = {
 
 @dataclass(frozen=True)
 class Cifar10:
-    """Colour photographs of ten classes; all 10,000 published test images, as bytes (3, 32, 32).
+    """Colour photographs in ten classes, with all 10,000 published test images, as bytes (3, 32, 32).
 
-    At the small size, on light modulators, training the devices is worth 15 points of accuracy in the physical network
-    (52 % to 36 % with the devices frozen), 6 in the CNN (43 % to 37 %) and 2 in airbench (62 % to 61 %), one seed.
+    At the small size, on light modulators and with one seed, training the devices raises the accuracy from 36 % (frozen
+    devices) to 52 % in the physical network, from 37 % to 43 % in the CNN, and from 61 % to 62 % in airbench.
     """
 
     network: Vision = Vision.PHYSICAL
-    """cnn: six convolutions, device 2048→1024, BatchNorm, ReLU, Linear 1024→10; airbench: whitening, nine
-    convolutions, device 512→1024, BatchNorm, ReLU, Linear 1024→10; physical: whitened patches, device 864→512,
-    BatchNorm, ReLU, device 512→10, BatchNorm. Small: devices 128→64, 64→128, and
-    64→64 with 64→10."""
+    """cnn: six convolutions, device 2048→1024, BatchNorm, ReLU, Linear 1024→10. airbench: whitening, nine
+    convolutions, device 512→1024, BatchNorm, ReLU, Linear 1024→10. physical: whitened patches, device 864→512,
+    BatchNorm, ReLU, device 512→10, BatchNorm. At the small size, devices are 128→64 (cnn), 64→128 (airbench), and
+    64→64 with 64→10 (physical)."""
     size: Size = Size.SMALL
-    """published: as in the publication, for a GPU; small: narrower, on fewer images, for two cores."""
+    """published: as in the publication, for a GPU. small: narrower, with fewer images, for two CPU cores."""
     train_images: int | None = None
-    """The first so many of the training images after a fixed permutation, the same for every seed; by default all
-    50,000, or small 10,000 (airbench: 5,000)."""
+    """Number of training images: the first ones after a fixed permutation, the same for every seed. By default all
+    50,000, or 10,000 at the small size (5,000 with airbench)."""
     epochs: int | None = None
-    """By default 50 (cnn), 100 (airbench), 30 (physical), or small 8, 6, 8."""
+    """Passes over the training images. By default 50 (cnn), 100 (airbench), 30 (physical), or 8, 6, 8 at the small
+    size."""
     batch_size: int | None = None
-    """Rows a step; what is left over of an epoch's shuffled images is left out of it. By default 512, with airbench
-    1024, small 128."""
+    """Rows per step. Images that do not fill a batch are left out of the epoch. By default 512 (1024 with airbench),
+    or 128 at the small size."""
     lr: float | None = None
-    """Adam's rate for the digital parameters; with airbench that of Nesterov SGD per 1,024 images, before momentum."""
+    """Adam's rate for the digital parameters. With airbench, the rate of Nesterov SGD per 1,024 images, before
+    momentum."""
     device_lr: float | None = None
-    """Adam's rate for the devices' settings."""
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    """Adam's rate for the settings of the devices."""
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder cifar-10-batches-py of the published archive, or one that holds it; by default a download, kept."""
+    """Folder cifar-10-batches-py of the published archive, or a folder that contains it. By default, the archive is
+    downloaded to a cache."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -128,21 +134,21 @@ class Cifar10:
         return self._settings.epochs * self.segment(rows)
 
     def segment(self, rows: int) -> int:
-        """An epoch."""
+        """Return the steps of one epoch."""
         return rows // self._settings.batch_size
 
     def data(self) -> Data:
-        """The same images whatever the seed."""
+        """Return the images, the same for every seed. Raises `DataError` if files are missing or damaged."""
         found = _published(self._data_dir)
         kept = _kept(found, self._settings.train_images)
         return replace(found, x_train=found.x_train[kept], y_train=found.y_train[kept])
 
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """The network with `layer(d_in, d_out)` for its devices; digital weights from `seed` alone, and the filters of
-        whitening from the training images.
+        """Build the network with `layer(d_in, d_out)` for its devices. The digital weights depend only on `seed`, and
+        the whitening filters on the training images.
         """
         widths, hidden = self._settings.widths, self._settings.hidden
-        # torch's own initialisers draw from the global generator; it is lent to them and put back.
+        # The initialisers of torch draw from the global generator, which is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             match self.network:
@@ -155,14 +161,18 @@ class Cifar10:
                     return physical(layer, self._filters(widths[0], 6, 0.1), hidden)
 
     def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """With airbench: flipped, moved by 4 pixels at most, a square of 12 cut out; else as it is."""
+        """With airbench, flip images, move them by up to 4 pixels, and cut out a square of 12 pixels. Otherwise return
+        them unchanged.
+        """
         if self.network is not Vision.AIRBENCH:
             return x, y
         grey = torch.tensor(MEAN).mul(255).round()
         return cutout(translate(flip(x, generator), 4, generator), 12, grey, generator), y
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        """CNN: Adam, halved where the accuracy has not risen for 5 evaluations (small: cosine decay). Airbench: its
+        """Return the optimizers of the network.
+
+        CNN: Adam, with half the rate after 5 evaluations without a better accuracy (small: cosine decay). Airbench:
         Nesterov SGD, and Adam with cosine decay for θ. Physical: Adam with cosine decay.
         """
         given = self._settings
@@ -180,7 +190,7 @@ class Cifar10:
 
     @property
     def _settings(self) -> VisionPreset:
-        """The preset with what was given in its place."""
+        """The preset, with the given settings in place of its own."""
         return replace(_PRESETS[self.network, self.size], **{name: getattr(self, name) for name in _SETTINGS})
 
     @property
@@ -193,30 +203,29 @@ class Cifar10:
 
 @functools.lru_cache(maxsize=1)
 def _published(data_dir: Path | None) -> Data:
-    """All images, in the order of the files."""
+    """Return all images, in the order of the files."""
     *train, test, meta = PUBLISHED.files(data_dir).values()
     classes = read_classes(meta)
     if len(classes) != CLASSES:
-        raise DataError(f"{meta} names {len(classes)} classes, and there are {CLASSES}")
+        raise DataError(f"{meta} must name {CLASSES} classes, got {len(classes)}")
     images, labels = zip(*(read_batch(path, CLASSES) for path in train), strict=True)
     splits = (np.concatenate(images), np.concatenate(labels), *read_batch(test, CLASSES))
     return Data(*map(torch.from_numpy, splits), classes=classes)
 
 
 def _kept(found: Data, train_images: int) -> Tensor:
-    """The first so many of a permutation of the training images."""
+    """Return the first `train_images` indices of a fixed permutation of the training images."""
     held = len(found.x_train)
     if held < train_images:
         raise DataError(
-            f"{PUBLISHED.names[0]} to {PUBLISHED.names[4]} hold {held} images, of which `--train-images` asks "
-            f"{train_images}"
+            f"{PUBLISHED.names[0]} to {PUBLISHED.names[4]} hold {held} images, but `--train-images` is {train_images}"
         )
     return torch.randperm(held, generator=torch.Generator().manual_seed(0))[:train_images]
 
 
 @functools.lru_cache(maxsize=1)
 def _whitening(data_dir: Path | None, train_images: int, components: int, side: int, eps: float) -> Tensor:
-    """The filters of the first 2,000 images that are trained on."""
+    """Return the whitening filters of the first 2,000 training images."""
     found = _published(data_dir)
     images = Normalise()(found.x_train[_kept(found, train_images)[:SEEN]])
     return whitening_filters(images, components, side, eps)

@@ -7,17 +7,17 @@ from torch import nn
 from blackprop.experiments.tasks._task import MakeLayer
 from blackprop.experiments.tasks.vision._pixels import MEAN, Normalise
 
-STD = (0.2023, 0.1994, 0.2010)  # as published: the mean over the images of each one's own spread
+STD = (0.2023, 0.1994, 0.2010)  # as published: the mean of the standard deviations of single images
 DROPOUT = (0.25, 0.35, 0.4, 0.5)
 SIDE, CLASSES = 32, 10
 
 
 def cnn(layer: MakeLayer, widths: tuple[int, ...], hidden: int) -> nn.Sequential:
-    """Three blocks of two convolutions, with `widths` channels; `layer(16·widths[2], hidden)`, BatchNorm, ReLU,
-    Linear hidden→10.
+    """Build the network: three blocks of two convolutions with `widths` channels, `layer(16·widths[2], hidden)`,
+    BatchNorm, ReLU, Linear hidden→10.
 
-    A block: [3×3 convolution, BatchNorm, ReLU] twice, max-pool 2, dropout 0.25, 0.35 or 0.4; before the last Linear
-    it is 0.5. Draws from torch's global generator. Source: arXiv 2509.15113.
+    A block is [3×3 convolution, BatchNorm, ReLU] twice, max-pool 2, dropout 0.25, 0.35 or 0.4. Dropout before the last
+    Linear is 0.5. Draws from torch's global generator. Source: arXiv 2509.15113.
     """
     modules: list[nn.Module] = [Normalise(MEAN, STD)]
     channels = 3

@@ -1,4 +1,4 @@
-"""A network in which two devices are the classifier, behind fixed features."""
+"""A network of fixed features and a classifier of two devices."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from blackprop.experiments.tasks.vision._whitening import Whitening
 
 CLASSES = 10
 STRIDE = 2
-CELLS = 2  # a side, that the features are averaged in
+CELLS = 2  # per side, over which features are averaged
 
 
 def physical(layer: MakeLayer, filters: Tensor, hidden: int) -> nn.Sequential:
-    """Whitening by `filters` (K, 3, 6, 6) at every second pixel, ReLU, the mean over each quarter of the image,
-    BatchNorm, `layer(4 K, hidden)`, BatchNorm, ReLU, `layer(hidden, 10)`, BatchNorm.
+    """Build the network: whitening by `filters` (K, 3, 6, 6) at every second pixel, ReLU, the mean over each quarter of
+    the image, BatchNorm, `layer(4 K, hidden)`, BatchNorm, ReLU, `layer(hidden, 10)`, BatchNorm.
 
-    The features are fixed, and what is digital and trained is the scale and offset of each number: the devices decide.
+    The features are fixed, and the only trained digital parameters are scales and offsets, so the score depends on the
+    devices.
     """
     features = CELLS**2 * len(filters)
     return nn.Sequential(

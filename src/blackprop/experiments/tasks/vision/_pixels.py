@@ -1,4 +1,4 @@
-"""What every network of colour images does first: pixels to numbers of mean 0 and spread 1."""
+"""The first layer of networks for colour images, which normalises pixels to mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STD = (0.2470, 0.2435, 0.2616)
 class Normalise(nn.Module):
     """`(x / 255 − mean) / std`, channel by channel, of images `(B, 3, H, W)` of unsigned bytes.
 
-    What follows has its channels last in memory, which convolutions are fastest on, everywhere.
+    The output has its channels last in memory, where convolutions are fastest.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""The first layer of networks that know their data: patches turned to uncorrelated components of one size."""
+"""Whitening: a fixed first layer that maps patches to uncorrelated components of equal variance."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHUNK = 250  # images whose patches are held at a time
+CHUNK = 250  # images whose patches are in memory at a time
 
 
 def whitening_filters(images: Tensor, components: int, side: int, eps: float) -> Tensor:
-    """The filters `±v_k / √(λ_k + eps)`, first those with + and then those with −: (2·components, C, side, side).
+    """Return the filters `±v_k / √(λ_k + eps)`, first all with + and then all with −: (2·components, C, side, side).
 
     `λ_k, v_k` are the eigenvalues and eigenvectors of `E[p pᵀ]` over all patches p of `images` (N, C, H, W), the
-    largest λ first, as airbench has it (arXiv 2404.00498).
+    largest λ first, as in airbench (arXiv 2404.00498).
     """
     channels = images.shape[1]
     second_moment, count = torch.zeros(channels * side**2, channels * side**2, dtype=torch.float64), 0
@@ -27,7 +27,7 @@ def whitening_filters(images: Tensor, components: int, side: int, eps: float) ->
 
 
 class Whitening(nn.Conv2d):
-    """A convolution with fixed `filters` (K, C, side, side) and no padding; only its bias, if any, is trained."""
+    """A convolution with fixed `filters` (K, C, side, side) and without padding. Only its bias, if any, is trained."""
 
     def __init__(self, filters: Tensor, stride: int = 1, bias: bool = True) -> None:
         out_channels, in_channels, side, _ = filters.shape
