@@ -92,10 +92,10 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"some\.txt: there is no text in it"),
+        (b"", r"some\.txt: there is no text in the file"),
         (letters(30), r"some\.txt holds 30 tokens \(bytes\), which make 0 windows of 32"),
-        (letters(140), r"140 tokens .* 3 windows of 32 to train on and 0 to validate on; a batch is 4"),
-        (letters(330), r"9 windows of 32 to train on and 1 to validate on; a batch is 10"),
+        (letters(140), r"140 tokens .* 3 windows of 32 for training and 0 for validation; a batch needs 4"),
+        (letters(330), r"9 windows of 32 for training and 1 for validation; a batch needs 10"),
     ],
 )
 def test_a_text_that_is_too_short_is_refused(content, message, text):
@@ -107,7 +107,7 @@ def test_a_text_that_is_too_short_is_refused(content, message, text):
 def test_what_cannot_be_read_is_named(tmp_path, encoding, text):
     with pytest.raises(errors.DataError, match=r"`--data-dir`.*`curl -fL"):
         SMALL.data()
-    with pytest.raises(errors.DataError, match="nowhere` is no file"):
+    with pytest.raises(errors.DataError, match="nowhere` is not a file"):
         replace(SMALL, data_dir=tmp_path / "nowhere").data()
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(errors.DataError, match=r"folder\.txt cannot be read: Is a directory"):
@@ -259,19 +259,19 @@ def test_a_shorter_run_needs_no_network_after_a_longer_one_broke_off(web, tmp_pa
 def test_what_is_wrong_with_the_kept_tokens_or_the_stream_is_told(web, tmp_path, monkeypatch):
     task = FineWeb(iterations=3, batch_size=4, data_dir=tmp_path)
     web.stream = lambda: Documents(count=20)
-    with pytest.raises(errors.DataError, match="ended after 220 tokens, of which the run wants 427"):
+    with pytest.raises(errors.DataError, match="ended after 220 tokens, but the run needs 427"):
         task.data()
     with (tmp_path / "bytes.part").open("r+b") as file:
         file.truncate(80)
     with pytest.raises(
-        errors.DataError, match=r"bytes\.part holds 40 tokens, and by its record 220: delete .*bytes\.json"
+        errors.DataError, match=r"bytes\.part holds 40 tokens, but its record says 220: delete .*bytes\.json"
     ):
         task.data()
     (tmp_path / "bytes.json").write_text("{")
     with pytest.raises(errors.DataError, match=r"bytes\.json is damaged: delete it"):
         task.data()
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.DataError, match=r"cannot be kept in .*file"):
+    with pytest.raises(errors.DataError, match=r"cannot be stored in .*file"):
         replace(task, data_dir=tmp_path / "file").data()
 
 

@@ -94,7 +94,7 @@ def test_the_channel_distorts_as_published(generator):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "holds no number"),
+        (b"", "does not hold a number"),
         (b"1\n2,3\n", "'2,3' in line 2"),
         (b"1\n\nnan\n", "'nan' in line 3"),
         (b"1_0\n", "'1_0' in line 1"),
@@ -203,7 +203,7 @@ def test_symbols_are_wrong_where_another_is_nearer():
 
 def test_outputs_of_another_shape_than_their_targets_are_refused():
     for objective in (Regression(), Capacity(), Symbols()):
-        with pytest.raises(errors.ShapeError, match=r"\(3, 4, 1\) for targets of shape \(3, 4\)"):
+        with pytest.raises(errors.ShapeError, match=r"\(3, 4, 1\) do not match targets of shape \(3, 4\)"):
             objective.loss(torch.zeros(3, 4, 1), torch.zeros(3, 4))
 
 

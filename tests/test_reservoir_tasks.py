@@ -111,7 +111,7 @@ def test_sequences_of_different_lengths_without_a_mask_are_refused():
         model(draw(2, 7, 3))
     with pytest.raises(errors.ShapeError, match="13 steps does not fit into 12"):
         pad([draw(13, 3)], 12)
-    with pytest.raises(errors.ShapeError, match="a step at least"):
+    with pytest.raises(errors.ShapeError, match="at least one step"):
         pad([draw(4, 3), draw(0, 3)])
     with pytest.raises(errors.ShapeError, match="the same channels"):
         pad([draw(4, 3), draw(4, 2)])
@@ -295,16 +295,16 @@ def test_an_archive_with_a_byte_order_mark_and_an_indented_header_is_read(tmp_pa
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (HEADER + "1_0,2:low\n", "'1_0', which is no finite number"),
+        (HEADER + "1_0,2:low\n", "'1_0', which is not a finite number"),
         ("1,2:low\n", "no line @data"),
         ("@data\n1,2:low\n", "@classLabel true <names>"),
-        (HEADER, "holds no sequence"),
+        (HEADER, "does not hold a sequence"),
         (HEADER + "1,2\n", "line 5 has no class"),
         (HEADER + "1,2:3:low\n", "channels of different lengths"),
         (HEADER + "1,?:low\n", "line 5 has a missing value"),
-        (HEADER + "1,x:low\n", "'x', which is no finite number"),
+        (HEADER + "1,x:low\n", "'x', which is not a finite number"),
         (HEADER + "1,2:middle\n", "sequence 1 is of class middle"),
-        (HEADER + "1,2:low\n1:2:low\n", "sequence 2 has 2 channels, and the first 1"),
+        (HEADER + "1,2:low\n1:2:low\n", "sequence 2 has 2 channels, but the first has 1"),
         (HEADER + "0,0:low\n", "zeros alone"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Sound: readers of published clips, log-mel bands, ECAPA-TDNN, and the tasks made of them."""
+"""Sound: readers of published clips, log-mel features, ECAPA-TDNN, and the tasks with them."""

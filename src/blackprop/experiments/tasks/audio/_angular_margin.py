@@ -1,4 +1,4 @@
-"""Classification by angles, with a margin that a right answer has to keep."""
+"""Classification by angles, with a margin for the correct class."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from blackprop.experiments.tasks._objectives import Objective, confusion, macro_
 @dataclass(frozen=True)
 class AngularMargin(Objective):
     """Additive angular margin: cross-entropy of `scale · cos(θ_c + margin · [c = y])` for cosines `cos θ_c` `(B, C)`
-    against class numbers; past π, where `cos(θ_y + margin)` would rise again, `cos θ_y − margin sin(margin)`.
+    and class numbers. If `θ_y + margin` exceeds π, where the cosine would rise again, `cos θ_y − margin sin(margin)`.
 
-    Scores are those of `Classification`, by the largest cosine. Source: Deng et al., arXiv 1801.07698.
+    The scores are those of `Classification`, by the largest cosine. Source: Deng et al., arXiv 1801.07698.
     """
 
     margin: float = 0.2
-    """In rad."""
+    """The margin in rad."""
     scale: float = 30.0
 
     metric = "accuracy"
@@ -36,7 +36,7 @@ class AngularMargin(Objective):
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         y = y.long().unsqueeze(1)
         cosine = output.float().gather(1, y)
-        # The square root has no slope at 0; cosines leave [−1, 1] by rounding.
+        # The square root has no derivative at 0, and rounding may move cosines out of [−1, 1].
         sine = (1 - cosine.square()).clamp(min=1e-12).sqrt()
         shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         past = cosine < -math.cos(self.margin)

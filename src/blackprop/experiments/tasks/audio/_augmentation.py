@@ -1,4 +1,4 @@
-"""What else a clip could have sounded like: other speeds, noise, reverberation, parts missing."""
+"""Augmentation of clips: other speeds, noise, reverberation, missing parts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 from blackprop.experiments.tasks.audio._log_mel import FULL_SCALE
 
 SPEEDS = (0.95, 1.0, 1.05)
-NOISE = 0.0, 15.0  # dB that the clip is louder than its noise
+NOISE = 0.0, 15.0  # signal to noise ratio in dB
 REVERBERATION = 0.2, 0.6  # seconds in which the response falls by 60 dB
-BANDS, BAND_WIDTH = 3, 0.05  # up to so many, each so wide, as a share of the spectrum
-CHUNKS, CHUNK_LENGTH = 5, (0.0625, 0.125)  # up to so many, each so long, in seconds
+BANDS, BAND_WIDTH = 3, 0.05  # largest number, and width as a share of the spectrum
+CHUNKS, CHUNK_LENGTH = 5, (0.0625, 0.125)  # largest number, and length in seconds
 
 
 def corrupted(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """Clips `(B, T)`, int16 or floats of full scale 1, and four corrupted copies of each: `(5B, T)`, floats.
+    """Return clips `(B, T)`, int16 or floats with full scale 1, with four corrupted copies of each: `(5B, T)`, floats.
 
-    In the order clean; at another speed; with noise; reverberant; with frequency bands and chunks dropped. All of it is
-    drawn on the CPU, whatever `x` is on.
+    The order is: clean, at another speed, with noise, with reverberation, with dropped frequency bands and chunks.
+    Random numbers are drawn on the CPU, also if `x` is on another device.
     """
     x = x if x.dtype.is_floating_point else x.float() / FULL_SCALE
     return torch.cat((x, *(way(x, rate, generator) for way in WAYS)))
 
 
 def at_another_speed(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """Each clip at 95, 100 or 105 % of its speed and pitch, by its spectrum; cut, or ended by silence."""
+    """Resample each clip to 95, 100 or 105 % of its speed and pitch, by its spectrum; cut it or append silence."""
     del rate
     drawn = torch.randint(len(SPEEDS), (len(x),), generator=generator)
     out, samples = torch.zeros_like(x), x.shape[-1]
@@ -42,7 +42,7 @@ def at_another_speed(x: Tensor, rate: int, generator: torch.Generator) -> Tensor
 
 
 def with_noise(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """White noise, 0 to 15 dB below the clip's mean power."""
+    """Add white noise, 0 to 15 dB below the mean power of the clip."""
     del rate
     low, high = NOISE
     ratio = low + (high - low) * torch.rand(len(x), 1, generator=generator)
@@ -51,7 +51,7 @@ def with_noise(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
 
 
 def reverberant(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """Convolved with noise that decays exponentially, by 60 dB in 0.2 to 0.6 s, as loud as it was."""
+    """Convolve clips with noise that decays exponentially, by 60 dB in 0.2 to 0.6 s. The power is unchanged."""
     low, high = REVERBERATION
     seconds = low + (high - low) * torch.rand(len(x), 1, generator=generator)
     samples = round(high * rate)
@@ -64,7 +64,7 @@ def reverberant(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
 
 
 def with_parts_dropped(x: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """One to three bands of 5 % of the spectrum, and one to five chunks of 62.5 to 125 ms, silenced."""
+    """Silence one to three bands of 5 % of the spectrum, and one to five chunks of 62.5 to 125 ms."""
     bins, samples = x.shape[-1] // 2 + 1, x.shape[-1]
     shortest, longest = (round(seconds * rate) for seconds in CHUNK_LENGTH)
     bands = _gaps(len(x), bins, BANDS, (BAND_WIDTH * bins, BAND_WIDTH * bins), generator)
@@ -74,7 +74,7 @@ def with_parts_dropped(x: Tensor, rate: int, generator: torch.Generator) -> Tens
 
 
 def _gaps(rows: int, length: int, most: int, widths: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Ones (rows, length), with one to `most` gaps of zeros in each row, which may overlap."""
+    """Return ones (rows, length) with one to `most` gaps of zeros in each row. Gaps may overlap."""
     count = torch.randint(1, most + 1, (rows, 1), generator=generator)
     width = widths[0] + (widths[1] - widths[0]) * torch.rand(rows, most, generator=generator)
     start = torch.rand(rows, most, generator=generator) * (length - width).clamp(min=0)

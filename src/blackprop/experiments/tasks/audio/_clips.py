@@ -1,4 +1,4 @@
-"""Collections of sound clips as their publishers ship them: which clips there are, and their waveforms."""
+"""Published collections of sound clips: their lists of clips, and their waveforms."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from blackprop.experiments.records._text_files import finite_number, is_companio
 from blackprop.experiments.tasks._task import Data
 from blackprop.experiments.tasks.audio._log_mel import FULL_SCALE, WINDOW
 
-UNFILLED = 0x7FFF_0000  # bytes: a size in a header from here on was never filled in
-TAKES = 5  # of every digit and speaker, the first, to test on
+UNFILLED = 0x7FFF_0000  # bytes: a header with this size or more was never completed
+TAKES = 5  # test recordings of every digit and speaker: the first ones
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file, its class and the part of the collection that it belongs to."""
+    """A file, its class and its fold, a part of the collection."""
 
     path: Path
     label: int
@@ -37,14 +37,16 @@ class Clip:
 
 @dataclass(frozen=True)
 class Collected:
-    """A collection's clips and the names of their classes; `source` is the file or folder that lists them."""
+    """The clips of a collection and the names of their classes. `source` is the file or folder that lists them."""
 
     source: Path
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
 
     def split(self, train: Collection[int], test: Collection[int], rate: int, samples: int) -> Data:
-        """The clips of some folds to train on and of others to test on, waveforms `(N, samples)` at `rate` in Hz."""
+        """Return clips of the folds `train` and `test` as training and test data: waveforms `(N, samples)`, `rate` in
+        Hz. Raises `DataError` if a fold or class has no clips.
+        """
         parts = []
         for folds in (train, test):
             chosen = [clip for clip in self.clips if clip.fold in folds]
@@ -56,17 +58,17 @@ class Collected:
     def _check(self, chosen: Sequence[Clip], folds: Collection[int]) -> None:
         absent = sorted(set(folds) - {clip.fold for clip in chosen})
         if absent:
-            raise DataError(f"{self.source} holds no clip of fold {', '.join(map(str, absent))}")
+            raise DataError(f"{self.source} has no clip of fold {', '.join(map(str, absent))}")
         met = {clip.label for clip in chosen}
         lacking = [name for label, name in enumerate(self.classes) if label not in met]
         if lacking:
             raise DataError(
-                f"{self.source} holds no clip of the class {', '.join(lacking)} in fold {', '.join(map(str, folds))}"
+                f"{self.source} has no clip of the class {', '.join(lacking)} in fold {', '.join(map(str, folds))}"
             )
 
 
 def esc(folder: Path, classes: int) -> Collected:
-    """ESC-50, or the 10 `classes` of it that are ESC-10: audio/ and meta/esc50.csv."""
+    """Read ESC-50, or its 10 classes that are ESC-10: audio/ and meta/esc50.csv."""
     table = folder / "meta" / "esc50.csv"
     rows = _rows(table, ("filename", "fold", "target", "category", "esc10"))
     if classes == 10:
@@ -76,7 +78,7 @@ def esc(folder: Path, classes: int) -> Collected:
 
 
 def urban_sound(folder: Path) -> Collected:
-    """UrbanSound8K: audio/fold1/ to audio/fold10/ and metadata/UrbanSound8K.csv."""
+    """Read UrbanSound8K: audio/fold1/ to audio/fold10/ and metadata/UrbanSound8K.csv."""
     table = folder / "metadata" / "UrbanSound8K.csv"
     rows = _rows(table, ("slice_file_name", "fold", "classID", "class"))
     return _whole(
@@ -92,10 +94,10 @@ def urban_sound(folder: Path) -> Collected:
 
 
 def folder_with(task: str, given: Path | None, names: tuple[str, ...], marker: str, publisher: str) -> Path:
-    """The folder that holds `marker`: the given one, or one of these names in it."""
-    how = f"get the archive from {publisher}, unpack it and give the folder that holds {marker} as `--data-dir`"
+    """Return the folder that contains `marker`: the given one, or one of `names` inside it."""
+    how = f"get the archive from {publisher}, unpack it and give the folder with {marker} as `--data-dir`"
     if given is None:
-        raise DataError(f"{task} is not downloaded on its own: {how}")
+        raise DataError(f"{task} cannot be downloaded automatically: {how}")
     folders = (given, *(given / name for name in names))
     found = next((folder for folder in folders if (folder / marker).exists()), None)
     if found is None:
@@ -104,14 +106,14 @@ def folder_with(task: str, given: Path | None, names: tuple[str, ...], marker: s
 
 
 def spoken_digits_folder(task: str, given: Path | None) -> Path:
-    """That of the Free Spoken Digit Dataset."""
+    """Return the folder of the Free Spoken Digit Dataset."""
     names = ("fsdd", "free-spoken-digit-dataset", "free-spoken-digit-dataset-master")
     return folder_with(task, given, names, "recordings", "https://github.com/Jakobovski/free-spoken-digit-dataset")
 
 
 def spoken_digits(folder: Path) -> Collected:
-    """The Free Spoken Digit Dataset: recordings/{digit}_{speaker}_{index}.wav; indices 0 to 4 are fold 0, to test on,
-    all others fold 1.
+    """Read the Free Spoken Digit Dataset: recordings/{digit}_{speaker}_{index}.wav. Fold 0, for tests, has the indices
+    0 to 4, and fold 1 all others.
     """
     recordings, clips, takes = folder / "recordings", [], defaultdict(set)
     for path in sorted(path for path in recordings.glob("*.wav") if not is_companion(path)):
@@ -130,7 +132,9 @@ def spoken_digits(folder: Path) -> Collected:
 
 
 def waveforms(paths: Sequence[Path], rate: int, samples: int) -> Tensor:
-    """Clips at `rate` in Hz, int16 `(N, samples)`: channels averaged, cut at the end or continued by silence."""
+    """Read clips at `rate` in Hz, int16 `(N, samples)`: channels are averaged, clips cut at the end or filled with
+    silence. Warns of silent clips.
+    """
     out, silent = np.zeros((len(paths), samples), np.int16), []
     for row, path in zip(out, paths, strict=True):
         clip = np.clip(np.rint(_read(path, rate)[:samples] * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
@@ -143,9 +147,9 @@ def waveforms(paths: Sequence[Path], rate: int, samples: int) -> Tensor:
 
 
 def _read(path: Path, rate: int) -> np.ndarray:
-    """One clip, resampled by a filter of linear phase; full scale is 1."""
+    """Read one clip, resampled by a linear-phase filter. Full scale is 1."""
     try:
-        import soundfile  # noqa: PLC0415  # extras, this and the next
+        import soundfile  # noqa: PLC0415  # both are extras
         from scipy.signal import resample_poly  # noqa: PLC0415
     except ImportError as error:
         raise DataError(f"reading sound needs {error.name}: {install('recipes')}") from error
@@ -167,10 +171,10 @@ def _read(path: Path, rate: int) -> np.ndarray:
 
 
 def _whole_file(path: Path) -> Path | BytesIO:
-    """The file, unless it is a wave file that ends before its samples do, which libsndfile would read all the same.
+    """Return the file, unless it is a wave file that is cut short, which libsndfile would accept.
 
-    A program that writes into a pipe does not know the size in advance. It leaves 0, for which the true size is filled
-    in here, or a size near 2³¹ or 2³².
+    A program that writes to a pipe does not know the size in advance. It writes 0, which is replaced here by the true
+    size, or a size near 2³¹ or 2³². Raises `DataError` if the file is cut short.
     """
     data = _data_chunk(path)
     if data is None:
@@ -178,7 +182,7 @@ def _whole_file(path: Path) -> Path | BytesIO:
     start, told = data
     held = path.stat().st_size - start
     if told < UNFILLED and held < told:
-        raise DataError(f"{path} is cut short: it holds {held:,} bytes of samples, and its header tells of {told:,}")
+        raise DataError(f"{path} is cut short: it holds {held:,} bytes of samples, but its header specifies {told:,}")
     if told or not held:
         return path
     content = path.read_bytes()
@@ -192,7 +196,7 @@ def _whole_file(path: Path) -> Path | BytesIO:
 
 
 def _data_chunk(path: Path) -> tuple[int, int] | None:
-    """Where the samples of a wave file begin, and how many bytes of them its header tells of."""
+    """Return the position of the samples in a wave file, and their number of bytes by the header."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
             return None
@@ -218,20 +222,22 @@ def _rows(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         raise DataError(f"{table} has no column {', '.join(absent)}")
     for line, row in enumerate(rows, start=2):
         if any(not row[column] for column in columns):
-            raise DataError(f"{table} is cut short or damaged in line {line}")
+            raise DataError(f"{table} is cut short, or damaged in line {line}")
     return rows
 
 
 def _collected(
     table: Path, rows: list[dict[str, str]], number: str, name: str, path: Callable[[dict[str, str]], Path]
 ) -> Collected:
-    """The clips of a table with a column for the class's number and name; classes are numbered anew, in their order."""
+    """Return the clips of a table with a column for the number and the name of the class. Classes are renumbered in the
+    same order.
+    """
     try:
         named = {_whole_number(row[number]): row[name] for row in rows}
         places = {found: label for label, found in enumerate(sorted(named))}
         clips = tuple(Clip(path(row), places[_whole_number(row[number])], _whole_number(row["fold"])) for row in rows)
     except ValueError as error:
-        raise DataError(f"{table} holds a fold or class that is no whole number: {error}") from error
+        raise DataError(f"{table} holds a fold or class that is not an integer: {error}") from error
     return Collected(table, clips, tuple(named[found] for found in sorted(named)))
 
 

@@ -1,4 +1,4 @@
-"""ECAPA-TDNN: convolutions over time that name a sound, with one place for a device, its embedding.
+"""ECAPA-TDNN: convolutions over time that classify a sound. A device computes its embedding.
 
 Source: Desplanques, Thienpondt, Demuynck, "ECAPA-TDNN", arXiv 2005.07143.
 """
@@ -15,30 +15,30 @@ from blackprop.experiments.tasks._task import MakeLayer
 from blackprop.experiments.tasks.audio._log_mel import LogMel
 
 KERNELS, DILATIONS = (5, 3, 3, 3, 1), (1, 2, 3, 4, 1)
-SCALE = 8  # parts of the channels in a Res2 convolution
+SCALE = 8  # groups of channels in a Res2 convolution
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Widths:
-    """The widths of a network; by default the published ones."""
+    """The widths of a network. The defaults are the published ones."""
 
     bands: int = 80
     channels: int = 1024
-    """Of the four convolutional blocks; a multiple of 8."""
+    """Channels of the four convolutional blocks, a multiple of 8."""
     aggregated: int = 3072
-    """Channels that are pooled; the device's input is twice as wide."""
+    """Channels before pooling. The input of the device is twice as wide."""
     bottleneck: int = 128
-    """Hidden width of the attention and of the squeeze and excitation."""
+    """Hidden width of the attention and of the squeeze-and-excitation blocks."""
     embedding: int = 192
 
 
 class Ecapa(nn.Module):
-    """Waveforms `(B, T)`, int16 or floats, to the cosines `(B, classes)` between a clip's embedding and those of the
-    classes.
+    """Map waveforms `(B, T)`, int16 or floats, to cosines `(B, classes)` between the embedding of a clip and the
+    embeddings of the classes.
 
-    Log-mel features; a convolution; three `SERes2Block`s; all three outputs aggregated by a convolution; attentive
-    statistics over time; batch norm; `layer(2 · aggregated, embedding)`, the place of the device; cosine classifier.
+    The layers are: log-mel features, a convolution, three `SERes2Block`s, a convolution of their three outputs,
+    attentive statistics over time, batch norm, the device `layer(2 · aggregated, embedding)`, a cosine classifier.
     """
 
     def __init__(self, rate: int, classes: int, widths: Widths, layer: MakeLayer) -> None:
@@ -54,7 +54,9 @@ class Ecapa(nn.Module):
         self.pool = AttentiveStatistics(widths.aggregated, bottleneck)
         self.norm = nn.BatchNorm1d(2 * widths.aggregated)
         self.classifier = CosineClassifier(widths.embedding, classes)
-        self.embedding = layer(2 * widths.aggregated, widths.embedding)  # last: what it draws moves no other weight
+        self.embedding = layer(
+            2 * widths.aggregated, widths.embedding
+        )  # last, so that its random numbers do not affect other weights
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(self.features(x))
@@ -66,13 +68,13 @@ class Ecapa(nn.Module):
         return self.classifier(self.embedding(self.norm(pooled)))
 
     def freeze_convolutions(self) -> None:
-        """Leave what stands before the pooled statistics' norm as it was drawn, but for running means."""
+        """Freeze the layers before the norm of the pooled statistics, except for running means."""
         for part in (self.first, self.blocks, self.aggregate, self.pool):
             part.requires_grad_(False)
 
 
 class TimeConvolution(nn.Sequential):
-    """Convolution over time, ReLU, batch norm: `(B, C_in, T)` to `(B, C_out, T)`, the ends continued by reflection."""
+    """Convolution over time, ReLU, batch norm: `(B, C_in, T)` to `(B, C_out, T)`, with reflection at the ends."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, dilation: int) -> None:
         mode = "reflect" if kernel > 1 else "zeros"
@@ -81,7 +83,7 @@ class TimeConvolution(nn.Sequential):
 
 
 class SERes2Block(nn.Module):
-    """`x + SE(conv(Res2(conv(x))))`, `(B, C, T)` to the same; the convolutions at both ends have width 1."""
+    """`x + SE(conv(Res2(conv(x))))`, `(B, C, T)` to the same shape. Both convolutions have width 1."""
 
     def __init__(self, channels: int, squeezed: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -97,7 +99,7 @@ class SERes2Block(nn.Module):
 
 
 class Res2Convolution(nn.Module):
-    """The channels in eight parts, the first passed on: `y₀ = x₀`, `y₁ = conv₁(x₁)`, `y_i = conv_i(x_i + y_{i−1})`."""
+    """Convolutions of eight groups of channels: `y₀ = x₀`, `y₁ = conv₁(x₁)`, `y_i = conv_i(x_i + y_{i−1})`."""
 
     def __init__(self, channels: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -113,7 +115,7 @@ class Res2Convolution(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel times a gate in (0, 1), which two dense layers draw from all channels' means over time."""
+    """Multiply each channel by a gate in (0, 1), which two dense layers compute from all channels' means over time."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -124,8 +126,8 @@ class SqueezeExcitation(nn.Module):
 
 
 class AttentiveStatistics(nn.Module):
-    """Mean and standard deviation over time, `(B, C, T)` to `(B, 2C)`, each channel's frames weighted by attention that
-    sees the frame and the unweighted mean and deviation of the clip.
+    """Mean and standard deviation over time, `(B, C, T)` to `(B, 2C)`. Attention weights the frames of each channel,
+    from the frame and the unweighted mean and deviation of the clip.
     """
 
     def __init__(self, channels: int, bottleneck: int) -> None:

@@ -1,4 +1,4 @@
-"""Log-mel features of waveforms: what networks of sound are given."""
+"""Log-mel features of waveforms, the input of networks for sound."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 WINDOW, HOP = 0.025, 0.010  # seconds
 FULL_SCALE = 1 << 15  # of int16
-FLOOR, RANGE = 1e-10, 80.0  # of the power; of a clip, in dB below its loudest
+FLOOR, RANGE = 1e-10, 80.0  # lowest power; range of a clip in dB below its maximum
 
 
 class LogMel(nn.Module):
-    """Waveforms `(B, T)`, int16 or floats of full scale 1, to log-mel features `(B, bands, frames)` in dB, each clip's
-    mean over time taken off every band; `frames = 1 + T // hop`.
+    """Map waveforms `(B, T)`, int16 or floats with full scale 1, to log-mel features `(B, bands, frames)` in dB, minus
+    their mean over time in each clip and band; `frames = 1 + T // hop`.
 
-    `10 log₁₀ max(F |STFT(x)|², 1e-10)`, no less than 80 dB below the clip's loudest; F are `bands` triangles of height
-    1, evenly spaced from 0 to half of `rate` (in Hz) on the scale `2595 log₁₀(1 + f/700)`. Hamming windows of 25 ms
-    every 10 ms, centred, the clip's ends continued by silence.
+    The features are `10 log₁₀ max(F |STFT(x)|², 1e-10)`, clipped at 80 dB below the maximum of the clip. F are `bands`
+    triangles of height 1, evenly spaced from 0 to half of `rate` (in Hz) on the scale `2595 log₁₀(1 + f/700)`. Windows
+    are centred Hamming windows of 25 ms every 10 ms, with silence beyond the ends of the clip.
     """
 
     window: Tensor
@@ -35,7 +35,7 @@ class LogMel(nn.Module):
         return decibels - decibels.mean(-1, keepdim=True)
 
     def decibels(self, x: Tensor) -> Tensor:
-        """The features before the mean is taken off."""
+        """Return the features before the mean is subtracted."""
         x = x.float() if x.dtype.is_floating_point else x.float() / FULL_SCALE
         spectrum = torch.stft(
             x, self.length, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
@@ -46,7 +46,7 @@ class LogMel(nn.Module):
 
 
 def mel_filters(rate: int, length: int, bands: int) -> Tensor:
-    """F `(bands, length // 2 + 1)` over the frequencies of a transform of `length` samples."""
+    """Return F `(bands, length // 2 + 1)` for the frequencies of a transform of `length` samples."""
     frequencies = torch.linspace(0, rate / 2, length // 2 + 1, dtype=torch.float64)
     mels = torch.linspace(0, 2595 * math.log10(1 + rate / 1400), bands + 2, dtype=torch.float64)
     corners = 700 * (10 ** (mels / 2595) - 1)

@@ -1,4 +1,4 @@
-"""Sounds named by ECAPA-TDNN, whose embedding is a device: environments, streets and spoken digits."""
+"""Sounds classified by ECAPA-TDNN with a device as embedding: environmental sounds, street sounds, spoken digits."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from blackprop.nn._substitute import param_groups
 
 FOLDS = 5  # of ESC-50
 WEIGHT_DECAY = 2e-6
-HALF_PERIOD, LOWEST = 65_000, 1e-5  # steps in which the cyclic rate rises, and falls again; its lowest, of its highest
+HALF_PERIOD, LOWEST = 65_000, 1e-5  # steps in which the cyclic rate rises or falls; lowest rate relative to the highest
 
 
 @dataclass(frozen=True)
 class AudioPreset:
-    """What a size means where nothing else is said."""
+    """The default settings of a size."""
 
     widths: Widths
     rate: int  # Hz
@@ -56,28 +56,31 @@ _SMALL = AudioPreset(Widths(40, 32, 48, 16, 32), 16_000, False, False, 4, 64, 3e
 
 @dataclass(frozen=True)
 class _Audio(abc.ABC):
-    """What tasks of sound share: the network, its size and how it is trained."""
+    """The common parts of sound tasks: the network, its size and its training."""
 
     size: Size = Size.SMALL
-    """published: device 6144→192 behind 1024 channels that are trained, on 80 bands, for a GPU; small, for two cores:
-    device 96→32 behind 32 channels that stay as they are drawn, on 40 bands, so that the device decides."""
+    """published: device 6144→192 behind 1024 trained channels, 80 bands, for a GPU. small: device 96→32 behind 32
+    random channels that are not trained, 40 bands, for two CPU cores. Its score depends on the device."""
     trained_convolutions: bool | None = None
-    """Whether the convolutions before the device are trained; by default published yes, small no."""
+    """Whether the convolutions before the device are trained. By default yes, or no at the small size."""
     augmented: bool | None = None
-    """Whether four corrupted copies of every clip join its batch, which is then five times as large; by default
-    published yes, small no."""
+    """Whether four corrupted copies of every clip are added to its batch, which becomes five times as large. By default
+    yes, or no at the small size."""
     epochs: int | None = None
-    """By default 50; small 10 (ESC-10), 4 (ESC-50), 2 (UrbanSound8K), 6 (digits)."""
+    """Passes over the training clips. By default 50, or 10 (ESC-10), 4 (ESC-50), 2 (UrbanSound8K), 6 (digits) at the
+    small size."""
     batch_size: int | None = None
-    """Clips a step; what is left over of an epoch's shuffled clips is left out of it. By default 64; small, with
-    ESC-10, 32."""
+    """Clips per step. Clips that do not fill a batch are left out of the epoch. By default 64, or 32 with ESC-10 at the
+    small size."""
     lr: float | None = None
-    """Adam's rate for the digital parameters: the highest of the published cycle, 1e-3; small 3e-3, cosine decay."""
+    """Adam's rate for the digital parameters. By default 1e-3, the highest rate of the published cycle, or 3e-3 with
+    cosine decay at the small size."""
     device_lr: float | None = None
-    """Adam's rate for the devices' settings, cosine decay to zero over the run; by default 1e-2, small 3e-2."""
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    """Adam's rate for the settings of the devices, with cosine decay to zero over the run. By default 1e-2, or 3e-2 at
+    the small size."""
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder of the published collection, or one that holds it."""
+    """Folder of the published collection, or a folder that contains it."""
 
     _seconds: ClassVar[float]  # of a clip
     _classes: ClassVar[int]
@@ -99,20 +102,22 @@ class _Audio(abc.ABC):
 
     @abc.abstractmethod
     def data(self) -> Data:
-        """The same clips whatever the seed, int16, channels averaged; a longer one cut at its end, a shorter one
-        continued by silence.
+        """Return the clips, the same for every seed: int16, with averaged channels, cut at the end or filled with
+        silence. Raises `DataError` if files are missing or damaged.
         """
 
     def steps(self, rows: int) -> int:
         return self._settings.epochs * self.segment(rows)
 
     def segment(self, rows: int) -> int:
-        """An epoch."""
+        """Return the steps of one epoch."""
         return rows // self._settings.batch_size
 
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """ECAPA-TDNN with `layer(2 · aggregated, embedding)` for its embedding; digital weights from `seed` alone."""
-        # torch's own initialisers draw from the global generator; it is lent to them and put back.
+        """Build ECAPA-TDNN with `layer(2 · aggregated, embedding)` as its embedding. The digital weights depend only on
+        `seed`.
+        """
+        # The initialisers of torch draw from the global generator, which is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = Ecapa(self._preset.rate, self._classes, self._preset.widths, layer)
@@ -121,14 +126,14 @@ class _Audio(abc.ABC):
         return model
 
     def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The clips as they are; augmented, with four corrupted copies of each (see `clip_augmentation`)."""
+        """Return the clips unchanged or, if `augmented`, with four corrupted copies of each (see `_augmentation`)."""
         if not self._settings.augmented:
             return x, y
         return corrupted(x, self._preset.rate, generator), y.repeat(1 + COPIES)
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        """Adam with cosine decay for all; published, Adam with weight decay 2e-6 and a cyclic rate for the digital
-        parameters, 1e-8 to 1e-3 and back in twice 65,000 steps, and Adam with cosine decay for θ.
+        """Return Adam with cosine decay for all parameters. At the published size, the digital parameters have a weight
+        decay of 2e-6 and a cyclic rate, from 1e-8 to 1e-3 and back, 65,000 steps each way.
         """
         given = self._settings
         if self.size is Size.SMALL:
@@ -148,7 +153,7 @@ class _Audio(abc.ABC):
 
     @property
     def _settings(self) -> AudioPreset:
-        """The preset with what was given in its place."""
+        """The preset, with the given settings in place of its own."""
         return replace(self._preset, **{name: getattr(self, name) for name in _SETTINGS})
 
     def _split(self, found: Collected, train: set[int], test: set[int]) -> Data:
@@ -165,7 +170,7 @@ class _Audio(abc.ABC):
 @dataclass(frozen=True)
 class _Esc(_Audio):
     fold: int = 5
-    """The fold of the five to test on; the other four are trained on."""
+    """Test fold, 1 to 5. The other four folds are for training."""
 
     _seconds = 5.0
 
@@ -187,7 +192,7 @@ class _Esc(_Audio):
 
 @dataclass(frozen=True)
 class Esc10(_Esc):
-    """Environmental sounds, the ten classes of ESC-50 that are ESC-10: 400 clips of 5 s, in five folds."""
+    """Environmental sounds in the ten classes of ESC-10, a part of ESC-50: 400 clips of 5 s, in five folds."""
 
     _classes = 10
     _small = replace(_SMALL, epochs=10, batch_size=32)
@@ -199,7 +204,7 @@ class Esc10(_Esc):
 
 @dataclass(frozen=True)
 class Esc50(_Esc):
-    """Environmental sounds of 50 classes: 2,000 clips of 5 s, in five folds."""
+    """Environmental sounds in 50 classes: 2,000 clips of 5 s, in five folds."""
 
     _classes = 50
     _small = replace(_SMALL, epochs=4)
@@ -211,8 +216,8 @@ class Esc50(_Esc):
 
 @dataclass(frozen=True)
 class UrbanSound8K(_Audio):
-    """Sounds of streets, ten classes, 8,732 clips of at most 4 s: folds 1 to 8 to train on, 10 to test; 9, meant for
-    choices of settings, is left alone.
+    """Street sounds in ten classes, 8,732 clips of at most 4 s. Folds 1 to 8 are for training and fold 10 for tests.
+    Fold 9 is reserved for the choice of settings and is not used.
     """
 
     _seconds, _classes = 4.0, 10
@@ -232,8 +237,10 @@ class UrbanSound8K(_Audio):
 
 @dataclass(frozen=True)
 class SpeechDigits(_Audio):
-    """Spoken digits of the Free Spoken Digit Dataset: 3,000 recordings by six speakers, taken as 0.64 s each; the first
-    five takes of every digit and speaker to test on. Published at 16 kHz, small at the recordings' own 8 kHz.
+    """Spoken digits of the Free Spoken Digit Dataset: 3,000 recordings by six speakers, each cut or extended to 0.64 s.
+
+    The first five recordings of every digit and speaker are for tests. The rate is 16 kHz, or 8 kHz at the small size,
+    which is the rate of the recordings.
     """
 
     _seconds, _classes = 0.64, 10
@@ -248,5 +255,5 @@ class SpeechDigits(_Audio):
 
 
 def _cyclic(step: int) -> float:
-    """The cyclic rate, of its highest: from the lowest up in half a period, and down again."""
+    """Return the cyclic rate relative to its highest value: it rises in half a period and falls in the other half."""
     return LOWEST + (1 - LOWEST) * (1 - abs(step / HALF_PERIOD % 2 - 1))

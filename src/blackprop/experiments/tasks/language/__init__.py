@@ -1,1 +1,1 @@
-"""Language: tokens, a decoder-only transformer, and the tasks made of them."""
+"""Language: tokens, a decoder-only transformer, and the tasks with them."""

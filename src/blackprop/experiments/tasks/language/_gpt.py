@@ -1,4 +1,4 @@
-"""The decoder-only transformer that language is modelled with."""
+"""A decoder-only transformer for language models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ ROTARY_BASE = 10_000.0
 
 
 class DevicePlace(enum.Enum):
-    """What of a block's MLP a device stands for, of `c_proj(relu(c_fc(x))²)`: `FIRST_OF_MLP`, the matrix `c_fc`,
-    d → 4d; `MLP`, all of it, by one device d → d.
+    """The part of a block's MLP, `c_proj(relu(c_fc(x))²)`, that a device replaces.
+
+    - `FIRST_OF_MLP`: the matrix `c_fc`, d → 4d.
+    - `MLP`: the whole MLP, by one device d → d.
     """
 
     FIRST_OF_MLP = "first-of-mlp"
@@ -25,11 +27,12 @@ class DevicePlace(enum.Enum):
 
 
 class GPT(nn.Module):
-    """Tokens (B, T) of any integer type, T at most `context`, to the logits (B, T, V) of the tokens that follow.
+    """Map tokens (B, T) of any integer type, T at most `context`, to the logits (B, T, V) of the next tokens.
 
-    `x ← x + attention(norm(x))`, `x ← x + mlp(norm(x))` in each of `blocks`, then `norm(x) Eᵀ` with E the embedding
-    (V, d). `norm` divides by the root mean square, and has no weights; nor has anything a bias. `place` is taken by
-    `layer` in the last `replaced` blocks. The blocks' own matrices are `trained`, or stay as they are drawn.
+    Each of `blocks` computes `x ← x + attention(norm(x))` and `x ← x + mlp(norm(x))`. The output is `norm(x) Eᵀ`, with
+    E the embedding (V, d). `norm` divides by the root mean square, without weights. There are no biases. In the last
+    `replaced` blocks, `layer` replaces the part `place`. The matrices of the blocks are `trained`, or keep their random
+    initial values.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         self.context, self.head = context, width // heads
-        self.embedding = nn.Linear(width, vocabulary, bias=False)  # drawn as the head, of which it is the transpose
+        self.embedding = nn.Linear(
+            width, vocabulary, bias=False
+        )  # initialised as the output matrix, which is its transpose
         matrix, digital = Matrices(trained), blocks - replaced
         self.blocks = nn.ModuleList(
             Block(width, heads, matrix, mlp(width, matrix) if i < digital else with_device(width, matrix, place, layer))
@@ -55,7 +60,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         if tokens.dim() != 2 or tokens.shape[1] > self.context:
-            raise ShapeError(f"this model takes tokens (B, T), T at most {self.context}, got {tuple(tokens.shape)}")
+            raise ShapeError(f"this model needs tokens (B, T), T at most {self.context}, got {tuple(tokens.shape)}")
         x = F.embedding(tokens.long(), self.embedding.weight)
         turns = rotary(tokens.shape[1], self.head, x)
         for block in self.blocks:
@@ -65,7 +70,7 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class Matrices:
-    """Makes the blocks' matrices: `trained`, with output projections that start at zero; or all to stay as drawn."""
+    """Makes the matrices of the blocks: `trained`, with output projections that start at zero, or random and fixed."""
 
     trained: bool
 
@@ -77,7 +82,7 @@ class Matrices:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each beside a path that passes it by."""
+    """Attention and MLP, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, matrix: Matrices, mlp: nn.Module) -> None:
         super().__init__()
@@ -90,7 +95,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention in `heads` of width `head`; queries and keys are normed, then turned by their position."""
+    """Causal attention with rotary positions. Queries and keys are normalised first."""
 
     def __init__(self, width: int, heads: int, matrix: Matrices) -> None:
         super().__init__()
@@ -120,7 +125,7 @@ def mlp(width: int, matrix: Matrices) -> nn.Module:
 
 
 def with_device(width: int, matrix: Matrices, place: DevicePlace, layer: MakeLayer) -> nn.Module:
-    """The MLP of a block with a device in it, or in its place."""
+    """Return the MLP of a block with a device in it or in its place."""
     match place:
         case DevicePlace.FIRST_OF_MLP:
             return nn.Sequential(layer(width, 4 * width), SquaredReLU(), matrix(4 * width, width, output=True))
@@ -133,14 +138,14 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary(length: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, width/2) of the angles `t / base^(2i/width)`."""
+    """Return cosine and sine (T, width/2) of the angles `t / base^(2i/width)`."""
     rates = ROTARY_BASE ** (-torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
     angles = torch.outer(torch.arange(length, device=like.device, dtype=torch.float32), rates)
     return angles.cos(), angles.sin()
 
 
 def turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """The pairs (i, i + width/2) of x (..., T, width), each turned by its angle."""
+    """Rotate the pairs (i, i + width/2) of x (..., T, width) by their angles."""
     cos, sin = turns
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos + b * sin, b * cos - a * sin), -1).type_as(x)

@@ -1,4 +1,4 @@
-"""Language modelled by a transformer with devices in the MLPs of its last blocks."""
+"""Language models: a transformer with devices in the MLPs of its last blocks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from blackprop.experiments.tasks.language._gpt import GPT, DevicePlace
 from blackprop.experiments.tasks.language._tokens import TextStream, Tokens, kept, preferred, windows
 from blackprop.nn._substitute import param_groups
 
-COOLDOWN = 0.29  # of the steps, over which the rates fall to zero: the last 1,450 of 5,000
+COOLDOWN = 0.29  # share of the steps in which the rates fall to zero: the last 1,450 of 5,000
 VALIDATION = (
-    10_485_760  # tokens at most: of a billion more would take longer to read than to train between two readings
+    10_485_760  # tokens at most: with more, an evaluation would take longer than the training between two of them
 )
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
 
 @dataclass(frozen=True)
 class TextPreset:
-    """What a size means where nothing else is said."""
+    """The default settings of a size."""
 
     blocks: int
     width: int
@@ -71,34 +71,36 @@ _PRESETS = {
 
 @dataclass(frozen=True)
 class _Language(abc.ABC):
-    """What tasks of language share: the network, its size and how it is trained."""
+    """The common parts of language tasks: the network, its size and its training."""
 
     size: Size = Size.SMALL
-    """published: 12 blocks of width 1536, 6 heads, context 1024, for a GPU; small: 2 blocks of width 32, one head,
-    context 32, for two cores."""
+    """published: 12 blocks of width 1536, 6 heads, context 1024, for a GPU. small: 2 blocks of width 32, one head,
+    context 32, for two CPU cores."""
     place: DevicePlace | None = None
-    """What a device stands for in the MLP. first-of-mlp: its first matrix, 1536→6144 (small 32→128), the published
-    default; mlp: all of it, by one device 1536→1536 (small 32→32), the small default."""
+    """The part of the MLP that a device replaces. first-of-mlp (the published default): the first matrix, 1536→6144, or
+    32→128 at the small size. mlp (the small default): the whole MLP, by one device 1536→1536, or 32→32."""
     replaced: int | None = None
-    """Blocks with a device, the last so many; published 1, 4, 8 or 12. By default 1, or small both."""
+    """Number of blocks with a device, from the last one; published 1, 4, 8 or 12. By default 1, or 2 at the small
+    size."""
     trained_matrices: bool | None = None
-    """Whether the digital matrices of the blocks are trained; by default published yes, small no: what is learnt is
-    then the devices' and the embedding's. In a small network that trains them a random device costs next to nothing."""
+    """Whether the digital matrices of the blocks are trained. By default yes, or no at the small size, where a network
+    with trained matrices learns almost as well with random devices."""
     tokens: Tokens | None = None
-    """bytes: 256 tokens; gpt2: GPT-2's 50,257. By default small bytes, published GPT-2's where tiktoken has them."""
+    """bytes: 256 tokens. gpt2: the 50,257 tokens of GPT-2. By default gpt2 if tiktoken has them, or bytes at the small
+    size."""
     iterations: int | None = None
-    """Optimizer steps; by default 5,000, or small 500."""
+    """Optimizer steps. By default 5,000, or 500 at the small size."""
     batch_size: int | None = None
-    """Windows a step, each of as many tokens as the context is long; by default 320, or small 16."""
+    """Windows per step, each as long as the context. By default 320, or 16 at the small size."""
     lr: float | None = None
-    """AdamW's rate for the embedding and the devices' gains; like the other two constant, then falling to zero over the
-    last 29 % of the steps. By default 3.6e-3."""
+    """AdamW's rate for the embedding and the gains of the devices. All three rates are constant at first, and fall to
+    zero over the last 29 % of the steps. By default 3.6e-3."""
     muon_lr: float | None = None
-    """Muon's rate for the matrices of the blocks; by default 2e-2."""
+    """Muon's rate for the matrices of the blocks. By default 2e-2."""
     device_lr: float | None = None
-    """Adam's rate for the devices' settings; by default 1e-2, or small 3e-2."""
+    """Adam's rate for the settings of the devices. By default 1e-2, or 3e-2 at the small size."""
     evaluate_every: int | None = None
-    """Steps between two evaluations; by default 125, or small 100."""
+    """Steps between two evaluations. By default 125, or 100 at the small size."""
 
     def _resolve(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -119,7 +121,7 @@ class _Language(abc.ABC):
 
     @abc.abstractmethod
     def data(self) -> Data:
-        """Windows of tokens (N, T), uint16, and the tokens that follow: the last tenth to validate on."""
+        """Return windows of tokens (N, T), uint16, and the next tokens. The last tenth is for validation."""
 
     def steps(self, rows: int) -> int:
         del rows
@@ -130,9 +132,9 @@ class _Language(abc.ABC):
         return self._settings.evaluate_every
 
     def build(self, layer: MakeLayer, seed: int) -> nn.Module:
-        """The transformer with `layer(d_in, d_out)` in its last blocks; digital weights from `seed` alone."""
+        """Build the transformer with `layer(d_in, d_out)` in its last blocks. Digital weights depend only on `seed`."""
         given = self._settings
-        # torch's own initialisers draw from the global generator; it is lent to them and put back.
+        # The initialisers of torch draw from the global generator, which is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return GPT(
@@ -148,21 +150,21 @@ class _Language(abc.ABC):
             )
 
     def augment(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The windows as they are."""
+        """Return the windows unchanged."""
         del generator
         return x, y
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        """Muon for the matrices of the blocks; AdamW without weight decay for the embedding and the gains, and with
-        Adam's own betas for θ, which stands among them so that `SignalScaled` has digital gradients to compare with.
+        """Return Muon for the matrices of the blocks, and AdamW without weight decay for the embedding, the gains and θ.
 
-        Muon is the published one: Nesterov momentum, five iterations of Newton and Schulz in bfloat16, steps
-        `√max(1, rows/columns)` times the rate, no weight decay. torch averages gradients where that one sums them; what
-        is made of either is the same.
+        θ has Adam's default betas. It is in the optimizer of the embedding, so that `SignalScaled` can compare its
+        gradients with digital ones. Muon is the published one: Nesterov momentum, five Newton-Schulz iterations in
+        bfloat16, steps `√max(1, rows/columns)` times the rate, no weight decay. torch averages gradients and the
+        published code sums them, which gives the same step.
         """
         if not hasattr(torch.optim, "Muon"):
             raise IncompatibleError(
-                f"language is trained with `torch.optim.Muon`, which torch {torch.__version__} lacks"
+                f"language tasks need `torch.optim.Muon`, which torch {torch.__version__} does not have"
             )
         given = self._settings
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -182,7 +184,7 @@ class _Language(abc.ABC):
 
     @property
     def _settings(self) -> TextPreset:
-        """The preset with what was given in its place."""
+        """The preset, with the given settings in place of its own."""
         return replace(_PRESETS[self.size], **{name: getattr(self, name) for name in _SETTINGS})
 
     @property
@@ -197,19 +199,19 @@ class _Language(abc.ABC):
         if len(x_train) < given.batch_size or not len(x_test):
             raise DataError(
                 f"{source} holds {len(tokens)} tokens ({given.tokens.value}), which make {len(x_train)} windows of "
-                f"{given.context} to train on and {len(x_test)} to validate on; a batch is {given.batch_size}"
+                f"{given.context} for training and {len(x_test)} for validation; a batch needs {given.batch_size}"
             )
         return Data(x_train, y_train, x_test, y_test)
 
 
 @dataclass(frozen=True)
 class Text(_Language):
-    """Any plain text, its last tenth to validate on."""
+    """Any plain text. The last tenth is for validation."""
 
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """A plain text file, or a folder with files *.txt (or with text/ that holds them), read in the order of their
-    names."""
+    """A plain text file, or a folder with *.txt files (or with text/ that contains them), which are read in the order
+    of their names."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         self._resolve(data_dir)
@@ -222,14 +224,14 @@ class Text(_Language):
         files = self._files()
         tokens = [self._settings.tokens.of_file(path) for path in files]
         if empty := [str(path) for path, found in zip(files, tokens, strict=True) if not len(found)]:
-            raise DataError(f"{', '.join(empty)}: there is no text in it")
+            raise DataError(f"{', '.join(empty)}: there is no text in the file")
         return self._split(np.concatenate(tokens), str(self._data_dir))
 
     def _files(self) -> list[Path]:
         given = self._data_dir
         if given is None:
             raise DataError(
-                "text is read from a file or folder of yours: give it as `--data-dir`; for example that of "
+                "the text comes from your own file or folder: give it as `--data-dir`; for example the file of "
                 f"`curl -fL -o tinyshakespeare.txt {SHAKESPEARE}`"
             )
         if given.is_file():
@@ -237,19 +239,21 @@ class Text(_Language):
         folders = (given, given / self.name)
         found = next((files for folder in folders if (files := _texts(folder))), [])
         if not found:
-            raise DataError(f"`--data-dir {given}` is no file, and there is no *.txt in {folders[0]} or {folders[1]}")
+            raise DataError(
+                f"`--data-dir {given}` is not a file, and there is no *.txt in {folders[0]} or {folders[1]}"
+            )
         return found
 
 
 @dataclass(frozen=True)
 class FineWeb(_Language):
-    """English web pages, of the sample of ten billion tokens of HuggingFaceFW/fineweb: as many as the steps take, each
-    met once, and a tenth of all (at most 10,485,760 tokens) to validate on.
+    """English web pages from the sample of ten billion tokens of HuggingFaceFW/fineweb. A run uses as many tokens as
+    its steps need, each once. A tenth of all, at most 10,485,760 tokens, is for validation.
     """
 
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder that keeps the tokens, 2 bytes each: published 3.3 GB; by default the user's cache."""
+    """Folder for the tokens, 2 bytes each: 3.3 GB at the published size. By default the user's cache."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         self._resolve(data_dir)
@@ -270,7 +274,7 @@ class FineWeb(_Language):
         try:
             import pooch  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise DataError(f"FineWeb is kept by pooch: {install('recipes')}, or give `--data-dir`") from error
+            raise DataError(f"the cache of FineWeb needs pooch: {install('recipes')}, or give `--data-dir`") from error
         return Path(pooch.os_cache("blackprop")) / self.name
 
 
@@ -278,7 +282,7 @@ def _fineweb() -> TextStream:
     try:
         from datasets import load_dataset  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise DataError("FineWeb is streamed by Hugging Face datasets: pip install datasets") from error
+        raise DataError("FineWeb needs Hugging Face datasets: pip install datasets") from error
     return load_dataset("HuggingFaceFW/fineweb", "sample-10BT", split="train", streaming=True)
 
 

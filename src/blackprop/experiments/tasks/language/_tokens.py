@@ -1,4 +1,4 @@
-"""Text as tokens: how it is cut into them, and files of more of them than memory holds."""
+"""Text as tokens: tokenisation, and files with more tokens than fit in memory."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from blackprop.errors import BlackpropWarning, DataError
 
 try:
     import fcntl
-except ImportError:  # where a system has no such locks, two runs must not prepare the same file at once
+except ImportError:  # on systems without these locks, two runs must not prepare the same file at once
     fcntl = None
 
-ROUND = 256  # documents cut into tokens at a time, on all cores
-COMMIT = 2**22  # tokens, after which those written so far are there for good
+ROUND = 256  # documents tokenised at a time, on all cores
+COMMIT = 2**22  # tokens between two commits, after which the written ones survive an interruption
 
 
 class Tokens(enum.Enum):
-    """`BYTES`: each byte of the text is a token. `GPT2`: the 50,257 byte pairs of GPT-2."""
+    """`BYTES`: each byte of the text is a token. `GPT2`: the 50,257 byte-pair tokens of GPT-2."""
 
     BYTES = "bytes"
     GPT2 = "gpt2"
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the embedding: for GPT-2 a multiple of 128, of which the last 47 are never met."""
+        """The number of rows of the embedding: for GPT-2 a multiple of 128, whose last 47 rows are not used."""
         return 256 if self is Tokens.BYTES else 50_304
 
     def of_file(self, path: Path) -> np.ndarray:
-        """The tokens of a plain text file, uint16."""
+        """Return the tokens of a plain text file, uint16. Raises `DataError` if it is not readable UTF-8."""
         try:
             content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
             return self._cut([content if self is Tokens.BYTES else content.decode()])[0]
@@ -51,7 +51,7 @@ class Tokens(enum.Enum):
             raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from error
 
     def of_documents(self, texts: list[str]) -> np.ndarray:
-        """The tokens of many texts, uint16, each followed by the end-of-text token; among bytes by a zero."""
+        """Return the tokens of many texts, uint16, each followed by the end-of-text token (for bytes, a zero)."""
         end = np.array([0 if self is Tokens.BYTES else gpt2().eot_token], np.uint16)
         return np.concatenate([part for text in self._cut(texts) for part in (text, end)])
 
@@ -64,36 +64,36 @@ class Tokens(enum.Enum):
 
 @functools.cache
 def gpt2() -> Any:
-    """The encoding of GPT-2 that tiktoken has, from its file in tiktoken's cache or from the network."""
+    """Return tiktoken's encoding of GPT-2, from the cache of tiktoken or from the network."""
     try:
         import tiktoken  # noqa: PLC0415  # an extra
 
         return tiktoken.get_encoding("gpt2")
     except ImportError as error:
-        raise DataError("GPT-2's tokens need tiktoken: pip install tiktoken") from error
-    except (OSError, ValueError) as error:  # no network; another checksum
+        raise DataError("the tokens of GPT-2 need tiktoken: pip install tiktoken") from error
+    except (OSError, ValueError) as error:  # no network, or a wrong checksum
         raise DataError(
-            f"tiktoken has no file of GPT-2's tokens and cannot get it ({type(error).__name__}); run `python -c "
-            "'import tiktoken; tiktoken.get_encoding(\"gpt2\")'` where there is a network, and name the folder that "
-            "then holds the file in TIKTOKEN_CACHE_DIR"
+            f"tiktoken has no file of GPT-2's tokens and cannot download it ({type(error).__name__}); run `python -c "
+            "'import tiktoken; tiktoken.get_encoding(\"gpt2\")'` on a machine with a network connection, and set "
+            "TIKTOKEN_CACHE_DIR to the folder of the downloaded file"
         ) from error
 
 
 @functools.cache
 def preferred() -> Tokens:
-    """GPT-2's, or bytes where those cannot be had, which is said once."""
+    """Return the tokens of GPT-2 or, with a warning, bytes if they are not available."""
     try:
         gpt2()
     except DataError as error:
-        warnings.warn(f"{error}; until then the text is taken byte by byte", BlackpropWarning, stacklevel=2)
+        warnings.warn(f"{error}; until then, the tokens are bytes", BlackpropWarning, stacklevel=2)
         return Tokens.BYTES
     return Tokens.GPT2
 
 
 def windows(tokens: np.ndarray, context: int) -> tuple[Tensor, Tensor]:
-    """Windows one after another, (N, context), and for each token in them the next: the windows a token later.
+    """Return consecutive windows (N, context), and the next token of each token: the windows shifted by one token.
 
-    They share the memory of `tokens`, which may be a file's.
+    They share the memory of `tokens`, which may be memory-mapped.
     """
     count = max(0, (len(tokens) - 1) // context)
     x, y = tokens[: count * context], tokens[1 : count * context + 1]
@@ -101,7 +101,7 @@ def windows(tokens: np.ndarray, context: int) -> tuple[Tensor, Tensor]:
 
 
 class TextStream(Protocol):
-    """Documents, each with its "text", as Hugging Face `datasets` streams them; its state is plain JSON."""
+    """A stream of documents, each with a "text", as in Hugging Face `datasets`. Its state is plain JSON."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -109,11 +109,11 @@ class TextStream(Protocol):
 
 
 def kept(folder: Path, tokens: Tokens, wanted: int, stream: Callable[[], TextStream]) -> np.ndarray:
-    """The first `wanted` tokens of a stream's documents, uint16, mapped from a file in `folder`.
+    """Return the first `wanted` tokens of a stream, uint16, memory-mapped from a file in `folder`.
 
-    Documents that are not yet in the file are streamed and added, so each is cut into tokens once. The file is written
-    under another name, beside a record of how far it is good and where the stream goes on, from which an interrupted
-    preparation continues.
+    Documents that are not yet in the file are streamed, tokenised once and added. The file is first written under
+    another name. A record beside it holds the number of complete tokens and the state of the stream, from which an
+    interrupted preparation resumes. Raises `DataError` if the stream ends early or the folder cannot be used.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,8 +122,8 @@ def kept(folder: Path, tokens: Tokens, wanted: int, stream: Callable[[], TextStr
             if _size(path) < wanted:
                 _extend(path, tokens, wanted, stream)
     except OSError as error:
-        raise DataError(f"the tokens cannot be kept in {folder}: {error.strerror or error}") from error
-    # Copy-on-write, as torch takes no array that is read-only; nothing writes to it.
+        raise DataError(f"the tokens cannot be stored in {folder}: {error.strerror or error}") from error
+    # Copy-on-write, because torch needs a writable array; it is never written to.
     return np.memmap(path, np.uint16, "c", shape=(wanted,))
 
 
@@ -135,7 +135,7 @@ def _extend(path: Path, tokens: Tokens, wanted: int, stream: Callable[[], TextSt
     if count < wanted:
         count = _append(part, record, (count, state), wanted, tokens, stream)
     if count < wanted:
-        raise DataError(f"the stream ended after {count} tokens, of which the run wants {wanted}")
+        raise DataError(f"the stream ended after {count} tokens, but the run needs {wanted}")
     part.replace(path)
 
 
@@ -147,7 +147,7 @@ def _append(
     tokens: Tokens,
     stream: Callable[[], TextStream],
 ) -> int:
-    """Write on behind what is good, until it is enough or the stream ends; returns how many tokens there are."""
+    """Append to the complete tokens until there are enough or the stream ends, and return their number."""
     count, state = good
     committed = count
     with part.open("r+b" if part.exists() else "wb") as file, _progress(tokens.value, wanted) as show:
@@ -167,7 +167,7 @@ def _append(
 def _found(
     tokens: Tokens, missing: int, state: dict[str, Any] | None, stream: Callable[[], TextStream], part: Path
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Tokens of the next documents, until none are missing, each with the stream's state behind them."""
+    """Yield tokens of the next documents until none are missing, each with the following state of the stream."""
     try:
         source = stream()
         if state is not None:
@@ -179,25 +179,25 @@ def _found(
             yield found, source.state_dict()
     except DataError:
         raise
-    except Exception as error:  # each layer of the network has exceptions of its own
+    except Exception as error:  # each layer of the network has its own exceptions
         raise DataError(
-            f"the documents cannot be streamed ({type(error).__name__}: {_line(error)}); what is in {part} is kept, "
-            "and the next run goes on from there"
+            f"the documents cannot be streamed ({type(error).__name__}: {_line(error)}); the tokens in {part} are "
+            "kept, and the next run continues from there"
         ) from error
 
 
 def _recorded(part: Path, record: Path) -> tuple[int, dict[str, Any] | None]:
-    """How many tokens of the file are good, and where the stream goes on."""
+    """Return the number of complete tokens in the file and the state of the stream after them."""
     if not record.exists():
         return 0, None
     try:
         found = json.loads(record.read_text())
         count, state = int(found["tokens"]), found["stream"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{record} is damaged: delete it, and the tokens are prepared anew") from error
+        raise DataError(f"{record} is damaged: delete it to prepare the tokens again") from error
     if _size(part) < count:
         raise DataError(
-            f"{part} holds {_size(part)} tokens, and by its record {count}: delete {record}, and they are prepared anew"
+            f"{part} holds {_size(part)} tokens, but its record says {count}: delete {record} to prepare them again"
         )
     return count, state
 
@@ -214,7 +214,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Waits for whoever prepares the same file, and keeps others waiting."""
+    """Hold the lock of a file, so that only one process prepares it."""
     with lock.open("w") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -223,7 +223,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how many tokens there are."""
+    """Show the number of tokens on a terminal."""
     from rich.console import Console  # noqa: PLC0415  # an extra
     from rich.progress import Progress  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What tasks of sequences share: a network with one reservoir, how wide that is, and how it is trained."""
+"""The common parts of sequence tasks: a network with one reservoir, its widths and its training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from blackprop.experiments.tasks.sequences._networks import HEADS, Architecture,
 
 @dataclass(frozen=True)
 class SequenceTask(EpochTask, abc.ABC):
-    """A task whose rows are sequences `(time, channels)`, each sent through the reservoir as one row."""
+    """A task whose rows are sequences `(time, channels)`. The reservoir reads each sequence as one row."""
 
     network: Architecture = Architecture.DENSE
-    """dense: Linear, reservoir, readout; transformer: encoder block, reservoir, encoder block, readout."""
+    """dense: Linear, reservoir, readout. transformer: encoder block, reservoir, encoder block, readout."""
     width: int = 32
-    """Of the transformer's blocks, which have four heads; the dense network has none."""
+    """Width of the transformer blocks, which have four heads. Without effect in the dense network."""
     nodes: int = 100
     """Outputs of the reservoir at each step."""
     drives: int = 1
-    """Inputs of the reservoir at each step, a linear map of the sequence's channels."""
+    """Inputs of the reservoir at each step, a linear map of the channels of the sequence."""
     epochs: int = 20
+    """Passes over the training sequences."""
     batch_size: int = 8
-    """Sequences a step; what is left over of an epoch's shuffled ones is left out of it."""
+    """Sequences per step. Sequences that do not fill a batch are left out of the epoch."""
     lr: float = 1e-2
-    """Adam's rate for the digital parameters; cosine decay to zero over the run."""
+    """Adam's rate for the digital parameters, with cosine decay to zero over the run."""
     device_lr: float = 1e-2
-    """Adam's rate for the reservoir's settings, likewise."""
+    """Adam's rate for the settings of the reservoir, with the same decay."""
 
     def __post_init__(self) -> None:
         settings.at_least(self, width=4, nodes=1, drives=1, epochs=1, batch_size=2)  # batch norm needs two rows
@@ -52,14 +53,14 @@ class SequenceTask(EpochTask, abc.ABC):
     @property
     @abc.abstractmethod
     def sizes(self) -> Sizes:
-        """Those of the network, which tell the shapes of the reservoir's device too."""
+        """The sizes of the network, which also determine the shapes of the reservoir."""
 
     @abc.abstractmethod
     def data(self) -> Data:
-        """The same sequences whatever the seed."""
+        """Return the sequences, the same for every seed."""
 
     def build(self, layer: MakeReservoir, seed: int) -> nn.Module:
-        """The network with `layer((time, drives), (time, nodes))` for its reservoir; digital weights from `seed`
-        alone.
+        """Build the network with `layer((time, drives), (time, nodes))` as its reservoir. The digital weights depend
+        only on `seed`.
         """
         return build(self.network, self.sizes, layer, seed, self.width)

@@ -1,4 +1,4 @@
-"""How much of its past a reservoir remembers, and what it can compute of it."""
+"""Memory and parity capacity: how much of its past a reservoir remembers, and functions of the past it computes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Reservoir = Callable[[Tensor], Tensor]  # (B, steps, 1) -> (B, steps, nodes)
 
 @dataclass(frozen=True)
 class Measured:
-    """`total = Σ_k r²(k)` over the delays k = 1, 2, …, and how it was measured."""
+    """`total = Σ_k r²(k)` over the delays k = 1, 2, …, and the conditions of the measurement."""
 
     r2: tuple[float, ...]
     train_steps: int  # after washout
@@ -31,25 +31,25 @@ class Measured:
 
 
 def memory(bits: Tensor, delays: int) -> Tensor:
-    """Targets of the short-term memory: `s(t − k)` for k = 1 to `delays`, (..., steps, delays); zero before the first
-    bit.
+    """Return the targets of short-term memory: `s(t − k)` for k = 1 to `delays`, (..., steps, delays); zero before the
+    first bit.
     """
     return torch.stack([_delayed(bits, k) for k in range(1, delays + 1)], -1)
 
 
 def parity(bits: Tensor, delays: int) -> Tensor:
-    """Targets of the parity check: `(s(t) + s(t − 1) + … + s(t − k)) mod 2` for k = 1 to `delays`."""
+    """Return the targets of the parity check: `(s(t) + s(t − 1) + … + s(t − k)) mod 2` for k = 1 to `delays`."""
     sums = torch.stack([_delayed(bits, k) for k in range(delays + 1)], -1).cumsum(-1)
     return sums[..., 1:] % 2
 
 
 def memory_capacity(reservoir: Reservoir, steps: int, generator: torch.Generator, **settings: int) -> Measured:
-    """`Σ_k r²(k)` of readouts that recall the bit of k steps ago; `settings` are those of `capacity`."""
+    """Measure `Σ_k r²(k)` of readouts that recall the bit k steps ago. `settings` are arguments of `capacity`."""
     return capacity(reservoir, memory, steps, generator, **settings)
 
 
 def parity_capacity(reservoir: Reservoir, steps: int, generator: torch.Generator, **settings: int) -> Measured:
-    """`Σ_k r²(k)` of readouts that tell the parity of the last k + 1 bits; `settings` are those of `capacity`."""
+    """Measure `Σ_k r²(k)` of readouts of the parity of the last k + 1 bits. `settings` are arguments of `capacity`."""
     return capacity(reservoir, parity, steps, generator, **settings)
 
 
@@ -65,11 +65,22 @@ def capacity(
     test: int = 8,
     washout: int = 50,
 ) -> Measured:
-    """`Σ_k r²(k)` over k = 1 to `delays`: the squared correlations, on sequences that were not trained on, of the
-    targets with ridge readouts of the reservoir's states.
+    """Measure `Σ_k r²(k)` over k = 1 to `delays`: the squared correlations between the targets and ridge readouts of
+    the reservoir's states, on test sequences.
 
-    `train` and `test` sequences of `steps` random bits each, of which the first `washout` are not counted. **Costs**
-    `train + test` rows.
+    **Costs** `train + test` rows.
+
+    **Arguments:**
+
+    - `reservoir`: maps (B, steps, 1) to (B, steps, nodes).
+    - `targets`: `memory` or `parity`.
+    - `steps`: random bits of a sequence.
+    - `generator`: draws the bits.
+    - `delays` (default 15): the longest delay in steps.
+    - `train` (default 16), `test` (default 8): the numbers of training and test sequences.
+    - `washout` (steps, default 50): the start of each sequence, which is not counted.
+
+    **Raises** `ArgumentError` if `washout` is shorter than `delays` or not shorter than `steps`.
     """
     if not delays <= washout < steps:
         raise ArgumentError(

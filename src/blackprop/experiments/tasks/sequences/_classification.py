@@ -1,4 +1,4 @@
-"""Sequences that are classified through a reservoir: digits row by row, spoken digits, and files of anything."""
+"""Sequences classified with a reservoir: digits row by row, spoken digits, and files of other data sets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from blackprop.experiments.tasks.sequences._networks import Sizes, pad
 
 SIDE, CLASSES = 8, 10
 RATE, SECONDS, BANDS = 8000, 0.64, 16  # of the recordings; longer ones are cut at their end
-DECIBELS = 20.0  # that a feature of 1 stands for
+DECIBELS = 20.0  # the value of a feature of 1
 TOGETHER = 256  # clips transformed at once
 
 
 @dataclass(frozen=True)
 class DigitRows(SequenceTask):
-    """Handwritten digits of 8×8 pixels, in [0, 1], a row of pixels a step: 1,437 to train on and 360 to test."""
+    """Handwritten digits of 8×8 pixels in [0, 1], one row of pixels per step: 1,437 training and 360 test images."""
 
     drives: int = 8
     batch_size: int = 64
@@ -56,17 +56,17 @@ class DigitRows(SequenceTask):
 @dataclass(frozen=True)
 class SpokenDigits(SequenceTask):
     """Spoken digits of the Free Spoken Digit Dataset, of different lengths: 16 log-mel bands every 10 ms, at most
-    0.64 s. The first five takes of every digit and speaker to test on, `train_takes` of the others to train on.
+    0.64 s. The first five recordings of every digit and speaker are for tests, and `train_takes` others for training.
     """
 
     drives: int = 8
     epochs: int = 10
     batch_size: int = 32
     train_takes: int = 10
-    """Of every digit and speaker; published 45."""
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    """Number of training recordings of every digit and speaker; published 45."""
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder of the published collection, with recordings/ in it, or one that holds it."""
+    """Folder of the published collection, with recordings/, or a folder that contains it."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -88,7 +88,7 @@ class SpokenDigits(SequenceTask):
 
     def data(self) -> Data:
         found = spoken_digits(spoken_digits_folder(self.name, settings.folder(self)))
-        takes: Counter[str] = Counter()  # so far, of a digit and speaker
+        takes: Counter[str] = Counter()  # recordings so far, by digit and speaker
         kept = []
         for clip in sorted((clip for clip in found.clips if clip.fold == 1), key=_take):
             takes[who := clip.path.stem.rpartition("_")[0]] += 1
@@ -96,12 +96,12 @@ class SpokenDigits(SequenceTask):
                 kept.append(clip)
         test = [clip for clip in found.clips if clip.fold == 0]
         if len(kept) < self.batch_size or not test:
-            raise DataError(f"{found.source} holds {len(kept)} recordings to train on and {len(test)} to test on")
+            raise DataError(f"{found.source} holds {len(kept)} training recordings and {len(test)} test recordings")
         parts = [part for clips in (kept, test) for part in (self._sequences(clips), _labels(clips))]
         return Data(*parts, classes=found.classes)
 
     def _sequences(self, clips: list[Clip]) -> Tensor:
-        """(N, frames, bands + 1), with the mask of the frames that a recording has."""
+        """Return the features (N, frames, bands + 1); the last channel marks the frames within a recording."""
         waves = waveforms([clip.path for clip in clips], RATE, round(SECONDS * RATE))
         features, found = _features(), []
         for part in waves.split(TOGETHER):
@@ -113,17 +113,17 @@ class SpokenDigits(SequenceTask):
 
 @dataclass(frozen=True)
 class Sequences(SequenceTask):
-    """Sequences of a data set in the layout of the time series classification archive: <dataset>_TRAIN.ts and
-    <dataset>_TEST.ts, of any length, channels and classes. Each channel is standardised over the sequences to train on.
+    """Sequences of a data set in the format of the time series classification archive: <dataset>_TRAIN.ts and
+    <dataset>_TEST.ts, of any length, channels and classes. Each channel is standardised over the training sequences.
     """
 
     dataset: str = "JapaneseVowels"
-    """The name of the data set, with which its two files begin."""
+    """Name of the data set, with which its two files begin."""
     drives: int = 8
     batch_size: int = 16
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder of the two files, or one with a folder of the data set's name."""
+    """Folder of the two files, or a folder that contains a folder with the name of the data set."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -131,7 +131,7 @@ class Sequences(SequenceTask):
 
     @property
     def name(self) -> str:
-        """That of the data set."""
+        """The name of the data set."""
         return self.dataset
 
     @property
@@ -161,7 +161,7 @@ class Sequences(SequenceTask):
         files = [f"{self.dataset}_{split}.ts" for split in ("TRAIN", "TEST")]
         if given is None:
             raise DataError(
-                f"{self.dataset} is not downloaded on its own: get {files[0]} and {files[1]} from "
+                f"{self.dataset} cannot be downloaded automatically: get {files[0]} and {files[1]} from "
                 "https://timeseriesclassification.com and give their folder as `--data-dir`"
             )
         places = (given, given / self.dataset)
@@ -170,7 +170,7 @@ class Sequences(SequenceTask):
             raise DataError(f"neither {places[0]} nor {places[1]} holds {files[0]} with {files[1]}")
         train, test = (read_ts(folder / file) for file in files)
         if train.sequences[0].shape[1] != test.sequences[0].shape[1] or train.classes != test.classes:
-            raise DataError(f"{files[0]} and {files[1]} in {folder} tell of different channels or classes")
+            raise DataError(f"{files[0]} and {files[1]} in {folder} have different channels or classes")
         if len(train.sequences) < self.batch_size:
             raise ArgumentError(
                 f"{called(self, 'batch_size')} must be at most the {len(train.sequences)} sequences of {files[0]}, "
@@ -180,8 +180,8 @@ class Sequences(SequenceTask):
 
 
 def archived_in(folder: Path) -> dict[str, int]:
-    """The data sets in the layout of the archive that lie in `folder`, or in folders of their names inside it, and how
-    many sequences each has to train on; 0 where its file is damaged.
+    """Return the data sets of the archive's format in `folder`, or in folders of their names inside it, with the number
+    of their training sequences. The number is 0 if the file is damaged.
     """
     trains = [*folder.glob("*_TRAIN.ts"), *folder.glob("*/*_TRAIN.ts")] if folder.is_dir() else []
     pairs = sorted((path.name.removesuffix("_TRAIN.ts"), path) for path in trains)
@@ -195,7 +195,7 @@ def archived_in(folder: Path) -> dict[str, int]:
 def _count(path: Path) -> int:
     try:
         return len(read_ts(path).sequences)
-    except DataError:  # it is told when the task is run
+    except DataError:  # the task raises it when it runs
         return 0
 
 

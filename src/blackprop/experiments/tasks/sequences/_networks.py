@@ -1,4 +1,4 @@
-"""Networks of sequences with a reservoir layer in them: a dense one, and a transformer encoder."""
+"""Networks for sequences with a reservoir layer: a dense network and a transformer encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blackprop.nn._layer import PhysicalLayer
 # ((time, drives), (time, nodes)) -> the layer that maps (B, time, drives) to (B, time, nodes); a row of its device is
 # a whole sequence.
 MakeReservoir = Callable[[tuple[int, int], tuple[int, int]], nn.Module]
-HEADS = 4  # of a transformer's blocks
+HEADS = 4  # of the transformer blocks
 
 
 class Architecture(enum.Enum):
@@ -28,15 +28,15 @@ class Architecture(enum.Enum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a network is told of its task and its reservoir."""
+    """The sizes of the task and of the reservoir."""
 
     time: int
     channels: int  # of the sequences
     drives: int  # inputs of the reservoir at a step
     nodes: int  # outputs of the reservoir at a step
     outputs: int
-    washout: int = 0  # steps at the start whose states are not read
-    pooled: bool = False  # one output a sequence, from the mean of its states, in place of one a step
+    washout: int = 0  # steps at the start whose states are not used
+    pooled: bool = False  # one output per sequence, from the mean of its states, in place of one per step
 
     def __post_init__(self) -> None:
         for name in ("time", "channels", "drives", "nodes", "outputs"):
@@ -47,11 +47,11 @@ class Sizes:
 
 
 class ReservoirNetwork(nn.Module, abc.ABC):
-    """Sequences `(B, time, channels)` to outputs `(B, time − washout, outputs)`, or pooled `(B, outputs)`.
+    """Map sequences `(B, time, channels)` to outputs `(B, time − washout, outputs)`, or pooled `(B, outputs)`.
 
-    Sequences that differ in length come as `pad` makes them, `(B, time, channels + 1)`, and the last channel tells
-    which steps are there; outputs at steps that are not there are zero. `readout` is linear in `features`, which are
-    standardised by a batch norm, that a network in `eval()` before any training leaves as they are.
+    Sequences of different lengths must be padded by `pad` to `(B, time, channels + 1)`. The last channel marks the
+    steps that exist. Outputs at other steps are zero. `readout` is linear in `features`, which a batch norm
+    standardises. In `eval()` before any training, the batch norm has no effect.
     """
 
     def __init__(self, sizes: Sizes, width: int) -> None:
@@ -62,15 +62,15 @@ class ReservoirNetwork(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def states(self, x: Tensor, there: Tensor) -> Tensor:
-        """What is read at every step, (B, time, width); `there` (B, time), bool."""
+        """Return the states at every step, (B, time, width). `there` (B, time), bool, marks the existing steps."""
 
     def behind(self) -> list[nn.Parameter]:
-        """The digital parameters that nothing reaches but through the reservoir: a loss has an exact gradient there."""
+        """Return the digital parameters behind the reservoir, for which autograd gives the exact gradient of a loss."""
         gains = [module.gain for module in self.modules() if isinstance(module, PhysicalLayer)]
         return [*gains, *(p for module in (*self._behind(), self.norm, self.readout) for p in module.parameters())]
 
     def _behind(self) -> tuple[nn.Module, ...]:
-        """Modules behind the reservoir, but for those that all networks have."""
+        """Return the modules behind the reservoir that only this network has."""
         return ()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class ReservoirNetwork(nn.Module, abc.ABC):
         return output * there[:, self.sizes.washout :, None]
 
     def features(self, x: Tensor) -> Tensor:
-        """What the readout is given: (B, time − washout, width), or pooled (B, width)."""
+        """Return the input of the readout: (B, time − washout, width), or pooled (B, width)."""
         return self._features(*self._parts(x))
 
     def _features(self, x: Tensor, there: Tensor) -> Tensor:
@@ -94,18 +94,18 @@ class ReservoirNetwork(nn.Module, abc.ABC):
         return out
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The sequences, zero where they have no step, and which steps they have."""
+        """Return the sequences, zero at steps that do not exist, and the mask of existing steps."""
         sizes = self.sizes
         if not isinstance(x, Tensor) or x.is_nested:
             lengths = sorted({len(sequence) for sequence in x})
             raise ShapeError(
-                f"sequences of {_listed(lengths)} steps came without a mask; `pad(sequences, {sizes.time})` makes one "
-                "tensor of them that tells which steps are there"
+                f"sequences of {_listed(lengths)} steps came without a mask; use `pad(sequences, {sizes.time})`, which "
+                "returns one tensor with a mask"
             )
         if x.dim() != 3 or x.shape[1] != sizes.time or x.shape[2] not in (sizes.channels, sizes.channels + 1):
             raise ShapeError(
-                f"this network takes sequences of {sizes.time} steps and {sizes.channels} channels, or with a mask in "
-                f"one channel more, (B, {sizes.time}, {sizes.channels + 1}), as `pad` makes of shorter ones; got "
+                f"this network needs sequences of {sizes.time} steps and {sizes.channels} channels, or with a mask in "
+                f"one more channel, (B, {sizes.time}, {sizes.channels + 1}), as returned by `pad`; got "
                 f"{tuple(x.shape)}"
             )
         if x.shape[2] == sizes.channels:
@@ -115,7 +115,9 @@ class ReservoirNetwork(nn.Module, abc.ABC):
 
 
 class Dense(ReservoirNetwork):
-    """Linear channels→drives at every step, the reservoir, the readout. As many drives as channels start as these."""
+    """A Linear channels→drives at every step, the reservoir, the readout. If there are as many drives as channels, the
+    Linear starts as the identity.
+    """
 
     def __init__(self, sizes: Sizes, layer: MakeReservoir) -> None:
         super().__init__(sizes, sizes.nodes)
@@ -130,9 +132,9 @@ class Dense(ReservoirNetwork):
 
 
 class Transformer(ReservoirNetwork):
-    """An encoder block, the reservoir, an encoder block; all that is read has passed the reservoir.
+    """An encoder block, the reservoir, an encoder block. There is no path around the reservoir.
 
-    A step attends to itself and to those before it, as the reservoir does: a prediction sees no future.
+    A step attends only to itself and to earlier steps, so a prediction cannot use the future.
     """
 
     def __init__(self, sizes: Sizes, layer: MakeReservoir, width: int = 32) -> None:
@@ -158,25 +160,29 @@ class Transformer(ReservoirNetwork):
 def build(
     architecture: Architecture, sizes: Sizes, layer: MakeReservoir, seed: int, width: int = 32
 ) -> ReservoirNetwork:
-    """The network with `layer` for its reservoir, a transformer of `width`; digital weights from `seed` alone."""
-    # torch's own initialisers draw from the global generator; it is lent to them and put back.
+    """Build the network with `layer` as its reservoir. `width` is that of the transformer. The digital weights depend
+    only on `seed`.
+    """
+    # The initialisers of torch draw from the global generator, which is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Dense(sizes, layer) if architecture is Architecture.DENSE else Transformer(sizes, layer, width)
 
 
 def pad(sequences: Sequence[Tensor], time: int | None = None) -> Tensor:
-    """Sequences `(steps, channels)` of different lengths as one tensor `(B, time, channels + 1)`: zeros where one
-    has ended, and in the last channel 1 at the steps that are there. By default as long as the longest.
+    """Pad sequences `(steps, channels)` of different lengths with zeros to one tensor `(B, time, channels + 1)`.
+
+    The last channel is 1 at the steps that exist. `time` is by default the longest length. Raises `ShapeError` for
+    sequences that are empty, too long or of different channels.
     """
     lengths = [len(sequence) for sequence in sequences]
     if not lengths or min(lengths) < 1:
-        raise ShapeError("every sequence needs a step at least, and there must be one")
+        raise ShapeError("there must be at least one sequence, each with at least one step")
     time = max(lengths) if time is None else time
     if max(lengths) > time:
         raise ShapeError(f"a sequence of {max(lengths)} steps does not fit into {time}")
     if len({sequence.shape[1:] for sequence in sequences}) > 1 or sequences[0].dim() != 2:
-        raise ShapeError("all sequences must be (steps, channels), of the same channels")
+        raise ShapeError("all sequences must be (steps, channels), with the same channels")
     out = sequences[0].new_zeros(len(lengths), time, sequences[0].shape[1] + 1)
     for row, sequence in zip(out, sequences, strict=True):
         row[: len(sequence), :-1], row[: len(sequence), -1] = sequence, 1

@@ -1,4 +1,4 @@
-"""What sequences are predicted for, and what the predictions are worth."""
+"""Objectives of sequence tasks: their losses and scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blackprop.experiments.tasks._objectives import Objective
 
 @dataclass(frozen=True)
 class _Squares(Objective, abc.ABC):
-    """Mean squared error of outputs `(..., K)` against targets of the same shape; `names` are those of the K."""
+    """Mean squared error of outputs `(..., K)` and targets of the same shape. `names` are those of the K outputs."""
 
     names: tuple[str, ...] = ()
 
@@ -24,15 +24,16 @@ class _Squares(Objective, abc.ABC):
         return F.mse_loss(output, y)
 
     def _named(self, prefix: str, values: Tensor) -> dict[str, float]:
-        """A score for each output, where they have names."""
+        """Return a score for each output, if the outputs have names."""
         found = zip(self.names, values.tolist(), strict=True) if self.names else ()
         return {f"{prefix}_{name}": value for name, value in found}
 
 
 @dataclass(frozen=True)
 class Regression(_Squares):
-    """Mean squared error. `nrmse` is the mean over the outputs of `√(Σ(y − ŷ)² / Σ(y − ȳ)²)`: 0 is perfect, 1 is worth
-    the targets' mean. The tally `(4 K,)` is Σ(y − ŷ)², Σy, Σy² and the number of targets, of each output.
+    """Mean squared error. `nrmse` is the mean over the outputs of `√(Σ(y − ŷ)² / Σ(y − ȳ)²)`: 0 is perfect, and 1 is
+    the error of the mean as prediction. The tally `(4 K,)` is Σ(y − ŷ)², Σy, Σy² and the number of targets for each
+    output.
     """
 
     metric = "nrmse"
@@ -48,8 +49,8 @@ class Regression(_Squares):
 
 @dataclass(frozen=True)
 class Symbols(_Squares):
-    """Mean squared error of one output that stands for symbols; `ser` is the share of those whose nearest symbol is
-    another one. The tally `(5,)` is that of `Regression`, and the wrong symbols.
+    """Mean squared error of one output that represents symbols. `ser`, the symbol error rate, is the share of outputs
+    whose nearest symbol is wrong. The tally `(5,)` is that of `Regression` and the number of wrong symbols.
     """
 
     alphabet: tuple[float, ...] = (-3.0, -1.0, 1.0, 3.0)
@@ -67,8 +68,8 @@ class Symbols(_Squares):
 
 @dataclass(frozen=True)
 class Capacity(_Squares):
-    """Mean squared error of K outputs, each the same past at another delay; `capacity` is `Σ_k r²(k)`, the squared
-    correlations of outputs and targets. The tally `(6 K,)` is n, Σŷ, Σy, Σŷ², Σy², Σŷy, of each output.
+    """Mean squared error of K outputs, one for each delay. `capacity` is `Σ_k r²(k)`, the squared correlations of
+    outputs and targets. The tally `(6 K,)` is n, Σŷ, Σy, Σŷ², Σy², Σŷy for each output.
     """
 
     metric = "capacity"
@@ -83,7 +84,7 @@ class Capacity(_Squares):
 
 
 def squares(output: Tensor, y: Tensor) -> Tensor:
-    """Σ(y − ŷ)², Σy, Σy², n for each output: (4, K), float64."""
+    """Return Σ(y − ŷ)², Σy, Σy², n for each output: (4, K), float64."""
     _check(output, y)
     output, y = output.detach().double().flatten(0, -2), y.double().flatten(0, -2)
     values = ((y - output).square(), y, y.square(), torch.ones_like(y))
@@ -91,13 +92,13 @@ def squares(output: Tensor, y: Tensor) -> Tensor:
 
 
 def normalised(tally: Tensor) -> Tensor:
-    """`√(Σ(y − ŷ)² / Σ(y − ȳ)²)` of each output, (K,), from its `squares`."""
+    """Return `√(Σ(y − ŷ)² / Σ(y − ȳ)²)` of each output, (K,), from its `squares`."""
     error, total, square, count = tally
     return (error / (square - total.square() / count)).sqrt()
 
 
 def products(output: Tensor, y: Tensor) -> Tensor:
-    """n, Σŷ, Σy, Σŷ², Σy², Σŷy for each output: (6, K), float64."""
+    """Return n, Σŷ, Σy, Σŷ², Σy², Σŷy for each output: (6, K), float64."""
     _check(output, y)
     output, y = output.detach().double().flatten(0, -2), y.double().flatten(0, -2)
     values = (torch.ones_like(y), output, y, output.square(), y.square(), output * y)
@@ -105,17 +106,17 @@ def products(output: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_correlations(tally: Tensor) -> Tensor:
-    """r² of each output, (K,), from its `products`; an output that does not vary has none."""
+    """Return r² of each output, (K,), from its `products`. It is 0 for an output that does not vary."""
     count, a, b, aa, bb, ab = tally
     spread = (aa - a.square() / count) * (bb - b.square() / count)
     return torch.where(spread > 0, (ab - a * b / count).square() / spread, 0.0)
 
 
 def nearest(values: Tensor, alphabet: tuple[float, ...]) -> Tensor:
-    """The place in `alphabet` of the symbol nearest to each value."""
+    """Return the index in `alphabet` of the symbol nearest to each value."""
     return (values.unsqueeze(-1) - torch.tensor(alphabet).to(values)).abs().argmin(-1)
 
 
 def _check(output: Tensor, y: Tensor) -> None:
     if output.shape != y.shape:
-        raise ShapeError(f"outputs of shape {tuple(output.shape)} for targets of shape {tuple(y.shape)}")
+        raise ShapeError(f"outputs of shape {tuple(output.shape)} do not match targets of shape {tuple(y.shape)}")

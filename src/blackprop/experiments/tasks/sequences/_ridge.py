@@ -1,4 +1,4 @@
-"""The linear readout of classical reservoir computing: ridge regression, in closed form."""
+"""The linear readout of classical reservoir computing: ridge regression in closed form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PENALTIES = tuple(10.0**k for k in range(-10, 3))
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """`ŷ = X Wᵀ + b`."""
+    """A fitted readout `ŷ = X Wᵀ + b`."""
 
     weight: Tensor  # (K, features), float64
     bias: Tensor  # (K,)
@@ -26,26 +26,26 @@ class Ridge:
 
     @torch.no_grad()
     def write(self, readout: nn.Linear) -> None:
-        """Make `readout` this one."""
+        """Copy the weights to `readout`."""
         readout.weight.copy_(self.weight)
         readout.bias.copy_(self.bias)
 
 
 @torch.no_grad()
 def fit(x: Tensor, y: Tensor, penalties: tuple[float, ...] = PENALTIES) -> Ridge:
-    """The readout that minimises `Σ|y − ŷ|² + n λ |W|²`, of features `x` (..., features) and targets `y` (..., K).
+    """Fit the readout that minimises `Σ|y − ŷ|² + n λ |W|²` for features `x` (..., features) and targets `y` (..., K).
 
-    λ is the multiple among `penalties` of the features' mean square (centred, mean over features) whose leave-one-out
-    error is least: with `h` the diagonal of the hat matrix, that of row i is `(y_i − ŷ_i) / (1 − h_i)`, so one
-    eigendecomposition serves all rows and all λ.
+    Each of `penalties` times the mean square of the features (centred, mean over features) is tried as λ. The one with
+    the least leave-one-out error is used. The error of row i is `(y_i − ŷ_i) / (1 − h_i)`, with `h` the diagonal of the
+    hat matrix, so one eigendecomposition serves all rows and all λ.
     """
     if x.shape[:-1] != y.shape[:-1]:
-        raise ShapeError(f"features of shape {tuple(x.shape)} for targets of shape {tuple(y.shape)}")
+        raise ShapeError(f"features of shape {tuple(x.shape)} do not match targets of shape {tuple(y.shape)}")
     if not penalties or not all(penalty > 0 for penalty in penalties):
         raise ArgumentError(f"`fit(penalties=...)` must be positive numbers, got {penalties}")
     x, y = x.double().flatten(0, -2), y.double().flatten(0, -2)
     if len(x) < 2:
-        raise ShapeError(f"a readout takes two rows of features to fit, got {len(x)}")
+        raise ShapeError(f"the fit of a readout needs two rows of features, got {len(x)}")
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y
     values, vectors = torch.linalg.eigh(x.mT @ x)

@@ -1,4 +1,4 @@
-"""The tasks that methods are compared on through one reservoir."""
+"""The tasks on which methods are compared with one reservoir."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from blackprop.experiments.tasks.sequences._tasks import (
 def suite(
     size: Size, data_dir: Path | None = None, network: Architecture = Architecture.DENSE
 ) -> tuple[SequenceTask, ...]:
-    """Published: 200 nodes and sequences of 200 steps, transformers of width 32; small: 50 nodes, 120 steps, width 16.
-    Where `data_dir` is given, tasks that read files are among them: the laser, spoken digits, and every data set in the
-    layout of the time series classification archive that lies there, under its own name.
+    """Return the tasks of a size. Published: 200 nodes, sequences of 200 steps, transformers of width 32. Small: 50
+    nodes, 120 steps, width 16. With `data_dir`, tasks with files are added: the laser, spoken digits, and every data
+    set there in the format of the time series classification archive, under its own name.
     """
     small = size is Size.SMALL
     nodes, length, washout, width = (50, 120, 40, 16) if small else (200, 200, 50, 32)

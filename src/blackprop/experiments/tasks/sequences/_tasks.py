@@ -1,4 +1,4 @@
-"""The field's own benchmarks: memory, parity, NARMA-10, two chaotic series, and a channel to be equalised."""
+"""Standard benchmarks of reservoirs: memory, parity, NARMA-10, two chaotic series, and channel equalisation."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from blackprop.experiments.tasks.sequences._base import SequenceTask
 from blackprop.experiments.tasks.sequences._networks import Sizes
 from blackprop.experiments.tasks.sequences._objective import Capacity, Regression, Symbols
 
-DRAWN = 0  # the seed of all that is drawn for a task
+DRAWN = 0  # the seed of the random numbers of a task
 
 
 @dataclass(frozen=True)
 class _Benchmark(SequenceTask, abc.ABC):
-    """A value in and some out at every step; the first `washout` of each sequence are not read."""
+    """A task with one input and several outputs at every step. The first `washout` steps of a sequence are not used."""
 
     length: int = 200
-    """Steps of a sequence, with the washout."""
+    """Steps of a sequence, including the washout."""
     washout: int = 50
-    """Steps at the start of a sequence in which the reservoir forgets its state before, and nothing is read."""
+    """Steps at the start of a sequence in which the reservoir forgets its earlier state. Their states are not used."""
     train_sequences: int = 48
     test_sequences: int = 16
 
@@ -52,7 +52,7 @@ class _Benchmark(SequenceTask, abc.ABC):
 
     @abc.abstractmethod
     def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Inputs (N, steps) and targets (N, steps, outputs), those to train on first."""
+        """Return inputs (N, steps) and targets (N, steps, outputs), with the training sequences first."""
 
     @property
     def sizes(self) -> Sizes:
@@ -72,7 +72,7 @@ class _Benchmark(SequenceTask, abc.ABC):
 
 @dataclass(frozen=True)
 class Narma10(_Benchmark):
-    """The next value of a nonlinear recurrence of tenth order, from its input."""
+    """The next value of NARMA-10, a nonlinear recurrence of tenth order, from its input."""
 
     @property
     def name(self) -> str:
@@ -93,10 +93,10 @@ class Narma10(_Benchmark):
 
 @dataclass(frozen=True)
 class _Recall(_Benchmark, abc.ABC):
-    """Random bits, and something of those before at every delay."""
+    """Random bits, and a function of earlier bits for every delay."""
 
     delays: int = 15
-    """The longest delay in steps; the capacity is the sum over delays from 1."""
+    """Longest delay in steps. The capacity is the sum over the delays from 1 to this."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,7 +119,7 @@ class _Recall(_Benchmark, abc.ABC):
 
 @dataclass(frozen=True)
 class ShortTermMemory(_Recall):
-    """The bit of k steps ago, k = 1 to `delays`: short-term-memory capacity."""
+    """Short-term-memory capacity: the bit k steps ago, k = 1 to `delays`."""
 
     @property
     def name(self) -> str:
@@ -132,7 +132,7 @@ class ShortTermMemory(_Recall):
 
 @dataclass(frozen=True)
 class ParityCheck(_Recall):
-    """The parity of the last k + 1 bits, k = 1 to `delays`: parity capacity."""
+    """Parity capacity: the parity of the last k + 1 bits, k = 1 to `delays`."""
 
     delays: int = 6
 
@@ -147,10 +147,10 @@ class ParityCheck(_Recall):
 
 @dataclass(frozen=True)
 class ChannelEqualisation(_Benchmark):
-    """The symbols that were sent through a nonlinear channel with echoes and noise, two steps late."""
+    """The symbols sent through a nonlinear channel with echoes and noise, two steps later."""
 
     snr: float = 24.0
-    """Signal to noise at the receiver, dB; published from 12 to 32."""
+    """Signal to noise ratio at the receiver in dB; published from 12 to 32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,10 +176,10 @@ class ChannelEqualisation(_Benchmark):
 
 @dataclass(frozen=True)
 class _Prediction(_Benchmark, abc.ABC):
-    """A series some steps ahead, for several horizons at once."""
+    """The prediction of a series for several horizons."""
 
     horizons: tuple[int, ...] = (1, 6, 21, 84)
-    """Steps ahead; the error is their mean, and that of each horizon is told too."""
+    """Steps ahead. The score is the mean error over the horizons; the error of each horizon is reported too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,22 +196,22 @@ class _Prediction(_Benchmark, abc.ABC):
 
     @property
     def _window(self) -> int:
-        """Of a window: the sequence and what lies ahead of its end."""
+        """The length of a window: the sequence and the steps up to the longest horizon."""
         return self.length + max(self.horizons)
 
     def _split(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (N, length) as inputs and targets."""
+        """Split windows (N, length) into inputs and targets."""
         steps = self.length
         return windows[:, :steps], torch.stack([windows[:, h : h + steps] for h in self.horizons], -1)
 
     def _windows(self, values: Tensor, source: Path) -> Tensor:
-        """Windows of one series, each step read once: first those to train on, and those of its rest to test on."""
+        """Return training windows and then test windows of one series, in which only the washout overlaps."""
         stride = self.length - self.washout
         cut, wanted = ((count - 1) * stride + self._window for count in (self.train_sequences, self.test_sequences))
         if len(values) < cut + wanted:
             raise DataError(
-                f"{source} holds {len(values)} values, and {self.train_sequences} sequences to train on with "
-                f"{self.test_sequences} to test on take {cut + wanted}"
+                f"{source} holds {len(values)} values, but {self.train_sequences} training sequences and "
+                f"{self.test_sequences} test sequences take {cut + wanted}"
             )
         parts = values[:cut], values[cut : cut + wanted]
         return torch.cat([series.windows(part, self._window, stride) for part in parts])
@@ -219,13 +219,13 @@ class _Prediction(_Benchmark, abc.ABC):
 
 @dataclass(frozen=True)
 class MackeyGlass(_Prediction):
-    """A delay equation of mild chaos, `tanh(x − 1)`, a value each unit of time."""
+    """The Mackey-Glass delay equation, mildly chaotic: `tanh(x − 1)`, one value per unit of time."""
 
     from_file: bool = False
-    """Whether the series is read, one value a line of mackey_glass_t17.csv; by default it is integrated."""
-    # No field: where the file lies decides no result, so a run can be resumed with it elsewhere.
+    """Read the series from mackey_glass_t17.csv, one value per line. By default it is integrated."""
+    # Not a field: the folder does not affect results, so a run can be resumed with the file in another folder.
     data_dir: InitVar[Path | None] = None
-    """The folder of the file, or one with series/."""
+    """Folder of the file, or a folder with series/ that contains it."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -241,7 +241,7 @@ class MackeyGlass(_Prediction):
             drawn = torch.Generator().manual_seed(DRAWN)
             return self._split(series.mackey_glass(self._count, self._window, drawn))
         if given is None:
-            raise DataError("give the folder of mackey_glass_t17.csv as `--data-dir`, or leave `--from-file` out")
+            raise DataError("give the folder of mackey_glass_t17.csv as `--data-dir`, or do not use `--from-file`")
         (path,) = _found(given, (("mackey_glass_t17.csv",),))
         return self._split(self._windows(series.read_series(path), path))
 
@@ -251,9 +251,10 @@ class SantaFe(_Prediction):
     """The intensity of a chaotic far-infrared laser, 10,093 values of 8 bits, scaled to [0, 1]."""
 
     horizons: tuple[int, ...] = (1, 2, 5, 10)
-    # No field: where the files lie decides no result, so a run can be resumed with them elsewhere.
+    # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
     data_dir: InitVar[Path | None] = None
-    """A folder, or one with series/, of the competition's A.dat and A.cont, or of santafe_laser.csv with both."""
+    """Folder of A.dat and A.cont of the competition, or of santafe_laser.csv with both series; or a folder with series/
+    that contains them."""
 
     def __post_init__(self, data_dir: Path | None) -> None:
         settings.keep_folder(self, data_dir)
@@ -267,18 +268,18 @@ class SantaFe(_Prediction):
         given = settings.folder(self)
         if given is None:
             raise DataError(
-                "the Santa Fe laser series is not downloaded on its own: get A.dat and A.cont of the Santa Fe time "
-                "series competition and give their folder as `--data-dir`"
+                "the Santa Fe laser series cannot be downloaded automatically: get A.dat and A.cont of the Santa Fe "
+                "time series competition and give their folder as `--data-dir`"
             )
         paths = _found(given, (("santafe_laser.csv",), ("A.dat", "A.cont")))
         values = torch.cat([series.read_series(path) for path in paths])
         if float(values.min()) < 0 or float(values.max()) > 255:
-            raise DataError(f"{paths[0]} holds values outside 0 to 255, and the laser's are bytes")
+            raise DataError(f"{paths[0]} holds values outside 0 to 255, but those of the laser are bytes")
         return self._split(self._windows(values / 255, paths[0]))
 
 
 def _found(folder: Path, choices: tuple[tuple[str, ...], ...]) -> tuple[Path, ...]:
-    """The files of the first choice that is whole in `folder` or in series/ inside it."""
+    """Return the files of the first choice that is complete in `folder` or in series/ inside it."""
     for names in choices:
         for place in (folder, folder / "series"):
             if all((place / name).is_file() for name in names):
