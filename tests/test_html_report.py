@@ -104,7 +104,7 @@ def test_what_is_missing_or_damaged_is_told(tmp_path):
         "oracle on light-modulator, seeds 0, 1; paper on light-modulator, seeds 1, 2; paper on microring, seeds 1, 2",
         "1 of the results in summary.json could not be read and is left out",
         "1 of the lines of metrics.jsonl could not be read and is left out",
-        "the portrait oracle.microring.0.npz is damaged, and is left out",
+        "the portrait oracle.microring.0.npz is damaged and left out",
     ):
         assert said in html
     assert [entry["method"] for entry in data["portraits"]] == ["default"]
@@ -132,7 +132,7 @@ def test_numbers_that_json_does_not_have_are_gaps(tmp_path):
         ("config.json", None, "is not a run folder"),
         ("config.json", "{", "cannot be read"),
         ("config.json", '{"format": "another"}', "not the configuration of a blackprop run"),
-        ("summary.json", "[]", "holds no object"),
+        ("summary.json", "[]", "does not hold a JSON object"),
         ("summary.json", "{}", "not the summary of a blackprop run"),
     ],
 )

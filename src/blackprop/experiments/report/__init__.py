@@ -1,4 +1,4 @@
-"""Reports: the progress of a run while it goes on, and the tables and the page of its results."""
+"""Reports: the progress of a run, and the tables and the page of its results."""
 
 from blackprop.experiments.report._html import write_report
 

@@ -1,4 +1,4 @@
-"""The content of the page's charts, as JSON takes it: means over the seeds and their standard errors, and portraits."""
+"""The content of the page's charts as JSON-compatible values: means over seeds, their standard errors, portraits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from blackprop.experiments.records._result import number
 from blackprop.experiments.report._means import mean_and_error
 from blackprop.experiments.report._runs import Entry, StoredRun, key_of
 
-POINTS = 400  # of a line, at most
-VALUES = 40_000  # of all lines of a method on a device, about
-CLASSES = 128  # of a confusion matrix, at most
+POINTS = 400  # largest number in a line
+VALUES = 40_000  # approximate number in all lines of a method on a device
+CLASSES = 128  # largest number in a confusion matrix
 BINS = 60  # of a histogram
-PIXELS = 4_000_000  # of all matrices on a page, before they are halved
+PIXELS = 4_000_000  # of all matrices on a page; larger ones are reduced
 FIGURES = ("f1", "perplexity", "gap_closed", "row_overhead", "programming_overhead", "lab_seconds")
 
 
 def comparison(run: StoredRun) -> list[Entry]:
-    """A row for each device and method of the run: how many seeds, and the mean and standard error of each figure."""
+    """Return a row for each device and method: the number of seeds, and the mean and standard error of each figure."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for result in run.results:
         groups.setdefault(key_of(result)[:2], []).append(result)
@@ -41,9 +41,9 @@ def comparison(run: StoredRun) -> list[Entry]:
 
 
 def curves(run: StoredRun) -> list[Entry]:
-    """For each device and method of the run what its lines of metrics say, over steps: see `_curve`."""
+    """Return the metrics over steps for each device and method of the run, see `_curve`."""
     groups: dict[tuple[str, str], dict[tuple[int, float], Entry]] = {}
-    for line in run.lines:  # the last line of a seed and step counts
+    for line in run.lines:  # use the last line of a seed and step
         device, method, seed = key_of(line)
         groups.setdefault((device, method), {})[seed, float(line["step"])] = line
     return [
@@ -53,7 +53,7 @@ def curves(run: StoredRun) -> list[Entry]:
 
 
 def _curve(run: StoredRun, lines: Sequence[Entry]) -> Entry:
-    """At each step: rows and lab time (means over the seeds), and the mean and standard error of every series."""
+    """Return rows and lab time at each step (means over the seeds), and the mean and standard error of every series."""
     at: dict[float, list[Entry]] = {}
     for line in lines:
         at.setdefault(float(line["step"]), []).append(line)
@@ -70,7 +70,7 @@ def _curve(run: StoredRun, lines: Sequence[Entry]) -> Entry:
 
 
 def _series(run: StoredRun, line: Entry) -> dict[str, float | None]:
-    """All that a line tells, by name: scores, `rate/...` and `layer/<what>/<layer>`."""
+    """Return all numbers of a line by name: scores, `rate/...` and `layer/<series>/<layer>`."""
     found = {"metric": number(line.get(run.metric)), "loss": number(line.get("loss"))}
     rates = line.get("rates")
     if isinstance(rates, dict):
@@ -86,7 +86,7 @@ LAYER_SERIES = ("signal", "snr", "oracle_cosine", "oracle_cosine_x", "residual")
 
 
 def portraits(run: StoredRun) -> list[Entry]:
-    """For each trial with a portrait: its confusion matrix, and θ and the matrices of each layer."""
+    """Return the confusion matrix, and θ and the matrices of each layer, for each trial with a portrait."""
     keys = dict.fromkeys(key_of(entry) for entry in (*run.results, *run.lines))
     found, classes = [], 0
     for key in keys:
@@ -96,18 +96,18 @@ def portraits(run: StoredRun) -> list[Entry]:
             shown = {name: _layer(arrays, name) for name in layers}
             entry = {**_place(run, *key[:2]), "seed": key[2], "layers": shown, **_confusion(arrays)}
         except (ValueError, TypeError, IndexError):
-            run.notes.append(f"the portrait of {key[1]} on {key[0]}, seed {key[2]}, is damaged, and is left out")
+            run.notes.append(f"the portrait of {key[1]} on {key[0]}, seed {key[2]}, is damaged and left out")
             continue
         if arrays:
             found.append(entry)
             classes = max(classes, len(arrays.get("confusion", ())))
     if classes > CLASSES:
-        run.notes.append(f"confusion matrices of {classes} classes are left out, they are too large to read")
+        run.notes.append(f"confusion matrices of {classes} classes are too large to read and left out")
     return found
 
 
 def packed(entries: list[Entry]) -> list[Entry]:
-    """The portraits with their matrices as one byte an element, halved in size until all of them fit on the page."""
+    """Convert matrices to one byte per element, and halve their sides until all of them fit on the page."""
     layers = [layer for entry in entries for layer in entry["layers"].values()]
     while sum(matrix.size for layer in layers for matrix in layer["matrices"].values()) > PIXELS:
         for layer in layers:
@@ -128,7 +128,7 @@ def _layer(arrays: Mapping[str, np.ndarray], name: str) -> Entry:
 
 
 def _difference(matrices: Mapping[str, np.ndarray]) -> float | None:
-    """‖S − A‖ / ‖A‖ of the surrogate's S and the device's A after training."""
+    """Return ‖S − A‖ / ‖A‖ of the surrogate's matrix S and the device's A after training."""
     true, surrogate = matrices.get("after"), matrices.get("surrogate")
     if true is None or surrogate is None or true.shape != surrogate.shape or not true.any():
         return None
@@ -139,7 +139,7 @@ MATRICES = {"before": "matrix_before", "after": "matrix_after", "surrogate": "su
 
 
 def _histogram(thetas: Sequence[np.ndarray]) -> Entry | None:
-    """Shares of θ before and after, in the same bins."""
+    """Return the shares of θ before and after training, in the same bins."""
     finite = [theta[np.isfinite(theta)] for theta in thetas]
     if len(finite) < 2 or not all(map(len, finite)):
         return None
@@ -163,7 +163,7 @@ def _confusion(arrays: Mapping[str, np.ndarray]) -> Entry:
 
 
 def _bytes(values: np.ndarray) -> Entry:
-    """A matrix of numbers within ±1 as signed bytes, 127 for 1."""
+    """Encode a matrix of numbers within ±1 as signed bytes, 127 for 1."""
     whole = np.rint(127 * values).astype(np.int8)
     return {"bytes": base64.b64encode(whole.tobytes()).decode(), "shape": list(whole.shape)}
 
@@ -173,7 +173,7 @@ def _place(run: StoredRun, device: str, method: str) -> Entry:
 
 
 def _means(values: Sequence[Sequence[float | None]]) -> dict[str, list[float | None]]:
-    """Over the seeds that have a value."""
+    """Return means and standard errors over the seeds that have a value."""
     found = [mean_and_error(value for value in some if value is not None) or (None, None) for some in values]
     return {"mean": [_short(mean) for mean, _ in found], "error": [_short(error) for _, error in found]}
 
@@ -184,12 +184,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _short(value: float | None) -> float | None:
-    """To six digits, which a chart does not show."""
+    """Round to six digits, more than a chart shows."""
     return None if value is None else float(f"{value:.6g}")
 
 
 def _rows(line: Entry) -> float | None:
-    """Rows that training took: all but those of evaluation."""
+    """Return the rows used by training: all except those of evaluation."""
     rows = line.get("rows")
     if not isinstance(rows, dict):
         return None
@@ -197,7 +197,7 @@ def _rows(line: Entry) -> float | None:
 
 
 def _thinned(steps: list[float], most: int) -> list[float]:
-    """Every so many, the first and the last among them."""
+    """Return at most `most` of the steps, evenly spaced, including the first and the last."""
     if len(steps) <= most:
         return steps
     return [steps[k] for k in np.linspace(0, len(steps) - 1, most).round().astype(int)]

@@ -1,6 +1,7 @@
-"""The look of charts in documents, which the benchmarks draw with matplotlib.
+"""The style of charts in documents, which the benchmarks draw with matplotlib.
 
-The colour-blind can tell its colours apart, and its paper is white: a chart reads the same in print and in the dark.
+Colour-blind readers can distinguish its colours. The background is always white, so charts look the same in print and
+in dark mode.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER, INK, FAINT = "#ffffff", "#222222", "#8a8a8a"
-DASHES: dict[str, Any] = {"oracle": (0, (5, 3)), "frozen": (0, (1, 2))}  # of the lines of the two references
+DASHES: dict[str, Any] = {"oracle": (0, (5, 3)), "frozen": (0, (1, 2))}  # line styles of the two references
 LOOK: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "blackprop",
@@ -31,8 +32,8 @@ LOOK: dict[Any, Any] = {
 
 @contextmanager
 def page(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """An empty figure of `size` in inches; on leaving, it is saved as `file` (.svg, .png or .pdf)."""
-    import matplotlib as mpl  # noqa: PLC0415  # of the benchmarks alone
+    """Yield an empty figure of `size` in inches, and save it as `file` (.svg, .png or .pdf) afterwards."""
+    import matplotlib as mpl  # noqa: PLC0415  # only benchmarks need it
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(LOOK):
@@ -42,19 +43,19 @@ def page(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def bare(ax: Axes) -> None:
-    """A panel without a frame at its top and right."""
+    """Remove the frame of a panel at its top and right."""
     ax.set_facecolor(PAPER)
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def with_rows(ax: Axes) -> None:
-    """Faint lines across the panel, behind what is drawn."""
+    """Draw faint horizontal lines behind the data of a panel."""
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     ax.set_axisbelow(True)
 
 
 def over_decades(ax: Axes) -> None:
-    """A bare panel whose abscissa is logarithmic, its ticks plain numbers."""
+    """Remove the frame of a panel, and make its abscissa logarithmic with plain numbers as ticks."""
     from matplotlib.ticker import NullLocator  # noqa: PLC0415
 
     bare(ax)

@@ -10,7 +10,7 @@ Mean = tuple[float, float | None]
 
 
 def mean_and_error(values: Iterable[float | None]) -> Mean | None:
-    """The mean and its standard error `s/√n`, which one value does not have; None where a value is missing."""
+    """Return the mean and its standard error `s/√n`, None for one value. Return None if a value is missing."""
     values = list(values)
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
@@ -19,7 +19,7 @@ def mean_and_error(values: Iterable[float | None]) -> Mean | None:
 
 
 def told(values: Iterable[float], digits: int) -> str:
-    """Such as "0.912 ± 0.004"; without an error where there is one value."""
+    """Format the mean and its standard error, for example "0.912 ± 0.004". A single value has no error."""
     mean = mean_and_error(values)
     if mean is None:
         return ""

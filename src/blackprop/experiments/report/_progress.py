@@ -1,4 +1,4 @@
-"""One live line while a run goes on; one plain line a result where there is no terminal to redraw."""
+"""The progress of a run: a live line on a terminal, and one plain line per result elsewhere."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from blackprop.experiments.report._time_left import TimeLeft
 
 
 class Progress:
-    """Told of every step and every result; a context manager, so that the live line is closed whatever happens.
+    """A callback that shows every step and result. It is a context manager, which always closes the live line.
 
-    Of several `trials`, those that are `finished` left out, it tells which one is at work and how much time is left.
-    Meanwhile the library's warnings are lines of their own, each with the run that it is about.
+    With several `trials`, of which some are `finished`, it shows the number of the current one and the time left.
+    Warnings of the library are separate lines with the name of their run.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Progress:
 
 
 def step_line(progress: Mapping[str, Any]) -> str:
-    """Where a run stands, within 100 columns."""
+    """Return the state of a run in at most 100 columns."""
     return (
         f"{_named(progress)}  step {progress['step']}/{progress['steps']}  loss {progress['loss']:.3f}  "
         f"{scores(progress['scores'])}{_health(progress)}{progress['rows']:,} rows  "
@@ -76,19 +76,19 @@ def step_line(progress: Mapping[str, Any]) -> str:
 
 
 def _health(progress: Mapping[str, Any]) -> str:
-    """The worst θ-gradient's cosine to the oracle's, and its signal over its noise, as far as they are known."""
+    """Return the worst cosine between θ-gradient and oracle, and the worst signal to noise ratio, if known."""
     known = [(short, progress.get(name)) for short, name in (("cos", "cosine"), ("snr", "snr"))]
     return "".join(f"{short} {value:.2g}  " for short, value in known if value is not None)
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """The score and cost of a finished run."""
+    """Return the score and cost of a finished run."""
     rows, programmings = (sum(result[count].values()) for count in ("rows", "programmings"))
     return f"{_named(result)}  {scores(result)}{rows:,} rows  {programmings:,} programmings"
 
 
 def scores(entry: Mapping[str, Any]) -> str:
-    """The score that methods are compared by, as far as there is one yet."""
+    """Return the score by which methods are compared, if there is one yet."""
     if "accuracy" in entry:
         return f"accuracy {entry['accuracy']:.1%}  "
     return f"validation loss {entry['validation_loss']:.3f}  " if "validation_loss" in entry else ""

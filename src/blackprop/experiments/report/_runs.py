@@ -1,4 +1,4 @@
-"""A run folder as the report reads it: damaged or missing parts become notes, other folders are refused."""
+"""Run folders for the report. Damaged or missing parts become notes; other folders raise an error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from blackprop.errors import RunFolderError
 from blackprop.experiments.records._result import is_result, is_trial, number
 from blackprop.experiments.records._run_folder import RUN, VERSION
 
-READ = {f"{RUN}{version}" for version in (1, 2, VERSION)}  # the formats that a page can be made of
-REFERENCES = {  # by classes of methods in the configuration, those of earlier versions too
+READ = {f"{RUN}{version}" for version in (1, 2, VERSION)}  # formats that the report can read
+REFERENCES = {  # by method class in the configuration, including earlier versions
     "OracleReference": "oracle",
     "Oracle": "oracle",
     "FrozenReference": "frozen",
@@ -39,26 +39,26 @@ class StoredRun:
     results: list[Entry]
     lines: list[Entry]
     origin: dict[str, str] = field(default_factory=dict)
-    """When the run was begun and by which version, as far as that was kept."""
+    """The date and version of the start of the run, if recorded."""
     notes: list[str] = field(default_factory=list)
-    """Sentences on what could not be shown."""
+    """Sentences on the parts that cannot be shown."""
 
     def portrait(self, key: Key) -> dict[str, np.ndarray]:
-        """The arrays kept of a trial; none where there is no portrait."""
+        """Return the arrays of a trial's portrait; none if it has no portrait."""
         device, method, seed = key
         path = self.path / "portraits" / f"{method}.{device}.{seed}.npz"
         try:
-            if path.parent.name != "portraits" or not path.is_file():  # a name with a slash leads elsewhere
+            if path.parent.name != "portraits" or not path.is_file():  # a name with a slash leads to another folder
                 return {}
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except Exception:  # a damaged archive raises a dozen kinds
-            self.notes.append(f"the portrait {path.name} is damaged, and is left out")
+        except Exception:  # a damaged archive raises many kinds of error
+            self.notes.append(f"the portrait {path.name} is damaged and left out")
             return {}
 
 
 def read(path: Path, name: str) -> StoredRun:
-    """The run in the folder `path`, called `name` on the page; `RunFolderError` where there is none."""
+    """Return the run in the folder `path`, named `name` on the page. Raises `RunFolderError` if there is none."""
     config = _object(path / "config.json", f"{path} is not a run folder (it holds no config.json)")
     found = str(config.get("format"))
     if not found.startswith(RUN):
@@ -95,7 +95,7 @@ def key_of(entry: Mapping[str, Any]) -> Key:
 
 
 def references(run: StoredRun) -> dict[str, str]:
-    """The run's oracle and frozen, by their names in it: `{name: "oracle" | "frozen"}`."""
+    """Return the references oracle and frozen of a run by their names in it: `{name: "oracle" | "frozen"}`."""
     methods = _mapping(run.config, "methods")
     kinds = {name: each.get("class") for name, each in methods.items() if isinstance(each, dict)}
     return {name: REFERENCES[kind] for name, kind in kinds.items() if isinstance(kind, str) and kind in REFERENCES}
@@ -104,7 +104,7 @@ def references(run: StoredRun) -> dict[str, str]:
 def _origin(path: Path) -> dict[str, str]:
     try:
         kept = _object(path, "")
-    except RunFolderError:  # of an earlier version, or damaged: it decides nothing
+    except RunFolderError:  # of an earlier version or damaged, which does not affect results
         return {}
     return {name: value for name in ("begun", "version", "commit") if isinstance(value := kept.get(name), str)}
 
@@ -112,14 +112,14 @@ def _origin(path: Path) -> dict[str, str]:
 def _notes(run: StoredRun, odd: int, damaged: int) -> Iterator[str]:
     missing = _missing(run)
     if missing:
-        yield "not finished, and drawn as far as it went: " + "; ".join(missing)
+        yield "not finished, and shown as far as it is recorded: " + "; ".join(missing)
     for what, count in (("results in summary.json", odd), ("lines of metrics.jsonl", damaged)):
         if count:
             yield f"{count} of the {what} could not be read and {'is' if count == 1 else 'are'} left out"
 
 
 def _missing(run: StoredRun) -> list[str]:
-    """The trials of the configuration that have no result, a phrase for each device and method."""
+    """Return the trials of the configuration without a result, as one phrase for each device and method."""
     finished, found = {key_of(result) for result in run.results}, []
     devices, seeds = (run.config.get(name) for name in ("devices", "seeds"))
     if not (isinstance(devices, list) and isinstance(seeds, list)):
@@ -135,7 +135,7 @@ def _missing(run: StoredRun) -> list[str]:
 
 
 def _metrics(path: Path) -> tuple[list[Entry], int]:
-    """The lines that can be read, and how many cannot."""
+    """Return the lines that can be read, and the number of others."""
     try:
         texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
     except OSError as error:
@@ -166,5 +166,5 @@ def _object(path: Path, absent: str) -> Entry:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunFolderError(f"{path} cannot be read: {reason}") from error
     if not isinstance(value, dict):
-        raise RunFolderError(f"{path} holds no object")
+        raise RunFolderError(f"{path} does not hold a JSON object")
     return value

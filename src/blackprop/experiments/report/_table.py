@@ -1,4 +1,4 @@
-"""Tables for the terminal, from what summary.json holds."""
+"""Tables for the terminal, from the content of summary.json."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RIGHT = ("gap\nclosed", "row\noverhead", "program.\noverhead", "lab\ntime")
 
 
 def results_table(summary: Mapping[str, Any]) -> Table:
-    """Method × device: the score as mean ± standard error over the seeds, and what it took, as means over the seeds.
+    """Make a table of method × device: the score as mean ± standard error over the seeds, and the mean costs.
 
-    `summary` is the content of a run folder's summary.json.
+    `summary` is the content of summary.json in a run folder.
     """
     task = " ".join(str(summary[name]) for name in ("task", "network") if summary.get(name))
     table = Table(title=task, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -40,10 +40,10 @@ def results_table(summary: Mapping[str, Any]) -> Table:
 
 
 def reservoir_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Task and method × allowance: the score as mean ± standard error over the seeds."""
+    """Make a table of task and method × allowance: the score as mean ± standard error over the seeds."""
     allowances = sorted({result["batches"] for result in results})
     table = Table(
-        title="reservoirs, by what training may ask: programmings, each with the rows of a batch",
+        title="reservoirs, by allowance: programmings, each with the rows of a batch",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -67,7 +67,7 @@ def reservoir_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Mean ± standard error; a dash where the allowance does not reach for one step."""
+    """Return mean ± standard error, or a dash if the allowance does not cover one step."""
     found = [result[metric] for result in results if metric in result]
     if not found:
         return "–"
@@ -75,9 +75,9 @@ def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    """The cost of runs: a row for each (device, method) and purpose that is asked anything, then the totals.
+    """Make a table of the cost of runs: a row for each (device, method) and purpose with queries, then the totals.
 
-    A bill holds `rows` and `programmings` by purpose, `row_overhead`, `programming_overhead` and `lab_seconds`.
+    A bill has `rows` and `programmings` by purpose, `row_overhead`, `programming_overhead` and `lab_seconds`.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("device", "method", "purpose"):
@@ -99,7 +99,7 @@ def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) 
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Format seconds in a suitable unit."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
@@ -121,5 +121,5 @@ def _ratio(value: float) -> str:
 
 
 def _first_of(summary: Mapping[str, Any], name: str, value: str) -> int:
-    """The position of a device among those of a summary, so that sorting keeps their order."""
+    """Return the position of a device in a summary, so that sorting keeps the order."""
     return list(dict.fromkeys(result[name] for result in summary["results"])).index(value)

@@ -1,4 +1,4 @@
-"""A run in TensorBoard, beside its other files."""
+"""A TensorBoard log of a run, beside its other files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from blackprop.errors import BlackpropError
 
 
 class TensorBoardCallback:
-    """Told of every evaluation: scalars by step in `path/<method>.<device>.<seed>`, for `tensorboard --logdir path`.
-
-    A resumed run writes over the steps that it makes again.
+    """A callback that writes scalars of every evaluation to `path/<method>.<device>.<seed>`. Show them with
+    `tensorboard --logdir path`. A resumed run overwrites the steps that it repeats.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # an extra
         except ImportError as error:
-            raise BlackpropError(
-                f"TensorBoard's files need the extra `tensorboard`: {install('tensorboard')}"
-            ) from error
+            raise BlackpropError(f"TensorBoard logs need the extra `tensorboard`: {install('tensorboard')}") from error
         self.path, self._make = path, SummaryWriter
         self._writers: dict[str, Any] = {}
 
@@ -44,7 +41,7 @@ class TensorBoardCallback:
 
 
 def _scalars(entry: Mapping[str, Any], above: str = "") -> list[tuple[str, float]]:
-    """Every number in a line of metrics, by its names from the outside in."""
+    """Return every number in a line of metrics, by its nested names."""
     found: list[tuple[str, float]] = []
     for name, value in entry.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Which run of several is at work, and how long the rest of them will take."""
+"""The number of the current run of several, and the time until all are finished."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from blackprop.experiments.records._result import tag
 from blackprop.experiments.report._table import duration
 
-_SURE = 0.02  # the share of a run's steps from which its length is told
+_SURE = 0.02  # share of a run's steps after which its length is estimated
 
 
 class TimeLeft:
-    """Told of every step and result. A run takes as long as others of its method have taken, on the same device where
-    there are any; nothing is told until each method that is left has been timed.
+    """Estimate the time left from steps and results. The estimate for a run is the mean time of runs of its method, if
+    possible on the same device. There is no estimate until each remaining method has been timed.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class TimeLeft:
         done = {tag(result) for result in finished}
         self._total = len(trials)
         self._waiting = [key for trial in trials if (key := tag(trial)) not in done]
-        self._seconds: dict[tuple[Any, ...], float] = {}  # that finished runs took
+        self._seconds: dict[tuple[Any, ...], float] = {}  # times of finished runs
         self._clock, self._last = clock, clock()
         self._at: tuple[Any, ...] | None = None
         self._began, self._first, self._step, self._steps = 0.0, 0, 0, 0
@@ -39,16 +39,16 @@ class TimeLeft:
 
     def finished(self, result: Mapping[str, Any]) -> None:
         key, now = tag(result), self._clock()
-        self._seconds[key] = now - self._last  # side by side, runs end that much apart
+        self._seconds[key] = now - self._last  # for parallel runs, the time between two ends
         self._last, self._at = now, None
         self._waiting = [each for each in self._waiting if each != key]
 
     def place(self) -> str:
-        """Such as "run 5 of 16  "; of a single run, nothing."""
+        """Return for example "run 5 of 16  ", or an empty string for a single run."""
         return f"run {self._total - len(self._waiting) + 1} of {self._total}  " if self._total > 1 else ""
 
     def left(self) -> str:
-        """Such as "about 3.2 min left  ", or nothing."""
+        """Return for example "  about 3.2 min left  ", or an empty string if unknown."""
         current, others = self._of_current(), [key for key in self._waiting if key != self._at]
         known = [self._of(key) for key in others]
         if current is None or any(seconds is None for seconds in known):
@@ -57,7 +57,7 @@ class TimeLeft:
         return f"  about {duration(max(1.0, round(total)))} left  " if self._waiting else ""
 
     def _of_current(self) -> float | None:
-        """The seconds left of the run at work; 0 where there is none."""
+        """Return the seconds left of the current run: 0 without a current run, None if unknown."""
         if self._at is None:
             return 0.0
         done = self._step - self._first
@@ -66,7 +66,7 @@ class TimeLeft:
         return (self._clock() - self._began) / done * (self._steps - self._step)
 
     def _of(self, key: tuple[Any, ...]) -> float | None:
-        """The seconds that a whole run is expected to take, None where they are not known yet."""
+        """Return the expected seconds of a whole run, or None if unknown."""
         method, device, _ = key
         alike = [took for (m, d, _), took in self._seconds.items() if (m, d) == (method, device)]
         alike = alike or [took for (m, *_), took in self._seconds.items() if m == method]

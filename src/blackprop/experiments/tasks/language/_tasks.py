@@ -155,7 +155,7 @@ class _Language(abc.ABC):
         return x, y
 
     def optimizers(self, model: nn.Module, steps: int) -> Schedules:
-        """Return Muon for the matrices of the blocks, and AdamW without weight decay for the embedding, the gains and θ.
+        """Return Muon for the matrices of the blocks, and AdamW without weight decay for the embedding, gains and θ.
 
         θ has Adam's default betas. It is in the optimizer of the embedding, so that `SignalScaled` can compare its
         gradients with digital ones. Muon is the published one: Nesterov momentum, five Newton-Schulz iterations in
@@ -248,7 +248,7 @@ class Text(_Language):
 @dataclass(frozen=True)
 class FineWeb(_Language):
     """English web pages from the sample of ten billion tokens of HuggingFaceFW/fineweb. A run uses as many tokens as
-    its steps need, each once. A tenth of all, at most 10,485,760 tokens, is for validation.
+    its steps need, each once. A tenth of them, at most 10,485,760 tokens, is for validation.
     """
 
     # Not a field: the folder does not affect results, so a run can be resumed with the files in another folder.
