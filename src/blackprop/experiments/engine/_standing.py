@@ -1,4 +1,4 @@
-"""Where a trial stands: its steps, loss and scores, and the lines and the result that tell them."""
+"""The state of a trial: its steps, loss and scores, and the lines and the result that report them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Layers = Mapping[str, PhysicalLayer]
 
 
 class Standing:
-    """The numbers of a trial that is at work."""
+    """The numbers of a running trial."""
 
     def __init__(self, trial: Trial, planned_steps: int) -> None:
         self.trial, self.planned_steps = trial, planned_steps
@@ -28,15 +28,15 @@ class Standing:
         self.loss: float | None = None
         self.scores: dict[str, float] = {}
         self.layers: dict[str, dict[str, float | None]] = {}
-        """The diagnosis of each device at the end of the last segment, by its name in the model."""
+        """The diagnosis of each device after the last segment, by its name in the model."""
 
     @property
     def score(self) -> float:
-        """The score that methods are compared by; not a number before the first evaluation."""
+        """The score by which methods are compared; NaN before the first evaluation."""
         return self.scores.get(self.trial.task.objective.metric, float("nan"))
 
     def progress(self, model: nn.Module, loss: float, steps: int) -> dict[str, Any]:
-        """The progress that a callback is told after a step."""
+        """Return the progress that callbacks receive after a step."""
         spent = ledger(model)
         at = {"step": self.steps, "steps": max(steps, self.steps)}
         cost = {"rows": spent.total_rows, "programmings": spent.total_programmings}
@@ -51,15 +51,15 @@ class Standing:
         per_epoch: int,
         ends: tuple[float, float] | None,
     ) -> dict[str, Any]:
-        """The line of metrics.jsonl; counts and seconds are of the whole trial so far, the gap is that between `ends`
-        (frozen, oracle), and None where they are not known.
+        """Return the line of metrics.jsonl. Counts and seconds are of the whole trial so far. The gap closed refers to
+        `ends` (frozen, oracle), and is None if they are unknown.
         """
         done = {"epoch": self.steps / per_epoch, "step": self.steps, "loss": self.loss, **self.scores}
         health = {"gap_closed": gap(self.score, ends), "rates": rates, "layers": self.layers}
         return {**self.trial.key, **done, **self._bill(devices, workers), "seconds": self.seconds, **health}
 
     def result(self, devices: Layers, workers: Workers) -> dict[str, Any]:
-        """The result (see `records._result`)."""
+        """Return the result (see `records._result`)."""
         allowance = self.trial.allowance
         return {
             **names(self.trial),
@@ -72,7 +72,7 @@ class Standing:
         }
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {
             "step": self.steps,
             "loss": self.loss,
@@ -82,25 +82,25 @@ class Standing:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore the state returned by `state`."""
         self.steps, self.seconds = int(state["step"]), float(state["seconds"])
         self.loss = None if state["loss"] is None else float(state["loss"])
         self.scores, self.layers = dict(state["scores"]), dict(state["layers"])
 
     def _bill(self, devices: Layers, workers: Workers) -> dict[str, Any]:
-        """Of all processes."""
+        """Return the costs of all processes together."""
         own = [(layer.ledger.state_dict(), layer.theta.requires_grad) for layer in devices.values()]
         everyone = [entry for process in workers.gather(own) for entry in process]
         return Bill.of([(_ledger(state), trained) for state, trained in everyone], self.steps).plain()
 
     def _lowest(self, name: str) -> float | None:
-        """Of the devices, at the end of the last segment."""
+        """Return the lowest value over the devices after the last segment."""
         found = [value for layer in self.layers.values() if (value := layer.get(name)) is not None]
         return min(found, default=None)
 
 
 def names(trial: Trial) -> dict[str, Any]:
-    """The names by which a result tells its trial and its score."""
+    """Return the names that identify the trial and the score of a result."""
     network = getattr(trial.task, "network", None)
     return {
         "task": trial.task.name,

@@ -1,4 +1,4 @@
-"""The report of one run or several: one file that opens without a network, on a phone and in the dark."""
+"""The report of one or several runs: one file that opens offline, also on a phone and in dark mode."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from blackprop.experiments.report._runs import Entry, StoredRun, read, reference
 
 
 def write_report(runs: Sequence[Path], output: Path) -> Path:
-    """Write the page of the run folders `runs` to `output`, and return that: about 60 kB and the data.
+    """Write the page of the run folders `runs` to `output`, and return `output`. Its size is about 60 kB plus the data.
 
-    It holds the results as a table and as charts, means over the seeds with their standard errors, and what became of
-    each device. Runs of several folders stand side by side, named by their folders. `RunFolderError` where a folder is
-    no run; what is damaged or missing within one is left out, and the page says so.
+    The page shows the results as a table and as charts, with means and standard errors over the seeds, and the devices
+    before and after training. Several runs are compared, with the names of their folders. Damaged or missing parts of a
+    run are left out, with a note on the page. Raises `RunFolderError` if a folder is not a run folder.
     """
     folders = list({Path(path).resolve(): Path(path) for path in runs}.values())
     if not folders:
-        raise RunFolderError("a report is of one run folder at least")
+        raise RunFolderError("a report needs at least one run folder")
     found = [read(path, name) for path, name in zip(folders, _names(folders), strict=True)]
     _write(Path(output), _page(found))
     return Path(output)
@@ -63,14 +63,14 @@ Written by blackprop {escape(_written())}.</footer>
 
 
 def _written() -> str:
-    """The version that writes the page, and when."""
+    """Return the version that writes the page, and the date."""
     now = origin()
     commit = f" (commit {now['commit']})" if "commit" in now else ""
     return f"{now['version']}{commit}, {now['begun']}"
 
 
 def _document(runs: Sequence[StoredRun]) -> Entry:
-    """All that the page's script draws."""
+    """Return the data for the script of the page."""
     found = {
         "runs": [run.name for run in runs],
         "tasks": {run.task: {"metric": run.metric, "higher": run.higher_is_better} for run in runs},
@@ -82,7 +82,7 @@ def _document(runs: Sequence[StoredRun]) -> Entry:
 
 
 def _methods(runs: Sequence[StoredRun], entries: Iterable[Entry]) -> dict[str, Entry]:
-    """Each method's place among the colours, the same in all charts; oracle and frozen have their own."""
+    """Return the colour index of each method, the same in all charts. Oracle and frozen have their own colours."""
     known = {name: kind for run in runs for name, kind in references(run).items()}
     configured = (name for run in runs for name in run.config.get("methods") or {})
     names = list(dict.fromkeys([*configured, *(entry["method"] for entry in entries)]))
@@ -94,7 +94,7 @@ def _methods(runs: Sequence[StoredRun], entries: Iterable[Entry]) -> dict[str, E
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many of their parents' as it takes to tell them apart."""
+    """Return the names of the folders, with as many parent folders as make them different."""
     paths = [folder.resolve().parts for folder in folders]
     depth = 1
     while len({path[-depth:] for path in paths}) < len(paths):

@@ -1,4 +1,4 @@
-"""The parts of the page that stand without a script: what was run, what is missing, the table, places for charts."""
+"""The static parts of the page: the configuration of runs, notes, the table, places for charts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from blackprop.experiments.report._runs import Entry, StoredRun
 from blackprop.experiments.report._table import duration
 
-COLUMNS = (  # figure, heading, what it is multiplied by, digits after the point (None: three in all)
+COLUMNS = (  # figure, heading, factor, digits after the point (None: three in all)
     ("metric", "", 1.0, 3),
     ("f1", "F1 %", 100.0, 1),
     ("perplexity", "perplexity", 1.0, None),
@@ -91,7 +91,7 @@ def notes(runs: Sequence[StoredRun]) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """A place for a chart, which the page's script draws."""
+    """A place for a chart, which the script of the page draws."""
 
     name: str
     title: str
@@ -100,7 +100,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """Charts under a heading, with what can be selected for them: `{what: (label, {value: name})}`."""
+    """Charts under a heading, with their selections `{selection: (label, {value: name})}`."""
 
     name: str
     title: str
@@ -117,7 +117,7 @@ SECTIONS = (
         (
             Chart("side", "What each method reaches", "Lines: oracle (dashed) and frozen (dotted) on the same device."),
             Chart("gap", "Gap closed against overhead"),
-            Chart("lab", "Estimated lab time", "What all queries would take on the device, those of evaluation too."),
+            Chart("lab", "Estimated lab time", "The time of all queries on the device, including evaluation."),
         ),
     ),
     Section(
@@ -139,11 +139,19 @@ SECTIONS = (
         "Gradients of the devices",
         {"layer": ("layer", {})},
         (
-            Chart("signal", "Share of signal in the θ-gradient", "ρ: what is the same from step to step."),
+            Chart("signal", "Share of signal in the θ-gradient", "ρ: the part that is the same from step to step."),
             Chart("snr", "Signal over noise in the θ-gradient", "ρ/(1 − ρ), a ratio of powers."),
             Chart("cosine", "θ-gradient against the oracle's", "In the last step before each evaluation."),
-            Chart("cosine_x", "Input gradient against the oracle's", "How truly the surrogate passes a gradient on."),
-            Chart("residual", "Residual of the surrogate", "What it expects of a batch against what is read."),
+            Chart(
+                "cosine_x",
+                "Input gradient against the oracle's",
+                "The accuracy with which the surrogate passes a gradient on.",
+            ),
+            Chart(
+                "residual",
+                "Residual of the surrogate",
+                "The difference between its prediction of a batch and the readings.",
+            ),
         ),
     ),
 )
@@ -164,13 +172,13 @@ def section(content: Section) -> str:
 
 
 def select(name: str, label: str = "", options: Mapping[str, str] | None = None) -> str:
-    """A selection; the page's script fills in what depends on the runs."""
+    """Return a selection. The script of the page adds the options that depend on the runs."""
     listed = "".join(f'<option value="{value}">{escape(shown)}</option>' for value, shown in (options or {}).items())
     return f'<label>{escape(label or name)} <select id="{name}">{listed}</select></label>'
 
 
 def what_was_run(run: StoredRun, opened: bool) -> str:
-    """Everything that the run's configuration says."""
+    """Return the configuration of a run."""
     title = f"<b>{escape(run.name)}</b> · {escape(_gist(run))}"
     said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _said(run))
     return f"<details{' open' if opened else ''}><summary>{title}</summary><dl>{said}</dl></details>"
@@ -200,7 +208,7 @@ def _said(run: StoredRun) -> Iterator[tuple[str, str]]:
 
 
 def _method(name: str, method: Any) -> str:
-    """Its name, and its settings if it has any."""
+    """Return the name of a method, and its settings if it has any."""
     settings = method if isinstance(method, dict) else {}
     said = _pairs({key: value for key, value in settings.items() if key not in {"name", "class"}})
     return f"{name} ({said})" if said else name
@@ -212,6 +220,6 @@ def _items(config: Entry, name: str) -> list[tuple[str, Any]]:
 
 
 def _pairs(settings: Mapping[str, Any]) -> str:
-    """What is set, in words: a switch by its name where it is on."""
+    """Return settings as text. A switch that is on is shown by its name."""
     said = ((name.replace("_", " "), value) for name, value in settings.items() if value is not None)
     return ", ".join(name if value is True else f"{name} {value}" for name, value in said if value is not False)
