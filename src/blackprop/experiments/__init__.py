@@ -1,8 +1,8 @@
 """Experiments: trials of a task, a method, a device and a seed; their training, comparison, price and report.
 
-`Trial` ties the parts together and `train` runs one; `compare` runs a `Grid` in a run folder that can be resumed, and
-`compare_within` runs an `AllowanceGrid`, in which every method may ask the same of the devices. Further tasks and
-methods are those of the command `blackprop`.
+`Trial` combines the parts, `price` gives its cost in advance, and `train` runs it. `compare` runs a `Grid` in a run
+folder and can resume it. `compare_within` runs an `AllowanceGrid`, in which every method has the same allowance of rows
+and programmings. The command `blackprop` offers further tasks and methods.
 """
 
 from blackprop.experiments.comparison._compare import compare
