@@ -305,7 +305,7 @@ def test_an_archive_with_a_byte_order_mark_and_an_indented_header_is_read(tmp_pa
         (HEADER + "1,x:low\n", "'x', which is not a finite number"),
         (HEADER + "1,2:middle\n", "sequence 1 is of class middle"),
         (HEADER + "1,2:low\n1:2:low\n", "sequence 2 has 2 channels, but the first has 1"),
-        (HEADER + "0,0:low\n", "zeros alone"),
+        (HEADER + "0,0:low\n", "only zeros"),
     ],
 )
 def test_a_damaged_archive_is_refused(tmp_path, content, what):
