@@ -276,5 +276,5 @@ def test_clipping_shortens_digital_gradients_and_a_batch_smaller_than_its_parts_
     trial = Trial(replace(QUICK, epochs=1), OracleReference(), Hardware.MATRIX)
     plain, clipped = run(trial, data), run(replace(trial, execution=Execution(clip=1e-9)), data)
     assert not torch.equal(plain.model[1].weight, clipped.model[1].weight)
-    with pytest.raises(errors.ArgumentError, match="cannot be shared"):
+    with pytest.raises(errors.ArgumentError, match="cannot be split"):
         run(replace(trial, execution=Execution(accumulate=129)), data)

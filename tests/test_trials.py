@@ -95,7 +95,7 @@ def test_the_devices_of_a_task_are_counted_without_any():
 
 
 def test_a_readout_is_refitted_only_where_there_is_one():
-    with pytest.raises(errors.IncompatibleError, match="no linear readout"):
+    with pytest.raises(errors.IncompatibleError, match="does not have a linear readout"):
         train(Trial(TASK, Refitted(FrozenReference()), KIND, allowance=Allowance(10_000)))
 
 
@@ -126,7 +126,9 @@ def of_an_earlier_version(tmp_path):
 
 def test_a_run_of_an_earlier_version_is_not_resumed_but_read_by_the_report(of_an_earlier_version, tmp_path):
     grid = Grid(replace(TASK, epochs=1), (FrozenReference(),), (KIND,))
-    with pytest.raises(errors.RunFolderError, match=r"format 'blackprop run 2'.*'blackprop run 3' alone"):
+    with pytest.raises(
+        errors.RunFolderError, match=r"format 'blackprop run 2'.*only runs of the format 'blackprop run 3'"
+    ):
         compare(grid, of_an_earlier_version, existing=Existing.RESUME)
     page = report.write_report([of_an_earlier_version], tmp_path / "page.html").read_text()
     assert "frozen" in page
