@@ -100,7 +100,7 @@ def test_every_device_takes_an_epoch_of_every_method(hardware, data):
         (lambda: Paper(samples=0), "samples"),
         (lambda: Imperfections(drift=-1), "drift"),
         (lambda: one(seeds=()), "at least one"),
-        (lambda: Grid(QUICK, (SMALL, Paper()), (Hardware.MATRIX,)), "each once"),
+        (lambda: Grid(QUICK, (SMALL, Paper()), (Hardware.MATRIX,)), "without repetition"),
     ],
 )
 def test_wrong_settings_are_refused_in_the_words_of_the_caller(make, message):
