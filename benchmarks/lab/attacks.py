@@ -21,8 +21,9 @@ clients have a higher priority than the attacker, and, where that is allowed, th
 resident memory of the server: at rest, the least of the 10 s after an attack, less that before it; and the highest
 while it lasted (a message under way takes its size, and twice that while it is read).
 
-Exits with 1 where an honest client met an error or a wrong reading, memory at rest grew by more than 10 MiB, or a
-wait, or one in a hundred of work, was longer than twice the own round; with `--quick`, where one in twenty was.
+Exits with 1 where an honest client met an error or a wrong reading, memory at rest grew by more than 10 MiB, one in a
+hundred of work was longer than twice the own round, or more than one wait in a hundred (with `--quick`, in twenty) was:
+in peace none is on a quiet machine, and the share that is there, because of other programs, is allowed everywhere.
 """
 
 from __future__ import annotations
@@ -474,7 +475,8 @@ def main() -> None:
     crowds, seconds = ([20], 2.0) if options.quick else ([20, 60], options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         results = dict(run(Path(folder), options.only, crowds, options.clients, seconds))
-    allowed = 0.05 if options.quick else 0.0
+    peace = results["peace"]
+    allowed = (0.05 if options.quick else 0.01) + peace.late / len(peace.waits)
     bad = [
         name
         for name, result in results.items()
