@@ -151,6 +151,18 @@ def test_every_wrapper_states_what_survives_it(name):
     torch.testing.assert_close([y, powers], expected, rtol=1e-4, atol=1e-4)
 
 
+def mirrored() -> bp.devices.MirroredDiffraction:
+    return bp.devices.MirroredDiffraction(4, 4, planes=12)
+
+
+@pytest.mark.parametrize("name", SURVIVES)
+def test_fields_survive_where_an_action_that_does_not_write_survives(name):
+    wrap, survives = SURVIVES[name]
+    device = bp.lab.Farm([mirrored(), mirrored()]) if name == "farm" else wrap(mirrored())
+    names = {each.name for each in device.declaration.capabilities}
+    assert names == ({"fields", "read_back"} if "powers" in survives else set())
+
+
 def test_a_recording_plays_a_capability_again(tmp_path):
     x = draw(5, 6)
     with bp.lab.Recorded(Matrix(), tmp_path / "run") as device:
@@ -235,3 +247,4 @@ def test_a_device_that_renumbers_its_parameters_drops_what_goes_by_their_order()
     ]
     assert names[0] == names[1] == names[2] | {"taps"}
     bp.testing.check_device(bp.devices.Declared(mesh, linear=True, order=order))
+    assert not bp.devices.Declared(mirrored(), order=torch.arange(24).flip(0)).declaration.has(bp.core.Fields)

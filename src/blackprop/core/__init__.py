@@ -9,6 +9,7 @@ from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._capability import Capability
+from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._nudges import Nudges
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
@@ -20,6 +21,7 @@ __all__ = [
     "Count",
     "Coupling",
     "Declaration",
+    "Fields",
     "Ledger",
     "Measure",
     "Nudges",

@@ -21,6 +21,7 @@ from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.electronic._resistive import Branches, ResistiveNetwork, doubled, paired
 from blackprop.devices.electronic._spiking_neuron import Biases, SpikingNeurons
 from blackprop.devices.photonic import chips
+from blackprop.devices.photonic._coupled_modes import CoupledModes
 from blackprop.devices.photonic._diffraction import Diffraction
 from blackprop.devices.photonic._graded_index import GradedIndexFibre
 from blackprop.devices.photonic._imperfect import (
@@ -31,6 +32,7 @@ from blackprop.devices.photonic._imperfect import (
 )
 from blackprop.devices.photonic._light_modulator import LightModulator
 from blackprop.devices.photonic._microring import Microring
+from blackprop.devices.photonic._mirrored import MirroredDiffraction
 from blackprop.devices.photonic._multimode_fibre import MultimodeFibre
 from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.photonic._scattering_medium import ScatteringMedium
@@ -52,6 +54,7 @@ __all__ = [
     "Chain",
     "Chip",
     "ConductanceArray",
+    "CoupledModes",
     "Crossbar",
     "Declared",
     "Device",
@@ -76,6 +79,7 @@ __all__ = [
     "Memristive",
     "Memristor",
     "Microring",
+    "MirroredDiffraction",
     "Monarch",
     "MultimodeFibre",
     "Noisy",

@@ -14,6 +14,7 @@ from blackprop.estimators._differences import (
 from blackprop.estimators._element_shift import ElementShift
 from blackprop.estimators._equilibrium import EquilibriumPropagation
 from blackprop.estimators._euler import EulerGradient
+from blackprop.estimators._from_fields import ForwardMode, ScatteringBackprop
 from blackprop.estimators._from_surrogate import FromSurrogate
 from blackprop.estimators._in_situ import InSitu
 from blackprop.estimators._oracle import Oracle
@@ -41,6 +42,7 @@ __all__ = [
     "Estimator",
     "EulerGradient",
     "Forward",
+    "ForwardMode",
     "FromSurrogate",
     "GuidedDirections",
     "HeldSubspace",
@@ -50,6 +52,7 @@ __all__ = [
     "ParameterShift",
     "ProbeContraction",
     "RandomDirections",
+    "ScatteringBackprop",
     "Still",
     "Whole",
 ]

@@ -32,6 +32,14 @@ class Estimator(abc.ABC):
         del size
         return 0.0
 
+    def lasting_error(self, spec: Declaration) -> float:
+        """Return the largest error in the gradient of a row, relative to it, that no step and no repetition removes.
+
+        By default 0. It comes from a property that the device has in part only, and declares so.
+        """
+        del spec
+        return 0.0
+
     def kept(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows (k, *in_shape) and cotangents (k, *out_shape) whose gradient the estimate has as its mean.
 

@@ -104,14 +104,21 @@ class InSitu(Estimator):
         return taps.combined(phases if shares is None else phases / shares).to(theta)
 
     def _pairs(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows v (k, d_in) and u (k, d_out) of the size of the batch's own, and weights (k,): `GᵀX ≈ Σ w u vᵀ`."""
-        rows, cotangents = x.flatten(1), grad_y.flatten(1).to(x)
-        left, values, right = torch.linalg.svd(cotangents.mT @ rows, full_matrices=False)
-        count = 0
-        if len(values) and values[0] > 0:
-            floor = ROUNDING * torch.finfo(values.dtype).eps * max(rows.shape[1], cotangents.shape[1])
-            count = int((values > floor * values[0]).sum())
-        count = min(count, len(rows), len(rows) if self.pairs is None else self.pairs)
-        batch = max(1, len(rows)) ** 0.5
-        v_size, u_size = rows.norm() / batch, cotangents.norm() / batch
-        return v_size * right[:count], u_size * left[:, :count].mT, values[:count] / (v_size * u_size)
+        return singular_pairs(x, grad_y, self.pairs)
+
+
+def singular_pairs(x: Tensor, grad_y: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows v (k, d_in) and u (k, d_out) of the size of the batch's own, and weights (k,): `GᵀX ≈ Σ w u vᵀ`.
+
+    `most` bounds their number k, which else is the rank.
+    """
+    rows, cotangents = x.flatten(1), grad_y.flatten(1).to(x)
+    left, values, right = torch.linalg.svd(cotangents.mT @ rows, full_matrices=False)
+    count = 0
+    if len(values) and values[0] > 0:
+        floor = ROUNDING * torch.finfo(values.dtype).eps * max(rows.shape[1], cotangents.shape[1])
+        count = int((values > floor * values[0]).sum())
+    count = min(count, len(rows), len(rows) if most is None else most)
+    batch = max(1, len(rows)) ** 0.5
+    v_size, u_size = rows.norm() / batch, cotangents.norm() / batch
+    return v_size * right[:count], u_size * left[:, :count].mT, values[:count] / (v_size * u_size)

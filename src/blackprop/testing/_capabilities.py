@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,17 +11,19 @@ from blackprop.core._procedure import ask
 from blackprop.core._query import Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Capability
+from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import IncompatibleError
-from blackprop.estimators import InSitu
+from blackprop.estimators import Estimator, ForwardMode, InSitu, ScatteringBackprop
 from blackprop.testing._bench import normal
 from blackprop.testing._probe import SIGMAS, Probe
 
 REPEATS = 16  # readings of a capability with noise of its own
 DIRECTIONS = 16  # in which the gradient of the taps is compared
-REACH = 0.1  # rad: the length of a step in such a direction
+REACH = 0.1  # the length of a step in such a direction: rad, or in units of the parameters' size
 APART = 0.3  # largest error of that gradient: unequal gains and losses of a chip as built stay below it
+SYMMETRIC = 0.05  # largest error of the gradient from fields, beyond the declared asymmetry: the curvature over a step
 
 
 def check_capabilities(probe: Probe) -> None:
@@ -133,31 +137,73 @@ def check_taps(probe: Probe) -> None:
     """The gradient from `Taps` is the slope of `⟨g, f(x; θ)⟩`, in random directions and within the noise."""
     if not (probe.spec.has(Taps) and probe.spec.has(ReadBackField)):
         return
-    claim, x, estimator = "taps give the gradient", probe.x, InSitu(pairs=None)
+    claim, estimator = "taps give the gradient", InSitu(pairs=None)
+    _require_served(probe, claim, estimator, "taps for every parameter of a linear device")
+    g = capability_rows(probe, probe.spec.capability(ReadBackField))
+    found = _estimate(probe, claim, estimator, probe.x, g)
+    wrong = "the slope of the readings: a tap is missing, in another place, or of another sign"
+    _check_slopes(probe, claim, found, g, APART * float(found.norm()), wrong)
+
+
+def check_fields(probe: Probe) -> None:
+    """The gradient from `Fields` is the slope of `⟨g, f(x; θ)⟩`, but for the declared asymmetry and the noise."""
+    if not probe.spec.has(Fields):
+        return
+    claim = "fields give the gradient"
+    estimator = ForwardMode() if probe.spec.linear else ScatteringBackprop()
+    _require_served(probe, claim, estimator, "a bond for every parameter, a port for every input and output")
+    g = probe.read(probe.x.flip(0), probe.other, claim)  # of the size of the readings
+    rows = list(zip(probe.x.split(1), g.split(1), strict=True))
+    drawn = torch.stack(
+        [
+            torch.stack([_estimate(probe, claim, estimator, row, part) for row, part in rows])
+            for _ in range(probe.repeats)
+        ]
+    )  # (repeats, rows, P)
+    each, found = drawn.mean(0), drawn.sum(1).mean(0)
+    allowed = SYMMETRIC * float(found.norm()) + estimator.lasting_error(probe.spec) * float(each.norm(dim=1).sum())
+    if probe.repeats > 1:
+        allowed += SIGMAS * float(drawn.sum(1).std(0).norm()) / probe.repeats**0.5
+    wrong = (
+        "the slope of the readings: the symmetry is broken, or a bond or a port of an output is another one. An "
+        "asymmetry that stays is declared with `Fields(asymmetry=...)`"
+    )
+    _check_slopes(probe, claim, found, g, allowed, wrong)
+
+
+def _require_served(probe: Probe, claim: str, estimator: Estimator, wanted: str) -> None:
     try:
         estimator.check(probe.spec)
     except IncompatibleError as error:
-        probe.bench.require(False, claim, str(error), "taps for every parameter of a linear device")
-    g = capability_rows(probe, probe.spec.capability(ReadBackField))
+        probe.bench.require(False, claim, str(error), wanted)
+
+
+def _estimate(probe: Probe, claim: str, estimator: Estimator, x: Tensor, g: Tensor) -> Tensor:
     procedure = estimator.grad_theta(x, probe.theta, x, g, probe.spec, probe.generator)
-    found = probe.bench.run(claim, procedure, probe.device)
-    size = probe.spec.theta.size
+    return probe.bench.run(claim, procedure, probe.device)
+
+
+def _check_slopes(probe: Probe, claim: str, found: Tensor, g: Tensor, allowed: float, wrong: str) -> None:
+    """Compare a gradient with slopes; allowed is an error of this size, and the readings' noise."""
+    size, period = probe.spec.theta.size, probe.spec.theta.period
+    scale = period / (2 * math.pi) if period is not None else float(probe.theta.square().mean().sqrt()) or 1.0
+    reach = REACH * scale
     draws = torch.randn(DIRECTIONS, size, generator=probe.generator, device=probe.generator.device).to(probe.theta)
-    steps = REACH * draws / draws.norm(dim=1, keepdim=True)
+    steps = reach * draws / draws.norm(dim=1, keepdim=True)
     errors = []
     for step in steps:
-        ends = [Query(x, probe.spec.theta.clamp(probe.theta + sign * step), Purpose.CALIBRATE) for sign in (1, -1)]
+        ends = [
+            Query(probe.x, probe.spec.theta.clamp(probe.theta + sign * step), Purpose.CALIBRATE) for sign in (1, -1)
+        ]
         plus, minus = _readings(probe, claim, ends)
         moved = ends[0].theta - ends[1].theta
         errors.append(float(((plus - minus) * g).sum() - found @ moved))
     error = (sum(each**2 for each in errors) / DIRECTIONS) ** 0.5
-    expected = 2 * REACH * float(found.norm()) / size**0.5  # of a direction drawn at random
+    along = 2 * reach / size**0.5  # the part of a gradient along a step that is drawn at random
+    expected = along * float(found.norm())
     doubt = 2**0.5 * probe.sigma * float(g.norm())
     apart = error / expected if expected else error
     probe.bench.require(
-        error <= APART * expected + SIGMAS * doubt,
-        claim,
-        f"its slope is off by {apart:.2g} of itself",
-        "the slope of the readings: a tap is missing, in another place, or of another sign",
+        error <= along * allowed + SIGMAS * doubt, claim, f"its slope is off by {apart:.2g} of itself", wrong
     )
     probe.bench.note(claim, f"slopes within {apart:.2g}")

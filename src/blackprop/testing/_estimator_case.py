@@ -71,6 +71,15 @@ class EstimatorCase:
         bench.note(f"bias by the batch left out, {self.device.declaration.name}", f"{left_out:.2g} of the gradient")
         return replace(self, truth=truth)
 
+    def lasting(self, estimator: Estimator) -> float:
+        """The declared lasting error of each row's gradient, of all rows together, relative to the gradient."""
+        declared = estimator.lasting_error(self.device.declaration)
+        if not declared:
+            return 0.0
+        rows = zip(self.x.split(1), self.grad_y.split(1), strict=True)
+        sizes = [float(_gradient(self.device, x, self.theta, grad_y).norm()) for x, grad_y in rows]
+        return declared * sum(sizes) / float(self.truth.norm())
+
     def of_one_row(self, bench: Bench) -> EstimatorCase:
         """The same row throughout: an estimator that measures a part of the batch then measures all of it."""
         x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))

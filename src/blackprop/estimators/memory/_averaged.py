@@ -52,6 +52,9 @@ class Averaged(nn.Module, Estimator):
         """Return the variance at a fixed gradient, after many steps."""
         return self.estimator.relative_variance(size) * (1 - self.decay) / (1 + self.decay)
 
+    def lasting_error(self, spec: Declaration) -> float:
+        return self.estimator.lasting_error(spec)
+
     def check(self, spec: Declaration) -> None:
         self.estimator.check(spec)
 
