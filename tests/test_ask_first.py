@@ -14,7 +14,7 @@ import blackprop as bp
 from blackprop.core import Purpose
 from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy, ScatteringMedium
 from blackprop.errors import BudgetExhausted
-from blackprop.estimators import DirectionalMemory, FromSurrogate, HeldSubspace, RandomDirections, Still
+from blackprop.estimators import FromSurrogate, HeldSubspace, RandomDirections, Still
 from blackprop.planning import AskFirst, Family, Workload, tell_allowance
 from blackprop.surrogates import CalibratedResponse, PhaseMask
 from support import draw
@@ -23,7 +23,9 @@ from support import draw
 def undeclared(device: bp.Device, *, hidden: bool = False) -> Declared:
     size = device.theta.size
     order = torch.randperm(size, generator=torch.Generator().manual_seed(3)) if hidden else None
-    return Declared(device, period=device.theta.period, order=order)
+    found = Declared(device, period=device.theta.period, order=order)
+    found.capabilities = ()
+    return found
 
 
 def tanh_network(d: int) -> bp.Device:
@@ -138,6 +140,16 @@ def test_an_allowance_too_small_to_ask_is_said_and_a_quarter_is_never_passed():
     assert layer.ledger.rows[Purpose.CALIBRATE] <= 1_000
 
 
+def test_layers_that_share_a_budget_plan_for_their_parts():
+    layer = layer_of(undeclared(MZIMesh(16, 12)))
+    tell_allowance(layer.surrogate, 16, bp.Budget(rows=10_000, programmings=200))
+    layer.budget = bp.Budget(rows=20_000, programmings=400)
+    backward(layer)
+    assert layer.surrogate.workload.limits["programmings"] == 200
+    assert "200 programmings" in repr(layer)
+    assert layer.surrogate.estimator.hold < 100
+
+
 def test_a_budget_that_ends_the_inquiry_ends_no_training():
     layer = layer_of(undeclared(MZIMesh(12, 12)))
     layer.budget = bp.Budget(rows=60)
@@ -203,8 +215,63 @@ def test_read_noise_does_not_mislead_it():
     assert math.isfinite(layer.residual or 0.0)
 
 
-def test_what_is_declared_is_believed_and_not_asked():
-    for device in (LightModulator(12, 8), MZIMesh(12, 8)):
-        layer = bp.PhysicalLayer(device)
-        assert not isinstance(layer.surrogate, AskFirst)
-    assert isinstance(bp.PhysicalLayer(MZIMesh(12, 8)).estimator, DirectionalMemory)
+def test_coupling_that_is_declared_is_believed_and_linearity_alone_is_asked_about():
+    layer = bp.PhysicalLayer(LightModulator(12, 8))
+    assert not isinstance(layer.surrogate, AskFirst)
+    linear = undeclared(LightModulator(12, 8), hidden=True)
+    linear.linear = True
+    layer = layer_of(linear)
+    assert "declared linear" in layer.reason
+    found, right = backward(layer), truth(layer)
+    assert cosine(found[0], right[0]) > 0.99
+    assert cosine(found[1], right[1]) > 0.99
+    assert layer.surrogate.finding.family is Family.ELEMENT
+
+
+def test_a_dark_level_is_subtracted():
+    camera = undeclared(bp.devices.as_built(LightModulator(20, 12), seed=3, camera=True), hidden=True)
+    layer = layer_of(camera)
+    for step in range(2):
+        found, right = backward(layer, step), truth(layer, step)
+        assert cosine(found[0], right[0]) > 0.99
+        assert cosine(found[1], right[1]) > 0.99
+    assert "above a dark level" in repr(layer)
+    assert layer.residual < 0.05
+
+
+CHIP = bp.devices.Chip(bp.devices.chips.Rectangular(), 8, 8, seed=1)
+
+
+def test_a_chip_is_calibrated_within_three_quarters_of_the_allowance_and_else_asked():
+    for workload, chosen in (
+        (None, "calibrated-chip"),
+        (Workload(16, None, rows=2_000, programmings=60), "calibrated-chip"),
+        (Workload(16, None, rows=2_000, programmings=40), "remembered"),
+    ):
+        layer = layer_of(CHIP, workload)
+        backward(layer)
+        assert layer.surrogate.chosen == chosen
+        if workload is not None:
+            assert layer.ledger.total_programmings <= workload.programmings
+
+
+def test_a_chip_that_its_design_does_not_explain_is_asked_in_place_of_trained_wrongly():
+    class Other(bp.devices.Wrapper):
+        """A mesh behind an unknown unitary: it is not of the design that it declares."""
+
+        mix = torch.linalg.qr(draw(8, 8, seed=6))[0]
+
+        def _sense(self, y: Tensor, purpose: Purpose) -> Tensor:
+            del purpose
+            return y @ self.mix
+
+    layer = layer_of(Other(CHIP), Workload(16, None, rows=20_000, programmings=400))
+    backward(layer)
+    assert layer.surrogate.chosen == "held-subspace"
+    assert "fresh readings unexplained" in repr(layer)
+    spent = layer.ledger.total_programmings
+    other = layer_of(Other(CHIP), Workload(16, 5), seed=4)
+    other.load_state_dict(layer.state_dict())
+    assert other.ledger.total_programmings == spent
+    for one, same in zip(backward(layer, 3), backward(other, 3), strict=True):
+        assert torch.equal(one, same)

@@ -16,7 +16,7 @@ from blackprop import Budget, Coupling, Purpose
 from blackprop.cli import _main as cli
 from blackprop.devices import Declared, Drifting, Noisy
 from blackprop.errors import ArgumentError, LimitError
-from blackprop.planning._codes import decode, draw_codes, few, settings_needed
+from blackprop.planning.inquiry._codes import decode, draw_codes, few, settings_needed
 from blackprop.testing import check_device
 from support import Opaque, draw
 from test_characterise_faults import D_IN, D_OUT, SIZE, device, matrix

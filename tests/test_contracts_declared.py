@@ -198,7 +198,8 @@ def test_a_plan_tells_its_price_and_is_what_a_layer_uses():
     ("device", "words"),
     [
         (LightModulator(12, 8), "element coupling"),
-        (MZIMesh(12, 8), "no coupling declared"),
+        (MZIMesh(12, 8), "power taps"),
+        (bp.devices.Monarch(12, 8), "no coupling declared, declared linear"),
         (bp.devices.Diffraction(9, 4), "not declared linear"),
     ],
     ids=str,

@@ -37,6 +37,16 @@ def test_the_table_tells_means_and_standard_errors(tmp_path):
     assert 'data-sort="0.9' in html
 
 
+def test_devices_that_were_asked_first_are_listed(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert "asked first" not in write_report([run], tmp_path / "without.html").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    summary["results"][0]["found"] = {"3": "element: <hidden wiring>; chosen: calibrated-16"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report([run], tmp_path / "with.html").read_text()
+    assert "<b>light-modulator, 3</b>: element: &lt;hidden wiring&gt;; chosen: calibrated-16" in page
+
+
 def test_curves_are_means_over_the_seeds_against_steps_rows_and_lab_time(tmp_path):
     _, data = page_of(make_run(tmp_path / "run"))
     curve = find(data["curves"], device="microring", method="paper")

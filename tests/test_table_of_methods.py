@@ -64,7 +64,8 @@ def suited(candidate: Candidate) -> bp.Device:
             lambda x, t: (x[:, :3] * t.sum()).sin(), in_shape=4, out_shape=3, theta_size=size, period=7.0, harmonics=1
         )
 
-    devices = (LightModulator(70, 20), bent(20), bent(10), MZIMesh(70, 20), bent(40))
+    linear, chip = bp.devices.Monarch(70, 20), bp.devices.Chip(bp.devices.chips.Rectangular(), 8, 8)
+    devices = (LightModulator(70, 20), bent(20), bent(10), MZIMesh(70, 20), linear, chip, bent(40))
     return next(device for device in devices if not candidate.why_not(device.declaration))
 
 
@@ -78,9 +79,13 @@ def test_prices_are_those_of_the_table(candidate: Candidate):
         "B": BATCH,
         "M": getattr(plan.estimator, "count", 0),
         "k": getattr(contraction or plan.estimator, "rank", 0),
-        "K": int(candidate.name.split("-")[-1]) if candidate.name.startswith("calibrated") else 0,
+        "K": int(candidate.name.split("-")[-1]) if candidate.name[-1].isdigit() else 0,
         "d_in": device.declaration.d_in,
+        "d_out": device.declaration.d_out,
+        "N": 8,
+        "R": 32,
     }
+    numbers["k"] = numbers["k"] or getattr(plan.estimator, "pairs", 0)
     for cell, step, start in (
         (row[3], plan.price.step.total_rows - BATCH, plan.price.start.total_rows),
         (row[4], max(0, plan.price.step.total_programmings - 1), plan.price.start.total_programmings),

@@ -14,7 +14,7 @@ from blackprop.characterisation._findings import Finding, sure, unknown
 from blackprop.core._declaration import Coupling
 from blackprop.core._probes import Probes, spanning
 from blackprop.core._procedure import Procedure
-from blackprop.planning._codes import decode, draw_codes, few, settings_needed
+from blackprop.planning.inquiry._codes import decode, draw_codes, few, settings_needed
 from blackprop.surrogates.calibration._calibration import orthogonal
 
 SINGLES = 6  # parameters moved alone

@@ -76,6 +76,7 @@ class Declaration:
     - `x_low`, `x_high` (default None, no limit): the least and the greatest value of an input, inclusive.
     - `rows_each` (default 1): rows with which the device is driven for one row of a query.
     - `capabilities` (default none): actions beyond programming and reading.
+    - `drawing` (default None, unknown): the device as designed, a simulator without the errors of its build.
 
     **Raises** `ArgumentError` for limits in the wrong order and for capabilities that are declared twice.
     """
@@ -93,6 +94,7 @@ class Declaration:
     x_high: float | None = None
     rows_each: int = 1
     capabilities: tuple[Capability, ...] = ()
+    drawing: Any | None = None  # a `Device`, which this layer does not know
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "capabilities", declared("Declaration", self.capabilities))

@@ -112,6 +112,9 @@ class _AsBuilt(Simulator):
             y = (x.flatten(-len(self.in_shape)) @ matrix).unflatten(-1, self.out_shape)
         return self.scale * (self.gain.to(y) * y + self.dark.to(y))
 
+    def drawing(self) -> Device | None:
+        return self.device.drawing()
+
     def setting_bytes(self, rows: int) -> int:
         return self.device.setting_bytes(rows + (0 if self.elements is None else len(self.elements)))
 

@@ -113,7 +113,9 @@ class Device(abc.ABC):
         before, declaration = self.__dict__.get("_declared", (None, None))
         if before is not None and declaration is not None and all(map(is_, said, before)):
             return declaration
-        declaration = Declaration(name=str(self), oracle=self.oracle(), **dict(zip(_SAID, said, strict=True)))
+        declaration = Declaration(
+            name=str(self), oracle=self.oracle(), drawing=self.drawing(), **dict(zip(_SAID, said, strict=True))
+        )
         self._declared = (said, declaration)
         return declaration
 
@@ -167,6 +169,10 @@ class Device(abc.ABC):
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Return the differentiable transfer `(x, theta) -> y`, if there is one; for the `Oracle` classes alone."""
+        return None
+
+    def drawing(self) -> Device | None:
+        """Return the device as designed, without the errors of its build, where the design is declared."""
         return None
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Declared(Wrapper):
     - `device`: the device.
     - `linear`, `coupling`, `noise`, `period`, `harmonics` (defaults: unknown): replace the device's own declarations.
     - `cost`, `x_low`, `x_high` (default None, the device's own): replace them if given.
+    - `drawing` (default False): keep the design that the device declares, in its own order of parameters.
     - `order` (P,) (default None): a permutation that renumbers the parameters. Parameter k is the device's own
       `order[k]`, so `θ_device[order] = θ`. A device whose parameter p moves the matrix element π(p) alone has ordinary
       row-major `Coupling.ELEMENT` in the order π⁻¹. Initial values and limits are renumbered too.
@@ -49,13 +50,14 @@ class Declared(Wrapper):
         order: Tensor | None = None,
         x_low: float | None = None,
         x_high: float | None = None,
+        drawing: bool = False,
     ) -> None:
         super().__init__(device)
         self.cost = cost if cost is not None else device.cost
         self.linear, self.coupling, self.noise = linear, coupling, noise
         given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))
         self.x_low, self.x_high = input_limits("Declared", *given)
-        self.order = order
+        self.order, self._keeps_drawing = order, drawing and order is None
         self._place: Tensor | None = None  # the place in θ of the device's parameter p
         spec = replace(device.theta, period=period, harmonics=harmonics)
         if order is not None:
@@ -72,6 +74,9 @@ class Declared(Wrapper):
     def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
         del fresh
         return theta if self._place is None else theta[..., self._place.to(theta.device)]
+
+    def drawing(self) -> Device | None:
+        return super().drawing() if self._keeps_drawing else None
 
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         inner = super().oracle()

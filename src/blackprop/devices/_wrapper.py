@@ -110,6 +110,9 @@ class Wrapper(Device):
     def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         return self.device.oracle()
 
+    def drawing(self) -> Device | None:
+        return self.device.drawing()
+
     def state_dict(self) -> dict[str, Any]:
         return {"device": self.device.state_dict()}
 

@@ -1,47 +1,46 @@
-"""A surrogate and an estimator that ask the device what it is at their first batch, and then are what suits it."""
+"""A surrogate that asks the device at its first batch which family it belongs to, and is then the one that suits it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from blackprop.core._budget import Budget
-from blackprop.core._declaration import Declaration
 from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
 from blackprop.errors import BudgetExhausted
 from blackprop.estimators import Estimator, FromSurrogate
-from blackprop.planning._candidates import Candidate, Quality
-from blackprop.planning._choice import pick
-from blackprop.planning._finding import Family, InquiryResult
-from blackprop.planning._inquiry import PART, inquire, most
-from blackprop.planning._methods import held_subspace
-from blackprop.planning._price import Held, totals
-from blackprop.planning._workload import Workload, left
+from blackprop.planning._affordable import fallback, held
+from blackprop.planning._candidates import Candidate
+from blackprop.planning._physics import CHIP, calibrated_chip, chip_queries, is_chip
+from blackprop.planning._price import totals
+from blackprop.planning._workload import Workload
+from blackprop.planning.inquiry._finding import Family, InquiryResult
+from blackprop.planning.inquiry._inquiry import PART, inquire, most
 from blackprop.presets import Method
 from blackprop.surrogates import PhaseMask, Surrogate
 
 T = TypeVar("T")
 
 NAME = "ask-first"
+MASK = "phase-mask"
 BASIC = ("rows", "programmings", "seconds")
-FEWEST = 100  # steps of a training by perturbations
-
-ACCEPTED = 0.02  # beside three times the noise: what a phase mask may leave of readings that it was not fitted to
+CHIP_PART = 0.75  # of an allowance that the calibration of a chip may use: its steps cost no query then
+ACCEPTED = 0.02  # beside three times the noise: the part of fresh readings that a phase mask may leave unexplained
 
 
 class AskFirst(Surrogate):
     """Asks the device which family it belongs to (`inquire`), then is the surrogate that suits it, with its estimator.
 
-    It asks once, at the first training batch, at most a quarter of what the `workload` allows: `asked` says of what;
-    then it takes the best of the `candidates` for what is left. What was found and chosen is in `finding`, `chosen` and
-    the `repr`. All that is asked is booked as `CALIBRATE`. Where the allowance is too small to ask, it says so and
-    chooses by what is declared.
+    It asks once, at the first training batch, and uses at most a quarter of the allowance that the `workload` states.
+    Then it takes the best of the `candidates` for the rest. A device that declares the design of a chip is calibrated
+    in place of that (`twins.CalibratedChip`, at most three quarters of the allowance); where the calibration does not
+    explain fresh readings, the inquiry follows. `finding`, `chosen` and the `repr` tell the result. All queries are
+    booked as `CALIBRATE`. Where the allowance is too small to ask, `finding` says so, and the declaration decides.
 
     **Arguments:** `candidates`, the table; `workload`, the training: `bp.PhysicalLayer` sets it from its budget.
     """
@@ -54,32 +53,23 @@ class AskFirst(Surrogate):
         self.chosen = ""
         self.estimator: Estimator | None = None
         self.inner: Surrogate | None = None
+        self._tried_chip = False
+
+    @property
+    def asks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (it is that of the chosen one)
+        return self.inner is not None and self.inner.asks
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        spec, workload = self.spec, self.workload
-        limits = [workload.limits.get(name, math.inf) * PART for name in ("programmings", "rows")]
-        amplitude = self._amplitude
-        finding = yield from inquire(spec, theta, amplitude, generator, *limits)
+        failed = yield from self._calibrate_chip(theta, generator)
+        if self.finding is not None:
+            return
+        spec, limits = self.spec, self._limits(PART)
+        finding = yield from inquire(spec, theta, self._amplitude, generator, *limits)
+        finding = replace(finding, why=f"{failed}{finding.why}")
         if finding.family is Family.MASK:
-            mask = PhaseMask(24 if spec.x_limited else 8)
-            mask.bind(spec)
-            mask.to(theta)
-            mask.input_rms = self.input_rms
-            if mask._cost <= limits[1] and mask.settings + 2 <= limits[0]:
-                try:
-                    yield from mask.start(theta, generator)
-                except BudgetExhausted:
-                    finding = InquiryResult(
-                        Family.OTHER, "the budget ended the inquiry", sure=False, noise=finding.noise
-                    )
-            residual = float(mask.residual)
-            if residual <= ACCEPTED + 3 * finding.noise:
-                why = f"{finding.why}; {residual:.1%} is left of readings that it was not fitted to"
-                self._settle(
-                    InquiryResult(Family.MASK, why, True, finding.noise), FromSurrogate(mask), mask, "phase-mask"
-                )
+            finding = yield from self._retrieve(finding, theta, generator, limits)
+            if finding.family is Family.MASK:
                 return
-            finding = InquiryResult(Family.OTHER, f"{finding.why}, but no phase mask explains it", noise=finding.noise)
         method, name = self._method(finding)
         known = finding.declaration(spec)
         method.estimator.bind(known)
@@ -88,14 +78,60 @@ class AskFirst(Surrogate):
             if isinstance(part, nn.Module):
                 part.to(theta)
         method.surrogate.input_rms = self.input_rms
-        yield from self._renumbered(method.surrogate.start(finding.ordered(theta), generator), finding)
+        yield from self._translated(method.surrogate.start(finding.ordered(theta), generator), finding)
         self._settle(finding, *method, name)
+
+    def _calibrate_chip(self, theta: Tensor, generator: torch.Generator) -> Procedure[str]:
+        """Calibrate a declared chip, where the allowance suffices; return why that failed, empty where not tried."""
+        spec, limits = self.spec, self._limits(CHIP_PART)
+        self._tried_chip = False
+        if not is_chip(spec):
+            return ""
+        cost = totals(chip_queries(spec))
+        if cost["programmings"] > limits[0] or cost["rows"] > limits[1]:
+            return ""
+        self._tried_chip = True
+        method = self._bound(calibrated_chip(spec), theta)
+        try:
+            yield from method.surrogate.start(theta, generator)
+        except BudgetExhausted:
+            return "the budget ended the calibration of the chip; "
+        left = method.surrogate.diagnosis().get("check_residual", math.inf)
+        if not bool(getattr(method.surrogate, "accepted", False)):
+            return f"the calibration of the declared design left {left:.0%} of fresh readings unexplained; "
+        why = f"the calibration of the declared design leaves {left:.1%} of fresh readings unexplained"
+        noise = method.surrogate.diagnosis()["noise"]
+        self._settle(InquiryResult(Family.LINEAR, why, noise=noise), *method, CHIP)
+        return ""
+
+    def _retrieve(
+        self, finding: InquiryResult, theta: Tensor, generator: torch.Generator, limits: list[float]
+    ) -> Procedure[InquiryResult]:
+        """Fit a phase mask and check it on settings of its own; the finding is another family where that fails."""
+        method = self._bound(self._masked(), theta)
+        mask = method.surrogate
+        assert isinstance(mask, PhaseMask)
+        if mask.settings + 2 > limits[0] or mask._cost > limits[1]:
+            return replace(
+                finding, family=Family.OTHER, why=f"{finding.why}, and the allowance is too small for a mask"
+            )
+        try:
+            yield from mask.start(theta, generator)
+        except BudgetExhausted:
+            return replace(finding, family=Family.OTHER, why="the budget ended the inquiry", sure=False)
+        residual = float(mask.residual)
+        why = f"{finding.why}; a phase mask leaves {residual:.1%} of readings that it was not fitted to unexplained"
+        if residual > ACCEPTED + 3 * finding.noise:
+            return replace(finding, family=Family.OTHER, why=why, sure=True)
+        finding = replace(finding, why=why, sure=True)
+        self._settle(finding, *method, MASK)
+        return finding
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         inner, finding = self._settled
         inner.input_rms = self.input_rms
         old, new = finding.ordered(theta_old), finding.ordered(theta_new)
-        yield from self._renumbered(inner.track(old, new, generator), finding)
+        yield from self._translated(inner.track(old, new, generator), finding)
 
     def ask_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, generator: torch.Generator
@@ -104,20 +140,28 @@ class AskFirst(Surrogate):
         _, finding = self._settled
         assert self.estimator is not None
         known = finding.declaration(self.spec)
-        procedure = self.estimator.grad_theta(x, finding.ordered(theta), y, grad_y, known, generator)
-        return finding.placed((yield from self._renumbered(procedure, finding)))
+        procedure = self.estimator.grad_theta(x, finding.ordered(theta), finding.lit(y), grad_y, known, generator)
+        return finding.placed((yield from self._translated(procedure, finding)))
 
     def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return self._settled[0].grad_x(x, grad_y)
 
+    def read_grad_x(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
+        inner, finding = self._settled
+        return (yield from self._translated(inner.read_grad_x(x, grad_y, finding.ordered(theta)), finding))
+
     def grad_x_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
-        return self._settled[0].grad_x_recalled(x, y, grad_y)
+        inner, finding = self._settled
+        return inner.grad_x_recalled(x, finding.lit(y), grad_y)
 
     def observe(self, x: Tensor, y: Tensor) -> None:
-        self._settled[0].observe(x, y)
+        inner, finding = self._settled
+        inner.observe(x, finding.lit(y))
 
     def predict(self, x: Tensor) -> Tensor | None:
-        return None if self.inner is None else self.inner.predict(x)
+        expected = None if self.inner is None else self.inner.predict(x)
+        dark = None if self.finding is None else self.finding.dark
+        return expected if expected is None or dark is None else expected + dark.to(expected)
 
     def compensate_drift(self, theta: Tensor) -> Tensor:
         inner, finding = self._settled
@@ -141,30 +185,47 @@ class AskFirst(Surrogate):
 
     def _method(self, finding: InquiryResult) -> tuple[Method, str]:
         spec, workload = finding.declaration(self.spec), self._remaining
-        candidate = fallback(spec, (*held(finding), *self.candidates), workload)
+        candidate = fallback(spec, (*held(finding, workload), *self.candidates), workload)
         return candidate.method(spec, workload), candidate.name
+
+    def _masked(self) -> Method:
+        mask = PhaseMask(24 if self.spec.x_limited else 8)
+        return Method(FromSurrogate(mask), mask)
+
+    def _bound(self, method: Method, theta: Tensor) -> Method:
+        method.surrogate.bind(self.spec)
+        method.surrogate.to(theta)
+        method.surrogate.input_rms = self.input_rms
+        return method
+
+    def _limits(self, part: float) -> list[float]:
+        """The programmings and rows of this part of the allowance."""
+        return [self.workload.limits.get(name, math.inf) * part for name in ("programmings", "rows")]
 
     @property
     def _remaining(self) -> Workload:
         """The workload, less the most that may have been asked."""
-        asked = totals(most(self.spec))
-        limits = self.workload.limits.items()
-        spent = {name: min(asked[name], PART * limit) for name, limit in limits if name in BASIC}
+        asked, limits = totals(most(self.spec)), self.workload.limits
+        spent = {name: min(asked[name], PART * limit) for name, limit in limits.items() if name in BASIC}
+        if self._tried_chip:
+            spent = {name: cost + totals(chip_queries(self.spec))[name] for name, cost in spent.items()}
         return self.workload.after(**spent)
 
     def _settle(self, finding: InquiryResult, estimator: Estimator, surrogate: Surrogate, name: str) -> None:
         self.finding, self.chosen, self.inner, self.estimator = finding, name, surrogate, estimator
 
-    def _renumbered(self, procedure: Procedure[T], finding: InquiryResult) -> Procedure[T]:
-        """The procedure, its settings in the device's own order."""
-        if finding.order is None:
+    def _translated(self, procedure: Procedure[T], finding: InquiryResult) -> Procedure[T]:
+        """The procedure, its settings in the device's own order, its readings beyond the dark level."""
+        if finding.order is None and finding.dark is None:
             return (yield from procedure)
         try:
             queries = next(procedure)
             while True:
                 placed = [replace(q, theta=finding.placed(q.theta)) for q in queries]
                 try:
-                    readings = yield placed
+                    answers = yield placed
+                    pairs = zip(queries, answers, strict=True)
+                    readings = [finding.lit(y) if query.capability is None else y for query, y in pairs]
                 except BudgetExhausted as error:
                     queries = procedure.throw(error)
                 else:
@@ -176,7 +237,8 @@ class AskFirst(Surrogate):
 
     def get_extra_state(self) -> Tensor:
         finding = None if self.finding is None else self.finding.state_dict()
-        return pack({"finding": finding, "chosen": self.chosen, "workload": asdict(self.workload)})
+        said = {"finding": finding, "chosen": self.chosen, "tried_chip": self._tried_chip}
+        return pack({**said, "workload": asdict(self.workload)})
 
     def set_extra_state(self, state: object) -> None:
         saved: dict[str, Any] = unpack(state)
@@ -185,108 +247,23 @@ class AskFirst(Surrogate):
             self.finding, self.chosen, self.inner, self.estimator = None, "", None, None
             return
         finding, spec = InquiryResult.from_state(saved["finding"]), self.spec
-        if saved["chosen"] == "phase-mask":
-            mask = PhaseMask(24 if spec.x_limited else 8)
-            method, known = Method(FromSurrogate(mask), mask), spec
+        self._tried_chip = saved["tried_chip"]
+        known = finding.declaration(spec)
+        if saved["chosen"] == MASK:
+            method = self._masked()
+        elif saved["chosen"] == CHIP:
+            method, known = calibrated_chip(spec), spec
         else:
-            known = finding.declaration(spec)
-            table = (*held(finding), *self.candidates)
+            table = (*held(finding, self._remaining), *self.candidates)
             method = next(each for each in table if each.name == saved["chosen"]).method(known, self._remaining)
-            method.estimator.bind(known)
+        method.estimator.bind(known)
         method.surrogate.bind(known)
         self._settle(finding, *method, saved["chosen"])
 
     def extra_repr(self) -> str:
+        limits = self.workload.limits
+        words = ", ".join(f"{limit:,.4g} {name}" for name, limit in limits.items()) or "no limit"
+        allowance = f"allowance: {words}, of which at most {PART:.0%} ask"
         if self.finding is None:
-            return "not asked yet"
-        return f"found {self.finding},\nchosen {self.chosen}"
-
-
-@dataclass(frozen=True)
-class Asked(Estimator):
-    """`∂L/∂θ` as an `AskFirst` surrogate finds it once it knows the device."""
-
-    surrogate: AskFirst
-
-    @property
-    def reads(self) -> object | None:
-        return self.surrogate
-
-    @property
-    def bias_order(self) -> int | None:
-        chosen = self.surrogate.estimator
-        return None if chosen is None else chosen.bias_order
-
-    def relative_variance(self, size: int) -> float:
-        chosen = self.surrogate.estimator
-        return 0.0 if chosen is None else chosen.relative_variance(size)
-
-    @property
-    def cosine(self) -> float | None:
-        chosen = self.surrogate.estimator
-        return None if chosen is None else chosen.cosine
-
-    def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
-        return self.surrogate.advance(old, new, rate)
-
-    def diagnosis(self) -> dict[str, float]:
-        chosen = self.surrogate.estimator
-        return {} if chosen is None else chosen.diagnosis()
-
-    def grad_theta(
-        self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
-    ) -> Procedure[Tensor]:
-        del spec  # what is declared is less than what was found
-        return (yield from self.surrogate.ask_theta(x, theta, y, grad_y, generator))
-
-
-def held(finding: InquiryResult) -> tuple[Candidate, ...]:
-    """The candidate for a matrix whose derivatives hold as far as was measured."""
-    length = finding.length
-    if finding.family is not Family.LINEAR or length is None:
-        return ()
-    return (
-        Candidate(
-            "held-subspace",
-            Quality.HELD,
-            lambda spec: spec.linear,
-            lambda spec: held_subspace(spec, Workload(), length),
-            lambda spec: f"derivatives hold over {length:.2g}: measured once along random directions, then held",
-            divide=lambda spec, workload: held_subspace(spec, workload, length),
-        ),
-    )
-
-
-def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workload) -> Candidate:
-    """The best of the table that has steps enough within the limits of the workload.
-
-    Perturbations that are not remembered need `FEWEST` steps, and in all a direction for every ten parameters; with
-    fewer a device that is not trained does better.
-    """
-    if not workload.limits:
-        return pick(spec, candidates, workload)
-
-    def enough(candidate: Candidate) -> bool:
-        if not Quality.FROZEN < candidate.quality <= Quality.SAMPLED or candidate.why_not(spec):
-            return True
-        method = candidate.method(spec, workload)
-        count = getattr(method.estimator, "count", 1)
-        step = totals(candidate.price(method, Held(spec, None), workload.batch_size).step)
-        steps = min(limit / step[name] if step[name] else math.inf for name, limit in workload.limits.items())
-        return steps >= FEWEST and count * steps >= spec.theta.size / 10
-
-    fitting = [candidate for candidate in candidates if enough(candidate)]
-    try:
-        return pick(spec, fitting, workload)
-    except BudgetExhausted:  # then the training will end as soon as it can go no further
-        return min(fitting, key=lambda candidate: candidate.quality)
-
-
-def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None, steps: int | None = None) -> None:
-    """Tell a surrogate that asks first how large training's batches are and what is left of its budget; others are left
-    as they are. A layer calls this before it starts a surrogate.
-    """
-    if isinstance(surrogate, AskFirst) and surrogate.finding is None:
-        limits = left(budget, surrogate.spec)
-        if limits or steps is not None:
-            surrogate.workload = Workload.within(budget, batch_size, steps, surrogate.spec)
+            return f"{allowance},\nnot asked yet"
+        return f"{allowance},\nfound {self.finding},\nchosen {self.chosen}"

@@ -1,4 +1,4 @@
-"""The table of methods: when each suits a device, what it makes, how well it trains, and why it is chosen."""
+"""The candidate methods: the devices that each suits, its parts, its quality and the reason to choose it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._metered import Measurable
 from blackprop.errors import ArgumentError
 from blackprop.planning import _methods as methods
+from blackprop.planning import _physics as physics
 from blackprop.planning._price import Price, dry_price
 from blackprop.planning._workload import Workload
 from blackprop.presets import Method
@@ -19,26 +20,26 @@ FEW = 16  # parameters that as many perturbations tell apart
 SMALL = 32  # parameters that are shifted one by one: at most four times the programmings of perturbations
 WIDE = 64  # inputs from which half of the perturbations on twice the rows know as much
 
-# What candidates need, in words.
+# The needs of candidates, in words.
 MATRIX = "a linear device of vectors"
 BLOCKS = "a block of parameters for each output"
 OPAQUE = f"a device that is not both linear and of vectors, without {BLOCKS}"
 
 
 class Quality(enum.IntEnum):
-    """How well candidates train in equally many steps, from measurements (docs/queries.md, docs/field.md).
+    """How well candidates train in equally many steps, by measurements (docs/queries.md, docs/field.md).
 
-    Candidates of one quality train about alike, and the cheapest of them is chosen. One of a lower quality is chosen
-    only where a budget allows no better one.
+    Candidates of one quality train about equally well, and the plan chooses the cheapest of them. It chooses a lower
+    quality only where the budget excludes the higher ones.
     """
 
     FROZEN = -1  # θ stays as it is
     SINGLE = 0  # one perturbation a step
     SAMPLED = 1  # 8 or 16 fresh perturbations a step: 0.7 to 0.93 of the gap where they are credited by output
-    ASKED = 2  # as good as the device turns out to allow
-    REMEMBERED = 3  # perturbations of a linear device, remembered
-    HELD = 4  # derivatives of a linear device along directions that are held, as far as they are known to hold
-    CREDITED = 5  # remembered, each output's own: 0.89 to 0.99 of the gap
+    REMEMBERED = 2  # perturbations of a linear device, remembered
+    HELD = 3  # derivatives of a linear device along directions that are held, as far as they are known to hold
+    CREDITED = 4  # remembered, each output's own: 0.89 to 0.99 of the gap
+    ASKED = 5  # as good as the family of the device allows
     ROUGH = 6  # response curves of 4 settings: one harmonic
     COARSE = 7  # of 8 settings: three harmonics
     EXACT = 8  # gradients that are exact but for noise: 0.99 to 1.0 of the gap
@@ -148,17 +149,17 @@ def _perturbed(name: str, quality: Quality, count: int, *, credited: bool) -> Ca
 
 
 def _opaque(spec: Declaration) -> bool:
-    """Whether neither linearity nor coupling helps."""
+    """Whether the declaration has neither a linear law nor a coupling that can be used."""
     return not methods.is_matrix(spec) and not methods.is_credited(spec)
 
 
 def _mixed(spec: Declaration) -> bool:
-    """Whether the device is a matrix, each element of which any parameter may change."""
+    """Whether the device is a matrix and any parameter may change any element."""
     return methods.is_matrix(spec) and not methods.is_credited(spec)
 
 
 def _coupling(spec: Declaration) -> str:
-    """What the declaration says of coupling, and what is made of it."""
+    """The declared coupling and its use, in words."""
     if spec.coupling is Coupling.NONE:
         return "no coupling declared"
     kind = f"{spec.coupling.value} coupling"
@@ -168,7 +169,7 @@ def _coupling(spec: Declaration) -> str:
 
 
 def _rows(spec: Declaration) -> str:
-    """Which rows are asked, where that is not a few probes in place of the batch."""
+    """The rows of the queries, where they are not a few probes in place of the batch."""
     if methods.is_matrix(spec):
         return ""
     if spec.linear:
@@ -178,6 +179,17 @@ def _rows(spec: Declaration) -> str:
 
 DECLARED: tuple[Candidate, ...] = (
     _calibrated(16, Quality.EXACT, more=True),
+    Candidate(
+        "in-situ",
+        Quality.EXACT,
+        lambda spec: _mixed(spec) and physics.is_tapped(spec),
+        physics.in_situ,
+        lambda spec: (
+            f"power taps at all {spec.theta.size} parameters: in-situ backpropagation, 3 rows for each of 8 pairs"
+            + ("; the input gradient is read backwards" if physics.reads_back(spec) else "")
+        ),
+        needs=f"{MATRIX} with power taps at its parameters, whose field is read backwards",
+    ),
     Candidate(
         "parameter-shift",
         Quality.EXACT,
@@ -195,7 +207,7 @@ DECLARED: tuple[Candidate, ...] = (
         lambda spec: _opaque(spec) and spec.theta.size <= FEW,
         methods.complete_set,
         lambda spec: (
-            f"{_coupling(spec)}, few parameters: orthogonal perturbations leave out nothing of {spec.theta.size}"
+            f"{_coupling(spec)}, few parameters: orthogonal perturbations span all {spec.theta.size} of them"
             f"{_rows(spec)}"
         ),
         needs=f"{OPAQUE}, of at most {FEW} parameters",
@@ -216,6 +228,17 @@ DECLARED: tuple[Candidate, ...] = (
         f"{MATRIX} of at least {WIDE} inputs without {BLOCKS}",
         count=4,
         rank=64,
+    ),
+    Candidate(
+        "reciprocal",
+        Quality.REMEMBERED,
+        lambda spec: _mixed(spec) and physics.reads_back(spec),
+        physics.reciprocal,
+        lambda spec: (
+            f"{_coupling(spec)}; perturbations are remembered, {methods.remembered(spec).count} new a step; the input "
+            "gradient is read backwards, exactly and without calibration"
+        ),
+        needs=f"{MATRIX} that is read backwards, without {BLOCKS}",
     ),
     _perturbed("perturbed-by-output", Quality.SAMPLED, 8, credited=True),
     _perturbed("perturbed", Quality.SAMPLED, 16, credited=False),

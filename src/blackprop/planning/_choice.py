@@ -1,4 +1,4 @@
-"""The choice among candidates: the cheapest of the best that fit."""
+"""Choose among candidates: the cheapest of the best that fit into the budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pick(spec: Declaration, candidates: Sequence[Candidate], workload: Workload)
 
 
 class Table:
-    """The candidates and their prices on one device, for one workload; prices are found when they are asked for."""
+    """The candidates and their prices on one device, for one workload; prices are computed on demand."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Table:
         raise BudgetExhausted(self.nearest())
 
     def best(self, suited: Sequence[Candidate]) -> Candidate:
-        """Of the best quality, the first that no later one undercuts by far."""
+        """The first of the best quality, or a later one that costs at most `SAVING` of it."""
         top = max(candidate.quality for candidate in suited)
         chosen, *others = [candidate for candidate in suited if candidate.quality == top]
         for other in others:
@@ -64,7 +64,7 @@ class Table:
         return self.objective(self.price(candidate).after(self.workload.steps or STEPS))
 
     def against(self, other: Candidate, chosen: Candidate) -> str:
-        """Why `other` is not the one that was chosen."""
+        """Why `other` was not chosen."""
         if why := other.why_not(self.spec):
             return why
         if other.quality < chosen.quality:
@@ -74,7 +74,7 @@ class Table:
         return "costs more" if self.cost(other) > self.cost(chosen) else "trains as well, and does not save enough"
 
     def forced(self, candidate: Candidate) -> str:
-        """What must be said of a choice that is not of the best quality."""
+        """The addition to the reason of a choice that is not of the best quality."""
         better = self.best(self.suited)
         if better.quality == candidate.quality:
             return ""
@@ -82,7 +82,7 @@ class Table:
         return f"; known to train worse than {better.name}, which does not fit into the budget ({lacking})"
 
     def lacking(self, candidate: Candidate) -> str:
-        """What the budget lacks for it, in words; nothing where it fits."""
+        """The limits that the candidate exceeds, in words; empty where it fits."""
         limits = self.workload.limits
         wanted = totals(self.price(candidate).after(self.workload.steps or 1)) if limits else {}
         parts = [
@@ -122,7 +122,7 @@ def suited(spec: Declaration, candidates: Sequence[Candidate]) -> list[Candidate
 
 
 def _possible(price: Price, left: Mapping[str, float]) -> int:
-    """How many steps fit."""
+    """The number of steps that fit."""
     first, step = totals(price.first), totals(price.step)
     each = [
         1 + (limit - first[name]) // step[name] if step[name] else math.inf

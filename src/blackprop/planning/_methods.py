@@ -1,4 +1,4 @@
-"""The methods that the table of candidates makes: estimator and surrogate, with settings that suit a declaration."""
+"""Make the methods of the table: estimator and surrogate, with settings that suit a declaration."""
 
 from __future__ import annotations
 
@@ -67,13 +67,15 @@ def remembered(spec: Declaration, credited: bool = False, **settings: int) -> Di
 def held_subspace(spec: Declaration, workload: Workload, length: float) -> Method:
     """Half of the programmings measure derivatives along directions, half are steps in their span.
 
-    Once, where derivatives hold over 0.6 rad; else in about `0.7 √(T/220) / ℓ` rounds, T the programmings and ℓ the
-    `length` in rad.
+    Once, where derivatives hold over 0.6 rad; else in about `1.4 √(T/220) / ℓ` rounds, T the programmings and ℓ the
+    `length` in rad. Rows that are left over make the measurements more complete.
     """
     rank = min(32, spec.d_in)
     programmings = max(2, workload.programmings_of(rank))
+    if workload.rows is not None:
+        rank = max(rank, min(spec.d_in, int(2 * workload.rows / programmings) - workload.batch_size))
     far = length / radian(spec)
-    rounds = 1 if far > ONE_ROUND else round(0.7 * math.sqrt(max(1, programmings / 220)) / far)
+    rounds = 1 if far > ONE_ROUND else round(1.4 * math.sqrt(max(1, programmings / 220)) / far)
     rounds = max(1, min(rounds, programmings // 24))
     each = max(1, programmings // 2 // rounds)
     room = max(64, min(4096, MEMORY_BYTES // (4 * spec.d_out * rank)))
@@ -95,7 +97,7 @@ def perturbed(spec: Declaration, count: int, directions: Directions | None = Non
 
 def complete_set(spec: Declaration) -> Method:
     """As many orthogonal directions a step as there are parameters, or, where readings are noisy, several such sets of
-    at most 16 together: nothing of the gradient is left out.
+    at most 16 together: together they span the gradient.
     """
     sets = max(1, 16 // spec.theta.size) if spec.noise else 1
     return perturbed(spec, sets * spec.theta.size, Orthogonal())

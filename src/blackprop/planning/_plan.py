@@ -22,7 +22,7 @@ from blackprop.surrogates import Surrogate
 
 @dataclass(frozen=True)
 class Plan:
-    """An estimator and a surrogate for one layer, what they cost, and why they were chosen.
+    """An estimator and a surrogate for one layer, their price, and the reason for the choice.
 
     `method` is the pair, for `bp.PhysicalLayer(device, *plan.method)`; `name` that of the candidate; `workload` the
     training it is made for; `passed_over` why each other candidate of the table was not chosen, by name. `print(plan)`
@@ -68,18 +68,18 @@ def plan(
     **Arguments:**
 
     - `batch_size`: rows of a training step.
-    - `budget`: a `bp.Budget`, of which what is left counts, or limits by name: `rows`, `programmings`, `seconds`. The
+    - `budget`: a `bp.Budget`, whose remainder counts, or limits by name: `rows`, `programmings`, `seconds`. The
       start and `steps` steps must fit into it, without `steps` the first step.
     - `steps`: of the training; by default candidates are compared over 1,000.
-    - `objective`: what counts as cost, a function of a `bp.Ledger`, such as `bp.planning.rows`, `programmings` and
+    - `objective`: the cost, a function of a `bp.Ledger`, such as `bp.planning.rows`, `programmings` and
       `seconds`; by default lab seconds where the device declares a `Cost`, rows where it does not.
     - `candidates`: the table, from the best to the humblest; `[mine, *bp.planning.CANDIDATES]` adds one.
 
     A plan of a lower quality, which trains worse, is chosen only where the budget allows no better one, and `reason`
-    then says so. Nothing is measured.
+    then says so. A plan makes no queries.
 
-    Raises `BudgetExhausted` where no candidate fits, naming the nearest and what it lacks; `IncompatibleError` where
-    none suits the device.
+    Raises `BudgetExhausted` where no candidate fits, naming the nearest and the limits it exceeds, and
+    `IncompatibleError` where none suits the device.
     """
     workload = Workload.within(budget, batch_size, steps, device.declaration)
     spec = device.declaration
@@ -93,8 +93,8 @@ def plan(
 def choose(
     spec: Declaration, candidates: Sequence[Candidate] = CANDIDATES, workload: Workload | None = None
 ) -> Candidate:
-    """The candidate that a layer uses when nothing is said: that of a plan for the `workload`, by default for 64 rows a
-    step and 1,000 steps.
+    """Return the candidate of a plan for the `workload`. Where it is None: for 64 rows a step and 1,000 steps, which is
+    the default of a layer.
     """
     return pick(spec, candidates, workload if workload is not None else Workload())
 
@@ -102,7 +102,7 @@ def choose(
 def complete(
     spec: Declaration, estimator: Estimator | None, surrogate: Surrogate | None
 ) -> tuple[Estimator, Surrogate, str]:
-    """The parts that are given, and for those that are not what suits the device beside them; and why."""
+    """Return the given parts, those that suit the device in place of the others, and the reason."""
     if estimator is not None and surrogate is not None:
         return estimator, surrogate, ""
     if estimator is None and surrogate is None:

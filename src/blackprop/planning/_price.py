@@ -1,4 +1,4 @@
-"""What a method costs on a device, found by dry runs, and in which currency it is judged."""
+"""The price of a method on a device, from dry runs, and the currencies that it is judged in."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def usual_objective(spec: Declaration) -> Objective:
 
 @dataclass(frozen=True)
 class Price:
-    """The cost of a plan: of the first training step, whatever must be asked before it included, and of each later one.
+    """The cost of a plan: of the first training step, with all queries before it, and of each later one.
 
     Both have the rows and the programming of the forward pass.
     """
@@ -66,7 +66,7 @@ class Price:
 
     @property
     def start(self) -> Ledger:
-        """What the first step costs beyond a later one: calibration, and what is measured ahead."""
+        """The cost of the first step beyond that of a later one: calibration, and measurements ahead."""
         return _difference(self.first, self.step)
 
     def after(self, steps: int) -> Ledger:
@@ -75,7 +75,7 @@ class Price:
 
 
 def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
-    """Price a new `method` by dry runs of its first two steps on random rows; nothing is measured.
+    """Price a new `method` by dry runs of its first two steps on random rows, without measurements.
 
     The method is used up: it learns from random readings.
     """
@@ -95,10 +95,14 @@ def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
     def first() -> Procedure[None]:
         yield from ask(Query(x, theta, Purpose.FORWARD))
         yield from surrogate.start(theta, generator)
+        if surrogate.asks:
+            yield from surrogate.read_grad_x(x, y, theta)
         yield from estimator.grad_theta(x, theta, y, y, spec, generator)
 
     def later() -> Procedure[None]:
         yield from reading_first(Query(x, moved, Purpose.FORWARD), surrogate.track(theta, moved, generator))
+        if surrogate.asks:
+            yield from surrogate.read_grad_x(x, y, moved)
         yield from estimator.grad_theta(x, moved, y, y, spec, generator)
 
     with torch.no_grad():
@@ -123,16 +127,16 @@ class Held:
             self.programmed = queries[-1].theta if queries else self.programmed
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
-        raise AssertionError("a dry run measures nothing")
+        raise AssertionError("a dry run makes no measurements")
 
     def repeated(self) -> Count:
         return Count()
 
 
 def _difference(larger: Ledger, smaller: Ledger) -> Ledger:
-    """What is positive of it."""
+    """The positive part of the difference."""
     left = Ledger()
-    left.rows = larger.rows - smaller.rows  # a Counter keeps what is positive
+    left.rows = larger.rows - smaller.rows  # a Counter keeps the positive part
     left.programmings = larger.programmings - smaller.programmings
     left.lab_seconds = max(0.0, larger.lab_seconds - smaller.lab_seconds)
     return left

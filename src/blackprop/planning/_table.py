@@ -1,21 +1,24 @@
-"""The whole table: what suits a declaration, and asking first where there is none."""
+"""The whole table: the candidates for a declaration, and those that ask the device first."""
 
 from __future__ import annotations
 
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import Measurable
-from blackprop.planning._ask_first import NAME, Asked, AskFirst, fallback
+from blackprop.planning._affordable import fallback
+from blackprop.planning._ask_first import NAME, AskFirst
+from blackprop.planning._asked import Asked
 from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
-from blackprop.planning._inquiry import most
+from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip
 from blackprop.planning._price import Price, dry_price
 from blackprop.planning._workload import Workload
+from blackprop.planning.inquiry._inquiry import most
 from blackprop.presets import Method
 
 
-def _undeclared(spec: Declaration) -> bool:
+def _opaque(spec: Declaration) -> bool:
     vectors = len(spec.in_shape) == len(spec.out_shape) == 1
-    return vectors and not spec.linear and spec.coupling is Coupling.NONE and spec.theta.size > SMALL
+    return vectors and spec.coupling is Coupling.NONE and spec.theta.size > SMALL
 
 
 def _method(spec: Declaration, workload: Workload | None = None) -> Method:
@@ -25,7 +28,7 @@ def _method(spec: Declaration, workload: Workload | None = None) -> Method:
 
 
 def _price(method: Method, device: Measurable, batch_size: int) -> Price:
-    """The most: all that may be asked, and then what is done where that tells nothing."""
+    """The most: the whole inquiry, and then the method for a device of which it finds no more."""
     spec, surrogate = device.declaration, method.surrogate
     workload = surrogate.workload if isinstance(surrogate, AskFirst) else Workload(batch_size)
     then = dry_price(fallback(spec, DECLARED, workload).method(spec, workload), device, batch_size)
@@ -36,23 +39,42 @@ def _price(method: Method, device: Measurable, batch_size: int) -> Price:
 
 def _reason(spec: Declaration) -> str:
     asked = most(spec)
+    linear = "declared linear" if spec.linear else "not declared linear"
     return (
-        f"no coupling declared, not declared linear: the device is asked first, by at most "
-        f"{asked.total_programmings} programmings and {asked.total_rows:,} rows, and the best of the table for what it "
-        "is then taken"
+        f"no coupling declared, {linear}: the device is asked first, by at most {asked.total_programmings} "
+        f"programmings and {asked.total_rows:,} rows, and the best of the table for its family is then taken"
+    )
+
+
+def _chip_reason(spec: Declaration) -> str:
+    asked = chip_queries(spec)
+    return (
+        f"a declared mesh design: calibrated in closed form by {asked.total_programmings} programmings and "
+        f"{asked.total_rows:,} rows once, gradients then cost no query; where its check fails, the device is asked"
     )
 
 
 CANDIDATES: tuple[Candidate, ...] = (
-    *DECLARED[:-5],
+    *DECLARED[:2],
+    Candidate(
+        CHIP,
+        Quality.EXACT,
+        lambda spec: _opaque(spec) and is_chip(spec),
+        _method,
+        _chip_reason,
+        chip_price,
+        needs="a declared chip whose design, readout and outputs the closed-form calibration serves",
+        divide=_method,
+    ),
+    *DECLARED[2:-5],
     Candidate(
         NAME,
         Quality.ASKED,
-        _undeclared,
+        _opaque,
         _method,
         _reason,
         _price,
-        needs=f"a device of vectors that declares neither linearity nor coupling, of more than {SMALL} parameters",
+        needs=f"a device of vectors that declares no coupling, of more than {SMALL} parameters",
         divide=_method,
     ),
     *DECLARED[-5:],

@@ -78,7 +78,7 @@ class Workload:
 
 
 def left(budget: Budget | Mapping[str, float] | None, spec: Declaration | None = None) -> dict[str, float]:
-    """What is left of the limits of a budget, by name; those of a mapping may be any that the device `spec` knows."""
+    """Return the remainder of each limit of a budget, by name; a mapping may have any limit that `spec` knows."""
     if budget is None:
         return {}
     if not isinstance(budget, Budget):

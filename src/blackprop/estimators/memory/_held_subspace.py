@@ -31,9 +31,9 @@ class HeldSubspace(nn.Module, Estimator):
     distance (root mean square over θ), as `bp.planning.correlation_length` measures it.
 
     With a `length`, steps are made in z: `bp.optim.SignalScaled` hands them to `advance`, which takes Adam's steps of
-    z, so long that θ moves by at most 1.5 lengths while a subspace is held, at half of the first rate on average. Of
-    the optimizer, Adam or one of its kin, two things count: the schedule of its rate, and the length of its step beside
-    the rate, which is 1 where gradients agree and less where they do not.
+    z, times the root mean square of these steps: 1 where gradients agree, less where they do not. θ moves by at most
+    1.5 lengths while a subspace is held, at half of the first rate on average. Of the optimizer, only the schedule of
+    its rate counts.
 
     **Costs** K + 1 programmings and `(K + 1)·rank` rows every `hold` steps, and none between. Memory `4·K·d_out·rank`
     bytes.
@@ -139,7 +139,7 @@ class HeldSubspace(nn.Module, Estimator):
         return self._along(slopes) / (P + (n - P) * len(slopes) / n)
 
     def advance(self, old: Tensor, new: Tensor, rate: float) -> Tensor:
-        """Return θ after Adam's step of z, whose length follows the optimizer's `rate` and its step beside that."""
+        """Return θ after Adam's step of z; its length follows the optimizer's `rate` and the agreement of gradients."""
         if self.length is None or not bool(self.slopes.any()) or not rate > 0:
             return new
         if not bool(self.unit):
@@ -150,11 +150,11 @@ class HeldSubspace(nn.Module, Estimator):
         weights = 1 - torch.tensor(DECAY, dtype=powers.dtype, device=powers.device)[:, None]
         self.moments.lerp_(powers, weights.expand_as(powers))
         mean, power = (moment / (1 - decay**step) for moment, decay in zip(self.moments, DECAY, strict=True))
-        moved = float((new - old).square().mean().sqrt())  # in rates: 1 where Adam's gradients agree, less where not
-        size = 2 * TRAVEL * self.length / self.hold * min(moved / rate, 1.0) * rate / float(self.unit)
+        change = mean / power.sqrt().clamp_min(torch.finfo(power.dtype).tiny)
+        agreement = float(change.square().mean().sqrt())
+        size = 2 * TRAVEL * self.length / self.hold * agreement * rate / float(self.unit)
         self.slopes.zero_()
-        change = size * mean / power.sqrt().clamp_min(torch.finfo(power.dtype).tiny)
-        return old - self._along(change.to(old)) / math.sqrt(len(change))
+        return old - self._along((size * change).to(old)) / math.sqrt(len(change))
 
     def _measure(self, x: Tensor, theta: Tensor, spec: Declaration, generator: torch.Generator) -> Procedure[None]:
         """Draw K directions, and measure the derivatives along them where θ is."""

@@ -15,6 +15,7 @@ from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.records._result import gap
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.nn._substitute import ledger
+from blackprop.planning import AskFirst
 
 Layers = Mapping[str, PhysicalLayer]
 
@@ -69,6 +70,7 @@ class Standing:
             "steps": self.steps,
             "planned_steps": self.planned_steps,
             **self._bill(devices, workers),
+            **({"found": found} if (found := findings(devices)) else {}),
         }
 
     def state(self) -> dict[str, Any]:
@@ -97,6 +99,16 @@ class Standing:
         """Return the lowest value over the devices after the last segment."""
         found = [value for layer in self.layers.values() if (value := layer.get(name)) is not None]
         return min(found, default=None)
+
+
+def findings(devices: Layers) -> dict[str, str]:
+    """What the devices that were asked first are, and the methods that were chosen for them, by names in the model."""
+    surrogates = {name: layer.surrogate for name, layer in devices.items()}
+    return {
+        name: f"{each.finding}; chosen: {each.chosen}"
+        for name, each in surrogates.items()
+        if isinstance(each, AskFirst) and each.finding is not None
+    }
 
 
 def names(trial: Trial) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _page(runs: Sequence[StoredRun]) -> str:
 <link rel="icon" href="data:,"><title>{title}</title><style>{STYLE}{asset["page.css"]}</style></head>
 <body><header><h1>{title}</h1>{parts.extent(runs)}</header>{parts.notes(runs)}
 <section><h2>What was run</h2>{"".join(parts.what_was_run(run, opened=len(runs) == 1) for run in runs)}</section>
-<section><h2>Results</h2>{tables}</section>
+<section><h2>Results</h2>{tables}{parts.findings(runs)}</section>
 <div class="controls top">{"".join(map(parts.select, ("task", "run", "device")))}
 <div class="chips" id="chips" role="group" aria-label="methods shown"></div>
 <span id="symbols"></span></div>

@@ -84,6 +84,19 @@ def extent(runs: Sequence[StoredRun]) -> str:
     return f"<p>{', '.join(words)}, {len(results)} finished result{'' if len(results) == 1 else 's'}</p>"
 
 
+def findings(runs: Sequence[StoredRun]) -> str:
+    """The devices that were asked first: their family and the method that was chosen for them."""
+    said = {
+        f"{result['device']}, {name}": str(text)
+        for run in runs
+        for result in run.results
+        if isinstance(result.get("found"), Mapping)
+        for name, text in result["found"].items()
+    }
+    rows = "".join(f"<li><b>{escape(where)}</b>: {escape(text)}</li>" for where, text in said.items())
+    return f"<details><summary>Devices that were asked first</summary><ul>{rows}</ul></details>" if rows else ""
+
+
 def notes(runs: Sequence[StoredRun]) -> str:
     said = "".join(f"<p><b>{escape(run.name)}</b>: {escape(note)}.</p>" for run in runs for note in run.notes)
     return f'<div class="notes" role="note">{said}</div>' if said else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -130,6 +130,13 @@ class Chip(Simulator):
         blocks = self.design.block(first, second, build.splitters)
         a, b, c, d = (left * element for element in blocks)
         return propagated(self.layout, (a, b, c, d), field)
+
+    def drawing(self) -> Chip:
+        """The chip as designed: nominal losses, heaters and readout, without errors."""
+        heaters = self.heaters and replace(self.heaters, spread=0.0, crosstalk=0.0, dead=0)
+        parts = {"heaters": heaters, "losses": replace(self.losses, spread=0.0), "readout": type(self.readout)()}
+        ports = *self.in_shape, *self.out_shape
+        return Chip(self.design, *ports, modes=self.modes, offset=0, splitter=0, cost=self.cost, **parts)
 
     def phases_with(self, theta: Tensor, build: Build) -> Tensor:
         """The phases (..., P) in rad at the setting theta."""

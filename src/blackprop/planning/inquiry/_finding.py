@@ -1,4 +1,4 @@
-"""What an inquiry has found of a device."""
+"""The result of an inquiry."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ class Family(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class InquiryResult:
-    """The family of a device, and what holds of it.
+    """The family of a device, and its evidence.
 
     - `family`, and `why`: the readings that tell it, in words.
-    - `sure`: whether readings were exact enough to refute it. A family that is not sure is the weaker one: it holds
-      where a stronger one may hold, too.
+    - `sure`: whether the readings were exact enough to refute it. Where they were not, a stronger or a weaker family
+      may hold too.
     - `noise`: standard deviation of a reading, relative to the root mean square of the outputs.
     - `order` (P,): for `Family.ELEMENT`, the parameter of each element in row-major order; None where that is the
       device's own order.
     - `length`: for `Family.LINEAR`, the correlation length of the derivatives, in θ's units; None where not measured.
+    - `dark` (d_out,): the readings without input, as a camera has them: the matrix is that of the readings beyond them.
+      None where they are zero.
     """
 
     family: Family
@@ -43,9 +45,10 @@ class InquiryResult:
     noise: float = 0.0
     order: Tensor | None = None
     length: float | None = None
+    dark: Tensor | None = None
 
     def declaration(self, spec: Declaration) -> Declaration:
-        """What the device may declare, its parameters in `order`."""
+        """The declaration that the device may have, its parameters in `order`."""
         coupling = {Family.ELEMENT: Coupling.ELEMENT, Family.ROW: Coupling.ROW}.get(self.family, Coupling.NONE)
         linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.LINEAR)
         noise = max(spec.noise, self.noise)
@@ -74,6 +77,10 @@ class InquiryResult:
         """θ (P,) of that order in the device's own."""
         return theta if self.order is None else theta[self.order.to(theta.device).argsort()]
 
+    def lit(self, y: Tensor) -> Tensor:
+        """The readings (..., d_out) beyond the dark level."""
+        return y if self.dark is None else y - self.dark.to(y)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "family": self.family.name,
@@ -82,6 +89,7 @@ class InquiryResult:
             "noise": self.noise,
             "order": self.order,
             "length": self.length,
+            "dark": self.dark,
         }
 
     @classmethod
@@ -90,4 +98,5 @@ class InquiryResult:
 
     def __str__(self) -> str:
         sure = "" if self.sure else ", not sure"
-        return f"{self.family.name.lower()}{sure}: {self.family.value} ({self.why})"
+        dark = ", above a dark level" if self.dark is not None else ""
+        return f"{self.family.name.lower()}{sure}: {self.family.value}{dark} ({self.why})"

@@ -1,0 +1,63 @@
+"""The choice once a device is known: the best method that has enough steps within its allowance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from blackprop.core._declaration import Declaration
+from blackprop.errors import BudgetExhausted
+from blackprop.planning._candidates import Candidate, Quality
+from blackprop.planning._choice import pick
+from blackprop.planning._methods import held_subspace
+from blackprop.planning._price import Held, totals
+from blackprop.planning._workload import Workload
+from blackprop.planning.inquiry._finding import Family, InquiryResult
+
+FEWEST, SHARE = 300, 0.5  # steps of a training by perturbations, and their directions in all, in parameters
+
+
+def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
+    """The candidate for a matrix whose parameters have no place, within an allowance. Without one, perturbations at
+    every step train better.
+    """
+    length = finding.length
+    if finding.family is not Family.LINEAR or length is None or not workload.limits:
+        return ()
+    return (
+        Candidate(
+            "held-subspace",
+            Quality.HELD,
+            lambda spec: spec.linear,
+            lambda spec: held_subspace(spec, Workload(), length),
+            lambda spec: f"derivatives hold over {length:.2g}: measured once along random directions, then held",
+            divide=lambda spec, workload: held_subspace(spec, workload, length),
+        ),
+    )
+
+
+def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workload) -> Candidate:
+    """The best of the table that has enough steps within the limits of the workload.
+
+    Perturbations that are not remembered need 8 or 16 a step, 300 steps, and a direction for every second parameter in
+    all. With fewer, a device that stays as it is does as well, and its rows serve the layers around it.
+    """
+    if not workload.limits:
+        return pick(spec, candidates, workload)
+
+    def enough(candidate: Candidate) -> bool:
+        if not Quality.FROZEN < candidate.quality <= Quality.SAMPLED or candidate.why_not(spec):
+            return True
+        if candidate.quality == Quality.SINGLE:
+            return False
+        method = candidate.method(spec, workload)
+        count = getattr(method.estimator, "count", 1)
+        step = totals(candidate.price(method, Held(spec, None), workload.batch_size).step)
+        steps = min(limit / step[name] if step[name] else math.inf for name, limit in workload.limits.items())
+        return steps >= FEWEST and count * steps >= SHARE * spec.theta.size
+
+    fitting = [candidate for candidate in candidates if enough(candidate)]
+    try:
+        return pick(spec, fitting, workload)
+    except BudgetExhausted:  # then the training will end as soon as it can go no further
+        return min(fitting, key=lambda candidate: candidate.quality)

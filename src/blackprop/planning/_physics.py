@@ -1,0 +1,87 @@
+"""Candidates for devices that declare more than a law: power taps, a reading backwards, or the design of a chip."""
+
+from __future__ import annotations
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import Measurable
+from blackprop.core._query import Purpose
+from blackprop.core.capabilities._read_back import ReadBack
+from blackprop.devices import Device
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators import FromSurrogate, InSitu
+from blackprop.planning import _methods as methods
+from blackprop.planning._price import Price
+from blackprop.presets import Method
+from blackprop.surrogates import Reciprocal
+from blackprop.twins import CalibratedChip
+
+CHIP = "calibrated-chip"
+SERVED = 0.75  # of the modes that are read, from which one pass of the calibration serves (`CalibratedChip`)
+
+
+def reads_back(spec: Declaration) -> bool:
+    """Whether the device gives the gradient of its input itself."""
+    return spec.linear and spec.has(ReadBack)
+
+
+def is_tapped(spec: Declaration) -> bool:
+    """Whether the device declares all that `InSitu` uses."""
+    try:
+        InSitu().check(spec)
+    except IncompatibleError:
+        return False
+    return True
+
+
+def in_situ(spec: Declaration) -> Method:
+    """θ from the taps; the input from the device read backwards, or from a model that follows it."""
+    return Method(InSitu(), Reciprocal() if reads_back(spec) else methods.fitted(spec))
+
+
+def reciprocal(spec: Declaration) -> Method:
+    """θ from remembered perturbations, the input from the device read backwards."""
+    return Method(methods.remembered(spec), Reciprocal())
+
+
+def calibrated_chip(spec: Declaration) -> Method:
+    """Both gradients from the declared design, calibrated in closed form."""
+    surrogate = CalibratedChip(_design(spec))
+    return Method(FromSurrogate(surrogate), surrogate)
+
+
+def is_chip(spec: Declaration) -> bool:
+    """Whether the calibration serves the declared design, with as many outputs as one pass needs."""
+    if spec.drawing is None:
+        return False
+    try:
+        chip = CalibratedChip(_design(spec))
+        chip.check(spec)
+    except (ArgumentError, IncompatibleError):
+        return False
+    return spec.d_out >= SERVED * chip.model.chip.modes
+
+
+def chip_queries(spec: Declaration) -> Ledger:
+    """The programmings and rows of the calibration, with their lab time."""
+    chip = CalibratedChip(_design(spec))
+    size = chip.model.chip.modes, spec.d_out
+    found = Ledger()
+    found.programmings[Purpose.CALIBRATE] = chip.precision.programmings(*size)
+    found.rows[Purpose.CALIBRATE] = chip.precision.total_rows(*size)
+    found.lab_seconds = found.total_rows * spec.cost.row + found.total_programmings * spec.cost.programming
+    return found
+
+
+def chip_price(method: Method, device: Measurable, batch_size: int) -> Price:
+    """A calibration on invented readings would be fitted in vain: its queries are counted."""
+    del method
+    spec, step = device.declaration, Ledger()
+    step.rows[Purpose.FORWARD], step.programmings[Purpose.FORWARD] = batch_size, 1
+    step.lab_seconds = batch_size * spec.cost.row + spec.cost.programming
+    return Price(Ledger.sum([step, chip_queries(spec)]), step)
+
+
+def _design(spec: Declaration) -> Device:
+    assert isinstance(spec.drawing, Device)
+    return spec.drawing

@@ -1,0 +1,1 @@
+"""Find the family of a device that declares little, by few settings."""

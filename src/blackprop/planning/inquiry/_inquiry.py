@@ -1,0 +1,230 @@
+"""Ask a device which family it belongs to, from a few settings, and check the answer on settings of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blackprop.core._declaration import Declaration
+from blackprop.core._ledger import Ledger
+from blackprop.core._probes import Probes, spanning, spanning_count
+from blackprop.core._procedure import Procedure, ask, in_rounds
+from blackprop.core._query import Purpose, Query
+from blackprop.errors import BudgetExhausted
+from blackprop.planning.inquiry._bounds import factor, is_noise, rms
+from blackprop.planning.inquiry._correlation import PROGRAMMINGS, correlation_length
+from blackprop.planning.inquiry._finding import Family, InquiryResult
+from blackprop.planning.inquiry._sums import COPIES, Sums, rows_needed
+from blackprop.planning.inquiry._wiring import EARLY, FRESH, HiddenWiring, codes_needed
+from blackprop.surrogates.calibration._calibration import orthogonal
+
+PART = 0.25  # of an allowance that an inquiry may use
+READ = 4  # settings that tell elements and rows
+TOLERATED = 0.02  # of the changes: root mean square of leaks that spoil no gradient
+LEAK = 0.05  # of the changes; a family is sure where leaks as large would be seen
+LENGTH_ROWS = 32
+SETTING_ROWS = 64  # at a setting, at least half as many: few elements show little of the noise, and are read repeatedly
+
+
+def inquire(
+    spec: Declaration,
+    theta: Tensor,
+    amplitude: float,
+    generator: torch.Generator,
+    programmings: float = math.inf,
+    rows: float = math.inf,
+) -> Procedure[InquiryResult]:
+    """Find the family of a device from readings around `theta` (P,), within so many `programmings` and `rows`.
+
+    - Linear or quadratic in x: 7 rows or more, read 4 times. A dark level is subtracted. A device that is declared
+      linear is taken as linear.
+    - Elements or rows of a matrix: it is read at θ, with half of the elements of half of the outputs moved, with half
+      of those of the other outputs moved, and at θ again, which shows the noise, that of programming included. Two
+      further settings check the answer: the readings of these four predict them.
+    - A hidden wiring, where there are as many parameters as elements: codes, about `2 log₂ P + 1` programmings, and two
+      to check. The search ends after 3 codes where elements do not take two values.
+    - Any other matrix: the correlation length of its derivatives.
+    - A phase mask: `f(2x) = 4 f(x)`, and one parameter for each input. `surrogates.PhaseMask` has to confirm it.
+
+    **Arguments:** `amplitude`, the root mean square of the inputs in training. All queries are `CALIBRATE`.
+    """
+    if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+        return InquiryResult(Family.OTHER, "rows and outputs are not vectors", sure=False)
+    asking = _Asking(spec, theta, amplitude, generator)
+    try:
+        return (yield from asking.run(programmings, rows))
+    except BudgetExhausted:
+        return InquiryResult(Family.OTHER, "the budget ended the inquiry", sure=False, noise=asking.noise)
+
+
+def least(spec: Declaration) -> tuple[int, int]:
+    """Return the programmings and rows without which `inquire` makes no queries."""
+    return READ + FRESH, COPIES * rows_needed(spec) + (READ + FRESH) * _rows_each(spec)
+
+
+def most(spec: Declaration) -> Ledger:
+    """Return an upper bound of the queries of `inquire` for such a device, without those of a `PhaseMask`."""
+    count, P = _rows_each(spec), spec.theta.size
+    codes = codes_needed(P) if spec.d_in * spec.d_out == P else 0
+    found, early = Ledger(), EARLY * bool(codes)
+    wired = (codes + FRESH) * bool(codes)
+    programmings, rows = least(spec)
+    found.programmings[Purpose.CALIBRATE] = programmings + FRESH + max(wired, early + PROGRAMMINGS)
+    length = 2 * LENGTH_ROWS * PROGRAMMINGS
+    found.rows[Purpose.CALIBRATE] = rows + FRESH * count + max(wired * count, early * count + length)
+    return found
+
+
+def _copies(spec: Declaration) -> int:
+    """How often the rows are read at each setting."""
+    return max(1, SETTING_ROWS // spanning_count(spec))
+
+
+def _rows_each(spec: Declaration) -> int:
+    return _copies(spec) * spanning_count(spec)
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """The matrix (d_out, d_in) at θ, the one with all parameters moved, a repetition and a tolerance."""
+
+    base: Tensor
+    far: Tensor
+    repeated: Tensor
+    tolerance: float
+
+    def holds(self, matrix: Tensor, cells: Tensor) -> bool:
+        """Return whether the matrix is the moved one at these cells, and the other elsewhere."""
+        error = matrix - torch.where(cells, self.far, self.base)
+        return is_noise(error, torch.ones_like(cells), self.repeated, self.tolerance)
+
+
+class _Asking:
+    """The readings of one inquiry."""
+
+    def __init__(self, spec: Declaration, theta: Tensor, amplitude: float, generator: torch.Generator) -> None:
+        self.spec, self.theta, self.amplitude, self.generator = spec, theta, amplitude, generator
+        self.noise = 0.0
+        unit = orthogonal(spec.d_in, theta, generator) * math.sqrt(spec.d_in) * amplitude
+        self.probes: Probes = spanning(spec, unit, spec.d_in * amplitude**2, amplitude)
+        self.far = theta + self._reach()
+        self.dark: Tensor | None = None
+        self.sure = True
+
+    def run(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
+        wanted = least(self.spec)
+        if programmings < wanted[0] or rows < wanted[1]:
+            why = f"the allowance is too small to ask: {wanted[0]} programmings and {wanted[1]:,} rows are needed"
+            return InquiryResult(Family.OTHER, why, sure=False)
+        sums = Sums.drawn(self.spec, self.amplitude, self.generator, self.theta)
+        sums.take((yield from ask(*(Query(sums.rows, self.theta, Purpose.CALIBRATE) for _ in range(COPIES)))))
+        self.noise, self.dark, self.sure = sums.noise, sums.dark, sums.sure or self.spec.linear
+        power = 1 if self.spec.linear else sums.power
+        if power != 1:
+            quadratic = power == 2 and self.spec.theta.size == self.spec.d_in
+            why = "f(2x) = 4 f(x)" if power == 2 else "neither linear nor quadratic in x"
+            return InquiryResult(Family.MASK if quadratic else Family.OTHER, why, not quadratic, self.noise)
+        found = yield from self._matrix(sums.spread, programmings, rows)
+        if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
+            length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
+            return self._found(found.family, found.why, found.sure, length=length)
+        return found
+
+    def _matrix(self, spread: float, programmings: float, rows: float) -> Procedure[InquiryResult]:
+        spec, P, d_out = self.spec, self.spec.theta.size, self.spec.d_out
+        block = P // d_out if P % d_out == 0 else 0
+        moves, outputs = self._moves(block)
+        settings = [self.theta, *(torch.where(move, self.far, self.theta) for move in moves), self.theta]
+        base, *moved, again = yield from self._read(settings)
+        changes, repeated = [each - base for each in moved], again - base
+        noise = rms(repeated)
+        # Two rows may be read as little; rows of training are read as the whole matrix says.
+        self.noise = spread / (self.amplitude * float(base.norm()) / math.sqrt(d_out) or 1.0)
+        of_outputs = [changes[0][outputs], changes[1][~outputs]] if block and d_out > 1 else changes
+        size = math.sqrt(sum(rms(each) ** 2 for each in of_outputs) / 2)
+        if not size > 2 * noise:
+            return self._found(Family.LINEAR, "its changes drown in its noise", sure=False)
+        tolerance = TOLERATED * size
+        sure = factor(repeated.numel(), repeated.numel()) * noise + tolerance < LEAK * size
+
+        def holds(cells: list[Tensor]) -> bool:
+            pairs = zip(changes, cells, strict=True)
+            return all(is_noise(change, mask, repeated, tolerance) for change, mask in pairs)
+
+        elements = spec.d_in * d_out == P
+        moves_of = (moves[0] | moves[1]).view(d_out, -1) if block else moves[0]
+        far = torch.where(outputs[:, None], *moved) if block and d_out > 1 else moved[0]
+        predicted = _Predicted(base, far, repeated, tolerance)
+        if elements and holds([~move.view(d_out, -1) for move in moves]):
+            choices = [moves_of & self._coins(P).view(d_out, -1) for _ in range(FRESH)]
+            if (yield from self._checks(predicted, choices, choices)):
+                return self._found(Family.ELEMENT, "elements whose parameters stay do not change", sure)
+        whole = outputs[:, None].expand_as(base)
+        if block and d_out > 1 and holds([~whole, whole]):
+            chosen = [self._coins(d_out)[:, None] for _ in range(FRESH)]
+            cells = [each.expand_as(base) for each in chosen]
+            if (yield from self._checks(predicted, [moves_of & each for each in chosen], cells)):
+                return self._found(Family.ROW, "outputs whose parameters stay do not change", sure)
+        needed = READ + codes_needed(P) + FRESH
+        if elements and programmings >= needed and rows >= (needed + FRESH) * _rows_each(spec):
+            wiring = HiddenWiring(self.theta, self.far, moves, self.generator)
+            found = yield from wiring.find(self._read, [base, *moved], repeated, tolerance)
+            if found.order is not None:
+                return self._found(Family.ELEMENT, found.why, sure, found.order)
+            return self._found(Family.LINEAR, found.why, found.sure)
+        return self._found(Family.LINEAR, "parameters move outputs other than those of their place")
+
+    def _moves(self, block: int) -> tuple[list[Tensor], Tensor]:
+        """Two sets of parameters (P,), and the outputs (d_out,) to whose blocks the first belongs: half of each block's
+        parameters. Without blocks, two random halves.
+        """
+        P, d_out = self.theta.numel(), self.spec.d_out
+        outputs = torch.zeros(d_out, dtype=torch.bool, device=self.theta.device)
+        outputs[torch.randperm(d_out, generator=self.generator, device=self.generator.device)[: -(-d_out // 2)]] = True
+        if not block or d_out == 1:
+            half = self._coins(P)
+            return [half, ~half], outputs
+        drawn = torch.rand(d_out, block, generator=self.generator, device=self.generator.device).to(self.theta)
+        half = drawn.argsort(1).argsort(1) < -(-block // 2)
+        return [(half & mask[:, None]).flatten() for mask in (outputs, ~outputs)], outputs
+
+    def _checks(self, predicted: _Predicted, choices: list[Tensor], cells: list[Tensor]) -> Procedure[bool]:
+        """Move the parameters of each choice, and compare the matrices with the predicted ones: as they were read with
+        these parameters moved at the `cells` (d_out, d_in), and unmoved elsewhere.
+        """
+        settings = [torch.where(choice.flatten(), self.far, self.theta) for choice in choices]
+        found = yield from self._read(settings)
+        return all(predicted.holds(matrix, each) for matrix, each in zip(found, cells, strict=True))
+
+    def _read(self, settings: list[Tensor]) -> Procedure[list[Tensor]]:
+        """The matrices (d_out, d_in) at these settings."""
+        copies = _copies(self.spec)
+        rows = self.probes.rows.repeat(copies, 1)
+        queries = [Query(rows, setting, Purpose.CALIBRATE) for setting in settings]
+        readings = yield from in_rounds(queries, self.spec.d_out)
+        means = [y.unflatten(0, (copies, -1)).mean(0) for y in readings]
+        return [self.probes.matrix(y if self.dark is None else y - self.dark) for y in means]
+
+    def _found(
+        self, family: Family, why: str, sure: bool = True, order: Tensor | None = None, length: float | None = None
+    ) -> InquiryResult:
+        return InquiryResult(family, why, sure and self.sure, self.noise, order, length, self.dark)
+
+    def _some_rows(self) -> Tensor:
+        drawn = torch.randn(LENGTH_ROWS, self.spec.d_in, generator=self.generator, device=self.generator.device)
+        return self.amplitude * drawn.to(self.theta)
+
+    def _coins(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self.generator, device=self.generator.device).to(self.theta) < 0.5
+
+    def _reach(self) -> Tensor:
+        """How far parameters are moved: a quarter of a period, or of the range towards its farther end."""
+        spec, theta = self.spec.theta, self.theta
+        if spec.period is not None and not spec.limited:
+            return torch.full_like(theta, spec.period / 4)
+        low, high = spec.range_around(theta)
+        width = (high - low) / 4
+        return torch.where(high - theta >= theta - low, width, -width)
