@@ -44,7 +44,8 @@ from blackprop.experiments.methods._by_loss import Spsa
 
 BATCHES = 220  # of ×1
 TUNING = 100  # the seed that rates are chosen on
-RATES = (6e-3, 2e-2, 6e-2)
+RATE = 0.12  # of the default, on all devices; chosen on four of them, as built, on that seed
+RATES = (6e-2, 0.12, 0.24)
 SPREADS = (0.3, 1.0)
 
 
@@ -75,11 +76,11 @@ class Entry:
 
 
 ENTRIES: dict[str, Entry] = {
-    "oracle": Entry((OracleReference(),), RATES[1:]),
+    "oracle": Entry((OracleReference(),), RATES),
     "frozen": Entry((FrozenReference(),)),
-    "default": Entry((Default(),), told=True),
-    "memory": Entry((Memory(),), RATES, told=True),
-    "paper": Entry((Paper(rank=10, samples=10),), RATES[1:], told=True),
+    "default": Entry((Default(),), (RATE,), told=True),
+    "memory": Entry((Memory(),), (2e-2, 0.12), told=True),
+    "paper": Entry((Paper(rank=10, samples=10),), (2e-2, 6e-2), told=True),
     "spsa": Entry((Spsa(),), (6e-2, 2e-1), displaced=True),
     "snes": Entry(tuple(Evolution(sigma) for sigma in SPREADS), displaced=True),
     "sep-cma": Entry(tuple(Evolution(sigma, "sep-cma") for sigma in SPREADS), displaced=True),

@@ -69,7 +69,7 @@ FAMILIES: dict[str, Family] = {
     "three-splitter mesh": Family(devices.ThreeSplitterMesh),
     "Mach-Zehnder mesh": Family(devices.MZIMesh),
     "Monarch": Family(devices.Monarch),
-    "low rank": Family(devices.LowRank),
+    "low rank": Family(lambda d_in, d_out: devices.LowRank(d_in, d_out, rank=min(10, d_in, d_out))),
     "modulator and camera": Family(devices.LightModulator, camera=True),
     "saturated modulator": Family(Saturated, linear=False),
     "mesh and camera": Family(devices.MZIMesh, linear=False, camera=True),

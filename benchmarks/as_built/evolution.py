@@ -58,7 +58,7 @@ class _Search:
         return {"mean": self.mean, "spread": self.spread, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self.mean, self.spread = state["mean"], state["spread"]
+        self.mean, self.spread = state["mean"].clone(), state["spread"].clone()
         self.generator.set_state(state["generator"])
 
 
@@ -115,7 +115,7 @@ class _Covariance(_Search):
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         super().load_state_dict(state)
-        self.step, self.scale, self.paths = state["step"], state["scale"], state["paths"]
+        self.step, self.scale, self.paths = state["step"], state["scale"].clone(), state["paths"].clone()
         self.count = state["count"]
 
 
