@@ -14,7 +14,7 @@ import blackprop as bp
 from blackprop.core import Purpose
 from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy, ScatteringMedium
 from blackprop.errors import BudgetExhausted
-from blackprop.estimators import FromSurrogate, HeldSubspace, RandomDirections, Still
+from blackprop.estimators import ByOutput, FromSurrogate, HeldSubspace, RandomDirections, Still
 from blackprop.planning import AskFirst, Family, Workload, tell_allowance
 from blackprop.surrogates import CalibratedResponse, PhaseMask
 from support import draw
@@ -125,6 +125,20 @@ def test_an_unknown_device_is_perturbed_where_there_are_steps_and_left_alone_whe
         assert layer.surrogate.finding.family is Family.OTHER
         assert isinstance(layer.surrogate.estimator, kind)
         assert bool(grad.any()) is (kind is RandomDirections)
+
+
+def test_outputs_of_a_device_that_is_not_linear_are_credited_with_their_own_parameters():
+    saturated = bp.devices.from_callable(
+        lambda x, t: (3 * x @ t.cos().view(8, 12).mT).tanh(), in_shape=12, out_shape=8, theta_size=96, period=6.2832
+    )
+    layer = layer_of(saturated, Workload(16, None, rows=20_000, programmings=400))
+    backward(layer)
+    assert layer.surrogate.finding.family is Family.BLOCKS
+    assert layer.surrogate.chosen == "perturbed-by-output"
+    assert isinstance(layer.surrogate.estimator.credit, ByOutput)
+    few = layer_of(saturated, Workload(16, None, rows=4_000, programmings=60))
+    backward(few)
+    assert isinstance(few.surrogate.estimator, Still)
 
 
 def test_an_allowance_too_small_to_ask_is_said_and_a_quarter_is_never_passed():

@@ -39,8 +39,17 @@ def turned(matrix, **more) -> bp.Device:
     )
 
 
-Q = torch.linalg.qr(draw(N, N, seed=4))[0]
+def saturated(matrix) -> bp.Device:
+    return bp.devices.from_callable(
+        lambda x, t: (4 * x @ matrix(t.cos().view(N, N)).mT / math.sqrt(N)).tanh(),
+        initial=lambda g: 2 * math.pi * torch.rand(N * N, generator=g),
+        **PERIOD,
+        **SHAPE,
+    )
+
+
 PERIOD = {"period": 2 * math.pi}
+Q = torch.linalg.qr(draw(N, N, seed=4))[0]
 TRUTHS = {
     "modulator": (LightModulator(N, N), Family.ELEMENT),
     "rings": (Microring(N, N), Family.ELEMENT),
@@ -57,6 +66,8 @@ TRUTHS = {
     "Monarch": (Monarch(N, N), Family.LINEAR),
     "low rank": (LowRank(N, N), Family.LINEAR),
     "medium": (ScatteringMedium(N, N, seed=1), Family.MASK),
+    "saturated": (saturated(lambda c: c), Family.BLOCKS),
+    "saturated, leaks to the next row": (saturated(lambda c: c + 0.2 * c.roll(1, 0)), Family.OTHER),
     "diffraction": (Diffraction(N, N), Family.OTHER),
 }
 

@@ -168,7 +168,9 @@ def crossbar(shape: Shape, g: torch.Generator) -> tuple[bp.Device, tuple[Family,
     return by_leak(devices.Crossbar(*shape, line=10 ** float(torch.empty(()).uniform_(-1, 3, generator=g))))
 
 
-ELEMENT, ROW, LINEAR, MASK, OTHER = (Family[name] for name in ("ELEMENT", "ROW", "LINEAR", "MASK", "OTHER"))
+ELEMENT, ROW, LINEAR, MASK, BLOCKS, OTHER = (
+    Family[name] for name in ("ELEMENT", "ROW", "LINEAR", "MASK", "BLOCKS", "OTHER")
+)
 # What each draws: the device and its right families, from a shape, an amplitude of the rows and a generator.
 Draw = Callable[[Shape, float, torch.Generator], tuple[bp.Device, tuple[Family, ...]]]
 KINDS: dict[str, Draw] = {
@@ -190,15 +192,15 @@ KINDS: dict[str, Draw] = {
     "Monarch": lambda s, a, g: (devices.Monarch(*s), (LINEAR,)),
     "phase mask": lambda s, a, g: (devices.ScatteringMedium(*s, seed=1), (MASK,)),
     "chip read as power": lambda s, a, g: (devices.Chip(chips.Rectangular(), *s, readout=chips.Power()), (OTHER,)),
-    "tanh network": lambda s, a, g: (tanh_network(s, a, g), (OTHER,)),
+    "tanh network": lambda s, a, g: (tanh_network(s, a, g), (BLOCKS,)),
 }
 DECEIVERS: dict[str, Draw] = {
     "leaks of 10 % to the next row": lambda s, a, g: (cosines(s, lambda c: c + 0.1 * c.roll(1, 0)), (LINEAR,)),
     "leaks of 10 % in the row": lambda s, a, g: (cosines(s, lambda c: c + 0.1 * c.roll(1, 1)), (ROW,)),
     "one row coupled": lambda s, a, g: (coupled_row(s, g), (ROW,)),
     "common gain": lambda s, a, g: by_leak(heated(s, g)),
-    "saturation of 10 %": lambda s, a, g: (saturated(s, a, 0.10), (OTHER,)),
-    "saturation of 20 %": lambda s, a, g: (saturated(s, a, 0.20), (OTHER,)),
+    "saturation of 10 %": lambda s, a, g: (saturated(s, a, 0.10), (BLOCKS,)),
+    "saturation of 20 %": lambda s, a, g: (saturated(s, a, 0.20), (BLOCKS,)),
     "phase mask that leaks": lambda s, a, g: (leaking_mask(s, g), (OTHER,)),
 }
 BUILT = {"modulator", "ring bank", "Mach-Zehnder mesh", "three-splitter mesh", "low rank", "Monarch"}

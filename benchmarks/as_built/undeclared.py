@@ -57,7 +57,9 @@ class Undeclared:
             device = bp.devices.Noisy(device, read=self.noise, seed=seed)
         size = device.theta.size
         order = torch.randperm(size, generator=torch.Generator().manual_seed(size)) if self.hidden else None
-        return bp.devices.Declared(device, period=device.theta.period, order=order)
+        device = bp.devices.Declared(device, period=device.theta.period, order=order)
+        device.capabilities = ()
+        return device
 
 
 KINDS: dict[str, Undeclared] = {

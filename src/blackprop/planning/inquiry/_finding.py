@@ -21,6 +21,7 @@ class Family(enum.Enum):
     ROW = "each output of a matrix has a block of parameters"
     LINEAR = "a matrix whose parameters have no place"
     MASK = "a phase mask in front of a fixed medium, read as power"
+    BLOCKS = "each output has a block of parameters, and is not linear in the inputs"
     OTHER = "none of the families that are known here"
 
 
@@ -49,7 +50,8 @@ class InquiryResult:
 
     def declaration(self, spec: Declaration) -> Declaration:
         """The declaration that the device may have, its parameters in `order`."""
-        coupling = {Family.ELEMENT: Coupling.ELEMENT, Family.ROW: Coupling.ROW}.get(self.family, Coupling.NONE)
+        rows = dict.fromkeys((Family.ROW, Family.BLOCKS), Coupling.ROW)
+        coupling = {Family.ELEMENT: Coupling.ELEMENT, **rows}.get(self.family, Coupling.NONE)
         linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.LINEAR)
         noise = max(spec.noise, self.noise)
         return replace(spec, linear=linear, coupling=coupling, noise=noise, theta=self._theta(spec.theta))

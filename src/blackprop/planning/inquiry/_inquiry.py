@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._ledger import Ledger
-from blackprop.core._probes import Probes, spanning, spanning_count
+from blackprop.core._probes import Probes, spanning, spanning_count, within
 from blackprop.core._procedure import Procedure, ask, in_rounds
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
@@ -47,6 +47,7 @@ def inquire(
     - A hidden wiring, where there are as many parameters as elements: codes, about `2 log₂ P + 1` programmings, and two
       to check. The search ends after 3 codes where elements do not take two values.
     - Any other matrix: the correlation length of its derivatives.
+    - A device that is not linear: whether each output answers to a block of parameters alone, in the same way.
     - A phase mask: `f(2x) = 4 f(x)`, and one parameter for each input. `surrogates.PhaseMask` has to confirm it.
 
     **Arguments:** `amplitude`, the root mean square of the inputs in training. All queries are `CALIBRATE`.
@@ -111,6 +112,7 @@ class _Asking:
         unit = orthogonal(spec.d_in, theta, generator) * math.sqrt(spec.d_in) * amplitude
         self.probes: Probes = spanning(spec, unit, spec.d_in * amplitude**2, amplitude)
         self.far = theta + self._reach()
+        self.copies = _copies(spec)
         self.dark: Tensor | None = None
         self.sure = True
 
@@ -126,12 +128,34 @@ class _Asking:
         if power != 1:
             quadratic = power == 2 and self.spec.theta.size == self.spec.d_in
             why = "f(2x) = 4 f(x)" if power == 2 else "neither linear nor quadratic in x"
-            return InquiryResult(Family.MASK if quadratic else Family.OTHER, why, not quadratic, self.noise)
+            if quadratic:
+                return InquiryResult(Family.MASK, why, sure=False, noise=self.noise)
+            return (yield from self._blocks(why))
         found = yield from self._matrix(sums.spread, programmings, rows)
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
             return self._found(found.family, found.why, found.sure, length=length)
         return found
+
+    def _blocks(self, why: str) -> Procedure[InquiryResult]:
+        """Whether each output of a device that is not a matrix answers to its block of parameters alone, on random
+        rows.
+        """
+        spec, count = self.spec, min(SETTING_ROWS, _rows_each(self.spec))
+        other = InquiryResult(Family.OTHER, why, noise=self.noise)
+        if spec.theta.size % spec.d_out or spec.d_out == 1:
+            return other
+        drawn = torch.randn(count, spec.d_in, generator=self.generator, device=self.generator.device)
+        self.probes, self.copies, self.dark = Probes(within(spec, self.amplitude * drawn.to(self.theta))), 1, None
+        moves, outputs = self._moves(spec.theta.size // spec.d_out)
+        settings = [self.theta, *(torch.where(move, self.far, self.theta) for move in moves), self.theta]
+        base, *moved, again = yield from self._read(settings)
+        size = math.sqrt((rms((moved[0] - base)[outputs]) ** 2 + rms((moved[1] - base)[~outputs]) ** 2) / 2)
+        repeated, tolerance = again - base, TOLERATED * size
+        if not size > 2 * rms(repeated):
+            return replace(other, sure=False)
+        found = yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)
+        return replace(other, family=Family.BLOCKS) if found else other
 
     def _matrix(self, spread: float, programmings: float, rows: float) -> Procedure[InquiryResult]:
         spec, P, d_out = self.spec, self.spec.theta.size, self.spec.d_out
@@ -150,24 +174,17 @@ class _Asking:
         tolerance = TOLERATED * size
         sure = factor(repeated.numel(), repeated.numel()) * noise + tolerance < LEAK * size
 
-        def holds(cells: list[Tensor]) -> bool:
-            pairs = zip(changes, cells, strict=True)
-            return all(is_noise(change, mask, repeated, tolerance) for change, mask in pairs)
-
-        elements = spec.d_in * d_out == P
-        moves_of = (moves[0] | moves[1]).view(d_out, -1) if block else moves[0]
-        far = torch.where(outputs[:, None], *moved) if block and d_out > 1 else moved[0]
-        predicted = _Predicted(base, far, repeated, tolerance)
-        if elements and holds([~move.view(d_out, -1) for move in moves]):
-            choices = [moves_of & self._coins(P).view(d_out, -1) for _ in range(FRESH)]
+        still = [~move.view(d_out, -1) for move in moves] if spec.d_in * d_out == P else []
+        elements = bool(still)
+        if elements and all(is_noise(*pair, repeated, tolerance) for pair in zip(changes, still, strict=True)):
+            far = torch.where(outputs[:, None], *moved) if d_out > 1 else moved[0]
+            predicted = _Predicted(base, far, repeated, tolerance)
+            all_moves = ~still[0] | ~still[1]
+            choices = [all_moves & self._coins(P).view(d_out, -1) for _ in range(FRESH)]
             if (yield from self._checks(predicted, choices, choices)):
                 return self._found(Family.ELEMENT, "elements whose parameters stay do not change", sure)
-        whole = outputs[:, None].expand_as(base)
-        if block and d_out > 1 and holds([~whole, whole]):
-            chosen = [self._coins(d_out)[:, None] for _ in range(FRESH)]
-            cells = [each.expand_as(base) for each in chosen]
-            if (yield from self._checks(predicted, [moves_of & each for each in chosen], cells)):
-                return self._found(Family.ROW, "outputs whose parameters stay do not change", sure)
+        if block and d_out > 1 and (yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)):
+            return self._found(Family.ROW, "outputs whose parameters stay do not change", sure)
         needed = READ + codes_needed(P) + FRESH
         if elements and programmings >= needed and rows >= (needed + FRESH) * _rows_each(spec):
             wiring = HiddenWiring(self.theta, self.far, moves, self.generator)
@@ -176,6 +193,26 @@ class _Asking:
                 return self._found(Family.ELEMENT, found.why, sure, found.order)
             return self._found(Family.LINEAR, found.why, found.sure)
         return self._found(Family.LINEAR, "parameters move outputs other than those of their place")
+
+    def _by_rows(
+        self,
+        moves: list[Tensor],
+        outputs: Tensor,
+        base: Tensor,
+        moved: list[Tensor],
+        repeated: Tensor,
+        tolerance: float,
+    ) -> Procedure[bool]:
+        """Whether outputs (d_out,) whose blocks stay do not change, and fresh settings show the same."""
+        whole = outputs[:, None].expand_as(base)
+        for change, cells in zip([each - base for each in moved], (~whole, whole), strict=True):
+            if not is_noise(change, cells, repeated, tolerance):
+                return False
+        blocks = (moves[0] | moves[1]).view(len(outputs), -1)
+        chosen = [self._coins(len(outputs))[:, None] for _ in range(FRESH)]
+        predicted = _Predicted(base, torch.where(outputs[:, None], *moved), repeated, tolerance)
+        cells = [each.expand_as(base) for each in chosen]
+        return (yield from self._checks(predicted, [blocks & each for each in chosen], cells))
 
     def _moves(self, block: int) -> tuple[list[Tensor], Tensor]:
         """Two sets of parameters (P,), and the outputs (d_out,) to whose blocks the first belongs: half of each block's
@@ -201,7 +238,7 @@ class _Asking:
 
     def _read(self, settings: list[Tensor]) -> Procedure[list[Tensor]]:
         """The matrices (d_out, d_in) at these settings."""
-        copies = _copies(self.spec)
+        copies = self.copies
         rows = self.probes.rows.repeat(copies, 1)
         queries = [Query(rows, setting, Purpose.CALIBRATE) for setting in settings]
         readings = yield from in_rounds(queries, self.spec.d_out)
