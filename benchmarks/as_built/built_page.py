@@ -24,10 +24,10 @@ COLUMNS = (
     ("frozen", "frozen", DECLARED),
     ("default, declared", "default", DECLARED),
     ("default, linear alone", "default", LINEAR),
-    ("default, nothing declared", "default", NOTHING),
+    ("default, undeclared", "default", NOTHING),
     ("memory, linear alone", "memory", LINEAR),
     ("published, declared", "paper", DECLARED),
-    ("published, nothing declared", "paper", NOTHING),
+    ("published, undeclared", "paper", NOTHING),
     ("SPSA", "spsa", DECLARED),
     ("SNES", "snes", DECLARED),
     ("sep-CMA", "sep-cma", DECLARED),
@@ -87,7 +87,7 @@ def tables(results: Sequence[Result]) -> str:
         lines = [
             f"**{state}, ×{factor}, 64 → {size} → 10**",
             "",
-            f"| device | {' | '.join(heads)} | gap, declared | gap, nothing declared |",
+            f"| device | {' | '.join(heads)} | gap, declared | gap, undeclared |",
             "|" + " --- |" * (len(used) + 3),
         ]
         for family, cells in rows:

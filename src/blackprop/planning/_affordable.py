@@ -19,8 +19,8 @@ SHARE = 0.5  # of the parameters that an output answers to: their directions in 
 
 
 def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
-    """The candidate for a matrix whose parameters have no place, within an allowance. Without one, perturbations at
-    every step train better.
+    """Return the candidate for a matrix in which parameters do not belong to elements or rows, within an allowance.
+    Without an allowance, perturbations at every step train better.
     """
     length = finding.length
     if finding.family is not Family.LINEAR or length is None or not workload.limits:

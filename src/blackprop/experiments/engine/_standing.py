@@ -102,7 +102,7 @@ class Standing:
 
 
 def findings(devices: Layers) -> dict[str, str]:
-    """What the devices that were asked first are, and the methods that were chosen for them, by names in the model."""
+    """Return the family found and the method chosen for each device that was asked first, by its name in the model."""
     surrogates = {name: layer.surrogate for name, layer in devices.items()}
     return {
         name: f"{each.finding}; chosen: {each.chosen}"

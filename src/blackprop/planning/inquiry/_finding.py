@@ -19,7 +19,7 @@ class Family(enum.Enum):
 
     ELEMENT = "each parameter sets one element of a matrix"
     ROW = "each output of a matrix has a block of parameters"
-    LINEAR = "a matrix whose parameters have no place"
+    LINEAR = "a matrix in which parameters do not belong to single elements or rows"
     MASK = "a phase mask in front of a fixed medium, read as power"
     BLOCKS = "each output has a block of parameters, and is not linear in the inputs"
     OTHER = "none of the families that are known here"
