@@ -15,7 +15,7 @@ from blackprop.core._declaration import Cost, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._procedure import Measure, Procedure, run
 from blackprop.core._query import Count, Query
-from blackprop.core._round import KIND, Round
+from blackprop.core._round import KIND, SIZE, Round
 from blackprop.core._stacking import all_finite
 from blackprop.errors import ReadingError
 
@@ -52,10 +52,11 @@ def metered(device: Measurable, ledger: Ledger, budget: Budget | None = None) ->
     **Raises**, when called, `ShapeError`, `LimitError`, `IncompatibleError` or `BudgetExhausted` before a measurement,
     `ReadingError` after one.
     """
-    return partial(_measure, device, ledger, budget)
+    return partial(measure, device, ledger, budget)
 
 
-def _measure(device: Measurable, ledger: Ledger, budget: Budget | None, queries: Sequence[Query]) -> list[Tensor]:
+def measure(device: Measurable, ledger: Ledger, budget: Budget | None, queries: Sequence[Query]) -> list[Tensor]:
+    """Measure one round on `device`; see `metered`."""
     spec = device.declaration
     asked = Round.of(queries, spec)
     asked.check(spec)
@@ -127,9 +128,9 @@ class _Dry:
 def _check_readings(spec: Declaration, asked: Round, readings: list[Tensor]) -> None:
     if len(readings) != len(asked.table):
         raise ReadingError(f"{spec.name} answered {len(readings)} of {len(asked)} queries")
-    shapes = [spec.out_shape if kind is None else spec.reading_shape(kind) for kind in asked.kinds]
-    for number, (size, kind, y) in enumerate(zip(asked.sizes(), asked.table[:, KIND], readings, strict=True)):
-        expected, part = (size, *shapes[kind]), asked.parts[kind]
+    for number, (size, kind, y) in enumerate(zip(asked.table[:, SIZE], asked.table[:, KIND], readings, strict=True)):
+        part, capability = asked.parts[kind], asked.kinds[kind]
+        expected = (int(size), *(spec.out_shape if capability is None else spec.reading_shape(capability)))
         if isinstance(y, Tensor) and (y.shape, y.dtype, y.device) == (expected, part.dtype, part.device):
             continue
         query = asked[number]

@@ -63,8 +63,11 @@ class Round(Sequence[Query]):
         """
         if isinstance(queries, Round):
             return queries
-        if isinstance(queries, list) and len(queries) == 1:
-            return cls._single(queries[0])
+        if isinstance(queries, list) and len(queries) == 1:  # the most frequent case
+            (query,) = queries
+            size = query.x.shape[0] if query.x.dim() else 0  # `check` refuses a single number
+            only = np.array([(0, size, 0, CODES[query.purpose], 0)], np.int64)
+            return cls((query.x.detach(),), query.theta.detach()[None], only, (query.capability,))
         rows: dict[type[Capability] | None, dict[int, tuple[Tensor, int]]] = {}
         settings: dict[int, tuple[Tensor, int]] = {}
         ends: dict[type[Capability] | None, int] = {}
@@ -89,14 +92,6 @@ class Round(Sequence[Query]):
         parts = [joined([x for x, _ in rows[kind].values()]) for kind in order]
         thetas = [theta for theta, _ in settings.values()]
         return cls(parts, stacked(thetas), np.array(table, np.int64).reshape(-1, 5), tuple(order) or (None,))
-
-    @classmethod
-    def _single(cls, query: Query) -> Round:
-        """Return the round of one query, the most frequent case."""
-        x, theta = query.x, query.theta
-        size = x.shape[0] if x.dim() else 0  # `check` refuses a single number
-        table = np.array([(0, size, 0, CODES[query.purpose], 0)], np.int64)
-        return cls((x.detach(),), theta.detach()[None], table, (query.capability,))
 
     @property
     def rows(self) -> Tensor:
@@ -251,7 +246,7 @@ class Round(Sequence[Query]):
         - `spec`: describes the capabilities; a round without capabilities needs none.
         """
         total = Count()
-        starts = self._starts
+        starts = self._starts if len(self.table) > 1 else list(range(len(self.table)))
         _, sizes, settings, codes, kinds = self.table.T.tolist()
         if starts and same_setting(programmed, self.settings[settings[0]]):
             starts = starts[1:]

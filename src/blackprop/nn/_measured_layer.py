@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from blackprop.core._budget import Budget
 from blackprop.core._ledger import Ledger
-from blackprop.core._metered import metered
+from blackprop.core._metered import measure
 from blackprop.core._procedure import Procedure, read, reading_first, run
 from blackprop.core._query import Purpose, Query, same_setting
 from blackprop.devices import Device
@@ -160,7 +161,7 @@ class MeasuredLayer(nn.Module):
 
     def _run(self, procedure: Procedure[T]) -> T:
         with torch.no_grad():
-            return run(procedure, metered(self.device, self.ledger, self.budget))
+            return run(procedure, partial(measure, self.device, self.ledger, self.budget))
 
     def _generator_beside(self, theta: Tensor) -> torch.Generator:
         """The source of random directions where θ lives: in `train()` this layer's own, which is replaced by one seeded
