@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +81,12 @@ def trained(
         return 100 * float((model(data.x_test).argmax(1) == data.y_test).float().mean()), spent
 
 
-def digits(names: list[str], rates: list[float], seeds: int, noise: float, epochs: int) -> None:
+def digits(names: list[str], rates: list[float], seeds: int, noise: float, epochs: int, step: float | None) -> None:
     print(f"{'device':26}{'method':8}{'rate':>6}{'accuracy, %':>16}{'rows':>9}{'programmings':>14}")
     for name in names:
         make, estimator = DEVICES[name]
+        if step is not None and isinstance(estimator, ScatteringBackprop):
+            estimator = replace(estimator, step=step)
         for method, each in (("oracle", Oracle()), ("frozen", Still()), ("found", estimator)):
             tried = rates[:1] if method == "frozen" else rates
             first = {rate: trained(make(), each, rate, 0, noise, epochs) for rate in tried}
@@ -106,13 +109,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--step", type=float, default=0.01, help="β, for the cosines")
+    parser.add_argument("--step", type=float, help="β (0.01 for the cosines, the default of the method for the digits)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.part == "cosines":
-        cosines(args.step)
+        cosines(args.step if args.step is not None else 0.01)
     else:
-        digits(args.devices, args.rates, args.seeds, args.noise, args.epochs)
+        digits(args.devices, args.rates, args.seeds, args.noise, args.epochs, args.step)
 
 
 if __name__ == "__main__":
