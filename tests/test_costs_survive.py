@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import blackprop as bp
+from blackprop.characterisation._clock import Clock
+from blackprop.characterisation._conclusion import _cost
 from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.lab import Checked, Farm, Faulty, Guarded, Recorded, RemoteDevice, Replayed, Retrying
 from serving import served
@@ -120,3 +122,15 @@ def test_a_farm_that_was_clocked_keeps_the_price_of_actions():
     farm = Farm([dear()])
     costs, _ = farm.clock_members(draw(8, 6), torch.stack([draw(24, seed=k) for k in range(3)]))
     assert [cost.actions for cost in costs] == [COST.actions]
+
+
+def test_a_characterised_device_keeps_the_price_of_actions():
+    clock = Clock(dear())
+    for k in range(1, 20):
+        clock.measure(
+            [Query(draw(k % 4 + 1, 6, seed=k), draw(24, seed=k + i), Purpose.CALIBRATE) for i in range(1 + k % 3)]
+        )
+    cost = clock.cost()
+    assert cost is not None
+    assert cost.actions == COST.actions
+    assert eval(_cost(COST).removeprefix("cost="), {"bp": bp}) == COST  # the line of code that is printed
