@@ -45,7 +45,7 @@ class Scale(bp.Device):
             raise UnreachableError("gone")
         self.parts.append(len(queries))
         readings = super().measure(queries)
-        self.alive.append(sum(isinstance(thing, Query) for thing in gc.get_objects()))
+        self.alive.append(sum(type(thing) is Query for thing in gc.get_objects()))
         return readings
 
 
@@ -78,12 +78,12 @@ def test_the_server_makes_no_object_for_the_queries_of_other_parts():
     sent = rounds.unpack(rounds.pack(asked), scale.declaration)
     del asked
     gc.collect()
-    before = sum(isinstance(thing, Query) for thing in gc.get_objects())
+    before = sum(type(thing) is Query for thing in gc.get_objects())
     joined, (readings,) = answered(Guarded(scale), sent, scale.declaration)
     assert joined
     assert len(readings) == sum(sent.sizes())
     assert max(scale.alive) <= before + 2 * AT_A_TIME
-    assert sum(isinstance(thing, Query) for thing in gc.get_objects()) <= before + 2 * AT_A_TIME
+    assert sum(type(thing) is Query for thing in gc.get_objects()) <= before + 2 * AT_A_TIME
 
 
 def test_an_interlock_agrees_to_a_whole_round_before_a_part_is_measured():
