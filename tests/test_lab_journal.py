@@ -293,3 +293,18 @@ def test_a_folder_that_cannot_be_kept_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ArgumentError, match=r"the journal .*file cannot be kept"):
         Journal(tmp_path / "file")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_room_of_a_long_answer_is_given_back_at_the_next_round(path, restarted):
+    """Also where the answer was longer than it was said to be, and where an earlier server wrote it."""
+    frames, entry = answer(1, 4 * SPARE), Entry(path, ME)
+    entry.begin(1, 0)
+    entry.answer(frames)
+    if restarted:
+        entry.close()
+        entry = Entry(path)
+    assert path.stat().st_size > 3 * SPARE
+    entry.begin(2, 0)
+    assert path.stat().st_size == HEAD + ROOM
+    entry.close()

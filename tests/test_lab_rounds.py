@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 import blackprop as bp
-from blackprop.core import Ledger, Purpose, Query, ask, metered, run
+from blackprop.core import Capability, Ledger, Purpose, Query, Round, ask, metered, run
 from blackprop.errors import ArgumentError, LimitError, ProtocolError, ReadingError, ShapeError
 from blackprop.lab.remote.shared import _rounds as rounds
 from blackprop.lab.remote.shared import _wire as wire
@@ -247,3 +250,53 @@ def test_readings_come_in_the_dtype_of_their_rows_and_strangers_as_they_are():
     answers = [np.ones((2, 4), np.float32), np.ones((2, 4), np.float64), np.ones((1, 1), np.float32)]
     back = rounds.unpack_readings(False, answers, queries)
     assert [y.dtype for y in back] == [torch.float16, torch.float64, torch.float32]
+
+
+@dataclass(frozen=True)
+class Weigh(Capability):
+    """Rows of one number each, and readings of two."""
+
+    name: ClassVar[str] = "weigh"
+
+    def row_shape(self, spec: bp.Declaration) -> tuple[int, ...]:
+        del spec
+        return (1,)
+
+    def reading_shape(self, spec: bp.Declaration) -> tuple[int, ...]:
+        del spec
+        return (2,)
+
+    def perform(self, device, x, /):
+        del device
+        return torch.cat([x, -x], 1)
+
+
+def test_an_answer_is_as_large_as_the_readings_of_all_its_kinds():
+    spec = replace(SPEC, capabilities=(Weigh(),))
+    asked = Round.of([query(3), Query(torch.ones(5, 1), query().theta, Purpose.PARAMETER, Weigh)])
+    assert rounds.answer_bytes(asked, spec) == 4 * (3 * 4 + 5 * 2) + rounds.ANSWER_HEADER_BYTES
+    again = rounds.unpack(rounds.pack(asked), spec, rounds.names(asked))
+    assert [q.capability for q in again] == [None, Weigh]
+
+
+def test_a_capability_that_the_device_does_not_declare_is_refused():
+    asked = Round.of([query(3), Query(torch.ones(5, 1), query().theta, Purpose.PARAMETER, Weigh)])
+    with pytest.raises(ProtocolError, match="does not declare the capability 'weigh'"):
+        rounds.unpack(rounds.pack(asked), SPEC, rounds.names(asked))
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_single_number_among_the_rows_of_several_kinds_is_refused(place):
+    asked = Round.of([query(3), Query(torch.ones(5, 1), query().theta, Purpose.PARAMETER, Weigh)])
+    arrays = rounds.pack(asked)
+    arrays[place] = np.array(1.0, np.float32)
+    with pytest.raises(ShapeError, match="got a single number"):
+        rounds.unpack(arrays, replace(SPEC, capabilities=(Weigh(),)), rounds.names(asked))
+
+
+def test_no_more_queries_than_the_protocol_says_are_taken():
+    rows, settings, _ = rounds.pack([query(1)])
+    table = np.zeros((2**18 + 1, 5), np.int64)
+    with pytest.raises(ProtocolError, match="262145 queries; at most 262144"):
+        rounds.unpack([rows, settings, table], SPEC)
+    rounds.unpack([rows, settings, table[1:]], SPEC)

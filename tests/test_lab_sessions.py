@@ -13,6 +13,7 @@ import pytest
 from blackprop import errors
 from blackprop.lab import RemoteDevice, Server
 from blackprop.lab.remote.client._connection import Connection
+from blackprop.lab.remote.server import _journal as journals
 from blackprop.lab.remote.server._entry import HEAD
 from blackprop.lab.remote.server._journal import LIVE, SILENT, Journal
 from blackprop.lab.remote.shared import _messages as say
@@ -202,3 +203,16 @@ def test_a_full_disk_leaves_no_file_and_puts_no_round_in_doubt(keys, record, mon
         assert reply["state"] == say.LOST
         full[0] = False
         device.measure([query(2, rows=2000)])
+
+
+def test_of_many_sessions_to_forget_each_key_keeps_as_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "SILENT", 2)
+    now = [0.0]
+    journal, owners = Journal(tmp_path / "journal", 30, lambda: now[0]), [KEYS[0]] * 4 + [KEYS[1]] * 3
+    sessions = [journal.new(user) for user in owners]
+    for session, user in zip(sessions, owners, strict=True):
+        begun(journal, session, user)
+    now[0] = 100.0
+    journal.new(KEYS[2])
+    assert [user for session, user in zip(sessions, owners, strict=True) if session in journal] == KEYS[:2]
+    journal.close()

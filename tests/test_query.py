@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
 import blackprop as bp
-from blackprop.core import Purpose, Query, ask, metered, run
+from blackprop.core import Count, Purpose, Query, ask, metered, run
 from blackprop.core._procedure import reading_first
 from blackprop.core._round import Round
 from blackprop.errors import LimitError, ReadingError, ShapeError
@@ -161,3 +163,12 @@ def test_a_device_that_fails_is_programmed_anew(generator):
     device.broken = False
     device.measure([Query(x, a, Purpose.FORWARD)])
     assert len(device.written) == 3
+
+
+def test_counts_are_added_and_taken_away_by_purpose_and_name():
+    one = Count(Counter({Purpose.FORWARD: 5, Purpose.PARAMETER: 2}), Counter({Purpose.FORWARD: 3}), Counter(taps=4))
+    other = Count(Counter({Purpose.FORWARD: 2}), Counter({Purpose.FORWARD: 3}), Counter(taps=1))
+    one.subtract(other)
+    assert one.entries() == Count(Counter({Purpose.FORWARD: 3, Purpose.PARAMETER: 2}), Counter(), Counter(taps=3))
+    one.add(other)
+    assert (one.rows[Purpose.FORWARD], one.programmings[Purpose.FORWARD], one.actions["taps"]) == (5, 3, 4)
