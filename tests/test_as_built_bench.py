@@ -104,7 +104,10 @@ def test_rates_are_chosen_on_a_seed_that_is_not_reported(modules, monkeypatch, t
 
 def test_the_page_shows_means_and_gaps_without_the_seed_of_the_choice(modules, tmp_path):
     results = [
-        result(method="oracle", seed=0, accuracy=1.0),
+        result(method="oracle", seed=0, accuracy=1.0, rate=0.24),
+        result(method="oracle", seed=0, accuracy=0.7, rate=0.06),  # worse on the seed of the choice
+        result(method="oracle", seed=100, accuracy=0.9, rate=0.24),
+        result(method="oracle", seed=100, accuracy=0.8, rate=0.06),
         result(method="frozen", seed=0, accuracy=0.2),
         result(seed=0, accuracy=0.9),
         result(seed=1, accuracy=0.94),
