@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from blackprop.surrogates.calibration._spectra import Samples, orders, waves
+from blackprop.surrogates.calibration._spectra import Samples
 from blackprop.surrogates.calibration._sweep import Sweep
+from blackprop.surrogates.calibration._waves import orders, waves
 from support import draw
 
 POWER = (0.2, 1.0, 0.3, 0.1)  # of an element's own coefficients, by order

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.surrogates.calibration._calibration import BLOCK, orthogonal, trustworthy
+from blackprop.surrogates.calibration._curve_fit import CurveFit
 from blackprop.surrogates.calibration._curves import (
     WIDTHS,
     clearest,
@@ -22,8 +23,9 @@ from blackprop.surrogates.calibration._curves import (
 )
 from blackprop.surrogates.calibration._displacement import nearest_offset
 from blackprop.surrogates.calibration._range import Range
-from blackprop.surrogates.calibration._spectra import estimate, slopes, waves
+from blackprop.surrogates.calibration._spectra import estimate
 from blackprop.surrogates.calibration._trust import Trust
+from blackprop.surrogates.calibration._waves import slopes, waves
 from elements import Elements
 from support import draw
 
@@ -141,8 +143,8 @@ def test_the_common_curve_and_its_mean_slopes_are_read_from_a_table(even):
 def test_what_an_element_adds_is_the_posterior_mean_and_so_are_its_slopes(even):
     given = Elements(even, 0.01, P=300)
     found = estimate(given.samples, 8)
-    own = own_harmonics(found, given.sweep.groups, given.values, 9)
-    gain, _, _ = found.gains()
+    own = own_harmonics(CurveFit(found, None, given.turns), given.sweep, given.values, 9)
+    gain, _ = found.gains()
     rest = given.values.mT - (found.waves @ found.common)[given.sweep.group]
     mean = (gain[given.sweep.group] @ rest[..., None])[..., 0]
 
@@ -163,10 +165,12 @@ def test_faint_orders_and_those_without_room_are_left_out(even, room):
     found = estimate(given.samples, 8)
     own = torch.where(torch.arange(len(found.own)) < len(given.power), found.own, 1e-9)
     found = replace(found, own=own)
-    assert len(own_harmonics(found, given.sweep.groups, given.values, room)) == min(room, 2 if even else 4)
+    assert len(own_harmonics(CurveFit(found, None, given.turns), given.sweep, given.values, room)) == min(
+        room, 2 if even else 4
+    )
     alike = Elements(even, 0.0, own=0.0)
     found = estimate(alike.samples, 8)
-    assert len(own_harmonics(found, alike.sweep.groups, alike.values, room)) == 0
+    assert len(own_harmonics(CurveFit(found, None, alike.turns), alike.sweep, alike.values, room)) == 0
 
 
 @EVEN
@@ -175,9 +179,9 @@ def test_as_many_harmonics_are_held_as_the_last_order_that_is_not_faint_wants(ev
     given = Elements(even, 0.01, P=300)
     found = estimate(given.samples, 8)
     found = replace(found, own=torch.where(torch.arange(len(found.own)) < kept, 1.0, 0.0).double())
-    own = own_harmonics(found, given.sweep.groups, given.values, 9)
+    own = own_harmonics(CurveFit(found, None, given.turns), given.sweep, given.values, 9)
     assert len(own) == ((kept + 1) // 2 if even else kept // 2 + 1)
-    gain, _, _ = found.gains()
+    gain, _ = found.gains()
     rest = given.values.mT - (found.waves @ found.common)[given.sweep.group]
     mean = (gain[given.sweep.group] @ rest[..., None])[..., 0]
     turns = torch.rand(300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

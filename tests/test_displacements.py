@@ -13,7 +13,8 @@ from blackprop.surrogates.calibration._curves import Curves, common_table
 from blackprop.surrogates.calibration._displacement import APART, nearest, read_beside, within
 from blackprop.surrogates.calibration._drift import displaced, moved
 from blackprop.surrogates.calibration._range import Range
-from blackprop.surrogates.calibration._spectra import Spectra, estimate, slopes, waves
+from blackprop.surrogates.calibration._spectra import Spectra, estimate
+from blackprop.surrogates.calibration._waves import slopes, waves
 from elements import Elements
 from support import draw
 

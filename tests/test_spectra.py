@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate, orders, slopes, waves
+from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate
 from blackprop.surrogates.calibration._sweep import MANY, NEAR, PLACES, Sweep
+from blackprop.surrogates.calibration._waves import orders, slopes, waves
 from elements import POWER, Elements
 from support import draw
 
@@ -130,11 +131,11 @@ def test_noise_is_never_less_than_what_is_known():
 def test_what_is_left_of_a_coefficient_is_what_the_posterior_says(even, noise):
     given = Elements(even, noise, P=4000)
     found = estimate(given.samples, 3)
-    gain, left, precision = found.gains()
-    group = given.sweep.group
+    group, (_, precision) = given.sweep.group, found.gains()
+    curves = found.posterior(group, given.values)
     rest = given.values.mT - (found.waves @ found.common)[group]
-    wrong = found.common + (gain[group] @ rest[..., None])[..., 0] - given.coefficients
-    expected = left.diagonal(dim1=1, dim2=2)[group].mean(0)
+    wrong = curves.curves - given.coefficients
+    expected = curves.left.square().sum(2)[group].mean(0)
     torch.testing.assert_close(wrong.square().mean(0), expected, rtol=0.25, atol=1e-4)
     # Whitened, the samples less the common curve are as long as there are settings.
     whitened = (rest[:, None] @ precision[group] @ rest[..., None]).mean()

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from blackprop.surrogates.calibration._curves import clearest, smoothing
-from blackprop.surrogates.calibration._spectra import estimate, orders, slopes, waves
+from blackprop.surrogates.calibration._spectra import estimate
 from blackprop.surrogates.calibration._trust import TOLD, Surprise, surprise, trust
+from blackprop.surrogates.calibration._waves import orders, slopes, waves
 from elements import Elements
 from support import draw
 
-UNTOLD = Surprise(wrong=0.0, over=1.0, missed=1.0, doubt=math.inf)  # readings that tell no more than the curves
+NONE = torch.zeros(1, 1)
+UNTOLD = Surprise(wrong=0.0, over=1.0, missed=1.0, doubt=math.inf, errors=NONE)  # tells no more than the curves
 
 
 @pytest.mark.parametrize("even", [False, True])
@@ -23,8 +25,8 @@ UNTOLD = Surprise(wrong=0.0, over=1.0, missed=1.0, doubt=math.inf)  # readings t
 def test_slopes_agree_with_the_true_ones_as_much_as_is_told(even, noise, own):
     given = Elements(even, noise, own=own)
     found = estimate(given.samples, 8)
-    told = trust(found, given.sweep.group, given.values, UNTOLD)
-    gain, _, _ = found.gains()
+    told = trust(found.posterior(given.sweep.group, given.values), UNTOLD)
+    gain, _ = found.gains()
     group = given.sweep.group
     rest = given.values.mT - (found.waves @ found.common)[group]
     fitted = found.common + (gain[group] @ rest[..., None])[..., 0]
@@ -43,7 +45,7 @@ def test_slopes_agree_with_the_true_ones_as_much_as_is_told(even, noise, own):
     assert 0.7 * float(value.mean()) < told.left < 1.3 * float(value.mean()) + 5e-3
     assert told.cosine == pytest.approx(float(torch.cosine_similarity(true.flatten(), ours.flatten(), 0)), abs=0.03)
     assert told.signs == pytest.approx(right, abs=0.04)  # of the slope itself: these are all alike in size
-    doubled = trust(found, group, given.values, replace(UNTOLD, over=2.0))
+    doubled = trust(found.posterior(group, given.values), replace(UNTOLD, over=2.0))
     assert doubled.cosine < told.cosine
     assert doubled.left == pytest.approx(2 * told.left)
 
@@ -55,7 +57,7 @@ def test_of_few_settings_no_more_is_told_than_is_so(even, settings, noise):
     """Fewer than a curve has coefficients: between them it is known worse than at them."""
     given = Elements(even, noise, settings=settings)
     found = estimate(given.samples, 8)
-    told, group = trust(found, given.sweep.group, given.values, UNTOLD), given.sweep.group
+    told, group = trust(found.posterior(given.sweep.group, given.values), UNTOLD), given.sweep.group
     rest = given.values.mT - (found.waves @ found.common)[group]
     fitted = found.common + (found.gains()[0][group] @ rest[..., None])[..., 0]
     turns = torch.rand(40, 2000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -73,9 +75,9 @@ def test_what_was_held_out_is_weighed_against_what_the_curves_expect():
     found, group = estimate(given.samples, 8), given.sweep.group
 
     def cosine(missed: float, doubt: float, over: float = 1.0) -> float:
-        return trust(found, group, given.values, Surprise(0.0, over, missed, doubt)).cosine
+        return trust(found.posterior(group, given.values), Surprise(0.0, over, missed, doubt, NONE)).cosine
 
-    untold = trust(found, group, given.values, UNTOLD).cosine
+    untold = trust(found.posterior(group, given.values), UNTOLD).cosine
     # By few readings hardly; by many alone; by as many as the curves are known by, the geometric mean of what is left.
     assert cosine(0.5, 1e6) == pytest.approx(untold, abs=1e-3)
     assert cosine(0.5, 1e-6) == pytest.approx(math.sqrt(0.5), abs=1e-3)
@@ -93,7 +95,7 @@ def test_what_was_held_out_is_predicted_as_well_as_is_told(even, noise):
     found = estimate(given.samples, 8)
 
     def seen(held: Tensor, drift: float = 0.0) -> Surprise:
-        return surprise(found, given.sweep.group, given.values, given.held, held, noise, drift)
+        return surprise(found.posterior(given.sweep.group, given.values), given.values, given.held, held, noise, drift)
 
     well = seen(given.unseen)
     assert well.over == pytest.approx(1, abs=0.2)
@@ -130,10 +132,13 @@ def test_the_share_that_is_missed_is_that_of_the_slopes_between_samples(even):
         # The true curves rise more than those that are known.
         held = straight + part / (1 - part) * (straight - beside)
         held += math.sqrt(1e-4) * draw(*held.shape, seed=9, dtype=torch.float64)
-        seen = surprise(found, group, given.values, given.held, held, 1e-4, 0.0)
+        seen = surprise(found.posterior(group, given.values), given.values, given.held, held, 1e-4, 0.0)
         assert seen.missed == pytest.approx(part**2, rel=0.15)
     few, many = (
-        surprise(found, group[:n], given.values[:, :n], given.held, held[:, :n], 1e-4, 0.0).doubt for n in (200, 2000)
+        surprise(
+            found.posterior(group[:n], given.values[:, :n]), given.values[:, :n], given.held, held[:, :n], 1e-4, 0.0
+        ).doubt
+        for n in (200, 2000)
     )
     assert few / many == pytest.approx(10, rel=0.5)
 
@@ -142,10 +147,10 @@ def test_the_share_that_is_missed_is_that_of_the_slopes_between_samples(even):
 def test_one_setting_by_itself_tells_an_order_that_was_taken_for_another_and_no_more(even):
     given = Elements(even, 1e-3, settings=9)
     found, group = estimate(given.samples, 8), given.sweep.group
-    seen = surprise(found, group, given.values, given.held, given.unseen, 1e-3, 0.0)
+    seen = surprise(found.posterior(group, given.values), given.values, given.held, given.unseen, 1e-3, 0.0)
     assert (seen.missed, seen.doubt) == (1.0, math.inf)
     other = given.unseen + draw(*given.unseen.shape, seed=9, dtype=torch.float64)
-    seen = surprise(found, group, given.values, given.held, other, 1e-3, 0.0)
+    seen = surprise(found.posterior(group, given.values), given.values, given.held, other, 1e-3, 0.0)
     assert seen.missed > 0.5
     assert seen.doubt == 0
 
@@ -156,5 +161,5 @@ def test_changes_within_the_noise_tell_nothing():
     change = 0.25  # of the spread of the readings beside each other; the noise is more
     held = change * draw(*given.unseen.shape, dtype=torch.float64) + given.unseen
     for noise, told in ((1e-3, True), (10.0, False)):
-        seen = surprise(found, group, given.values, given.held, held, noise, 0.0)
+        seen = surprise(found.posterior(group, given.values), given.values, given.held, held, noise, 0.0)
         assert math.isfinite(seen.doubt) == told

@@ -264,11 +264,11 @@ class CalibratedResponse(Surrogate):
         return True
 
     def _take(self, new: Calibration) -> None:
-        trust, own = new.trust, own_harmonics(new.found, new.sweep.groups, new.values, 1 + self.harmonics)
-        self.table.copy_(common_table(new.found))
+        trust, own = new.trust, own_harmonics(new.fit, new.sweep, new.values, 1 + self.harmonics)
+        self.table.copy_(common_table(new.fit.found))
         self.own = torch.view_as_real(own).view(len(own), *self.own.shape[1:]).to(self.own)
         self.span.copy_(torch.stack((new.range.low, new.range.high)))
-        self.spread.fill_(new.found.noise + trust.left)
+        self.spread.fill_(new.fit.noise + trust.left)
         self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
         self.doubts.copy_(trust.doubts)
         self.trusted.fill_(new.trusted)

@@ -16,11 +16,12 @@ from blackprop.core._procedure import ROUND_BYTES, Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.surrogates._watch import NEGLIGIBLE
+from blackprop.surrogates.calibration._curve_fit import FEWEST, LEARNT_FROM, CurveFit, preferred
 from blackprop.surrogates.calibration._drift import displaced, moved
 from blackprop.surrogates.calibration._range import Range
-from blackprop.surrogates.calibration._spectra import Samples, Spectra, estimate
+from blackprop.surrogates.calibration._spectra import NOTHING, Samples, estimate
 from blackprop.surrogates.calibration._sweep import PLACES, Sweep
-from blackprop.surrogates.calibration._trust import LOOKED_AT, Trust, surprise, trust
+from blackprop.surrogates.calibration._trust import LOOKED_AT, Surprise, Trust, contradicted, surprise, trust
 
 BLOCK = 1024  # inputs that one orthogonal set spans; more are spanned in blocks
 LEAST = 0.92, 0.9  # cosine and share of right signs that are expected of slopes to train by
@@ -32,10 +33,10 @@ CALLS = len(PLACES)
 class Calibration:
     """Curves, what they were fitted to, and what the check says of them."""
 
-    found: Spectra
+    fit: CurveFit
     trust: Trust
     wrong: float
-    """The mean square by which the setting that was held out last was predicted wrongly."""
+    """The mean square by which the first fit mistook the settings that were held out last."""
     values: Tensor  # (K, P)
     turns: Tensor  # (K, G)
     sweep: Sweep
@@ -51,7 +52,7 @@ class Calibration:
 
     @property
     def trusted(self) -> bool:
-        return trustworthy(self.trust, self.found.samples.size)
+        return trustworthy(self.trust, self.fit.found.samples.size)
 
     def setting(self, k: int) -> Tensor:
         """The k-th θ (P,) that was measured."""
@@ -73,22 +74,35 @@ def calibrate(
     budget forbids more. Before that two settings are read again, to see whether the device moves.
     """
     sweep = Sweep.draw(theta.numel(), settings, not range_.periodic, theta, generator)
-    some, groups = _chosen(theta, generator), sweep.groups
+    (some, learnt), groups = _chosen(theta, generator), sweep.groups
     turns, values = torch.zeros(0, len(sweep.shift)).to(sweep.shift), theta.new_zeros(0, theta.numel())
     best, asked = None, 0
 
-    def fitted(turns: Tensor, values: Tensor) -> Spectra:
+    def fitted(turns: Tensor, values: Tensor) -> CurveFit:
         samples = Samples.of(turns, groups, values, sweep.even)
-        return estimate(samples, harmonics, spec.noise**2 * samples.power)
+        return CurveFit(estimate(samples, harmonics, spec.noise**2 * samples.power), None, turns)
 
     def judged(turns: Tensor, values: Tensor, held: int, drift: float = 0.0) -> Calibration:
         before, group = values[:-held], sweep.group[some]
-        first, found = fitted(turns[:-held], before), fitted(turns, values)
-        noise = min(first.noise, found.noise)
-        seen = surprise(first, group, before[:, some], turns[-held:], values[-held:, some], noise, drift)
-        told = trust(found, group, values[:, some], seen)
-        told = replace(told, cosine=told.cosine * displaced(found, drift))
-        return Calibration(found, told, seen.wrong, values, turns, sweep, range_, moving=drift > 0)
+        first, full = fitted(turns[:-held], before), fitted(turns, values)
+        noise = min(first.noise, full.noise)
+
+        def seen_by(fit: CurveFit) -> Surprise:
+            curves = fit.posterior(group, before[:, some])
+            return surprise(curves, before[:, some], turns[-held:], values[-held:, some], min(noise, fit.noise), drift)
+
+        seen, curves = seen_by(first), full.posterior(group, values[:, some])
+        if len(learnt) >= FEWEST and full.found.own.any():
+            floor = max(spec.noise**2 * full.found.samples.power, NOTHING * full.found.samples.variance)
+            part = first.as_family(sweep.group[learnt], before[:, learnt], floor)
+            whole = full.following(part, sweep.group[learnt], values[:, learnt], floor)
+            others, better = whole.posterior(group, values[:, some]), seen_by(part)
+            if preferred(others, curves, whole.learnt) and not contradicted(better, seen):
+                seen, full, curves = better, whole, others
+        told = trust(curves, seen)
+        left = told.left if full.family is None else max(told.left, curves.mistaken - full.noise)  # by strays
+        told = replace(told, left=left, cosine=told.cosine * displaced(full.found, drift))
+        return Calibration(full, told, seen.wrong, values, turns, sweep, range_, moving=drift > 0)
 
     def read(turns: Tensor) -> Procedure[Tensor]:
         return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, input_rms, theta, generator))
@@ -132,15 +146,18 @@ def _settled(calibration: Calibration) -> bool:
     """Whether more settings are not needed: held-out ones err by 1 %, or by little beyond the noise, and slopes may be
     trusted clearly; or would not help: nothing but noise is seen.
     """
-    found, size = calibration.found, calibration.found.samples.size
-    explained = calibration.wrong - found.noise < max(NEGLIGIBLE * found.samples.power, 0.5 * found.noise)
-    return found.samples.variance < 2 * found.noise or (explained and trustworthy(calibration.trust, size, CLEARLY))
+    noise, samples = calibration.fit.noise, calibration.fit.found.samples
+    explained = calibration.wrong - noise < max(NEGLIGIBLE * samples.power, 0.5 * noise)
+    return samples.variance < 2 * noise or (explained and trustworthy(calibration.trust, samples.size, CLEARLY))
 
 
-def _chosen(theta: Tensor, generator: torch.Generator) -> Tensor:
-    """At most `LOOKED_AT` elements, at random: every other column may be of another kind."""
+def _chosen(theta: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """At most `LOOKED_AT` elements that are checked, and at most `LEARNT_FROM` of them that a family is learnt from: at
+    random, since every other column may be of another kind.
+    """
     order = torch.randperm(theta.numel(), generator=generator, device=generator.device)
-    return order[:LOOKED_AT].sort().values.to(theta.device)
+    checked, learnt = (order[:count].sort().values.to(theta.device) for count in (LOOKED_AT, LEARNT_FROM))
+    return checked, learnt
 
 
 def spanning_probes(spec: Declaration, input_rms: float | None, theta: Tensor, generator: torch.Generator) -> Probes:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blackprop.surrogates.calibration._curve_fit import CurveFit
 from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import Spectra
+from blackprop.surrogates.calibration._sweep import Sweep
+from blackprop.surrogates.calibration._waves import orders, tabulated
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
 WIDTHS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the range, that slopes are averaged over
@@ -49,38 +52,39 @@ def smoothing(order: Tensor, even: bool) -> Tensor:
 
 def common_table(found: Spectra) -> Tensor:
     """The common curve round a turn: its value, and its slope over each of `WIDTHS` (`TABLE`, 1 + S)."""
-    c, H = found.common, found.harmonics
-    wave = torch.zeros(TABLE // 2 + 1, dtype=c.dtype.to_complex(), device=c.device)
-    wave[0] = c[0]
-    wave[1 : H + 1] = (c[1:] if found.samples.even else torch.complex(c[1::2], -c[2::2])) / math.sqrt(2)
-    order = torch.arange(len(wave), device=c.device)
-    each = torch.cat((wave[None], 2j * math.pi * order * wave * smoothing(order, found.samples.even)))
-    return torch.fft.irfft(each, TABLE, norm="forward").mT
+    even, order = found.samples.even, orders(found.harmonics, found.samples.even, found.common)
+    value, _ = tabulated(found.common[None], even, TABLE)
+    _, slopes = tabulated(found.common * smoothing(order, even), even, TABLE)
+    return torch.cat((value, slopes), 1)
 
 
-def own_harmonics(found: Spectra, groups: list[Tensor], values: Tensor, room: int) -> Tensor:
+def own_harmonics(fit: CurveFit, sweep: Sweep, values: Tensor, room: int) -> Tensor:
     """What each element adds to the common curve, from the samples `values` (K, P): complex Fourier coefficients
     (H, P), H at most `room`; of curves that are even in the turn, two real ones in the place of each.
 
     The first so many are returned that are not faint beside the whole.
     """
-    gain, left, _ = found.gains()
+    found = fit.found
     even = found.samples.even
-    order = torch.arange(found.harmonics + 1, device=values.device)
-    order = order if even else order.repeat_interleave(2)[1:]
-    explained = (found.own - left.diagonal(dim1=1, dim2=2).mean(0)).clamp_min(0) * order.square().clamp_min(1)
+    order = orders(found.harmonics, even, values)
+    own = None if fit.family is None else fit.own(sweep.group, values)  # (P, n)
+    explained = found.explained() if own is None else own.square().mean(0).double()
+    explained = explained * order.square().clamp_min(1)
     whole = float((explained + found.common.square() * order.square()).sum())
     columns = min(len(order), 2 * room if even else 2 * room - 1)
     clear = (explained > FAINT * whole).nonzero()
     used = 0 if not len(clear) else min(int(clear.max()) + 1, columns)
     count = (used + 1) // 2 if even else used // 2 + 1 if used else 0
     real = torch.zeros(2 * count, values.shape[1], dtype=values.dtype, device=values.device)
-    at = found.waves @ found.common  # (G, K)
-    scale = torch.where(order > 0, math.sqrt(2), 1.0)[:, None]
     rows = torch.arange(used, device=values.device) + (0 if even else torch.arange(used, device=values.device) > 0)
-    for g, some in enumerate(groups):
-        matrix, base = (scale * gain[g])[:used].to(values), at[g].to(values)[:, None]
-        real[:, some] = real[:, some].index_copy(0, rows, matrix @ (values[:, some] - base))
+    scale = torch.where(order > 0, math.sqrt(2), 1.0)[:, None]
+    if own is not None:
+        real = real.index_copy(0, rows, (scale * own.mT)[:used].to(values))
+    else:
+        gain, at = found.gains()[0], found.waves @ found.common  # (G, K)
+        for g, some in enumerate(sweep.groups):
+            matrix, base = (scale * gain[g])[:used].to(values), at[g].to(values)[:, None]
+            real[:, some] = real[:, some].index_copy(0, rows, matrix @ (values[:, some] - base))
     if not even:
         real[1::2] *= -1  # a cos + b sin = Re (a − ib) e^{i…}
     return torch.complex(real[0::2], real[1::2])

@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor
 
-from blackprop.surrogates.calibration._spectra import Spectra, orders
+from blackprop.surrogates.calibration._spectra import Spectra
+from blackprop.surrogates.calibration._waves import orders
 
 ROUNDING = 1e-4  # of the readings, by which two of a device without noise may differ
 SURE = 3.0  # standard deviations, by which more elements differ more from an old reading than from a recent one

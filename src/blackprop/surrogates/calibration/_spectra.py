@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blackprop.surrogates.calibration._posterior import Posterior, left_out
+from blackprop.surrogates.calibration._waves import orders, waves
+
 NOTHING = 1e-8  # of the samples' variance: the least noise assumed, above what single precision rounds off
 DECAYS = (0.25, 0.5, 0.7, 0.85, 0.95)  # of the power beyond the orders that are fitted one by one, order by order
 STEP = 0.8  # of a step of Fisher's scoring that is taken: parts overlap a little
@@ -77,40 +80,51 @@ class Spectra:
     def waves(self) -> Tensor:  # (G, K, n)
         return waves(self.samples.turns, self.harmonics, self.samples.even)
 
-    def precision(self) -> Tensor:  # (G, K, K)
-        """The inverse covariance of an element's samples, given the common curve."""
-        return _inverse(self.waves, self.own, self.noise)[0]
-
-    def gains(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The matrix (G, n, K) from samples less the common curve to an element's own coefficients, the covariance
-        (G, n, n) that is left of these, and the precision.
+    def gains(self) -> tuple[Tensor, Tensor]:
+        """The matrix (G, n, K) from samples less the common curve to an element's own coefficients, and the inverse
+        covariance (G, K, K) of these samples.
         """
-        F, Q = self.waves, self.precision()
-        gain = self.own[:, None] * (F.mT @ Q)
-        return gain, torch.diag(self.own) - gain @ F * self.own, Q
+        F = self.waves
+        Q = _inverse(F, self.own, self.noise)[0]
+        return self.own[:, None] * (F.mT @ Q), Q
+
+    def explained(self) -> Tensor:
+        """The power (n,) of the elements' own coefficients that their samples explain."""
+        F, (gain, _) = self.waves, self.gains()
+        return (gain @ F).diagonal(dim1=1, dim2=2).mean(0).clamp_min(0) * self.own
+
+    def posterior(self, group: Tensor, values: Tensor) -> Posterior:
+        """The curves of elements of `group` (E,) through their samples `values` (K, E)."""
+        F, (gain, Q) = self.waves, self.gains()
+        identity = torch.eye(len(self.common)).to(gain)
+        scale = self.own.sqrt()
+        # own - own Fᵀ Q F own = scale (1 + scale Fᵀ F scale / noise)⁻¹ scale
+        L = torch.linalg.cholesky(identity + scale[:, None] * (F.mT @ F) * scale / self.noise)
+        left = scale[:, None] * torch.linalg.solve_triangular(L.mT, identity, upper=True)
+        # An element's own curve makes up for a part of the error of the common one.
+        shared = (identity - gain @ F) @ _factor(self.doubt)
+        rest = values.mT.double() - (F @ self.common)[group]
+        variance = 1 / Q.diagonal(dim1=1, dim2=2)[group]
+        told = left_out((Q[group] @ rest[..., None])[..., 0] * variance, variance)
+        return Posterior(
+            curves=self.common + (gain[group] @ rest[..., None])[..., 0],
+            phase=F.new_zeros(len(F)),
+            left=left,
+            shared=shared,
+            **told,
+            row=group,
+            group=torch.arange(len(F), device=group.device),
+            turns=self.samples.turns,
+            noise=self.noise,
+            harmonics=self.harmonics,
+            even=self.samples.even,
+        )
 
 
-def waves(turns: Tensor, harmonics: int, even: bool) -> Tensor:
-    """`1, √2 cos 2πt, √2 sin 2πt, √2 cos 4πt, …` (*t, n); without sines where the curves are even."""
-    angle = turns[..., None] * (2 * math.pi * torch.arange(1, harmonics + 1, device=turns.device, dtype=turns.dtype))
-    pair = angle.cos() if even else torch.stack((angle.cos(), angle.sin()), -1).flatten(-2)
-    return torch.cat((torch.ones_like(turns)[..., None], math.sqrt(2) * pair), -1)
-
-
-def slopes(turns: Tensor, harmonics: int, even: bool) -> Tensor:
-    """The derivatives of `waves`, per turn."""
-    order = 2 * math.pi * torch.arange(1, harmonics + 1, device=turns.device, dtype=turns.dtype)
-    angle = turns[..., None] * order
-    pair = -order * angle.sin()
-    if not even:
-        pair = torch.stack((pair, order * angle.cos()), -1).flatten(-2)
-    return torch.cat((torch.zeros_like(turns)[..., None], math.sqrt(2) * pair), -1)
-
-
-def orders(harmonics: int, even: bool, like: Tensor) -> Tensor:
-    """Which order each column of `waves` is of."""
-    every = torch.arange(harmonics + 1, device=like.device)
-    return every if even else every.repeat_interleave(2)[1:]
+def _factor(covariance: Tensor) -> Tensor:
+    """L with `L Lᵀ` = covariance, which may be singular."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp_min(0).sqrt()
 
 
 def estimate(samples: Samples, harmonics: int, noise: float = 0.0) -> Spectra:
