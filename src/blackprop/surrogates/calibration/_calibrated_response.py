@@ -29,37 +29,39 @@ FAR = 1 / 12  # of the range: displacements that are a matter for a new calibrat
 class CalibratedResponse(Surrogate):
     """`A_ij = R_ij(θ_ij)` with response curves measured once: `∂L/∂X = G A` and `∂L/∂θ_ij = (GᵀX)_ij R'_ij(θ_ij)`.
 
-    The start writes K settings, in which every element stands elsewhere in its range, and reads each on a spanning set
-    of rows, orthogonal and driven at the amplitude of the data. A curve is the sum of what is common to all elements,
-    which they sample together at many times K points, and of what each adds to it. Both are the posterior mean under
-    spectra of the greatest likelihood, so each order is shrunk by its own standard error. Elements may differ in phase,
-    gain, offset and shape. The range of θ is its period; or its limits; or else the initial values and as much again to
+    The start writes K settings, at each of which every element is at a different point of its range. It reads each
+    setting on orthogonal rows that span the inputs, at the amplitude of the data. Elements may differ in phase, gain,
+    offset and shape. The range of θ is its period; or its limits; or else the initial values and as much again to
     either side, with straight continuation.
 
-    **The check.** Three of the K settings (of fewer than 12 one), off the grid of the others and on other rows, are
-    held out of a first fit. How well that predicts them, and how well each sample follows from the others of its
-    element, says what to expect of the slopes: their cosine to the true ones, and the share of right signs. With
-    `settings=None` K is 16. Where that does not explain the device, one setting is read again: where it shows that
-    elements move meanwhile, these 16 are kept; else 16 more and another 16 are added. Where the last fit may not be
-    trusted, a `CalibrationWarning` says so: A is then corrected by the training batches, and slopes of an expected
-    cosine under 0.5 are withheld, so that θ stays. Where a budget forbids more settings, the fit is of those it
-    allowed. `diagnose` tells the figures.
+    **Curves** are posterior means, under one of two priors:
 
-    A slope within 3 standard errors of zero is replaced by the mean slope over a wider part of the curve, up to half of
-    the range, the first that is clear of its own: which way to go, where the curve is flat or rippled by noise.
+    - stationary: a common curve plus an own curve for each element, with a spectrum of the greatest likelihood;
+    - a family: one shape with a few modes, which each element has at a phase and with weights of its own. It is taken
+      where it predicts samples from the others better and held-out readings do not contradict. An element that it does
+      not explain keeps its stationary curve.
 
-    **Costs** K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K programmings, once
-    (booked as `CALIBRATE`), and nothing after. A dry run prices K = 16, and leaves out what the check may add.
+    **The check.** Three of the K settings (one, of fewer than 12) are off the grid of the others and on other rows. A
+    first fit leaves them out. Its errors there, and the errors of samples that are left out, give the expected cosine
+    of the slopes to the true ones and the share of right signs. With `settings=None` K is 16. Where that does not
+    explain the device, one setting is read again. If it shows that elements move meanwhile, the 16 settings are kept;
+    otherwise 16 more and then another 16 are measured. Where the last fit may not be trusted, a `CalibrationWarning`
+    says so. The training batches then correct A, and slopes of an expected cosine under 0.5 are withheld, so θ stays.
+    Where a budget forbids more settings, the curves are fitted to those it allowed. `diagnose` gives the figures.
 
-    Every training batch shows how well the curves still explain the device. When its residual has grown to `watch`
-    times what is normal (the least of a batch since the calibration, at most three times what the check left to expect;
-    and no less than that, the declared noise and 1 % of the output), the device has moved. The curves are then kept,
-    and where each element stands on its own is found from two settings at the next change of θ (2 d_in rows, 1
-    programming more). Where that explains nothing, or elements moved by more than 1/12 of their range, all is
-    calibrated again. What this may cost is bounded: by the rows of one calibration, and `share` of the training's rows.
-    `monitor` keeps the log of it. `watch=None`: never.
+    A slope within 3 standard errors of zero (1, where all slopes are alike in size) is replaced by the mean slope over
+    a wider part of the curve, up to half of the range: the first that is clear of its own.
 
-    The displacement that is found is told by `compensate_drift`: θ less it puts the device back to where it stood.
+    **Costs**: K·d_in rows (a few more where the inputs have limits, see `probes.spanning`) and K programmings, once,
+    booked as `CALIBRATE`. A dry run prices K = 16, without the settings that the check may add.
+
+    Every training batch shows how well the curves still explain the device. The normal residual is the least of a
+    batch since the calibration, at most three times the residual that the check expects, and at least that residual,
+    the declared noise and 1 % of the output. The device has moved once a residual exceeds `watch` times the normal one.
+    Each element is then found on its curve from two settings at the next change of θ (2 d_in rows, 1 programming more).
+    Where that fails, or elements moved by more than 1/12 of their range, all is calibrated again. This costs at most
+    the rows of one calibration and `share` of the training's rows. `monitor` keeps the log. `watch=None` disables it.
+    `compensate_drift` tells the displacement that was found: θ less it puts the device back to where it stood.
 
     **Arguments:** `settings`, exactly so many, at least 3, or None; `harmonics`, the orders of a curve, at least 1.
     """
@@ -67,7 +69,7 @@ class CalibratedResponse(Surrogate):
     GROWING = frozenset({"own"})
 
     table: Tensor
-    own: Tensor  # (H, d_out, d_in, 2): as many orders as there is something in
+    own: Tensor  # (H, d_out, d_in, 2): the orders that are not faint
     span: Tensor  # lowest and highest θ
     A: Tensor
     slope: Tensor  # R'(θ), or over a wider part
@@ -77,12 +79,12 @@ class CalibratedResponse(Surrogate):
     spread: Tensor  # variance of A that the calibration leaves
     displaced: Tensor  # the shift of θ that this would come of
     calm: Tensor  # the least excess of a batch since the calibration
-    excess: Tensor  # residual of the latest batch over what is normal
+    excess: Tensor  # residual of the latest batch over the normal one
     check_found: Tensor  # expected cosine and share of right signs, settings taken
     doubts: Tensor  # of slopes over each of WIDTHS
     trusted: Tensor
     moving: Tensor  # whether elements moved during the calibration
-    said: Tensor  # whether it was warned of that it is not
+    said: Tensor  # whether a warning was given
 
     def __init__(
         self, settings: int | None = None, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
@@ -285,7 +287,7 @@ class CalibratedResponse(Surrogate):
     def _stand_at(self, theta: Tensor) -> None:
         value, slope = self._curves.read(theta + self.offset)
         A = value.view_as(self.A)
-        if not bool(self.trusted) and bool(self.theta.any()):  # what batches have corrected stays so
+        if not bool(self.trusted) and bool(self.theta.any()):  # keep the corrections of the batches
             A = self.A + A - self._curves.read(self.theta + self.offset)[0].view_as(A)
         self.theta.copy_(theta)
         self.A, self.slope = A, slope.view_as(self.A) if self._known else torch.zeros_like(A)

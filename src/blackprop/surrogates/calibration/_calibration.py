@@ -1,6 +1,4 @@
-"""The calibration of independent elements: settings asked for, curves fitted and checked, and more settings where the
-check wants them.
-"""
+"""Calibrate independent elements: read settings, fit and check curves, and read more settings where the check asks."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ CALLS = len(PLACES)
 
 @dataclass(frozen=True)
 class Calibration:
-    """Curves, what they were fitted to, and what the check says of them."""
+    """Curves, their samples, and the result of the check."""
 
     fit: CurveFit
     trust: Trust
@@ -42,9 +40,9 @@ class Calibration:
     sweep: Sweep
     range: Range
     asked: int = 0
-    """How many settings were asked for: those, and the ones that were read again."""
+    """The number of settings read, with those that were read again."""
     moving: bool = False
-    """Whether the latter say that the device moves."""
+    """Whether the settings that were read again show that the device moves."""
 
     @property
     def settings(self) -> int:
@@ -70,8 +68,8 @@ def calibrate(
     calls: int,
     harmonics: int,
 ) -> Procedure[Calibration]:
-    """Ask for `settings` settings, and as many again where the check wants them, in `calls` calls at most; or until the
-    budget forbids more. Before that two settings are read again, to see whether the device moves.
+    """Read `settings` settings, and as many again where the check asks for them, in `calls` calls at most or until the
+    budget forbids more. Read one setting twice again before that, to see whether the device moves.
     """
     sweep = Sweep.draw(theta.numel(), settings, not range_.periodic, theta, generator)
     (some, learnt), groups = _chosen(theta, generator), sweep.groups
@@ -143,8 +141,8 @@ def trustworthy(trust: Trust, elements: float, least: tuple[float, float] = LEAS
 
 
 def _settled(calibration: Calibration) -> bool:
-    """Whether more settings are not needed: held-out ones err by 1 %, or by little beyond the noise, and slopes may be
-    trusted clearly; or would not help: nothing but noise is seen.
+    """Whether more settings are not needed or would not help: held-out ones err by 1 %, or by little beyond the noise,
+    and slopes may be trusted clearly; or the samples show noise alone.
     """
     noise, samples = calibration.fit.noise, calibration.fit.found.samples
     explained = calibration.wrong - noise < max(NEGLIGIBLE * samples.power, 0.5 * noise)

@@ -3,7 +3,7 @@
     y_ek = w(t_ek + o_e)ᵀ (m + B z_e) + ε_ek,   z_e ~ N(0, 1),   ε_ek ~ N(0, σ²)
 
 t is in turns of the range, and w are the `waves`. The phase o_e is uniform over the turn; without a period it is zero.
-The modes B stand for the differences that remain in the frame of the shape m: gain, offset, width. Shape, modes and
+The modes B span the differences that remain in the frame of the shape m: gain, offset, width. Shape, modes and
 noise have the greatest posterior probability, found by expectation maximisation with expanded parameters. An order of
 a function has the variance that a geometric decay expects of it, so a mode without support by the samples vanishes.
 
@@ -58,18 +58,21 @@ class CurveFamily:
         places, y = turns.mT[group], values.mT.to(turns)
         weights = y.new_zeros(len(group), self.functions.shape[1] - 1)
         table, slope = tabulated(self.functions.mT, self.even, TABLE)
-        for _ in range(1 if self.even else REFINED):
+        steps = 1 if self.even else REFINED
+        while True:
             place = (places + phase[:, None]) * TABLE
             near = place.round()
             index = near.long() % TABLE
             steep = slope[index]
             at = table[index] + steep * ((place - near) / TABLE)[..., None]
             here = _expect(at, None if self.even else steep, y, weights, self.noise)
-            weights = here.weights
-            phase = phase + here.moved
+            weights, phase, steps = here.weights, phase + here.moved, steps - 1
+            if not steps:
+                break
         rest = here.rest - (here.columns @ here.solution[..., None])[..., 0]
         own = 1 - ((here.columns @ here.covariance) * here.columns).sum(2) / self.noise  # of its residual, a sample's
         own = own.clamp_min(1e-6)
+        off, wrong, score = left_out(rest / own, self.noise / own)
         curves = self.functions[:, 0] + weights @ self.functions[:, 1:].mT
         basis = self.functions[:, 1:].expand(len(group), -1, -1)
         if not self.even:
@@ -79,7 +82,9 @@ class CurveFamily:
             phase=phase,
             left=basis @ torch.linalg.cholesky(here.covariance),
             shared=self.doubt[None],
-            **left_out(rest / own, self.noise / own),
+            off=off,
+            wrong=wrong,
+            score=score,
             row=torch.arange(len(group), device=group.device),
             group=group,
             turns=places,
@@ -176,7 +181,7 @@ def _improved(
 def _maximised(
     family: CurveFamily, F: Tensor, values: Tensor, here: _Expected, power: Tensor, order: Tensor, floor: float
 ) -> tuple[CurveFamily, Tensor, Tensor]:
-    """Shape, modes and noise of the greatest posterior probability, given what is expected of elements; with the
+    """Shape, modes and noise of the greatest posterior probability, given the expectations of the elements; with the
     weights (E, r), and the variances (1 + r, n) expected of the functions' coefficients.
     """
     (n, count), E = family.functions.shape, len(values)

@@ -1,4 +1,4 @@
-"""Smooth response curves of many elements: one common shape in a table, and what each element adds to it."""
+"""Smooth response curves of many elements: a common curve in a table, and an own curve for each element."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Curves:
 
 
 def smoothing(order: Tensor, even: bool) -> Tensor:
-    """By what an order is scaled (S, *order) in the mean slope over each of `WIDTHS` around a place."""
+    """The factor (S, *order) of an order in the mean slope over each of `WIDTHS` around a place."""
     widths = torch.tensor(WIDTHS, device=order.device) / (2 if even else 1)  # there and back is twice the range
     return torch.sinc(order * widths.view(-1, *[1] * order.dim()))
 
@@ -59,8 +59,8 @@ def common_table(found: Spectra) -> Tensor:
 
 
 def own_harmonics(fit: CurveFit, sweep: Sweep, values: Tensor, room: int) -> Tensor:
-    """What each element adds to the common curve, from the samples `values` (K, P): complex Fourier coefficients
-    (H, P), H at most `room`; of curves that are even in the turn, two real ones in the place of each.
+    """Complex Fourier coefficients (H, P) of the elements' own curves, from the samples `values` (K, P), H at most
+    `room`. Curves that are even in the turn have two real ones in the place of each.
 
     The first so many are returned that are not faint beside the whole.
     """
@@ -145,7 +145,7 @@ def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tens
 
 def clearest(slopes: Tensor, doubts: Tensor, of: Tensor | None = None) -> Tensor:
     """Of slopes (S, *n) over wider and wider parts, with standard errors (S,), the first that is clear of its own, or
-    the widest; of `of` (S, *n), what belongs to it.
+    the widest; or the entry of `of` (S, *n) at the same place.
     """
     of = slopes if of is None else of
     found = of[-1]

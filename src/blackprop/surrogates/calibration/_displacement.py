@@ -21,7 +21,7 @@ APART = 1 / 32  # of the range: how far apart the two settings are that find an 
 def read_beside(
     spec: Declaration, range_: Range, input_rms: float | None, theta: Tensor, generator: torch.Generator
 ) -> Procedure[tuple[list[Tensor], Tensor]]:
-    """Two settings, theta (P,) and one beside it, and what every element is there (2, P)."""
+    """Two settings, theta (P,) and one beside it, and the readings of every element there (2, P)."""
     probes = spanning_probes(spec, input_rms, theta, generator)
     low, high = spec.theta.bounds(theta)
     # The other setting is on the side where there is room; without limits that is above.

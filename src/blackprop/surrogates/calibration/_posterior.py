@@ -51,13 +51,18 @@ class Posterior:
         return slopes(turns + self.phase[:, None], self.harmonics, self.even)
 
     def mean(self, columns: Tensor) -> Tensor:
-        """The means (E, m) of what `columns` (R, m, n) multiply the coefficients to."""
+        """The means (E, m) of `columns` (R, m, n) times the coefficients."""
         return (columns[self.row] @ self.curves[..., None])[..., 0]
 
     def variances(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Their variances (R, m): left by the element's own samples, and shared."""
         left, shared = ((columns @ factor).square().sum(2) for factor in (self.left, self.shared))
         return left, shared
+
+    def variance(self, columns: Tensor) -> Tensor:
+        """The sum (R, m) of both."""
+        left, shared = self.variances(columns)
+        return left + shared
 
     def tail(self, smoothing: Callable[[Tensor, bool], Tensor]) -> Tensor:
         """The variances (S,) of the mean slopes that `smoothing` makes, by orders beyond those that are held."""
@@ -68,11 +73,11 @@ class Posterior:
         return (smoothing(order, self.even).square() * power).sum(1)
 
 
-def left_out(errors: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """`off`, `wrong` and `score` by the errors (E, K) of samples that are left out, and their variances."""
+def left_out(errors: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`off`, `wrong` and `score` by the errors (E, K) of samples that are left out, and the variances of these."""
     square = errors.square()
     off = square / variance
-    return {"off": off, "wrong": square.mean(1), "score": -0.5 * (off + variance.log()).sum(1)}
+    return off, square.mean(1), -0.5 * (off + variance.log()).sum(1)
 
 
 def better_of(one: Posterior, other: Posterior, margin: float) -> Posterior:

@@ -15,8 +15,8 @@ EDGE = 0.15  # rad of the angle that spans a range, kept clear of its ends, wher
 
 @dataclass(frozen=True)
 class Range:
-    """The range of θ that curves are known over, as turns of it: a period is gone through once; limits, or what stands
-    for them, there and back, `middle + half · cos(2π turn)`.
+    """The range of θ that curves are known over, as turns of it: a period is gone through once; limits, or their
+    substitutes, there and back, `middle + half · cos(2π turn)`.
     """
 
     periodic: bool
@@ -25,7 +25,7 @@ class Range:
 
     @classmethod
     def of(cls, spec: Declaration, theta: Tensor, per_element: bool) -> Range:
-        """What to calibrate from `theta` on."""
+        """The range of a calibration that starts at `theta` (P,)."""
         size = theta.numel() if per_element else 1
         if periodic(spec):
             return cls(True, theta.new_zeros(size), theta.new_full((size,), float(spec.theta.period or 0)))
@@ -38,7 +38,7 @@ class Range:
         return (self.low + self.high) / 2 + (self.high - self.low) / 2 * (2 * math.pi * turns).cos()
 
     def turns(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of θ (P,): the turns, `d turns / dθ`, and how far θ is beyond what curves are read at, near the ends."""
+        """Of θ (P,): the turns, `d turns / dθ`, and how far θ is beyond the place of reading, near the ends."""
         if self.periodic:
             width = self.high - self.low
             return (theta - self.low) / width, 1 / width, torch.zeros_like(theta)

@@ -23,17 +23,18 @@ def align(curves: Tensor) -> Tensor:
     orders = complex_orders(curves)
     orders = torch.cat((torch.zeros_like(orders[:, :1]), orders[:, 1:]), 1)
     size = orders.abs().square().sum(1).sqrt().clamp_min(1e-30)
-    best, phases = -1.0, curves.new_zeros(len(curves))
-    for start in range(0, len(curves), max(1, len(curves) // STARTS)):
-        shape = orders[start]
-        for _ in range(ROUNDS):
-            greatest, place = torch.fft.irfft(orders.conj() * shape, n=FINE, norm="forward").max(1)
-            phase = place / FINE
-            shape = _turned(orders, -phase).mean(0)
-        agree = float((greatest / size).mean() / shape.abs().square().sum().sqrt().clamp_min(1e-30))
-        if agree > best:
-            best, phases = agree, phase
-    return phases
+    tried = [_agreement(orders, size, start) for start in range(0, len(curves), max(1, len(curves) // STARTS))]
+    return max(tried, key=lambda each: each[0])[1]
+
+
+def _agreement(orders: Tensor, size: Tensor, start: int) -> tuple[float, Tensor]:
+    """The mean correlation of curves with their mean, and their phases (E,), begun with the curve `start`."""
+    shape, phase, greatest = orders[start], torch.zeros_like(size), torch.zeros_like(size)
+    for _ in range(ROUNDS):
+        greatest, place = torch.fft.irfft(orders.conj() * shape, n=FINE, norm="forward").max(1)
+        phase = place.to(size) / FINE
+        shape = _turned(orders, -phase).mean(0)
+    return float((greatest / size).mean() / shape.abs().square().sum().sqrt().clamp_min(1e-30)), phase
 
 
 def _turned(orders: Tensor, phase: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""What many elements' samples say of their response curves: of what is common to all, and of what each adds to it.
+"""Estimate the common curve of many elements, and the spectrum of the curves that elements add to it.
 
 The curve of an element is `m(t) + r(t)`, t in turns of its range: m is common, r its own, normal with the same power
 spectrum for all elements, and a sample has white noise on top. All three are found by maximum likelihood from the sums
 and the second moments of groups of elements that are sampled at the same places, so that the time does not grow with
-the number of elements. What is then said of each is the posterior mean: shrunk by how much it may be chance.
+the number of elements. The curve of an element is then its posterior mean.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from blackprop.surrogates.calibration._posterior import Posterior, left_out
 from blackprop.surrogates.calibration._waves import orders, waves
 
-NOTHING = 1e-8  # of the samples' variance: the least noise assumed, above what single precision rounds off
+NOTHING = 1e-8  # of the samples' variance: the least noise assumed, above the rounding of single precision
 DECAYS = (0.25, 0.5, 0.7, 0.85, 0.95)  # of the power beyond the orders that are fitted one by one, order by order
 STEP = 0.8  # of a step of Fisher's scoring that is taken: parts overlap a little
 ALIKE = 1e-6  # of the samples' power: elements that differ by less are the same
-ROUNDS = 2  # of fitting what is common beside what is not, and the other way round
+ROUNDS = 2  # of fitting the common curve and the own spectrum in turn
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Samples:
 
     @property
     def within(self) -> Tensor:
-        """The second moments (G, K, K) about the mean of each group: what elements differ by, for as many of them."""
+        """The second moments (G, K, K) about the mean of each group, for as many elements."""
         less = self.moments - self.sums[:, :, None] * self.sums[:, None, :] / self.counts[:, None, None]
         return less * self.size / (self.size - len(self.counts))
 
@@ -66,13 +66,13 @@ class Samples:
 
 @dataclass(frozen=True)
 class Spectra:
-    """What was found, by the columns of `waves`: n of them for `harmonics` orders."""
+    """Common curve, own spectrum and noise, by the columns of `waves`: n of them for `harmonics` orders."""
 
     common: Tensor  # (n,): the coefficients of the common curve
     doubt: Tensor  # (n, n): their covariance
     own: Tensor  # (n,): the variance of the elements' own coefficients
     noise: float
-    """The variance of a sample that is nobody's curve."""
+    """The variance of a sample about its curve."""
     harmonics: int
     samples: Samples
 
@@ -105,13 +105,15 @@ class Spectra:
         shared = (identity - gain @ F) @ _factor(self.doubt)
         rest = values.mT.double() - (F @ self.common)[group]
         variance = 1 / Q.diagonal(dim1=1, dim2=2)[group]
-        told = left_out((Q[group] @ rest[..., None])[..., 0] * variance, variance)
+        off, wrong, score = left_out((Q[group] @ rest[..., None])[..., 0] * variance, variance)
         return Posterior(
             curves=self.common + (gain[group] @ rest[..., None])[..., 0],
             phase=F.new_zeros(len(F)),
             left=left,
             shared=shared,
-            **told,
+            off=off,
+            wrong=wrong,
+            score=score,
             row=group,
             group=torch.arange(len(F), device=group.device),
             turns=self.samples.turns,
@@ -153,7 +155,7 @@ def estimate(samples: Samples, harmonics: int, noise: float = 0.0) -> Spectra:
 
 
 def _misfit(samples: Samples, F: Tensor, common: Tensor, own: Tensor, noise: float) -> float:
-    """The variance of what is common to a group and yet no smooth curve, as the steps of a converter are."""
+    """The variance of differences that a group shares and no smooth curve explains, such as steps of a converter."""
     Q = _inverse(F, own, noise)[0]
     wrong = samples.sums / samples.counts[:, None] - F @ common
     told = samples.counts * (Q @ wrong[..., None])[..., 0].square().sum(1) - Q.diagonal(dim1=1, dim2=2).sum(1)
@@ -175,7 +177,7 @@ def _residual(samples: Samples, F: Tensor, common: Tensor) -> Tensor:
 
 def _common(samples: Samples, F: Tensor, own: Tensor, noise: float, order: Tensor) -> tuple[Tensor, Tensor]:
     """The common coefficients and their covariance: generalised least squares, each order shrunk by its own standard
-    error. An order that stands out has the power it shows, the others what a geometric decay expects of them.
+    error. An order that stands out has the power it shows, the others have the power that a geometric decay expects.
     """
     Q = _inverse(F, own, noise)[0] if bool(own.any()) else None
     QF = F / noise if Q is None else Q @ F
@@ -211,7 +213,7 @@ def _own(
     start: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, float, tuple[Tensor, Tensor]]:
     """The power of the elements' own coefficients, by order as far as the settings resolve them and decaying beyond,
-    and the noise: of the greatest likelihood, given the second moments `rest` of what is not common.
+    and the noise: of the greatest likelihood, given the second moments `rest` of the samples less the common curve.
     """
     K = F.shape[1]
     share, mean = samples.counts / samples.size, rest / samples.size

@@ -1,6 +1,4 @@
-"""How far calibrated curves may be trusted: whether settings and rows that they were not fitted to agree with them, and
-what the errors that are left do to the slopes.
-"""
+"""How far calibrated curves may be trusted: held-out readings, and errors propagated to slopes."""
 
 from __future__ import annotations
 
@@ -19,14 +17,14 @@ PEAKED = (3.5, 5.0)  # the kurtosis of slopes, from which on and beyond which cu
 BROAD = 1 / 3  # of the standard errors that slopes are held against where curves have no flat parts
 STRAY = 9.0  # times the expected square, by which the samples of an element are off that is not explained
 AGAINST = 2.5  # standard errors by which readings must speak against a fit
-TOLD = 0.2  # variance of the logarithm of what the curves expect to leave of the slopes' power, itself
+TOLD = 0.2  # variance of the logarithm of the share of the slopes' power that the curves expect to miss
 MISSED = 0.25  # of that power: an order was taken for another where more is missed, and that is believed
 LEAST = 1e-4  # of the slopes' power: no readings say that less is left
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What is to be expected of the curves of all elements, anywhere in their range."""
+    """The errors expected of the curves of all elements, anywhere in their range."""
 
     cosine: float
     """Of the slopes to the true ones."""
@@ -57,18 +55,18 @@ class Surprise:
 def surprise(curves: Posterior, values: Tensor, turns: Tensor, held: Tensor, noise: float, drift: float) -> Surprise:
     """Compare curves through `values` (K, E) with readings `held` (J, E) at `turns` (J, G).
 
-    The differences to the nearest samples are slopes that were measured. Which share of them is missed needs the
-    variance `noise` of a reading: a fit of few samples takes for noise what it cannot explain. Where several are held
-    out, the first, which is beside a sample, only lets the fit tell noise from roughness: the others, amid gaps, are
-    compared. One by itself tells an order that was taken for another, and no more. `drift` is the variance of a reading
-    by which elements have moved since the samples were read.
+    The differences to the nearest samples are slopes that were measured. The share of them that is missed needs
+    the variance `noise` of a reading: a fit of few samples takes for noise the power that it cannot explain. Where
+    several are held out, the first, which is beside a sample, only lets the fit tell noise from roughness: the others,
+    amid gaps, are compared. One by itself tells an order that was taken for another, and no more. `drift` is the
+    variance of a reading by which elements have moved since the samples were read.
     """
     alone = len(held) == 1
     turns, held, noise = (turns, held, curves.noise) if alone else (turns[1:], held[1:], noise)
     noise += drift
     places = turns.mT[curves.group]  # (R, J)
     F = curves.waves(places)
-    expected = sum(curves.variances(F)) + curves.noise + drift
+    expected = curves.variance(F) + curves.noise + drift
     wrong = (held.mT.double() - curves.mean(F)).square()  # (E, J)
     apart = curves.turns[:, None] - places[..., None]  # (R, J, K)
     apart = apart if curves.even else (apart + 0.5) % 1 - 0.5
@@ -133,7 +131,7 @@ def trust(curves: Posterior, held: Surprise) -> Trust:
     told, true = (given * best / w).sum(), ((best.square() + variance[0]) / w).sum()
     cosine = float(told / (true * (given.square() / w).sum()).sqrt().clamp_min(1e-300))
     ideal = float(((best.square() / w).sum() / true.clamp_min(1e-300)).sqrt())
-    value = sum(curves.variances(F))
+    value = curves.variance(F)
     return Trust(
         cosine=_both(cosine + (ideal - cosine) * peaked, held),
         signs=float((w * right).sum() / w.sum()),
@@ -143,7 +141,7 @@ def trust(curves: Posterior, held: Surprise) -> Trust:
 
 
 def _both(cosine: float, held: Surprise) -> float:
-    """The cosine by what the curves expect, and by what was held out: the logarithms of what is left, weighted."""
+    """The cosine by the curves' variance and by held-out readings: weighted logarithms of the power that is left."""
     if cosine <= 0 or held.doubt == math.inf:
         return cosine
     if not held.doubt:
