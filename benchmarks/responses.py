@@ -35,6 +35,8 @@ SIZES = ((4, 4), (16, 8), (32, 32), (128, 128), (64, 1024))  # inputs, outputs
 NOISE = (0.0, 0.01, 0.05)
 KINDS = ("alike", "shifted", "cos", "rings", "rings-spread", "half", "smooth", "volts", "volts-2", "volts-rings")
 LOOKED_AT = 1024  # slopes at least, of small devices at several θ
+STREAMS = 5  # of noise that losses are averaged over, of devices of fewer elements than
+FEW = 64
 COSINE, SIGNS = 0.9, 0.9  # below which a calibration must not pass
 
 
@@ -187,12 +189,18 @@ def draws(options: argparse.Namespace) -> None:
 
 
 def trained(
-    device: Elements, method: tuple[Any, Any] | None, noise: float, steps: int, seed: int, budget: bp.Budget | None
+    device: Elements,
+    method: tuple[Any, Any] | None,
+    noise: float,
+    steps: int,
+    seed: int,
+    budget: bp.Budget | None,
+    stream: int = 0,
 ) -> tuple[float, float, int]:
     """The final loss `|A − T|² / |T|²` of fitting a device to a random matrix T, rows drawn anew every step; with the
     share of the warnings, and the settings that were measured.
     """
-    real = bp.devices.Noisy(device, read=noise, scale=0.7, seed=seed) if noise else device
+    real = bp.devices.Noisy(device, read=noise, scale=0.7, seed=seed + 1000 * stream) if noise else device
     generator, rate = torch.Generator().manual_seed(seed), 0.03 * device.top / TURN
     d_in, d_out = device.in_shape[0], device.out_shape[0]
     more: dict[str, Any] = {"budget": budget} if budget else {}
@@ -229,16 +237,20 @@ def train(
         for size in options.sizes:
             for noise in options.noise:
                 steps, ours, best, still, warned, measured = options.steps, [], [], [], [], []
+                streams = STREAMS if noise and size[0] * size[1] < FEW else 1
                 for seed in options.seeds:
-                    device = Elements(size, kind, seed)
-                    curves = CalibratedResponse(settings)
-                    method = (bp.estimators.FromSurrogate(curves), curves) if settings else None
-                    budget = bp.Budget(rows=rows(size[0]) + 64) if rows else None
-                    loss, said, count = trained(device, method, noise, steps, seed, budget)
-                    ours.append(loss)
-                    warned.append(said)
-                    measured.append(count)
-                    best.append(trained(device, bp.presets.oracle(), noise, steps, seed, None)[0])
+                    device, losses, oracles = Elements(size, kind, seed), [], []
+                    for stream in range(streams):
+                        curves = CalibratedResponse(settings)
+                        method = (bp.estimators.FromSurrogate(curves), curves) if settings else None
+                        budget = bp.Budget(rows=rows(size[0]) + 64) if rows else None
+                        loss, said, count = trained(device, method, noise, steps, seed, budget, stream)
+                        losses.append(loss)
+                        warned.append(said)
+                        measured.append(count)
+                        oracles.append(trained(device, bp.presets.oracle(), noise, steps, seed, None, stream)[0])
+                    ours.append(statistics.fmean(losses))
+                    best.append(statistics.fmean(oracles))
                     still.append(frozen(device, seed))
                 means = [statistics.fmean(each) for each in (ours, best, still)]
                 print(

@@ -31,8 +31,7 @@ class CalibratedResponse(Surrogate):
 
     The start writes K settings, at each of which every element is at a different point of its range. It reads each
     setting on orthogonal rows that span the inputs, at the amplitude of the data. Elements may differ in phase, gain,
-    offset and shape. The range of θ is its period; or its limits; or else the initial values and as much again to
-    either side, with straight continuation.
+    offset and shape. The range of θ is its period, its limits, or else the initial values and as much again beside.
 
     **Curves** are posterior means, under one of two priors:
 
@@ -47,7 +46,7 @@ class CalibratedResponse(Surrogate):
     explain the device, one setting is read again. If it shows that elements move meanwhile, the 16 settings are kept;
     otherwise 16 more and then another 16 are measured. Where the last fit may not be trusted, a `CalibrationWarning`
     says so. The training batches then correct A, and slopes of an expected cosine under 0.5 are withheld, so θ stays.
-    Where a budget forbids more settings, the curves are fitted to those it allowed. `diagnose` gives the figures.
+    `diagnose` gives the figures. A budget may end the measurement early.
 
     A slope within 3 standard errors of zero (1, where all slopes are alike in size) is replaced by the mean slope over
     a wider part of the curve, up to half of the range: the first that is clear of its own.
