@@ -37,16 +37,15 @@ class CalibratedResponse(Surrogate):
 
     - stationary: a common curve plus an own curve for each element, with a spectrum of the greatest likelihood;
     - a family: one shape with a few modes, which each element has at a phase and with weights of its own. It is taken
-      where it predicts samples from the others better and held-out readings do not contradict. An element that it does
-      not explain keeps its stationary curve.
+      where it predicts samples better. An element that it does not explain keeps its stationary curve.
 
     **The check.** Three of the K settings (one, of fewer than 12) are off the grid of the others and on other rows. A
     first fit leaves them out. Its errors there, and the errors of samples that are left out, give the expected cosine
     of the slopes to the true ones and the share of right signs. With `settings=None` K is 16. Where that does not
     explain the device, one setting is read again. If it shows that elements move meanwhile, the 16 settings are kept;
     otherwise 16 more and then another 16 are measured. Where the last fit may not be trusted, a `CalibrationWarning`
-    says so. The training batches then correct A, and slopes of an expected cosine under 0.5 are withheld, so θ stays.
-    `diagnose` gives the figures. A budget may end the measurement early.
+    says so. The training batches then correct A, and slopes of an expected cosine under 0.5 are withheld. `diagnose`
+    gives the figures. A budget may end the measurement early.
 
     A slope within 3 standard errors of zero (1, where all slopes are alike in size) is replaced by the mean slope over
     a wider part of the curve, up to half of the range: the first that is clear of its own.
