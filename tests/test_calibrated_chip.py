@@ -55,7 +55,7 @@ def test_without_noise_the_growth_is_exact(modes, splitter):
     assert bool(surrogate.accepted)
 
 
-@pytest.mark.parametrize(("modes", "outputs"), [(4, 2), (8, 2), (8, 3), (8, 5), (8, 6), (16, 7), (16, 10), (16, 15)])
+@pytest.mark.parametrize(("modes", "outputs"), [(4, 2), (8, 2), (8, 3), (8, 5), (8, 6), (16, 8), (16, 10), (16, 15)])
 def test_without_noise_the_growth_is_exact_where_some_outputs_are_not_read(modes, outputs):
     chip = Chip(chips.Rectangular(), modes, outputs, modes=modes, seed=1)
     surrogate = calibrated(chip, Precision(rows=16, iterations=0))
@@ -236,15 +236,13 @@ def test_the_twin_without_errors_is_the_design():
 @pytest.mark.parametrize(
     ("device", "match"),
     [
-        (Chip(chips.Rectangular(3), 8, 8), "two splitters"),
-        (Chip(chips.Triangular(), 8, 8), "rectangular"),
-        (Chip(chips.Rectangular(), 8, 8, readout=chips.Power()), "linear"),
+        (Chip(chips.Rectangular(), 5, 8, readout=chips.Power()), "all inputs driven"),
         (Chip(chips.Rectangular(), 8, 8, heaters=chips.Heaters(v_max=2.5)), "a phase of 2π"),
         (Chip(chips.Rectangular(), 2, 2), "4 modes"),
         (Chip(chips.Rectangular(), 8, 1), "2 outputs"),
     ],
 )
-def test_devices_that_the_closed_form_does_not_know_are_refused(device, match):
+def test_devices_that_no_calibration_serves_are_refused(device, match):
     with pytest.raises(IncompatibleError, match=match):
         CalibratedChip(device).bind(device.declaration)
 

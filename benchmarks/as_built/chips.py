@@ -1,9 +1,12 @@
 """How well chips as built are calibrated: residuals and cosines at fresh settings, for what they cost.
 
-    python benchmarks/as_built/chips.py                        # every case, about an hour on one core
+    python benchmarks/as_built/chips.py                        # every case, some hours on one core
     python benchmarks/as_built/chips.py --sizes 16 --seeds 1
+    python benchmarks/as_built/chips.py --sizes 32 --designs rectangular3 triangular --readouts power balanced
 
-Rectangular meshes, phase offsets anywhere, splitters that err by 0.05 rad, 1 % read noise. The residual and the cosines
+Phase offsets anywhere, splitters that err by 0.05 rad, 1 % read noise. Rectangular meshes whose fields are read take
+the programmings of `--cases`; other designs and readouts take one pass of 2N rows, powers of 1.5N, two passes where
+less than half of the outputs are wired. The residual and the cosines
 of both gradients are those of the model against the chip itself, without noise, at settings drawn anew over the whole
 circle; the loss is quadratic.
 """
@@ -11,8 +14,10 @@ circle; the loss is quadratic.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -24,6 +29,15 @@ from blackprop.devices import Chip, Noisy, chips
 from blackprop.twins import CalibratedChip, Precision
 
 NOISE = 0.01
+DESIGNS = {
+    "rectangular": chips.Rectangular(),
+    "rectangular3": chips.Rectangular(3),
+    "triangular": chips.Triangular(),
+    "triangular3": chips.Triangular(3),
+    "butterfly": chips.Butterfly(),
+    "butterfly3": chips.Butterfly(3),
+}
+READOUTS = {"field": chips.Field(), "power": chips.Power(), "balanced": chips.Balanced()}
 FRESH = 32, 16  # settings and rows
 
 
@@ -45,7 +59,7 @@ def cases(modes: int, outputs: int) -> dict[str, Precision]:
     return found
 
 
-def calibrated(chip: Chip, precision: Precision, seed: int) -> tuple[CalibratedChip, bp.Ledger, float]:
+def calibrated(chip: Chip, precision: Precision | None, seed: int) -> tuple[CalibratedChip, bp.Ledger, float]:
     """The surrogate, what it asked, and the seconds of the processor beside those of the simulated chip."""
     device, ledger = Noisy(chip, read=NOISE, seed=seed), bp.Ledger()
     surrogate = CalibratedChip(device, precision=precision)
@@ -73,28 +87,42 @@ def compared(chip: Chip, surrogate: CalibratedChip) -> tuple[float, float, float
     return float((found - y).norm() / y.norm()), by_theta, by_x
 
 
+def runs(options: argparse.Namespace) -> Iterator[tuple[str, Chip, Precision | None, int]]:
+    """The name, chip, precision and seed of each run."""
+    for modes, design, readout in itertools.product(options.sizes, options.designs, options.readouts):
+        outputs = options.outputs or modes // READOUTS[readout].ports_each
+        closed = design == "rectangular" and readout == "field" and 2 * outputs >= modes
+        named = cases(modes, outputs) if closed else {"one pass": None}
+        if not closed and 2 * outputs * READOUTS[readout].ports_each < modes:
+            named = {"two passes": Precision(rows=2 * modes, repeats=2)}
+        for name, seed in itertools.product(options.cases if closed else named, range(options.seeds)):
+            chip = Chip(DESIGNS[design], modes, outputs, modes=modes, seed=seed, readout=READOUTS[readout])
+            yield f"{design}, {readout} | {modes} | {outputs} | {name}", chip, named[name], seed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--outputs", type=int, help="outputs that are wired, all by default")
     parser.add_argument("--cases", nargs="+", default=["2N + 19", "5N", "12N"])
+    parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=DESIGNS)
+    parser.add_argument("--readouts", nargs="+", default=list(READOUTS), choices=READOUTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| N | outputs | allowed | seed | programmings | rows | residual | cosine θ | cosine x | held out | CPU s |")
-    print("| --- " * 11 + "|")
-    for modes in options.sizes:
-        for name in options.cases:
-            for seed in range(options.seeds):
-                chip = Chip(chips.Rectangular(), modes, options.outputs or modes, modes=modes, seed=seed)
-                surrogate, ledger, seconds = calibrated(chip, cases(modes, chip.out_shape[0])[name], seed)
-                residual, by_theta, by_x = compared(chip, surrogate)
-                print(
-                    f"| {modes} | {chip.out_shape[0]} | {name} | {seed} | {ledger.total_programmings} | "
-                    f"{ledger.total_rows:,} | {residual:.4f} | {by_theta:.5f} | {by_x:.5f} | "
-                    f"{float(surrogate.held_out):.4f} | {seconds:.0f} |",
-                    flush=True,
-                )
+    print(
+        "| chip | N | outputs | allowed | seed | programmings | rows | residual | cosine θ | cosine x | held out "
+        "| CPU s |"
+    )
+    print("| --- " * 12 + "|")
+    for name, chip, precision, seed in runs(options):
+        surrogate, ledger, seconds = calibrated(chip, precision, seed)
+        residual, by_theta, by_x = compared(chip, surrogate)
+        print(
+            f"| {name} | {seed} | {ledger.total_programmings} | {ledger.total_rows:,} | {residual:.4f} | "
+            f"{by_theta:.5f} | {by_x:.5f} | {float(surrogate.held_out):.4f} | {seconds:.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

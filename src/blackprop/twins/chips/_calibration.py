@@ -1,30 +1,28 @@
-"""The calibration of a chip as a procedure: read, grow the model in closed form, fit it jointly, check it."""
+"""The calibration of a chip as a procedure: read, find a first build, fit it jointly, check it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.devices.photonic.chips import Build, Chip, Field, Rectangular
+from blackprop.devices.photonic.chips import Build, Chip, Field
 from blackprop.errors import IncompatibleError
-from blackprop.twins.chips._columns import HEATED, Columns
-from blackprop.twins.chips._field import LOST, grown
 from blackprop.twins.chips._polish import ChipReadings, Prior, polishing, residual
 from blackprop.twins.chips._precision import HELD_OUT, HELD_ROWS, Precision
-from blackprop.twins.chips._programme import Programming, programme
+from blackprop.twins.chips._ways import Way, closed, priced, way
 
 LEAST = 4  # modes
 SPLITTERS = Prior(0.0, 0.05)  # rad, as foundries build them
 SLOPES, CROSSTALK = Prior(0.0, 0.05), Prior(0.0, 0.02)
+DETECTORS = 0.05  # relative, of responsivities; of the power of a row, of dark levels
 LOSSES = 0.1  # of the nominal loss, its spread from part to part
 ROUNDS = 4  # of the joint fit, between which it is looked at
 ENOUGH, GAIN = 1.02, 1e-3  # times the noise, and of the residual: a fit that leaves and gains no more is done
@@ -49,17 +47,32 @@ class Found:
 
 
 def check_design(chip: Chip, spec: Declaration) -> None:
-    """Raise `IncompatibleError` where the closed form does not know the design."""
+    """Raise `IncompatibleError` where no calibration knows the chip."""
+    power = not isinstance(chip.readout, Field)
     reasons = (
-        (not isinstance(chip.design, Rectangular) or chip.design.splitters != 2, "a rectangular mesh of two splitters"),
-        (not isinstance(chip.readout, Field), "a readout of the field"),
         (chip.heaters is not None and chip.heaters.top < 2 * math.pi, "heaters that reach a phase of 2π"),
         (chip.modes < LEAST, f"{LEAST} modes or more"),
         (spec.d_out < 2, "2 outputs or more"),
+        (power and spec.d_in < chip.modes, "all inputs driven where powers are read"),
     )
     for fails, needed in reasons:
         if fails:
-            raise IncompatibleError(f"the closed-form calibration needs {needed}; {spec.name} has something else")
+            raise IncompatibleError(f"the calibration of a chip needs {needed}; {spec.name} has something else")
+
+
+def usual(chip: Chip) -> Precision:
+    """How precisely a chip is read by default."""
+    modes, linear = chip.modes, isinstance(chip.readout, Field)
+    if closed(chip, chip.declaration):
+        return Precision(rows=max(32, modes)) if chip.heaters is None else Precision.heated(modes)
+    each = Precision(rows=max(32, 2 * modes if linear else 3 * modes // 2), iterations=120)
+    return each if chip.heaters is None else replace(each, repeats=2, more=6 * modes)
+
+
+def costs(chip: Chip, spec: Declaration, precision: Precision) -> tuple[int, int]:
+    """How many programmings and rows `calibrate` asks for."""
+    programmings, rows = priced(chip, spec, precision)
+    return programmings + precision.more + HELD_OUT, rows + precision.more * precision.rows + 2 * HELD_OUT * HELD_ROWS
 
 
 def calibrate(
@@ -67,52 +80,54 @@ def calibrate(
 ) -> Procedure[Found]:
     """Find the build of the chip that `spec` declares, `chip` being its design without errors.
 
-    Heaters are driven in a narrow range during the growth, which takes their slopes for nominal and their crosstalk for
-    none; the joint fit finds both, first on the growth's readings and then on all.
+    Heaters are driven in a narrow range at first, which takes their slopes for nominal and their crosstalk for none.
+    The joint fit finds both, first on those readings and then on all.
 
-    **Costs** `precision.programmings(N)` programmings and `precision.total_rows(N)` rows, booked as `CALIBRATE`; no
-    setting depends on a reading.
+    **Costs** those of `costs`, booked as `CALIBRATE`; no setting depends on a reading.
 
     **Arguments:** `amplitude`, the root mean square of the entries of the rows; `like`, a tensor whose dtype and place
     queries have. All random numbers come from `generator`.
     """
-    drives = HEATED if chip.heaters is not None else None
-    columns = Columns(chip.layout, spec.d_out, loss=float(chip.build.loss.mean()), drives=drives)
-    base, programmings = programme(columns, precision.repeats, generator)
-    rows = _rows(spec, precision.rows, amplitude, like, generator)
-    held = _rows(spec, HELD_ROWS, amplitude, like, generator)
-    grid = columns.flat(torch.stack([each.drive for each in programmings]))
-    grid = grid if chip.heaters is None else chip.heaters.volts(grid)
+    first = way(chip, spec, precision, generator)
+    counts = precision.rows, HELD_ROWS, first.more_rows
+    rows, held, others = (_rows(spec, count, amplitude, like, generator) for count in counts)
+    drives, flips = (each if chip.heaters is None else chip.heaters.volts(each) for each in (first.drives, first.more))
     more, last = (_anywhere(chip, count, generator) for count in (precision.more, HELD_OUT))
-    settings = torch.cat((grid, more)).to(like), last.to(like)
-    sent = rows, torch.cat((held, held))
-    queries = [Query(x, t, Purpose.CALIBRATE) for x, ts in zip(sent, settings, strict=True) for t in ts]
-    answers = yield from in_rounds(queries, spec.d_out)
-    readings = torch.stack([y.flatten(1) for y in answers[: len(settings[0])]]).cpu().double()
-    once, again = torch.stack([y.flatten(1) for y in answers[len(settings[0]) :]]).cpu().double().chunk(2, 1)
+    grid = torch.cat((drives, more))
+    sent = (rows, grid), (torch.cat((held, held)), last), (others, flips)
+    queries = [Query(x, t, Purpose.CALIBRATE) for x, ts in sent for t in ts.to(like)]
+    answers = [y.flatten(1).cpu().double() for y in (yield from in_rounds(queries, spec.d_out))]
+    read = [torch.stack(answers[a:b]) if b > a else torch.empty(0, 0, spec.d_out) for a, b in _places(sent)]
+    once, again = read[1].chunk(2, 1)
     noise = float((once - again).norm() / (once.square() + again.square()).sum().sqrt().clamp_min(1e-30))
-    fitted = ChipReadings(rows.flatten(1).cpu().double(), torch.cat((grid, more)), readings)
-    check = ChipReadings(held.flatten(1).cpu().double(), last, (once + again) / 2)
-    return _solve(chip, columns, base, programmings, fitted, check, precision, noise)
+    flat = [x.flatten(1).cpu().double() for x in (rows, held, others)]
+    fitted = ChipReadings(flat[0], grid, read[0])
+    check = ChipReadings(flat[1], last, (once + again) / 2)
+    return _solve(chip, first, len(drives), fitted, ChipReadings(flat[2], flips, read[2]), check, precision, noise)
+
+
+def _places(sent: tuple[tuple[Tensor, Tensor], ...]) -> list[tuple[int, int]]:
+    ends = [0]
+    for _, settings in sent:
+        ends.append(ends[-1] + len(settings))
+    return list(pairwise(ends))
 
 
 def _solve(
     chip: Chip,
-    columns: Columns,
-    base: Tensor,
-    programmings: list[Programming],
+    first: Way,
+    count: int,
     fitted: ChipReadings,
+    others: ChipReadings,
     check: ChipReadings,
     precision: Precision,
     noise: float,
 ) -> Found:
-    rows = pad(fitted.x, (0, chip.modes - fitted.x.shape[-1]))
-    columns, left = grown(columns, base, rows, list(zip(programmings, fitted.readings, strict=False)))
-    first = ChipReadings(fitted.x, fitted.theta[: len(programmings)], fitted.readings[: len(programmings)])
-    build = _scaled(chip, columns.build(chip.build), first)
-    if max(left) <= LOST:
+    begun = ChipReadings(fitted.x, fitted.theta[:count], fitted.readings[:count])
+    build, good = first.build(begun, others)
+    if good:
         # Settings far from those of the growth mislead a fit that does not know the slopes of the heaters yet.
-        for some in (first, fitted) if chip.heaters is not None and precision.more else (fitted,):
+        for some in (begun, fitted) if chip.heaters is not None and precision.more else (fitted,):
             build = _fitted(chip, build, some, precision, noise)
     held_out, found = residual(chip, build, check), residual(chip, build, fitted)
     return Found(build, held_out, found, noise, accepted=held_out < ACCEPTED)
@@ -143,16 +158,10 @@ def _priors(chip: Chip, build: Build) -> dict[str, Prior]:
             found[name] = Prior(float(getattr(build, name).mean()), LOSSES * nominal)
     if chip.heaters is not None:
         found |= {"slopes": SLOPES, "crosstalk": CROSSTALK}
+    if not isinstance(chip.readout, Field):
+        gain = float(build.responsivity.mean())
+        found |= {"responsivity": Prior(gain, DETECTORS * gain), "dark": Prior(0.0, DETECTORS * gain)}
     return found
-
-
-def _scaled(chip: Chip, build: Build, fitted: ChipReadings) -> Build:
-    """The build with the gain of all outputs together, which the growth does not see: that of equal powers, which a
-    model that errs does not shrink.
-    """
-    found = chip.transfer_with(fitted.x, fitted.theta, build)
-    gain = fitted.readings.norm() / found.norm().clamp_min(1e-30)
-    return replace(build, loss_out=build.loss_out - gain.clamp_min(1e-12).log())
 
 
 def _rows(spec: Declaration, count: int, amplitude: float, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,38 +13,39 @@ from blackprop.core._procedure import Procedure
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, CalibrationWarning, IncompatibleError
 from blackprop.surrogates import Surrogate, Twin
-from blackprop.twins.chips._calibration import calibrate, check_design
+from blackprop.twins.chips._calibration import calibrate, check_design, costs, usual
 from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._twin import ChipTwin
 
 
 class CalibratedChip(Surrogate):
-    """`∂L/∂x` and `∂L/∂θ` by autograd through a model of the chip, found in closed form at the first setting.
+    """`∂L/∂x` and `∂L/∂θ` by autograd through a model of the chip, found at the first setting.
 
-    The start reads the chip at settings that depend on no reading, from its last column to its first, solves each
-    column's offsets and splitters by linear least squares, and fits all of them jointly. It needs no start values:
-    offsets may be anything. Readings that the fit does not see check it; where they are explained to less than a half,
-    `accepted` is False, a `CalibrationWarning` says so at the first batch, and another method should be taken.
+    The start reads the chip at settings that depend on no reading, solves one column after the other for its offsets
+    and splitters by linear least squares, and fits all of them jointly. Offsets may be anything.
+    Readings that the fit does not see check it; where they are explained to less than a half, `accepted` is False, a
+    `CalibrationWarning` says so at the first batch, and another method should be taken.
+
+    - Rectangular meshes of two-splitter blocks whose fields are read at half of their outputs or more: the closed form,
+      from the last column to the first, 2N + 19 programmings of N modes at least (`Precision.programmings`).
+    - All other designs and readouts, and few outputs: layer by layer from the inputs (`programmings`), one programming
+      a phase layer for fields, two for powers, and two or four where three-splitter blocks of two columns meet.
 
     After that every training batch refines the model by `online_steps` steps, as `Twin` does.
 
-    **Costs** `precision.programmings(N, d_out)` programmings (2N + 19 at least for N modes that are all read) and
-    `precision.total_rows(N, d_out)` rows once, booked as `CALIBRATE`, and no queries after that.
-
-    Outputs that are not read cost repeats: errors grow from the edge of the cone of light that is read. With 1 % noise
-    one pass serves three quarters of 16 outputs, and four repeats half of them; 10 of 64 are beyond the cases tried.
+    **Costs** `programmings` programmings and `total_rows` rows once, booked as `CALIBRATE`, and no queries after that.
 
     **Arguments:**
 
-    - `device`: the chip, or wrappers around one. Only its design, the nominal law of its heaters and its nominal losses
-      are read. Rectangular, two splitters a block, 4 modes or more, fields read at 2 outputs or more,
+    - `device`: the chip, or wrappers around one. Only its design, the nominal law of its heaters, its nominal losses
+      and the kind of its readout are read. 4 modes or more, 2 outputs or more, all inputs driven where powers are read,
       heaters that reach a phase of 2π.
-    - `precision`: rows, repeats and more programmings; by default one pass of N rows, at least 32, and for heaters
-      `Precision.heated(N)`.
+    - `precision`: rows, repeats and more programmings; by default one pass of N rows in closed form, at least 32, of 2N
+      rows layer by layer, 1.5N for powers; with heaters more, `Precision.heated(N)`.
     - `online_steps`, `lr`: of the fit to the training batches, see `Twin`.
 
-    Raises `ArgumentError` for a device that is not a mesh, and `IncompatibleError`, when it is bound, for one that the
-    closed form does not know.
+    Raises `ArgumentError` for a device that is not a mesh, and `IncompatibleError`, when it is bound, for one that no
+    calibration serves.
     """
 
     held_out: Tensor
@@ -60,9 +61,7 @@ class CalibratedChip(Surrogate):
         if precision is not None and not isinstance(precision, Precision):
             raise ArgumentError(f"`CalibratedChip(precision=...)` takes a Precision, got {precision!r}")
         model = ChipTwin(device)
-        modes, plain = model.chip.modes, model.chip.heaters is None
-        usual = Precision(rows=max(32, modes)) if plain else Precision.heated(modes)
-        self.precision = precision if precision is not None else usual
+        self.precision = precision if precision is not None else usual(model.chip)
         self.twin = Twin(model, fit_steps=0, online_steps=online_steps, lr=lr, watch=None)
         self._model = [model]  # the twin owns it
 
@@ -71,8 +70,18 @@ class CalibratedChip(Surrogate):
         """The chip as it is believed to be."""
         return self._model[0]
 
+    @property
+    def programmings(self) -> int:
+        """How many the start takes."""
+        return costs(self.model.chip, self.model.chip.declaration, self.precision)[0]
+
+    @property
+    def total_rows(self) -> int:
+        """The rows that the start takes."""
+        return costs(self.model.chip, self.model.chip.declaration, self.precision)[1]
+
     def check(self, spec: Declaration) -> None:
-        if not spec.linear:
+        if self.model.chip.readout.linear and not spec.linear:
             raise IncompatibleError(f"`CalibratedChip` needs a linear device, and {spec.name} is declared as none")
         check_design(self.model.chip, spec)
         self.twin.check(spec)

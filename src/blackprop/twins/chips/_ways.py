@@ -1,0 +1,153 @@
+"""The two ways to a first build of a chip: which settings each of them reads, and the build that it makes of them."""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from blackprop.core._declaration import Declaration
+from blackprop.devices.photonic.chips import Build, Chip, Field, Rectangular
+from blackprop.twins.chips._columns import HEATED, Columns
+from blackprop.twins.chips._field import LOST, grown
+from blackprop.twins.chips._polish import ChipReadings
+from blackprop.twins.chips._precision import Precision
+from blackprop.twins.chips._programme import count, programme
+from blackprop.twins.chips.growth._linear import LinearGrowth
+from blackprop.twins.chips.growth._power import PowerGrowth
+from blackprop.twins.chips.growth._programme import Walk
+from blackprop.twins.chips.growth._programme import programme as walked
+
+SMALL = 12  # modes, up to which the closed form serves also where less than half of the outputs are read
+FORMS, FLIPS = 1.3, 1.15  # readings for each unknown of a quadratic form, of complex and of real light
+#: Phases between which the heaters of a growth are driven, rad, with room for its turns.
+FIELDS, POWERS = (0.15 * math.pi, 0.95 * math.pi), (0.55 * math.pi, 1.35 * math.pi)
+
+
+class Way(abc.ABC):
+    """A programme of readings, and a build of the chip from them.
+
+    **Attributes:** `drives` (settings, P), rad, at which `precision.rows` rows are sent; `more` (settings, P), at which
+    `more_rows` others are.
+    """
+
+    drives: Tensor
+    more: Tensor
+    more_rows: int = 0
+
+    @abc.abstractmethod
+    def build(self, fitted: ChipReadings, others: ChipReadings) -> tuple[Build, bool]:
+        """The build that the readings show, and whether it is good enough for a joint fit to begin with."""
+
+
+@final
+class ClosedForm(Way):
+    """From the outputs to the inputs, for rectangular meshes of two-splitter blocks whose fields are read."""
+
+    def __init__(self, chip: Chip, spec: Declaration, precision: Precision, generator: torch.Generator) -> None:
+        drives = HEATED if chip.heaters is not None else None
+        self._chip = chip
+        self._columns = Columns(chip.layout, spec.d_out, loss=float(chip.build.loss.mean()), drives=drives)
+        self._base, self._programmings = programme(self._columns, precision.repeats, generator)
+        self.drives = self._columns.flat(torch.stack([each.drive for each in self._programmings]))
+        self.more = self.drives[:0]
+
+    def build(self, fitted: ChipReadings, others: ChipReadings) -> tuple[Build, bool]:
+        del others
+        rows = pad(fitted.x, (0, self._chip.modes - fitted.x.shape[-1]))
+        measured = list(zip(self._programmings, fitted.readings, strict=True))
+        columns, left = grown(self._columns, self._base, rows, measured)
+        return scaled(self._chip, columns.build(self._chip.build), fitted), max(left) <= LOST
+
+
+@final
+class Grown(Way):
+    """From the inputs to the outputs, for all designs and readouts, and for few outputs."""
+
+    def __init__(self, chip: Chip, spec: Declaration, precision: Precision, generator: torch.Generator) -> None:
+        self._chip, self._walk, self._signs = chip, Walk(chip), _signs(chip)
+        low, high = 0.0, 2 * math.pi
+        if chip.heaters is not None:
+            low, high = FIELDS if self._signs is None else POWERS
+        first = 0 if self._signs is None else math.ceil(FORMS * chip.modes**2 / precision.rows)
+        self._base, self._programmings = walked(
+            self._walk,
+            chip.theta.size,
+            linear=self._signs is None,
+            repeats=precision.repeats,
+            first=first,
+            low=low,
+            high=high,
+            generator=generator,
+        )
+        self.drives = torch.stack([each.drive for each in self._programmings])
+        self.more = self.drives[:0]
+        if self._signs is not None and self._walk.two:
+            outer = self._walk.steps[1].shifters.number
+            self.more = self._base.repeat(2, 1)
+            self.more[:, outer] += torch.tensor([[-math.pi / 2], [math.pi / 2]], dtype=self.more.dtype)
+            self.more_rows = 8 + math.ceil(FLIPS * spec.d_in * (spec.d_in + 1) / 2)
+
+    def build(self, fitted: ChipReadings, others: ChipReadings) -> tuple[Build, bool]:
+        measured, nominal = list(zip(self._programmings, fitted.readings, strict=True)), self._chip.build
+        if self._signs is None:
+            growth = LinearGrowth(self._walk, self._base, fitted.x, measured)
+            growth.run()
+            build = replace(nominal, offset=growth.offset, splitters=growth.errors)
+            return scaled(self._chip, build, fitted), growth.left[-1] <= LOST
+        flips = (others.x, others.readings[0], others.readings[1]) if len(self.more) else None
+        growth = PowerGrowth(self._walk, self._base, fitted.x, measured, self._signs, flips)
+        growth.run()
+        each = self._chip.readout.ports_each
+        gains = growth.gains / amplitude(nominal).square().view(-1, each).mean(1)
+        dark = torch.zeros(len(growth.dark), each, dtype=torch.float64)
+        dark[:, 0] = growth.dark
+        build = replace(nominal, offset=growth.offset, splitters=growth.errors, dark=dark.flatten())
+        return replace(build, responsivity=gains.repeat_interleave(each)), growth.left[-1] <= LOST
+
+
+def way(chip: Chip, spec: Declaration, precision: Precision, generator: torch.Generator) -> Way:
+    """The way that serves a chip at the least cost."""
+    return (ClosedForm if closed(chip, spec) else Grown)(chip, spec, precision, generator)
+
+
+def closed(chip: Chip, spec: Declaration) -> bool:
+    """Whether the closed form serves the chip."""
+    rectangular = isinstance(chip.design, Rectangular) and chip.design.splitters == 2
+    return rectangular and isinstance(chip.readout, Field) and (2 * spec.d_out >= chip.modes or chip.modes <= SMALL)
+
+
+def priced(chip: Chip, spec: Declaration, precision: Precision) -> tuple[int, int]:
+    """How many programmings a way takes, and the rows of all of them."""
+    if closed(chip, spec):
+        programmings = count(chip.modes, spec.d_out, precision.repeats)
+        return programmings, programmings * precision.rows
+    found = Grown(chip, spec, precision, torch.Generator().manual_seed(0))
+    rows = len(found.drives) * precision.rows + len(found.more) * found.more_rows
+    return len(found.drives) + len(found.more), rows
+
+
+def scaled(chip: Chip, build: Build, fitted: ChipReadings) -> Build:
+    """The build with the gain of all outputs together, which a growth does not see: that of equal powers, which a model
+    that errs does not shrink.
+    """
+    found = chip.transfer_with(fitted.x, fitted.theta, build)
+    gain = fitted.readings.norm() / found.norm().clamp_min(1e-30)
+    return replace(build, loss_out=build.loss_out - gain.clamp_min(1e-12).log())
+
+
+def amplitude(build: Build) -> Tensor:
+    """The transmission of the ports, of amplitude, (ports,)."""
+    return torch.exp(-build.loss_out - build.loss_in.mean())
+
+
+def _signs(chip: Chip) -> Tensor | None:
+    """Of the powers that make an output; None for fields."""
+    if isinstance(chip.readout, Field):
+        return None
+    return torch.tensor([1.0, -1.0], dtype=torch.float64)[: chip.readout.ports_each]

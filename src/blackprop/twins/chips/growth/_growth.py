@@ -1,0 +1,166 @@
+"""A model of a chip, grown layer by layer from the inputs to the outputs."""
+
+from __future__ import annotations
+
+import abc
+import cmath
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from blackprop.twins.chips.growth._layers import Shifters
+from blackprop.twins.chips.growth._programme import EARLY, Programming, Walk
+from blackprop.twins.chips.growth._step import Step
+
+WORSE = 1.2  # times the residual of the layer before: a layer's unknowns are not right
+BACK = 4  # layers that are fitted jointly, where real light shows too little of one
+
+
+class Stage(NamedTuple):
+    """The programmings that turn some shifters of a layer."""
+
+    which: Tensor  # (settings,), of all programmings
+    members: Tensor  # shifters
+    turn: float  # rad
+
+
+class Growth(abc.ABC):
+    """The unknowns of a chip, found one layer after the other.
+
+    Everything in front of a layer is known. The base setting of that layer and of all later ones makes each output a
+    functional of the field there, the same in all readings of this and of the earlier layers. A turn of the layer's
+    shifters changes the readings by their generators (`Step`), for which the readings are linear.
+
+    **Arguments:** `base` (P,), the base setting, rad; `rows` (rows, inputs); `measured`, the programmings with their
+    readings (rows, outputs).
+
+    **Attributes:** `offset` (P,), rad; `errors` (blocks, splitters), rad; `left`, the relative residual of each layer's
+    readings.
+    """
+
+    def __init__(self, walk: Walk, base: Tensor, rows: Tensor, measured: list[tuple[Programming, Tensor]]) -> None:
+        self.walk, self.base, self.modes = walk, base, walk.layout.modes
+        programmings = [each for each, _ in measured]
+        self.drives = torch.stack([each.drive for each in programmings])
+        self.readings = torch.stack([y for _, y in measured])
+        self.layer = torch.tensor([each.layer for each in programmings])
+        self.colour = torch.tensor([-1 if each.colour is None else each.colour for each in programmings])
+        self.turns = torch.tensor([each.turn for each in programmings], dtype=torch.float64)
+        self.offset = torch.zeros(len(base), dtype=torch.float64)
+        self.errors = torch.zeros(walk.layout.blocks, 2 if walk.two else 3, dtype=torch.float64)
+        self.left: list[float] = []
+        entering = pad(rows, (0, self.modes - rows.shape[1])).mT.to(torch.complex128)
+        self.field = entering.expand(len(measured), -1, -1)  # in front of the present layer
+        self.fields: dict[int, Tensor] = {}  # in front of the last few layers
+        self._source: dict[int, int] = {}  # of a mode: the block whose lower output it is
+        self._open: dict[int, int] = {}  # of an outer phase that is not known yet: its mode
+
+    def run(self) -> None:
+        """Find all of them."""
+        self.begin()
+        for number in range(self.first, len(self.walk.steps)):
+            self.solve(number, self.walk.steps[number])
+        self.end()
+
+    first = 0  # the layer that it begins with
+
+    @abc.abstractmethod
+    def begin(self) -> None:
+        """Find the functionals in front of the first layer."""
+
+    @abc.abstractmethod
+    def solve(self, number: int, step: Step) -> None:
+        """Find the unknowns of a step, everything in front of it being known."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Find the unknowns behind the last layer."""
+
+    def pool(self, number: int) -> Tensor:
+        """The programmings (settings,) that leave a layer and all later ones at the base setting."""
+        return (self.layer < number) | ((self.layer == number) & (self.colour < 0))
+
+    def stages(self, number: int, step: Step) -> list[Stage]:
+        found = []
+        for colour, members in enumerate(step.colours):
+            here = (self.layer == number) & (self.colour == colour)
+            found += [Stage(here & (self.turns == turn), members, float(turn)) for turn in self.turns[here].unique()]
+        return found
+
+    def light(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """The fields (m, modes) in front of the layer and the readings (m, outputs) of some programmings."""
+        return self.field[which].mT.flatten(0, 1), self.readings[which].flatten(0, 1)
+
+    def corrected(self, step: Step, coefficients: Tensor) -> Tensor | None:
+        """Signs (modes,) that the generators demand of the field, None where they are all positive.
+
+        A push-pull phase is known up to half a turn, which changes the sign of both outputs of its block. Two modes
+        that meet without a phase shifter in between show that.
+        """
+        if not self.walk.two:
+            return None
+        links, signs = step.links(coefficients).real, torch.ones(self.modes, dtype=torch.float64)
+        for each in step.splitters:
+            for pair in zip(each.upper.tolist(), each.lower.tolist(), strict=True):
+                mode = next((m for m in reversed(pair) if m in self._source), None)
+                if mode is None or step.consumed.keys() & set(pair) or links[pair] >= 0:
+                    continue
+                block = self._source[mode]
+                signs[mode] = -1
+                self.offset[2 * block + 1] += math.pi
+                if 2 * block in self._open:
+                    signs[self._open[2 * block]] *= -1
+                else:
+                    self.offset[2 * block] += math.pi
+        return signs if bool((signs < 0).any()) else None
+
+    def settle(self, number: int, step: Step, unknowns: Tensor) -> None:
+        """Take the unknowns of a step, and pass its layer."""
+        step.scatter(unknowns, self.offset, self.errors)
+        self.fields[number] = self.field
+        self.fields.pop(number - BACK, None)
+        self.field = step.shifters.through(step.through(self.field, unknowns), self.drives)
+        for each in step.numbers:
+            self._open.pop(each, None)
+        if not step.shifters.push:
+            for upper, lower, each in zip(*(t.tolist() for t in step.shifters.members), strict=True):
+                self._source[lower], self._open[each] = each // 2, upper
+                self._source.pop(upper, None)
+
+    def doubtful(self, number: int) -> bool:
+        """Whether the last layers want to be fitted jointly: real light shows too little of one, or a layer leaves more
+        of the readings than those before it.
+        """
+        worse = len(self.left) > 1 and self.left[-1] > WORSE * self.left[-2]
+        return number < EARLY or worse or any(self.walk.blind[max(0, number - BACK + 1) : number + 1])
+
+    def rewound(self, first: int, steps: list[Step], unknowns: Tensor) -> None:
+        """Take other unknowns of the last layers, from the layer `first` on."""
+        self.field = self.fields[first]
+        for k, (step, some) in enumerate(zip(steps, unknowns.split([each.count for each in steps]), strict=True)):
+            self.fields[first + k] = self.field
+            step.scatter(some, self.offset, self.errors)
+            self.field = step.shifters.through(step.through(self.field, some), self.drives)
+
+
+def changes(shifters: Shifters, turn: float) -> tuple[complex, complex]:
+    """κ₀ and κ₁: a turn of shifters b acts as `1 + Σ_b (κ₀ 1_b + κ₁ G_b)`, 1_b being 1 on the modes that b sees."""
+    if shifters.push:
+        return math.cos(turn) - 1, 1j * math.sin(turn)
+    return 0.0, cmath.exp(1j * turn) - 1
+
+
+def turned(step: Step, unknowns: Tensor, field: Tensor, stage: Stage) -> Tensor:
+    """The fields (m, modes) that would have the effect of those of a stage, with its shifters not turned."""
+    zero, one = changes(step.shifters, stage.turn)
+    field = field.clone()
+    for group, generators in zip(step.groups, step.generators(unknowns), strict=True):
+        chosen = torch.isin(group.which, stage.members)
+        here = field[:, group.support[chosen]]  # (m, b, n)
+        field[:, group.support[chosen].flatten()] += (
+            zero * here + one * torch.einsum("bij,mbj->mbi", generators[chosen], here)
+        ).flatten(1)
+    return field
