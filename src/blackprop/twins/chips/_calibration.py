@@ -123,6 +123,8 @@ def _solve(
     precision: Precision,
     noise: float,
 ) -> Found:
+    if not 0 < float(fitted.readings.norm()) < math.inf:  # a dry run, or a dark chip
+        return Found(chip.build, math.inf, math.inf, noise, accepted=False)
     begun = ChipReadings(fitted.x, fitted.theta[:count], fitted.readings[:count])
     build, good = first.build(begun, others)
     if good:
