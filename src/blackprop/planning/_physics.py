@@ -15,6 +15,7 @@ from blackprop.planning._price import Price
 from blackprop.presets import Method
 from blackprop.surrogates import Reciprocal
 from blackprop.twins import CalibratedChip
+from blackprop.twins.chips._ways import closed
 
 CHIP = "calibrated-chip"
 SERVED = 0.75  # of the modes that are read, from which one pass of the calibration serves (`CalibratedChip`)
@@ -59,16 +60,16 @@ def is_chip(spec: Declaration) -> bool:
         chip.check(spec)
     except (ArgumentError, IncompatibleError):
         return False
-    return spec.d_out >= SERVED * chip.model.chip.modes
+    # Other designs and readouts are served too, but have not been tried in training yet.
+    return closed(chip.model.chip, spec) and spec.d_out >= SERVED * chip.model.chip.modes
 
 
 def chip_queries(spec: Declaration) -> Ledger:
     """The programmings and rows of the calibration, with their lab time."""
     chip = CalibratedChip(_design(spec))
-    size = chip.model.chip.modes, spec.d_out
     found = Ledger()
-    found.programmings[Purpose.CALIBRATE] = chip.precision.programmings(*size)
-    found.rows[Purpose.CALIBRATE] = chip.precision.total_rows(*size)
+    found.programmings[Purpose.CALIBRATE] = chip.programmings
+    found.rows[Purpose.CALIBRATE] = chip.total_rows
     found.lab_seconds = found.total_rows * spec.cost.row + found.total_programmings * spec.cost.programming
     return found
 

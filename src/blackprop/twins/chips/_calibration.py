@@ -65,8 +65,8 @@ def usual(chip: Chip) -> Precision:
     modes, linear = chip.modes, isinstance(chip.readout, Field)
     if closed(chip, chip.declaration):
         return Precision(rows=max(32, modes)) if chip.heaters is None else Precision.heated(modes)
-    each = Precision(rows=max(32, 2 * modes if linear else 3 * modes // 2), iterations=120)
-    return each if chip.heaters is None else replace(each, repeats=2, more=6 * modes)
+    each = Precision(rows=max(32, 2 * modes if linear else 3 * modes // 2), iterations=240)
+    return each if chip.heaters is None else replace(each, repeats=2, more=6 * modes, iterations=120)
 
 
 def costs(chip: Chip, spec: Declaration, precision: Precision) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from blackprop.twins.chips.growth._layers import Shifters
-from blackprop.twins.chips.growth._programme import EARLY, Programming, Walk
-from blackprop.twins.chips.growth._step import Step
+from blackprop.twins.chips.growth._programme import EARLY, Setpoint, Walk
+from blackprop.twins.chips.growth._step import LayerStep
 
 WORSE = 1.2  # times the residual of the layer before: a layer's unknowns are not right
 BACK = 4  # layers that are fitted jointly, where real light shows too little of one
@@ -32,7 +32,7 @@ class Growth(abc.ABC):
 
     Everything in front of a layer is known. The base setting of that layer and of all later ones makes each output a
     functional of the field there, the same in all readings of this and of the earlier layers. A turn of the layer's
-    shifters changes the readings by their generators (`Step`), for which the readings are linear.
+    shifters changes the readings by their generators (`LayerStep`), for which the readings are linear.
 
     **Arguments:** `base` (P,), the base setting, rad; `rows` (rows, inputs); `measured`, the programmings with their
     readings (rows, outputs).
@@ -41,7 +41,7 @@ class Growth(abc.ABC):
     readings.
     """
 
-    def __init__(self, walk: Walk, base: Tensor, rows: Tensor, measured: list[tuple[Programming, Tensor]]) -> None:
+    def __init__(self, walk: Walk, base: Tensor, rows: Tensor, measured: list[tuple[Setpoint, Tensor]]) -> None:
         self.walk, self.base, self.modes = walk, base, walk.layout.modes
         programmings = [each for each, _ in measured]
         self.drives = torch.stack([each.drive for each in programmings])
@@ -72,7 +72,7 @@ class Growth(abc.ABC):
         """Find the functionals in front of the first layer."""
 
     @abc.abstractmethod
-    def solve(self, number: int, step: Step) -> None:
+    def solve(self, number: int, step: LayerStep) -> None:
         """Find the unknowns of a step, everything in front of it being known."""
 
     @abc.abstractmethod
@@ -83,7 +83,7 @@ class Growth(abc.ABC):
         """The programmings (settings,) that leave a layer and all later ones at the base setting."""
         return (self.layer < number) | ((self.layer == number) & (self.colour < 0))
 
-    def stages(self, number: int, step: Step) -> list[Stage]:
+    def stages(self, number: int, step: LayerStep) -> list[Stage]:
         found = []
         for colour, members in enumerate(step.colours):
             here = (self.layer == number) & (self.colour == colour)
@@ -94,7 +94,7 @@ class Growth(abc.ABC):
         """The fields (m, modes) in front of the layer and the readings (m, outputs) of some programmings."""
         return self.field[which].mT.flatten(0, 1), self.readings[which].flatten(0, 1)
 
-    def corrected(self, step: Step, coefficients: Tensor) -> Tensor | None:
+    def corrected(self, step: LayerStep, coefficients: Tensor) -> Tensor | None:
         """Signs (modes,) that the generators demand of the field, None where they are all positive.
 
         A push-pull phase is known up to half a turn, which changes the sign of both outputs of its block. Two modes
@@ -117,7 +117,7 @@ class Growth(abc.ABC):
                     self.offset[2 * block] += math.pi
         return signs if bool((signs < 0).any()) else None
 
-    def settle(self, number: int, step: Step, unknowns: Tensor) -> None:
+    def settle(self, number: int, step: LayerStep, unknowns: Tensor) -> None:
         """Take the unknowns of a step, and pass its layer."""
         step.scatter(unknowns, self.offset, self.errors)
         self.fields[number] = self.field
@@ -137,7 +137,7 @@ class Growth(abc.ABC):
         worse = len(self.left) > 1 and self.left[-1] > WORSE * self.left[-2]
         return number < EARLY or worse or any(self.walk.blind[max(0, number - BACK + 1) : number + 1])
 
-    def rewound(self, first: int, steps: list[Step], unknowns: Tensor) -> None:
+    def rewound(self, first: int, steps: list[LayerStep], unknowns: Tensor) -> None:
         """Take other unknowns of the last layers, from the layer `first` on."""
         self.field = self.fields[first]
         for k, (step, some) in enumerate(zip(steps, unknowns.split([each.count for each in steps]), strict=True)):
@@ -153,7 +153,7 @@ def changes(shifters: Shifters, turn: float) -> tuple[complex, complex]:
     return 0.0, cmath.exp(1j * turn) - 1
 
 
-def turned(step: Step, unknowns: Tensor, field: Tensor, stage: Stage) -> Tensor:
+def turned(step: LayerStep, unknowns: Tensor, field: Tensor, stage: Stage) -> Tensor:
     """The fields (m, modes) that would have the effect of those of a stage, with its shifters not turned."""
     zero, one = changes(step.shifters, stage.turn)
     field = field.clone()

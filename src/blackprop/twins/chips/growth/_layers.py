@@ -72,17 +72,17 @@ class Shifters:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class ChipLayer:
     """Splitters, and the phase shifters behind them."""
 
     splitters: tuple[Splitters, ...]
     shifters: Shifters
 
 
-def layers(chip: Chip) -> tuple[list[Layer], tuple[Splitters, ...]]:
+def layers(chip: Chip) -> tuple[list[ChipLayer], tuple[Splitters, ...]]:
     """All layers of a chip, with its nominal losses, and the splitters behind the last one."""
     left = math.exp(-float(chip.build.loss.mean()))
-    found: list[Layer] = []
+    found: list[ChipLayer] = []
     before: tuple[Splitters, ...] = ()
     for pairs, blocks in zip(chip.layout.columns, chip.layout.members, strict=True):
         upper, lower = torch.tensor(pairs).unbind(1)
@@ -93,7 +93,7 @@ def layers(chip: Chip) -> tuple[list[Layer], tuple[Splitters, ...]]:
         three = chip.design.splitters == 3
         inner = Shifters(upper, lower, 2 * blocks + 1, not three, -math.pi / 2 if three else 0.0, 1.0)
         outer = Shifters(upper, lower, 2 * blocks, False, math.pi / 2 if three else 0.0, left * (1 if three else -1j))
-        found += [Layer((*before, splitters(0)), inner), Layer((splitters(1),), outer)]
+        found += [ChipLayer((*before, splitters(0)), inner), ChipLayer((splitters(1),), outer)]
         before = (splitters(2),) if three else ()
     return found, before
 

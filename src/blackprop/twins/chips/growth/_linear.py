@@ -12,7 +12,7 @@ from blackprop.twins.chips.growth._growth import BACK, Growth, Stage, changes, t
 from blackprop.twins.chips.growth._layers import Shifters
 from blackprop.twins.chips.growth._pin import pinned
 from blackprop.twins.chips.growth._programme import EARLY
-from blackprop.twins.chips.growth._step import Step
+from blackprop.twins.chips.growth._step import LayerStep
 from blackprop.twins.chips.growth._window import Window
 
 ALTERNATIONS, STILL = 8, 1e-9  # of a layer's unknowns and the functionals; rad, a change that ends them
@@ -31,7 +31,7 @@ class LinearGrowth(Growth):
     def begin(self) -> None:
         """The first functionals follow from readings, as all others."""
 
-    def solve(self, number: int, step: Step) -> None:
+    def solve(self, number: int, step: LayerStep) -> None:
         field, y = self.light(self.pool(number))
         size = float(y.square().mean())
         noise = max(self.left[-1] ** 2 if self.left else 0.0, EXACT) * size
@@ -84,7 +84,7 @@ class LinearGrowth(Growth):
         if self.walk.two:
             self.offset = pinned(self.walk.layout, self.offset, s[ports, ports].angle())
             return
-        ends = Step(self.walk.last, Shifters(ports, ports, ports, False, 0.0, 1.0), self.modes, self.walk.pending)
+        ends = LayerStep(self.walk.last, Shifters(ports, ports, ports, False, 0.0, 1.0), self.modes, self.walk.pending)
         found = []
         for group in ends.groups:
             profile = s[group.which[:, None], group.support].conj()
@@ -95,7 +95,7 @@ class LinearGrowth(Growth):
         ends.scatter(ends.fitted(ends.begun(t), torch.eye(len(t), dtype=t.dtype), t, 1e-6), self.offset, self.errors)
 
     def _normal(
-        self, step: Step, stages: list[Stage], s: Tensor, prior: Tensor, pool: Tensor, unknowns: Tensor | None
+        self, step: LayerStep, stages: list[Stage], s: Tensor, prior: Tensor, pool: Tensor, unknowns: Tensor | None
     ) -> tuple[Tensor, Tensor, float]:
         """The normal equations `G t = b` of the coefficients, and the power of the readings in them.
 
@@ -172,7 +172,7 @@ def _projected_fit(window: Window, unknowns: Tensor, y: Tensor, ridge: float, no
     return unknowns
 
 
-def designed(step: Step, s: Tensor, field: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+def designed(step: LayerStep, s: Tensor, field: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
     """Of the readings of a stage: the design (t, m, outputs) of its coefficients and the rest (m, outputs)."""
     zero, one = changes(step.shifters, stage.turn)
     constant, parts = (field @ s.mT).real, []

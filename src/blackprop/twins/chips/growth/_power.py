@@ -10,10 +10,10 @@ from torch import Tensor
 
 from blackprop.twins.chips.growth._growth import BACK, Growth, turned
 from blackprop.twins.chips.growth._layers import Shifters
-from blackprop.twins.chips.growth._programme import Programming, Walk
+from blackprop.twins.chips.growth._programme import Setpoint, Walk
 from blackprop.twins.chips.growth._quadratic import designed, forms, joint_fit, lifted, modelled, quadratic_fit
 from blackprop.twins.chips.growth._start import begun, first_phases
-from blackprop.twins.chips.growth._step import Step
+from blackprop.twins.chips.growth._step import LayerStep
 from blackprop.twins.chips.growth._window import Window
 
 POOL = 40  # readings that a functional is fitted to, for each of its entries
@@ -41,7 +41,7 @@ class PowerGrowth(Growth):
         walk: Walk,
         base: Tensor,
         rows: Tensor,
-        measured: list[tuple[Programming, Tensor]],
+        measured: list[tuple[Setpoint, Tensor]],
         signs: Tensor,
         flips: Flips | None,
     ) -> None:
@@ -76,7 +76,7 @@ class PowerGrowth(Growth):
             self.settle(k, step, step.gathered(self.offset, self.errors))
         self._jointly(self.first - 1, which)
 
-    def solve(self, number: int, step: Step) -> None:
+    def solve(self, number: int, step: LayerStep) -> None:
         pool = self._latest(self.pool(number))
         field, y = self.light(pool)
         noise = max(self.left[-1] ** 2, EXACT) * float(y.square().mean())
@@ -122,7 +122,9 @@ class PowerGrowth(Growth):
             return
         ports = torch.arange(len(form))
         upper, lower = several * ports, several * ports + several - 1
-        ends = Step(self.walk.last, Shifters(upper, lower, ports, several > 1, 0.0, 1.0), self.modes, self.walk.pending)
+        ends = LayerStep(
+            self.walk.last, Shifters(upper, lower, ports, several > 1, 0.0, 1.0), self.modes, self.walk.pending
+        )
         found = []
         for group in ends.groups:
             each = form[group.which[:, None, None], group.support[:, :, None], group.support[:, None, :]]
@@ -131,7 +133,7 @@ class PowerGrowth(Growth):
         t = torch.cat(found)
         ends.scatter(ends.fitted(ends.begun(t), torch.eye(len(t), dtype=t.dtype), t, 1e-6), self.offset, self.errors)
 
-    def _normal(self, number: int, step: Step) -> tuple[Tensor, Tensor, float, int]:
+    def _normal(self, number: int, step: LayerStep) -> tuple[Tensor, Tensor, float, int]:
         """`G t = b` of the coefficients, and the power and the number of the differences in them."""
         owners, size, count = step.owners(), 0.0, 0
         gram, right = torch.zeros(len(owners), len(owners), dtype=torch.float64), torch.zeros(len(owners)).double()
@@ -149,7 +151,7 @@ class PowerGrowth(Growth):
         self._straight(number, step, gram, right)
         return gram, right, size, count
 
-    def _straight(self, number: int, step: Step, gram: Tensor, right: Tensor) -> None:
+    def _straight(self, number: int, step: LayerStep, gram: Tensor, right: Tensor) -> None:
         """Shifters right in front of an output change no power: the form of that output is their generator."""
         if step.shifters.push:
             return
@@ -167,7 +169,7 @@ class PowerGrowth(Growth):
                 gram[which[:, None], which] = weight * torch.eye(len(which), dtype=gram.dtype)
                 right[which] = weight * math.sqrt(1 - 1 / len(support)) * t / t.norm().clamp_min(1e-30)
 
-    def _carry(self, step: Step, unknowns: Tensor) -> None:
+    def _carry(self, step: LayerStep, unknowns: Tensor) -> None:
         """The functionals behind a layer of those in front of it."""
         settings = self.base.expand(len(self.functionals), -1)
         carried = step.shifters.through(step.through(self.functionals.mH, unknowns), settings).mH

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from blackprop.devices.photonic.chips import Chip
 from blackprop.twins.chips.growth._layers import layers
-from blackprop.twins.chips.growth._step import Pending, Step
+from blackprop.twins.chips.growth._step import LayerStep, Pending
 
 EARLY, SEVERAL = 4, 4  # layers whose fields real rows show in part, and settings that each of them takes besides
 
 
 @dataclass(frozen=True, eq=False)
-class Programming:
+class Setpoint:
     """One programming: all layers before `layer` drawn anew, that layer and all later ones at the base setting.
 
     **Attributes:** `drive` (P,), rad; `colour`, of the shifters of the layer that are turned by `turn` rad more, None
@@ -34,7 +34,7 @@ class Walk:
 
     def __init__(self, chip: Chip) -> None:
         self.layers, self.last = layers(chip)
-        self.steps: list[Step] = []
+        self.steps: list[LayerStep] = []
         self.layout = chip.layout
         self.two = chip.design.splitters == 2
         self.front = 2 if self.two else 1  # the first layer whose fields real rows show in power
@@ -51,7 +51,7 @@ class Walk:
                         self.blind[-1] = True
             if not layer.shifters.push:
                 turned |= set(layer.shifters.upper.tolist())
-            step = Step(layer.splitters, layer.shifters, chip.modes, pending)
+            step = LayerStep(layer.splitters, layer.shifters, chip.modes, pending)
             self.steps.append(step)
             pending = {mode: value for mode, value in pending.items() if mode not in step.consumed}
             each = layer.shifters
@@ -69,7 +69,7 @@ class Walk:
         return {mode for each in behind for modes in (each.upper, each.lower) for mode in modes.tolist()}
 
 
-def turn_of(step: Step, linear: bool) -> float:
+def turn_of(step: LayerStep, linear: bool) -> float:
     """By how much, rad, the shifters of a layer turn."""
     return (math.pi if linear else math.pi / 2) / (2 if step.shifters.push else 1)
 
@@ -84,7 +84,7 @@ def programme(
     low: float,
     high: float,
     generator: torch.Generator,
-) -> tuple[Tensor, list[Programming]]:
+) -> tuple[Tensor, list[Setpoint]]:
     """The base setting (P,), and all programmings. None depends on a reading."""
 
     def drawn() -> Tensor:
@@ -94,13 +94,13 @@ def programme(
     known = torch.zeros(size, dtype=torch.bool)
     for number, step in enumerate(walk.steps):
         if not linear and number == walk.front:
-            found += [Programming(number, None, 0.0, torch.where(known, drawn(), base)) for _ in range(first)]
+            found += [Setpoint(number, None, 0.0, torch.where(known, drawn(), base)) for _ in range(first)]
         if not linear and number < walk.front:
             known[step.shifters.number] = True
             continue
         if linear and number < EARLY:
             for _ in range(SEVERAL if number else 1):
-                found.append(Programming(number, None, 0.0, torch.where(known, drawn(), base)))
+                found.append(Setpoint(number, None, 0.0, torch.where(known, drawn(), base)))
         for _ in range(repeats):
             for colour, members in enumerate(step.colours):
                 anew, turn = torch.where(known, drawn(), base), turn_of(step, linear)
@@ -108,6 +108,6 @@ def programme(
                 for each in several if linear else (turn, -turn):
                     drive = anew.clone()
                     drive[step.shifters.number[members]] += each
-                    found.append(Programming(number, colour, each, drive))
+                    found.append(Setpoint(number, colour, each, drive))
         known[step.shifters.number] = True
     return base, found

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from blackprop.twins.chips.growth._step import Step
+from blackprop.twins.chips.growth._step import LayerStep
 from blackprop.twins.chips.growth._window import Window
 
 TOGETHER, GIVEN_UP = 12, 1e6  # steps of a joint fit, and the damping that ends it
@@ -152,7 +152,7 @@ def joint_fit(
 
 
 def designed(
-    step: Step, functionals: Tensor, signs: Tensor, field: Tensor, members: Tensor, turn: float
+    step: LayerStep, functionals: Tensor, signs: Tensor, field: Tensor, members: Tensor, turn: float
 ) -> tuple[Tensor, Tensor]:
     """Of the differences between readings at ± a turn of some shifters: the design (t, m, outputs) of their
     coefficients, and the differences (m, outputs) without them.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blackprop.twins.chips.growth._quadratic import factored, lifted, modelled, quadratic_fit
-from blackprop.twins.chips.growth._step import Step
+from blackprop.twins.chips.growth._step import LayerStep
 
 GRID = 180  # angles that are tried
 STARTS, ROUNDS, FOUND = 9, 60, 0.02  # of a fit, its steps, and the relative residual that ends the search
@@ -43,7 +43,7 @@ def begun(form: Tensor, signs: Tensor, field: Tensor, readings: Tensor) -> tuple
     return best[1:]
 
 
-def first_phases(step: Step, base: Tensor, rows: Tensor, flat: Tensor, turned: Tensor) -> list[Tensor]:
+def first_phases(step: LayerStep, base: Tensor, rows: Tensor, flat: Tensor, turned: Tensor) -> list[Tensor]:
     """The offsets (n,) of the push-pull phases of the first column, as one or two hypotheses.
 
     Half a turn of the outer phases takes the form `Re H` that real rows show to `N Re H N`, with the reflection

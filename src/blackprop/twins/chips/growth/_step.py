@@ -20,7 +20,7 @@ Pending = dict[int, tuple[int, int]]  # mode: the number in θ of the offset tha
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class Profiles:
     """Shifters whose profiles spread over equally many modes: `which` (b,), and their `support` (b, n) in modes."""
 
     which: Tensor
@@ -31,7 +31,7 @@ class Group:
         return traceless(self.support.shape[1])
 
 
-class Step:
+class LayerStep:
     """The step from the shifters of all earlier layers to those of one layer.
 
     Its unknowns are the offsets of earlier shifters whose light is mixed here, and the errors ε of the splitters
@@ -228,7 +228,7 @@ class Step:
                 break
         return here
 
-    def _grouped(self) -> list[Group]:
+    def _grouped(self) -> list[Profiles]:
         reach = torch.eye(self.modes, dtype=torch.bool)
         for each in self.splitters:
             both = reach[each.upper] | reach[each.lower]
@@ -239,7 +239,7 @@ class Step:
         found, sizes = [], seen.sum(1)
         for size in sorted(set(sizes.tolist())):
             which = (sizes == size).nonzero().flatten()
-            found.append(Group(which, torch.stack([row.nonzero().flatten() for row in seen[which]])))
+            found.append(Profiles(which, torch.stack([row.nonzero().flatten() for row in seen[which]])))
         return found
 
     def _coloured(self) -> list[Tensor]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blackprop.twins.chips.growth._step import SPREAD, Step
+from blackprop.twins.chips.growth._step import SPREAD, LayerStep
 
 
 class Window:
     """Consecutive layers, and the light (settings, modes, rows) that enters them at the settings `drives`."""
 
-    def __init__(self, steps: Sequence[Step], field: Tensor, drives: Tensor) -> None:
+    def __init__(self, steps: Sequence[LayerStep], field: Tensor, drives: Tensor) -> None:
         self.steps, self.entering, self.drives = steps, field, drives
         self.sizes = [each.count for each in steps]
         #: Of the prior of the splitters' errors, for each unknown.
@@ -46,7 +46,7 @@ class Window:
         return torch.cat(found[::-1], -1)
 
 
-def _prior(step: Step) -> Tensor:
+def _prior(step: LayerStep) -> Tensor:
     prior = torch.zeros(step.count, dtype=torch.float64)
     prior[len(step.numbers) :] = SPREAD**-2
     return prior
