@@ -9,7 +9,7 @@ import torch
 
 from blackprop.core import Purpose, price, run
 from blackprop.devices import Chip, Noisy, chips
-from blackprop.errors import CalibrationWarning
+from blackprop.errors import CalibrationWarning, IncompatibleError
 from blackprop.twins import CalibratedChip, Precision
 
 RECTANGULAR, TRIANGULAR, BUTTERFLY = chips.Rectangular, chips.Triangular, chips.Butterfly
@@ -68,6 +68,12 @@ def test_powers_behind_a_rectangular_mesh(readout):
     residual, cosine = compared(chip, calibrated(Noisy(chip, read=0.01), Precision(rows=48)))
     assert residual < 0.01
     assert cosine > 0.999
+
+
+@pytest.mark.parametrize("readout", ["power", "balanced"])
+def test_powers_behind_a_butterfly_of_two_splitters_are_refused(readout):
+    with pytest.raises(IncompatibleError, match="a readout of fields"):
+        calibrated(make(BUTTERFLY(), 8, readout, 0))
 
 
 def test_fields_behind_a_butterfly():

@@ -13,10 +13,10 @@ from blackprop.core._declaration import Declaration
 from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.devices.photonic.chips import Build, Chip, Field
+from blackprop.devices.photonic.chips import Build, Butterfly, Chip, Field
 from blackprop.errors import IncompatibleError
 from blackprop.twins.chips._polish import ChipReadings, Prior, polishing, residual
-from blackprop.twins.chips._precision import HELD_OUT, HELD_ROWS, Precision
+from blackprop.twins.chips._precision import HELD_OUT, HELD_ROWS, MANY_HELD_OUT, Precision
 from blackprop.twins.chips._ways import Way, closed, priced, way
 
 LEAST = 4  # modes
@@ -54,6 +54,8 @@ def check_design(chip: Chip, spec: Declaration) -> None:
         (chip.modes < LEAST, f"{LEAST} modes or more"),
         (spec.d_out < 2, "2 outputs or more"),
         (power and spec.d_in < chip.modes, "all inputs driven where powers are read"),
+        # At 8 modes and 1 % noise, 7 of 12 trials left 8 to 95 % of fresh readings unexplained.
+        (power and isinstance(chip.design, Butterfly) and chip.design.splitters == 2, "a readout of fields"),
     )
     for fails, needed in reasons:
         if fails:
@@ -72,7 +74,13 @@ def usual(chip: Chip) -> Precision:
 def costs(chip: Chip, spec: Declaration, precision: Precision) -> tuple[int, int]:
     """How many programmings and rows `calibrate` asks for."""
     programmings, rows = priced(chip, spec, precision)
-    return programmings + precision.more + HELD_OUT, rows + precision.more * precision.rows + 2 * HELD_OUT * HELD_ROWS
+    held = held_out(chip, spec)
+    return programmings + precision.more + held, rows + precision.more * precision.rows + 2 * held * HELD_ROWS
+
+
+def held_out(chip: Chip, spec: Declaration) -> int:
+    """How many settings the fit does not see: more behind a growth, which may miss one block alone."""
+    return HELD_OUT if closed(chip, spec) else MANY_HELD_OUT
 
 
 def calibrate(
@@ -92,7 +100,7 @@ def calibrate(
     counts = precision.rows, HELD_ROWS, first.more_rows
     rows, held, others = (_rows(spec, count, amplitude, like, generator) for count in counts)
     drives, flips = (each if chip.heaters is None else chip.heaters.volts(each) for each in (first.drives, first.more))
-    more, last = (_anywhere(chip, count, generator) for count in (precision.more, HELD_OUT))
+    more, last = (_anywhere(chip, count, generator) for count in (precision.more, held_out(chip, spec)))
     grid = torch.cat((drives, more))
     sent = (rows, grid), (torch.cat((held, held)), last), (others, flips)
     queries = [Query(x, t, Purpose.CALIBRATE) for x, ts in sent for t in ts.to(like)]

@@ -12,6 +12,7 @@ from blackprop.twins.chips import _programme
 GROWTH = 0.088  # of the exponent, a column: fitted to calibrations of 8 to 64 modes, benchmarks/as_built/chips.py
 GAIN = 2.0  # by which the joint fit reduces the residual, at least
 LEAST_ROWS, MOST_REPEATS = 16, 12
+MANY_HELD_OUT = 16  # settings, where a single block may be missed
 HELD_OUT, HELD_ROWS = 4, 8  # settings and rows that the fit does not see; each row is read twice, for the noise
 
 
