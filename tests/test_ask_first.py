@@ -15,7 +15,8 @@ from blackprop.core import Purpose
 from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Noisy, ScatteringMedium
 from blackprop.errors import BudgetExhausted
 from blackprop.estimators import ByOutput, FromSurrogate, HeldSubspace, RandomDirections, Still
-from blackprop.planning import AskFirst, Family, Workload, tell_allowance
+from blackprop.planning import AskFirst, Family, Workload
+from blackprop.planning._asked import tell_allowance
 from blackprop.surrogates import CalibratedResponse, PhaseMask
 from support import draw
 

@@ -29,6 +29,7 @@ from blackprop.devices import (
 from blackprop.errors import ArgumentError, BlackpropWarning, BudgetExhausted, IncompatibleError, ShapeError
 from blackprop.estimators import FromSurrogate
 from blackprop.nn._sparse_weights import SparseWeights
+from blackprop.planning._methods import remembered
 from blackprop.surrogates import CalibratedResponse, Streaming, Twin
 from support import Opaque, draw
 
@@ -314,7 +315,7 @@ def test_the_way_follows_from_what_is_known():
     assert isinstance(way(ImperfectMZIMesh(6, 4))[0], ByQueries)
     taken, layer = way(ImperfectMZIMesh(6, 4), *with_twin(ImperfectMZIMesh(6, 4)))
     assert taken.surrogate is layer.surrogate
-    memory = bp.planning.remembered(Monarch(6, 4).declaration)
+    memory = remembered(Monarch(6, 4).declaration)
     taken, layer = way(Monarch(6, 4), memory, bp.surrogates.Streaming())
     assert isinstance(taken, ByQueries)
     assert taken.estimator is memory

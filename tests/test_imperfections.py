@@ -11,7 +11,7 @@ import blackprop as bp
 from blackprop.core import Purpose, Query
 from blackprop.devices import Drifting, LightModulator, Matrix, Noisy, Quantised
 from blackprop.errors import ArgumentError
-from blackprop.planning import step_size
+from blackprop.planning._methods import step_size
 from support import draw
 
 

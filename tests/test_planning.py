@@ -17,6 +17,7 @@ from blackprop.devices import ConductanceArray, Declared, LightModulator, Micror
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError
 from blackprop.estimators import ByOutput, DirectionalMemory, FromSurrogate, ParameterShift, RandomDirections, Whole
 from blackprop.planning import CANDIDATES, Candidate, Quality
+from blackprop.planning._methods import step_size
 from support import draw
 
 D_IN, D_OUT = 6, 4
@@ -226,7 +227,7 @@ def test_row_coupling_serves_a_device_that_is_not_linear_and_trains_it_better_at
     plan = bp.plan(device, 64)
     assert isinstance(plan.estimator.credit, ByOutput)
     credited = bp.PhysicalLayer(device, *plan.method, generator=torch.Generator().manual_seed(0))
-    before = RandomDirections(16, bp.planning.step_size(device.declaration), bp.directions.Rademacher())
+    before = RandomDirections(16, step_size(device.declaration), bp.directions.Rademacher())
     surrogate = bp.surrogates.Streaming(bias=True, exact_start=False)
     whole = bp.PhysicalLayer(device, before, surrogate, generator=torch.Generator().manual_seed(0))
     assert trained(credited, 71) < 0.7 * trained(whole, 40)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from blackprop import planning
 from blackprop.characterisation._characterisation import Characterisation
 from blackprop.characterisation._clock import Clock, cost
 from blackprop.characterisation._coupling import Wiring, coupling
@@ -31,6 +30,7 @@ from blackprop.core._query import Count, Purpose
 from blackprop.devices import Declared, Device, Simulator
 from blackprop.devices._wrapper import unwrapped
 from blackprop.errors import ArgumentError, BudgetExhausted, ReadingError
+from blackprop.planning._methods import step_size
 
 T = TypeVar("T")
 SHIFTED = 64  # parameters that parameter shift could be worth its programmings for
@@ -149,7 +149,7 @@ class _Inquiry:
         self._take(finding, affine, curves={"linearity": curve})
         finding, curve = self._run(lambda: response(dut))
         self._take(finding, curves={"response": curve})
-        radian = planning.step_size(self._declared(0.0).declaration) * 100
+        radian = step_size(self._declared(0.0).declaration) * 100
         self.step, finding, curve = self._run(lambda: useful_step(dut, radian))
         self._take(finding, curves={"step": curve})
         self.wiring = self._run(lambda: coupling(dut))
@@ -214,7 +214,7 @@ class _Inquiry:
             {name: self.findings[name] for name in QUESTIONS},
             tuple(self.diagnoses),
             device,
-            self.step if self.step is not None else planning.step_size(device.declaration),
+            self.step if self.step is not None else step_size(device.declaration),
             self.ledger,
             self.curves,
         )

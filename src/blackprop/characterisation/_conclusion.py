@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from blackprop import planning
 from blackprop.characterisation._findings import Finding
 from blackprop.core._declaration import Cost
 from blackprop.devices import Declared
+from blackprop.planning._plan import choose
 
 INLINE = 64  # parameters whose order is written out; a longer one is read from report.json
 
@@ -48,7 +48,7 @@ def conclude(findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device
         advice.append(
             f"keep the inputs within one period, {period.value:.5g}: beyond, rows that differ are answered alike"
         )
-    chosen = planning.choose(device.declaration)
+    chosen = choose(device.declaration)
     return Conclusion(tuple(advice), f"{chosen.name}: {chosen.reason(device.declaration)}", _line(device))
 
 

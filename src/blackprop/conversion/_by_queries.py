@@ -14,7 +14,7 @@ from blackprop.core._procedure import Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import ArgumentError
 from blackprop.estimators import Estimator
-from blackprop.planning import remembered, step_size
+from blackprop.planning._methods import remembered, step_size
 
 MOMENTS = (0.9, 0.99)  # of Adam
 

@@ -24,7 +24,7 @@ from blackprop.nn._diagnostics import Diagnosis
 from blackprop.nn._measured_layer import MeasuredLayer
 from blackprop.nn._refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta
 from blackprop.nn._sparse_weights import SparseWeights
-from blackprop.planning import complete
+from blackprop.planning._plan import complete
 from blackprop.surrogates import Surrogate
 
 

@@ -21,7 +21,7 @@ from blackprop.estimators import Estimator
 from blackprop.nn._answers import AnswerMemory
 from blackprop.nn._diagnostics import SignalMeter
 from blackprop.nn._output_scale import OutputScale
-from blackprop.planning import tell_allowance
+from blackprop.planning._asked import tell_allowance
 from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")

@@ -1,11 +1,9 @@
 """Choose the estimator and the surrogate for a device, and compute their price beforehand."""
 
 from blackprop.planning._ask_first import AskFirst
-from blackprop.planning._asked import Asked, tell_allowance
 from blackprop.planning._candidates import Candidate, Quality
-from blackprop.planning._methods import remembered, step_size
-from blackprop.planning._plan import Plan, choose, complete, plan
-from blackprop.planning._price import Objective, Price, dry_price, programmings, rows, seconds
+from blackprop.planning._plan import Plan, plan
+from blackprop.planning._price import Objective, Price, programmings, rows, seconds
 from blackprop.planning._table import CANDIDATES
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._correlation import correlation_length
@@ -15,7 +13,6 @@ from blackprop.planning.inquiry._inquiry import inquire
 __all__ = [
     "CANDIDATES",
     "AskFirst",
-    "Asked",
     "Candidate",
     "Family",
     "InquiryResult",
@@ -24,16 +21,10 @@ __all__ = [
     "Price",
     "Quality",
     "Workload",
-    "choose",
-    "complete",
     "correlation_length",
-    "dry_price",
     "inquire",
     "plan",
     "programmings",
-    "remembered",
     "rows",
     "seconds",
-    "step_size",
-    "tell_allowance",
 ]

@@ -20,7 +20,8 @@ from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.estimators import ByOutput, FromSurrogate, ProbeContraction, RandomDirections
 from blackprop.experiments.methods._rule import Backward, Batch, GradientRule
 from blackprop.nn._layer import PhysicalLayer
-from blackprop.planning import CANDIDATES, remembered
+from blackprop.planning import CANDIDATES
+from blackprop.planning._methods import remembered
 
 
 class TrainingMethod(abc.ABC):

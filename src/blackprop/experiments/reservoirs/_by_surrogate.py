@@ -11,7 +11,7 @@ from blackprop.directions import Rademacher
 from blackprop.estimators import FromSurrogate, RandomDirections
 from blackprop.experiments.methods._methods import TrainingMethod
 from blackprop.nn._layer import PhysicalLayer
-from blackprop.planning import step_size
+from blackprop.planning._methods import step_size
 from blackprop.surrogates import Streaming, Twin
 from blackprop.twins import OffsetTwin
 
