@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,10 +103,8 @@ class CalibratedResponse(Surrogate):
 
     def check(self, spec: Declaration) -> None:
         if spec.coupling is not Coupling.ELEMENT:
-            raise IncompatibleError(
-                f"`surrogates.CalibratedResponse` needs a device with element coupling and {spec.name} declares "
-                f"{spec.coupling.value}"
-            )
+            needs = "`surrogates.CalibratedResponse` needs a device with element coupling"
+            raise IncompatibleError(f"{needs} and {spec.name} declares {spec.coupling.value}")
 
     def _allocate(self, spec: Declaration) -> None:
         elements = (spec.d_out, spec.d_in)
@@ -264,8 +263,10 @@ class CalibratedResponse(Surrogate):
         return True
 
     def _take(self, new: Calibration) -> None:
-        trust, own = new.trust, own_harmonics(new.fit, new.sweep, new.values, 1 + self.harmonics)
-        self.table.copy_(common_table(new.fit.found))
+        trust, known = new.trust, new.trusted or new.trust.cosine > GUESSED
+        fit = new.fit if known else replace(new.fit, family=None)  # slopes are withheld: cheaper curves serve as well
+        own = own_harmonics(fit, new.sweep, new.values, 1 + self.harmonics)
+        self.table.copy_(common_table(fit.found))
         self.own = torch.view_as_real(own).view(len(own), *self.own.shape[1:]).to(self.own)
         self.span.copy_(torch.stack((new.range.low, new.range.high)))
         self.spread.fill_(new.fit.noise + trust.left)
@@ -292,8 +293,7 @@ class CalibratedResponse(Surrogate):
 
     @property
     def _curves(self) -> Curves:
-        low, high = self.span
-        return Curves(self.table, self.own, self.doubts, Range(periodic(self.spec), low, high))
+        return Curves(self.table, self.own, self.doubts, Range(periodic(self.spec), *self.span))
 
     def extra_repr(self) -> str:
         settings = self.settings if self.calls == 1 else None
