@@ -14,7 +14,7 @@ Devices, as designed (*ideal*) and as built:
 
 - *three-splitter*, *mzi*: phase offsets anywhere on the circle, splitters off by 0.05 rad, tap noise 1 %, tap gains
   ± 5 %, read noise 2 %. *lossy*: the same with 0.3 dB ± 30 % an interferometer and tap noise 5 %. *drifting*: the same
-  as as-built, with a walk of the phases that reaches 0.5 rad over the allowance; the rate falls to `--floor` of its
+  as as-built, and each phase moves steadily, by 0.5 rad (rms) over the allowance; the rate falls to `--floor` of its
   start, not to zero.
 - *crossbar*: phase-change cells, whose conductance varies at every programming and reading and falls with time (a
   minute a round), wires of 1 Ω between cells, 1 % of the cells stuck.
@@ -28,17 +28,18 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 import blackprop as bp
-from blackprop.core import Taps
+from blackprop.core import ReadBack, ReadBackField, Taps
 from blackprop.experiments import (
     Allowance,
     Digits,
@@ -63,7 +64,7 @@ TAPS = {
 DEVICES = (*MESHES, "crossbar")
 CHIPS = ("ideal", *TAPS)
 READ_NOISE = 0.02
-WALK = 0.5  # rad over the allowance
+RAMP = 0.5  # rad over the allowance
 PROGRAMMINGS = 220  # of each of the two devices, ×1
 
 
@@ -76,6 +77,26 @@ class Clock:
     def __call__(self) -> float:
         self.now += 60.0
         return self.now
+
+
+class Ramp(bp.devices.Wrapper):
+    """A device whose parameters move steadily: by `rate` times a number of their own at every programming."""
+
+    survives = (ReadBack, ReadBackField, Taps)
+
+    def __init__(self, device: bp.Device, rate: float, seed: int) -> None:
+        super().__init__(device)
+        self._move = rate * torch.randn(self.theta.size, generator=torch.Generator().manual_seed(seed))
+        self.offset = torch.zeros(self.theta.size)
+
+    def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
+        if fresh:
+            self.offset = self.offset + self._move
+        return theta + self.offset
+
+    def oracle(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        inner = self.device.oracle()
+        return None if inner is None else lambda x, theta: inner(x, theta + self.offset)
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,8 @@ class Chip:
         designed, erring = MESHES[self.device]
         if self.value == "ideal":
             return designed(d_in, d_out)
-        return TAPS[self.value](erring(d_in, d_out, phase=ANYWHERE, splitter=0.05, seed=seed), seed=seed)
+        built = TAPS[self.value](erring(d_in, d_out, phase=ANYWHERE, splitter=0.05, seed=seed), seed=seed)
+        return Ramp(built, RAMP / PROGRAMMINGS, seed) if self.value == "drifting" else built
 
     def _crossbar(self, d_in: int, d_out: int, seed: int) -> bp.Device:
         if self.value == "ideal":
@@ -130,8 +152,7 @@ class HeldUp(Digits):
 def run(task: Digits, method: TrainingMethod, chip: Chip, seed: int, factor: float) -> dict[str, float]:
     """The accuracy in %, and the cost of the training."""
     noisy = chip.value != "ideal" and chip.device != "crossbar"
-    drift = WALK / math.sqrt(factor * PROGRAMMINGS) if chip.value == "drifting" else 0.0
-    flaws = Imperfections(read_noise=READ_NOISE if noisy else 0.0, drift=drift)
+    flaws = Imperfections(read_noise=READ_NOISE if noisy else 0.0)
     allowance = Allowance.of_batches(task, round(factor * task.steps(len(task.data().x_train))))
     result = train(Trial(task, method, chip, seed, flaws, allowance=allowance))
     asked = {unit: sum(n for use, n in result[unit].items() if use != "evaluate") for unit in ("rows", "programmings")}
