@@ -15,7 +15,7 @@ Devices, as designed (*ideal*) and as built:
 - *three-splitter*, *mzi*: phase offsets anywhere on the circle, splitters off by 0.05 rad, tap noise 1 %, tap gains
   ± 5 %, read noise 2 %. *lossy*: the same with 0.3 dB ± 30 % an interferometer and tap noise 5 %. *drifting*: the same
   as as-built, and each phase moves steadily, by 0.5 rad (rms) over the allowance; the rate falls to `--floor` of its
-  start, not to zero.
+  start (by default not at all), not to zero.
 - *crossbar*: phase-change cells, whose conductance varies at every programming and reading and falls with time (a
   minute a round), wires of 1 Ω between cells, 1 % of the cells stuck.
 
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--factor", type=float, default=1)
     parser.add_argument("--epochs", type=int, default=10, help="of the allowance of factor 1")
-    parser.add_argument("--floor", type=float, default=0.3, help="of the rate, on drifting devices")
+    parser.add_argument("--floor", type=float, default=1.0, help="of the rate, on drifting devices")
     args = parser.parse_args()
     torch.set_num_threads(1)
     head = f"{'device':16}{'chip':10}{'method':10}{'rate':>6}{'accuracy, %':>16}"
