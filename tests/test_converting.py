@@ -319,7 +319,7 @@ def test_the_way_follows_from_what_is_known():
     taken, layer = way(Monarch(6, 4), memory, bp.surrogates.Streaming())
     assert isinstance(taken, ByQueries)
     assert taken.estimator is memory
-    assert way(Monarch(6, 4))[0].estimator is None  # one that asks first knows nothing of the device yet
+    assert way(Monarch(6, 4))[0].estimator is None  # a method that asks first does not know the device yet
 
 
 def test_a_conversion_counts_on_the_budget():

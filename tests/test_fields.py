@@ -231,7 +231,7 @@ def test_forward_mode_is_wrong_once_the_tie_breaks(planes):
 
 def test_masks_that_are_not_images_of_each_other_are_found_out():
     device = MirroredDiffraction(9, 4, planes=2)
-    offset = draw(9, seed=3)  # of the last mask, whatever is written
+    offset = draw(9, seed=3)  # of the last mask, at every setting
     whole = MirroredDiffraction._propagate
 
     def broken(self: MirroredDiffraction, light: Tensor, theta: Tensor) -> tuple[Tensor, list[Tensor]]:

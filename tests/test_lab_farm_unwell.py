@@ -99,7 +99,7 @@ def test_the_last_one_failing_raises_with_all_reasons_and_the_bill_is_exact():
         with pytest.raises(errors.DeviceError, match="no member"):
             measured(farm, round_of(4), ledger)
         assert (ledger.total_rows, ledger.total_programmings) == asked_of(*devices)
-        clock.now = 1.0  # both are tried, and one is well: there is nobody else to wait for
+        clock.now = 1.0  # both are tried, and one is well: no other member has to be waited for
         measured(farm, round_of(4), ledger)
         assert [h.in_service for h in farm.members] == [True, False]
     assert (ledger.total_rows, ledger.total_programmings) == asked_of(*devices)

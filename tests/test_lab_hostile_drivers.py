@@ -1,4 +1,4 @@
-"""Whatever a driver raises, at whatever moment, is told to the client, and the server serves on."""
+"""An error that a driver raises at any moment reaches the client, and the server continues to serve."""
 
 from __future__ import annotations
 

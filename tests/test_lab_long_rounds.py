@@ -178,7 +178,7 @@ def spending_one_by_one(asked: Round, programmed: torch.Tensor | None) -> tuple[
 
 @pytest.mark.parametrize("seed", range(8))
 def test_programmings_are_counted_by_the_values_of_settings(seed):
-    """Settings of other places in the round may be equal; a round without a query costs nothing."""
+    """Settings of other places in the round may be equal; a round without a query has no cost."""
     draws = np.random.default_rng(seed)
     n = int(draws.integers(0, 40))
     settings = torch.from_numpy(draws.integers(0, 2, (6, 2))).float()

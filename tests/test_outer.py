@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 
 import pytest
 import torch
@@ -76,17 +77,6 @@ def test_cells_that_vary_are_read_backwards_with_the_noise_of_the_transposed_mat
     torch.testing.assert_close(back.std(0, keepdim=True), wanted, rtol=0.1, atol=0)
 
 
-class Ageing:
-    """A clock that goes on by a minute a look."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 60.0
-        return self.now
-
-
 def trained(estimator: str, seed: int) -> float:
     """The error on a task that a network of two crossbars with wires and drifting cells learns."""
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +84,9 @@ def trained(estimator: str, seed: int) -> float:
     wanted = torch.tanh(x @ torch.randn(12, 12, generator=generator) / 3) @ torch.randn(12, 3, generator=generator) / 3
 
     def layer(d_in: int, d_out: int) -> bp.PhysicalLayer:
-        device = Memristive(Crossbar(d_in, d_out, memristor=PCM, line=4.0, seed=seed), seed=seed, clock=Ageing())
+        device = Memristive(
+            Crossbar(d_in, d_out, memristor=PCM, line=4.0, seed=seed), seed=seed, clock=count(60.0, 60.0).__next__
+        )
         if estimator == "outer":
             parts = Outer(1 / math.sqrt(d_in)), Reciprocal()
         else:

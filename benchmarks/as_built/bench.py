@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ...")
     parser.add_argument("--minutes", type=float, help="begin no cell after so many")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/as_built"))
-    parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--show", action="store_true", help="show stored results, without new runs")
     parser.add_argument("--page", type=Path, help="the document whose tables are written anew")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
@@ -145,7 +145,7 @@ def main() -> None:
             run(given.run_dir, kind, name, factor, size, range(given.seeds))
     results = stored(given.run_dir)
     if given.page is not None or given.plot is not None:
-        from built_page import draw, write  # noqa: PLC0415  # matplotlib is no need of the runs
+        from built_page import draw, write  # noqa: PLC0415  # the runs do not need matplotlib
 
         if given.page is not None:
             write(results, given.page)

@@ -30,7 +30,7 @@ class _Search:
         self.spread = torch.full_like(self.mean, sigma)
 
     def add_gradients(self, batch: Batch, backward: Backward) -> float:
-        """Move the distribution, and the parameters to its mean; the optimizer, without a gradient, moves nothing."""
+        """Move the distribution, and the parameters to its mean. The optimizer has no gradient to follow."""
         del backward
         with torch.no_grad():
             drawn = torch.randn(POPULATION, len(self.mean), generator=self.generator)

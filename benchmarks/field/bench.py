@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help=f"of the reference run; by default {EPOCHS}")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/field"))
-    parser.add_argument("--show", action="store_true", help="tell of all that the run folder holds, and run nothing")
+    parser.add_argument("--show", action="store_true", help="print the results in the run folder, without new runs")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     methods = [method for method in METHODS if method.name in {"oracle", "frozen", *args.methods}]
@@ -141,7 +141,7 @@ def main() -> None:
         results += run(args.run_dir, task, methods, hardware, args.factors, args.rates, args.seeds)
     print(table(results, names, kinds))
     if args.plot is not None:
-        from bench_chart import draw  # noqa: PLC0415  # matplotlib is no need of the table
+        from bench_chart import draw  # noqa: PLC0415  # the table does not need matplotlib
 
         draw(results, names, kinds, args.plot)
 

@@ -31,6 +31,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import ClassVar
 
 import torch
@@ -66,17 +67,6 @@ CHIPS = ("ideal", *TAPS)
 READ_NOISE = 0.02
 RAMP = 0.5  # rad over the allowance
 PROGRAMMINGS = 220  # of each of the two devices, ×1
-
-
-class Clock:
-    """A minute a look: a device looks once a round."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 60.0
-        return self.now
 
 
 class Ramp(bp.devices.Wrapper):
@@ -134,7 +124,7 @@ class Chip:
         if self.value == "ideal":
             return bp.devices.Crossbar(d_in, d_out)
         cells = bp.devices.Crossbar(d_in, d_out, memristor=bp.devices.PCM, line=1.0, stuck=(0.005, 0.005), seed=seed)
-        return bp.devices.Memristive(cells, seed=seed, clock=Clock())
+        return bp.devices.Memristive(cells, seed=seed, clock=count(60.0, 60.0).__next__)  # a minute a round
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -100,6 +101,24 @@ class Estimator(abc.ABC):
         - `spec`: the declaration of the device.
         - `generator`: the only source of random numbers.
         """
+
+
+@dataclass(frozen=True)
+class Nudged(Estimator):
+    """The common part of estimators that compare the device under a nudge of the size `step` with it under another.
+
+    The bias is O(step²) where the nudges are `centred`, and O(step) where one of them is 0.
+    """
+
+    step: float = 1.0
+    centred: bool = True
+
+    def __post_init__(self) -> None:
+        positive_step(self, self.step)
+
+    @property
+    def bias_order(self) -> int | None:
+        return 2 if self.centred else 1
 
 
 def positive_step(owner: object, step: float) -> None:

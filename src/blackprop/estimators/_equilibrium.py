@@ -11,11 +11,11 @@ from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.core.capabilities._nudges import Nudges
-from blackprop.estimators._base import Estimator, positive_step
+from blackprop.estimators._base import Nudged
 
 
 @dataclass(frozen=True)
-class EquilibriumPropagation(Estimator):
+class EquilibriumPropagation(Nudged):
     """`∂L/∂θ = (1/2β) Σ_b [∂E/∂θ at +β − ∂E/∂θ at −β]`, the device at rest with its energy tilted by `±β ∂L/∂y`.
 
     For a conductance g it is `(1/4β) [(ΔV^{+β})² − (ΔV^{−β})²]`, of the voltages at its own two ends. The device must
@@ -37,16 +37,6 @@ class EquilibriumPropagation(Estimator):
     Sources: Scellier and Bengio, arXiv 1602.05179; Kendall et al., arXiv 2006.01981; Laborieux et al., arXiv
     2006.03824.
     """
-
-    step: float = 1.0
-    centred: bool = True
-
-    def __post_init__(self) -> None:
-        positive_step(self, self.step)
-
-    @property
-    def bias_order(self) -> int | None:
-        return 2 if self.centred else 1
 
     def check(self, spec: Declaration) -> None:
         spec.capability(Nudges)

@@ -12,12 +12,12 @@ from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
 from blackprop.core.capabilities._fields import Fields, as_complex
 from blackprop.errors import IncompatibleError
-from blackprop.estimators._base import Estimator, positive_step
+from blackprop.estimators._base import Estimator, Nudged
 from blackprop.estimators._in_situ import singular_pairs
 
 
 @dataclass(frozen=True)
-class ScatteringBackprop(Estimator):
+class ScatteringBackprop(Nudged):
     """`∂L/∂J_jl = −2 Re[a_l δa_j + a_j δa_l] / β`, half of it for j = l.
 
     The fields a of a row change by δa when a drive `−(iβ/2) ∂L/∂y` is added at the outputs. The factor does not depend
@@ -43,16 +43,6 @@ class ScatteringBackprop(Estimator):
 
     Source: arXiv 2508.11750; centred, decision 33.
     """
-
-    step: float = 1.0
-    centred: bool = True
-
-    def __post_init__(self) -> None:
-        positive_step(self, self.step)
-
-    @property
-    def bias_order(self) -> int | None:
-        return 2 if self.centred else 1
 
     def lasting_error(self, spec: Declaration) -> float:
         return spec.capability(Fields).asymmetry

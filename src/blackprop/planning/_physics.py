@@ -70,7 +70,7 @@ def chip_queries(spec: Declaration) -> Ledger:
     found = Ledger()
     found.programmings[Purpose.CALIBRATE] = chip.programmings
     found.rows[Purpose.CALIBRATE] = chip.total_rows
-    found.lab_seconds = found.total_rows * spec.cost.row + found.total_programmings * spec.cost.programming
+    found.lab_seconds = spec.seconds(found.spent)
     return found
 
 
@@ -79,7 +79,7 @@ def chip_price(method: Method, device: Measurable, batch_size: int) -> Price:
     del method
     spec, step = device.declaration, Ledger()
     step.rows[Purpose.FORWARD], step.programmings[Purpose.FORWARD] = batch_size, 1
-    step.lab_seconds = batch_size * spec.cost.row + spec.cost.programming
+    step.lab_seconds = spec.seconds(step.spent)
     return Price(Ledger.sum([step, chip_queries(spec)]), step)
 
 

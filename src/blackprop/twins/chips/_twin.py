@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -64,21 +64,7 @@ def drawing(device: Device) -> Chip:
     """
     device = unwrapped(device)
     if isinstance(device, Chip):
-        heaters = None if device.heaters is None else replace(device.heaters, spread=0.0, crosstalk=0.0, dead=0)
-        readout = type(device.readout)()
-        losses = replace(device.losses, spread=0.0)
-        design, modes, shapes = device.design, device.modes, (*device.in_shape, *device.out_shape)
-        return Chip(
-            design,
-            *shapes,
-            modes=modes,
-            offset=0,
-            splitter=0,
-            heaters=heaters,
-            losses=losses,
-            readout=readout,
-            cost=device.cost,
-        )
+        return device.drawing()
     if isinstance(device, (MZIMesh, ImperfectMZIMesh, ThreeSplitterMesh, ImperfectThreeSplitterMesh)):
         design = Rectangular(2 if isinstance(device, (MZIMesh, ImperfectMZIMesh)) else 3)
         return Chip(design, *device.in_shape, *device.out_shape, offset=0, splitter=0, cost=device.cost)
