@@ -142,7 +142,7 @@ class Slopes:
 
     @property
     def passed(self) -> bool:
-        return bool(self.surrogate.trusted)
+        return self.surrogate.verdict.trusted
 
     @property
     def good(self) -> bool:

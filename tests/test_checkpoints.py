@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -217,15 +218,28 @@ def test_code_in_a_packed_state_is_not_run():
         unpack(torch.frombuffer(bytearray(whole), dtype=torch.uint8))
 
 
-def test_a_calibration_saved_before_its_unused_orders_were_dropped_is_taken_back():
-    """Such a state has a count `used` beside orders padded with zeros, and no `moving`."""
+@pytest.mark.parametrize("oldest", [False, True])
+def test_a_calibration_whose_numbers_were_buffers_is_taken_back(oldest):
+    """The oldest have a count `used` beside orders padded with zeros, and no `moving`."""
     layers = [bp.PhysicalLayer(bp.devices.Microring(6, 4)) for _ in range(2)]
     layers[0](draw(8, 6).requires_grad_()).sum().backward()
-    state = layers[0].state_dict()
-    own = state["surrogate.own"]
-    padded = torch.cat([own, own.new_zeros(3, *own.shape[1:])])
-    old = {name: value for name, value in state.items() if name != "surrogate.moving"}
-    layers[1].load_state_dict({**old, "surrogate.own": padded, "surrogate.used": torch.tensor(len(own))})
+    verdict, state = layers[0].surrogate.verdict, layers[0].state_dict()
+    own, slope = state["surrogate.own"], state["surrogate.slope"]
+    numbers = {
+        "check_found": torch.tensor([verdict.cosine, verdict.signs, verdict.settings]),
+        "displaced": torch.tensor(verdict.unexplained).sqrt() / slope.square().mean().sqrt(),
+        **{name: torch.tensor(getattr(verdict, name)) for name in ("spread", "calm", "excess")},
+        **{name: torch.tensor(int(getattr(verdict, name))) for name in ("trusted", "moving", "said")},
+    }
+    old = {name: value for name, value in state.items() if name != "surrogate._extra_state"}
+    old |= {f"surrogate.{name}": value for name, value in numbers.items()}
+    if oldest:
+        del old["surrogate.moving"]
+        old["surrogate.own"] = torch.cat([own, own.new_zeros(3, *own.shape[1:])])
+        old["surrogate.used"] = torch.tensor(len(own))
+    layers[1].load_state_dict(old)
+    for name, value in asdict(verdict).items():
+        assert getattr(layers[1].surrogate.verdict, name) == pytest.approx(value, rel=1e-5), name
     x = draw(5, 6, seed=1)
     for layer in layers:
         layer.eval()

@@ -13,6 +13,7 @@ import blackprop as bp
 from blackprop.surrogates.calibration._calibration import BLOCK, orthogonal, trustworthy
 from blackprop.surrogates.calibration._curve_fit import CurveFit
 from blackprop.surrogates.calibration._curves import (
+    TABLE,
     WIDTHS,
     clearest,
     common_table,
@@ -133,7 +134,7 @@ def test_the_common_curve_and_its_mean_slopes_are_read_from_a_table(even):
         return waves(turns, 8, even) @ found.common
 
     turns = draw(500, dtype=torch.float64)  # any number of turns
-    value, mean_slopes = read_table(common_table(found), turns)
+    value, mean_slopes = read_table(common_table(found), turns * TABLE)
     torch.testing.assert_close(value, curve(turns), atol=1e-6, rtol=0)
     torch.testing.assert_close(mean_slopes, chords(curve, turns, even), atol=2e-2, rtol=0)
     torch.testing.assert_close(mean_slopes[0], slopes(turns, 8, even) @ found.common, atol=2e-2, rtol=0)

@@ -91,6 +91,22 @@ def test_a_meter_that_is_saved_goes_on_alike():
     assert (cut.count, cut.error) == (whole.count, whole.error)
 
 
+def test_of_many_entries_evenly_spread_ones_tell_the_share():
+    meter = metered(0.3, 60, size=2**20)
+    assert meter.latest.numel() < 2**18
+    assert meter.share == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_checkpoint_that_holds_a_whole_gradient_is_taken_back():
+    device = bp.devices.LightModulator(1024, 512)
+    layers = [bp.PhysicalLayer(device) for _ in range(2)]
+    grad = draw(1024 * 512)
+    layers[0].signal.add(grad)
+    layers[1].load_state_dict({**layers[0].state_dict(), "signal.latest": grad})
+    assert torch.equal(layers[1].signal.latest, layers[0].signal.latest)
+    assert bool(layers[0].signal.latest.any())
+
+
 def test_one_gradient_tells_nothing():
     meter = metered(0.5, 1, size=10)
     assert (meter.share, meter.error) == (None, math.inf)

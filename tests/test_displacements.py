@@ -125,5 +125,5 @@ def test_a_noise_free_device_is_not_found_to_move(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", bp.errors.CalibrationWarning)  # of curves, where there is one
         layer(draw(8, 32, seed=seed).requires_grad_()).sum().backward()
-    assert not bool(layer.surrogate.moving)
+    assert not layer.surrogate.verdict.moving
     assert layer.ledger.programmings[bp.Purpose.CALIBRATE] >= 16

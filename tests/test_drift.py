@@ -140,7 +140,7 @@ def test_a_response_of_another_shape_is_calibrated_again():
     device.gain = 0.6
     train(layer, 5, first=5)
     assert AGAIN in [event.what for event in layer.surrogate.monitor.events]
-    assert float(layer.surrogate.excess) < 3
+    assert layer.surrogate.verdict.excess < 3
 
 
 def test_a_twin_keeps_its_budget_and_its_log():

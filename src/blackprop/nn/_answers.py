@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,19 +26,19 @@ class AnswerMemory:
         self.y: Tensor | None = None
         self.setting: Tensor | None = None
         """None where it is the setting that the surrogate stands for."""
-        self.usual: Tensor | None = None
+        self.usual: float | None = None
         self.unconfirmed = False
         """Whether the device has not been compared since a checkpoint was loaded."""
 
     def keep(self, x: Tensor, y: Tensor, setting: Tensor) -> None:
         self.x, self.y, self.setting = x[:KEPT].detach().clone(), y[:KEPT].detach().clone(), setting
 
-    def saw(self, residual: Tensor) -> None:
-        residual = residual.detach().nan_to_num()
-        self.usual = residual if self.usual is None else torch.maximum(residual, DECAY * self.usual.to(residual))
+    def saw(self, residual: float) -> None:
+        residual = residual if math.isfinite(residual) else 0.0
+        self.usual = residual if self.usual is None else max(residual, DECAY * self.usual)
 
-    def doubts(self, residual: Tensor) -> bool:
-        return self.usual is not None and float(residual) > 2 * float(self.usual) + SLACK
+    def doubts(self, residual: float) -> bool:
+        return self.usual is not None and residual > 2 * self.usual + SLACK
 
     def differs(self, again: Tensor, noise: float) -> float | None:
         """The relative difference of the readings `again` from those kept; None where noise explains it."""
@@ -51,5 +52,6 @@ class AnswerMemory:
         return {"x": self.x, "y": self.y, "setting": None if elsewhere else self.setting, "usual": self.usual}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.x, self.y, self.setting, self.usual = (state[name] for name in ("x", "y", "setting", "usual"))
+        self.x, self.y, self.setting = (state[name] for name in ("x", "y", "setting"))
+        self.usual = None if state["usual"] is None else float(state["usual"])  # a tensor in states of before
         self.unconfirmed = True

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,21 @@ from torch import Tensor, nn
 from blackprop.core._packing import pack, unpack
 from blackprop.errors import NoisyGradientWarning
 
+SEEN = 2**18  # entries of a gradient that are looked at, evenly spread; more make the share no sharper than is of use
 MEMORY = 50  # gradients that an average reaches back
 ENOUGH = 100  # gradients before anything is said about noise
 HOPELESS = 1e-3  # of a gradient's power: a share of signal too small to outweigh the effect of the noise
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The norm of the latest gradient, their number, and the sums of the weighted cosines, of the weights and of their
+    squares. Apart from the module, whose attributes are slow to set.
+    """
+
+    norm: float = 0.0
+    count: int = 0
+    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class SignalMeter(nn.Module):
@@ -29,58 +41,74 @@ class SignalMeter(nn.Module):
     scale does not matter. Variation with the batch counts as noise. A systematic error of an estimator, as that of a
     surrogate or a memory, counts as signal.
 
-    - `size`: n.
+    - `size`: n. Of more than 262,144 entries, about so many are looked at, and these count.
 
-    Keeps the latest gradient.
+    Keeps them of the latest gradient.
     """
 
     latest: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("latest", torch.zeros(size))
-        self.norm = 0.0  # of the latest
-        self.count = 0
-        """How many gradients it has seen."""
-        self.sums = (0.0, 0.0, 0.0)  # of the weighted cosines, of the weights, of their squares
+        # An odd stride meets every column of a matrix whose width is a power of two.
+        self.stride = 1 if size <= SEEN else -(-size // SEEN) | 1
+        self.register_buffer("latest", torch.zeros(-(-size // self.stride)))
+        self.stream = _Stream()
         self.told = False
         """Whether their noise was warned of."""
+
+    @property
+    def count(self) -> int:
+        """How many gradients it has seen."""
+        return self.stream.count
 
     @torch.no_grad()
     def add(self, grad: Tensor) -> None:
         """Add the next gradient of the stream; skip one that is zero or not finite."""
-        grad = grad.to(self.latest)
-        norm = float(grad.norm())
+        stream, latest = self.stream, self.latest
+        grad = grad[:: self.stride].to(latest)
+        norm = float(torch.linalg.vector_norm(grad))
         if not 0 < norm < math.inf:
             return
-        if self.count:
+        if stream.count:
             kept = 1 - 1 / MEMORY
-            total, weight, squares = self.sums
-            cosine = float(grad @ self.latest) / norm / self.norm
-            self.sums = kept * total + cosine, kept * weight + 1, kept**2 * squares + 1
-        self.norm, self.count = norm, self.count + 1
-        self.latest.copy_(grad)
+            total, weight, squares = stream.sums
+            cosine = float(grad @ latest) / norm / stream.norm
+            stream.sums = kept * total + cosine, kept * weight + 1, kept**2 * squares + 1
+        stream.norm, stream.count = norm, stream.count + 1
+        latest.copy_(grad)
 
     @property
     def share(self) -> float | None:
         """ρ̂, which noise may carry below 0; None before the second gradient."""
-        total, weight, _ = self.sums
+        total, weight, _ = self.stream.sums
         return total / weight if weight else None
 
     @property
     def error(self) -> float:
         """The standard deviation of ρ̂ were there no signal, `√(Σw² / n) / Σw`; infinite before the second gradient."""
-        _, weight, squares = self.sums
+        _, weight, squares = self.stream.sums
         return math.sqrt(squares / max(1, self.latest.numel())) / weight if weight else math.inf
 
+    def thin(self, state: dict[str, Any], prefix: str) -> None:
+        """Turn a state that holds a whole gradient into one of the entries that are looked at."""
+        saved = state.get(f"{prefix}latest")
+        if (
+            isinstance(saved, Tensor)
+            and saved.dim() == 1
+            and len(saved) > len(self.latest) == len(saved[:: self.stride])
+        ):
+            state[f"{prefix}latest"] = saved[:: self.stride].clone()
+
     def get_extra_state(self) -> Tensor:
-        return pack({"norm": self.norm, "count": self.count, "sums": list(self.sums), "told": self.told})
+        stream = self.stream
+        return pack({"norm": stream.norm, "count": stream.count, "sums": list(stream.sums), "told": self.told})
 
     def set_extra_state(self, state: object) -> None:
         saved = unpack(state)
         total, weight, squares = saved["sums"]
-        self.norm, self.count, self.told = float(saved["norm"]), int(saved["count"]), bool(saved["told"])
-        self.sums = float(total), float(weight), float(squares)
+        sums = float(total), float(weight), float(squares)
+        self.stream, self.told = _Stream(float(saved["norm"]), int(saved["count"]), sums), bool(saved["told"])
 
 
 @dataclass(frozen=True)

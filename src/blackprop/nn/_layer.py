@@ -110,7 +110,7 @@ class PhysicalLayer(MeasuredLayer):
     # torch.compile runs this as it is. (Unlike the public name, this one imports the compiler only when it is used.)
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def forward(self, x: Tensor) -> Tensor:
-        theta = self.theta
+        theta, gain = self._parameters["theta"], self._parameters["gain"]  # looked up without `__getattr__`
         check_execution(x, theta)
         shape = self.device.in_shape
         check_rows(x, shape, theta.dtype, self.device)
@@ -119,7 +119,7 @@ class PhysicalLayer(MeasuredLayer):
             x = x.to(theta.dtype)
             rows = x.reshape(-1, *shape)
             y = BlackBox.apply(rows, theta, self, self._setting(theta), torch.is_grad_enabled())
-            y = self.gain * y.reshape(*lead, *self.device.out_shape)  # pyright: ignore[reportOptionalMemberAccess]
+            y = gain * y.reshape(*lead, *self.device.out_shape)
             if self.digital is not None:
                 y = y + self.digital(x)
             return y if self.bias is None else y + self.bias
@@ -173,8 +173,8 @@ class PhysicalLayer(MeasuredLayer):
         self.gain.fill_(found.gain)
         stands = programmer.surrogate is self.surrogate
         self.started = stands or start_from(self.surrogate, found, generator)
-        self.theta_tracked.copy_(found.theta)
-        self._sent = None  # the next pass compares θ with the setting of the surrogate
+        self.theta_tracked = found.theta.to(self.theta, copy=True)
+        self._now.sent = None  # the next pass compares θ with the setting of the surrogate
         self.conversion = found
         warn_if_poor(self.device, found, stacklevel=2)
         return found
@@ -248,7 +248,7 @@ class PhysicalLayer(MeasuredLayer):
 
     def _take(self, state: dict[str, Any]) -> None:
         self.generator = _state.restored_generator(**state["generator"])
-        self._sent = None
+        self._now.sent = None
         if "another_device" in state:
             self.started = False
             return
@@ -258,7 +258,7 @@ class PhysicalLayer(MeasuredLayer):
             self.budget.load_state_dict(state["budget"])
         self.scale.load_state_dict(state.get("scale", {"decided": True, "rms": None}))  # older ones kept their gain
         self.started = state["started"]
-        self._residual = None if state["residual"] is None else torch.tensor(state["residual"])
+        self._now.residual = state["residual"]
         if "answers" in state:
             self.answers.load_state_dict(state["answers"])
 
@@ -267,6 +267,7 @@ class PhysicalLayer(MeasuredLayer):
     ) -> None:
         """Refuse a checkpoint of another device before this layer is changed; then load as other modules do."""
         _state.prepare(self, state_dict, prefix)
+        self.theta_tracked = self.theta_tracked.clone()  # it may be the setting that was sent, and is written to here
         for name, value in self.named_buffers(prefix.removesuffix(".")):
             other, growing = state_dict.get(name), name.rsplit(".", 1)[-1] in self.surrogate.GROWING
             if isinstance(other, Tensor) and other.shape[growing:] != value.shape[growing:]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,22 @@ from blackprop.surrogates import Surrogate
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class Now:
+    """The state that changes at every step, apart from the module, whose attributes are slow to set."""
+
+    sent: Tensor | None = None
+    """θ as it is sent to the device; the same object as long as θ stays. Nothing writes to it."""
+    followed: bool = False
+    """Whether the surrogate stands at that setting."""
+    batch: int = 1
+    """Rows of the latest training batch, per use."""
+    observed: int = 0
+    """Batches that the surrogate has seen."""
+    residual: float | None = None
+    """Of the latest of them."""
+
+
 class MeasuredLayer(nn.Module):
     """The part of a `PhysicalLayer` that measures: the methods of `_autograd.Rules`, and the tracking of the surrogate.
 
@@ -42,19 +59,18 @@ class MeasuredLayer(nn.Module):
     theta: nn.Parameter
     gain: nn.Parameter
     theta_tracked: Tensor
+    # Looked up in these where every step does, which calls no `__getattr__`.
+    _modules: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
+    _parameters: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
+    _buffers: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _watch(self) -> None:
         """Make the state of the methods below, after the parts are assigned."""
         # The setting that the surrogate stands for, once it has started.
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
         self.started = False
-        self._sent: Tensor | None = None  # θ as it is sent to the device; the same object as long as θ stays
-        self._followed = False  # whether the surrogate stands at that setting
-        self._batch = 1  # rows of the latest training batch, per use
-        self._observed = 0  # batches that the surrogate has seen
-        # For `diagnose`: the gradients for θ, and the surrogate's last residual.
+        self._now = Now()
         self.signal = SignalMeter(self.theta.numel())
-        self._residual: Tensor | None = None
         self.answers = AnswerMemory()
         self.scale = OutputScale()
 
@@ -65,51 +81,53 @@ class MeasuredLayer(nn.Module):
     # The methods of _autograd.Rules. `setting` is θ as it was sent, the same object as long as θ is unchanged.
 
     def measure_rows(self, x: Tensor, setting: Tensor, wants_x: bool, wants_theta: bool) -> tuple[Tensor, int]:
+        now, training, answers = self._now, self.training, self.answers
         if not len(x):
-            return x.new_zeros(0, *self.out_shape), self._observed
-        query = Query(x, setting, Purpose.FORWARD if self.training else Purpose.EVALUATE)
-        follows = self.training and (wants_x or (wants_theta and self.estimator.reads is not None))
-        surrogate = self.surrogate
+            return x.new_zeros(0, *self.out_shape), now.observed
+        query = Query(x, setting, Purpose.FORWARD if training else Purpose.EVALUATE)
+        follows = training and (wants_x or (wants_theta and self.estimator.reads is not None))
+        surrogate = self._modules["surrogate"]
         if follows:
-            self._batch = len(x)
-            surrogate.input_rms = math.sqrt(float(x.square().sum()) / len(x))
-        if not follows or self._followed:
+            now.batch = len(x)
+            surrogate.input_rms = float(torch.linalg.vector_norm(x)) / math.sqrt(len(x))
+        if not follows or now.followed:
             y = self._run(read(query))
         else:
             track = self._follow(setting, surrogate)
             y = self._run(reading_first(query, track) if self.started else _read_then(query, track))
-        if self.answers.unconfirmed:
+        if answers.unconfirmed:
             self._confirm_device(x, y)
         if follows:
-            if (residual := _unexpected(surrogate, x, y)) is not None:
-                self._residual = residual
-                self.answers.saw(residual)
-            surrogate.observe(x, y)
-            self._observed += 1
-        if self.training:
-            self.answers.keep(x, y, setting)
+            residual = surrogate.assimilate(x, y)
+            if residual is not None:
+                now.residual = residual
+                answers.saw(residual)
+            now.observed += 1
+        if training:
+            answers.keep(x, y, setting)
             if not self.scale.decided:
                 self.scale.see(y, self.gain, self.device)
-        return y, self._observed
+        return y, now.observed
 
     def grad_rows(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor, observed: int) -> Tensor:
-        surrogate = self.surrogate
+        surrogate, now = self._modules["surrogate"], self._now
         if surrogate.asks:
             return self._run(surrogate.read_grad_x(x, grad_y, setting))
-        if not self._followed or setting is not self._sent:
+        if not now.followed or setting is not now.sent:
             self._require_surrogate_at(setting)
-        if observed == self._observed:
+        if observed == now.observed:
             return surrogate.grad_x(x, grad_y)
         return surrogate.grad_x_recalled(x, y, grad_y)  # other batches have been seen since
 
     def grad_theta(self, x: Tensor, setting: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
-        if self.estimator.reads is not None and not (self._followed and setting is self._sent):
+        now = self._now
+        if self.estimator.reads is not None and not (now.followed and setting is now.sent):
             self._require_surrogate_at(setting)
         generator = self._generator_beside(setting)
         procedure = self.estimator.grad_theta(x, setting, y, grad_y, self.device.declaration, generator)
         grad = self._run(procedure)
         if self.training:
-            self.signal.add(grad)
+            self._modules["signal"].add(grad)
         return grad
 
     @torch.no_grad()
@@ -119,21 +137,22 @@ class MeasuredLayer(nn.Module):
         In `train()` θ itself is moved there, and against the drift that the surrogate has found. The latter waits until
         the optimizer has moved θ, when it costs no programming.
         """
-        limits, wanted, sent = self.device.theta, theta.detach(), self._sent
+        now, limits, wanted = self._now, self.device.theta, theta.detach()
+        sent = now.sent
         if sent is not None and same_setting(sent, wanted):
             return sent  # it has not moved since, and was within the limits then
         clamped = limits.clamp(wanted)
         if sent is None or not limits.limited or not same_setting(sent, clamped):
             # A surrogate that stood at the setting sent before does not stand at another one.
-            followed = (sent is None or not self._followed) and self._stands_at(clamped)
+            followed = (sent is None or not now.followed) and self._stands_at(clamped)
             if self.training and theta.requires_grad and self.started and not followed:
-                moved = self.surrogate.compensate_drift(wanted)
+                moved = self._modules["surrogate"].compensate_drift(wanted)
                 if moved is not wanted:
                     clamped = limits.clamp(moved)
                     followed = self._stands_at(clamped)
-            self._sent = sent = clamped.clone()
-            self._followed = followed
-        if self.training and sent.data_ptr() != theta.data_ptr() and not torch.equal(sent, theta):
+            now.sent = sent = clamped.clone()
+            now.followed = followed
+        if clamped is not wanted and self.training and not torch.equal(sent, theta):
             theta.copy_(sent)
         return sent
 
@@ -141,13 +160,13 @@ class MeasuredLayer(nn.Module):
         """Bring the surrogate to the setting."""
         generator = self._generator_beside(setting)
         if self.started:
-            yield from surrogate.track(self.theta_tracked, setting, generator)
+            yield from surrogate.track(self._buffers["theta_tracked"], setting, generator)
         else:
-            tell_allowance(surrogate, self._batch, self.budget)
+            tell_allowance(surrogate, self._now.batch, self.budget)
             yield from surrogate.start(setting, generator)
             self.started = True
-        self.theta_tracked = setting.clone()  # not in place: rounds may hold the old one
-        self._followed = True
+        self.theta_tracked = setting  # not in place: rounds may hold the old one
+        self._now.followed = True
 
     def _stands_at(self, setting: Tensor) -> bool:
         return self.started and same_setting(self.theta_tracked, setting)
@@ -174,14 +193,14 @@ class MeasuredLayer(nn.Module):
         if generator.device.type != theta.device.type:
             seed = torch.randint(2**62, (), generator=generator, device=generator.device)
             generator = torch.Generator(theta.device).manual_seed(int(seed))
-        if self.training:
+        if self.training and generator is not self.generator:
             self.generator = generator
         return generator
 
     @property
     def residual(self) -> float | None:
         """The latest batch's `‖y − ŷ‖/‖y‖`, ŷ being the surrogate's prediction before it saw the batch."""
-        return None if self._residual is None else float(self._residual)
+        return self._now.residual
 
     @torch.no_grad()
     def verify(self) -> float | None:
@@ -206,13 +225,13 @@ class MeasuredLayer(nn.Module):
         The batch alone raises the doubt, so an unchanged device receives no further queries.
         """
         self.answers.unconfirmed = False
-        residual = _unexpected(self.surrogate, x, y) if self.started else None
+        residual = self.surrogate.misfit(x, y) if self.started else None
         if residual is None or not self.answers.doubts(residual):
             return
         try:
             difference = self.verify()
         except BudgetExhausted:
-            difference = float(residual)
+            difference = residual
         if difference is not None:
             warnings.warn(
                 f"{self.device} does not give the readings it gave when this checkpoint was written; they differ by "
@@ -221,12 +240,6 @@ class MeasuredLayer(nn.Module):
                 DeviceChangedWarning,
                 stacklevel=2,
             )
-
-
-def _unexpected(surrogate: Surrogate, x: Tensor, y: Tensor) -> Tensor | None:
-    """`‖y − ŷ‖/‖y‖` of 16 rows, ŷ being the surrogate's prediction; None where it makes none."""
-    expected = surrogate.predict(x[:16])  # enough rows to tell
-    return None if expected is None else (y[:16] - expected).norm() / y[:16].norm()
 
 
 def _read_then(query: Query, procedure: Procedure[None]) -> Procedure[Tensor]:

@@ -14,12 +14,14 @@ from blackprop.core._ledger import Ledger
 from blackprop.core._packing import pack, unpack
 from blackprop.devices import Device
 from blackprop.errors import CheckpointError
+from blackprop.nn._diagnostics import SignalMeter
 
 
 class Layer(Protocol):
     """The part of a layer that this module uses."""
 
     device: Device
+    signal: SignalMeter
 
     def state_dict(self, *, prefix: str) -> dict[str, Any]: ...
 
@@ -123,6 +125,7 @@ def prepare(layer: Layer, state: dict[str, Any], prefix: str) -> None:
         content = _upgraded(content, state, prefix)
         state[key] = pack(content)
     check_facts(content.get("facts", {}), layer.device)
+    layer.signal.thin(state, f"{prefix}signal.")
     restore_device(layer.device, content["device"])
 
 

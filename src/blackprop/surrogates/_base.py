@@ -120,6 +120,23 @@ class Surrogate(nn.Module, abc.ABC):
         """Receive rows and readings of training."""
         del x, y
 
+    def assimilate(self, x: Tensor, y: Tensor) -> float | None:
+        """Compare rows and readings of training with the prediction, then `observe` them.
+
+        Returns `‖y − ŷ‖/‖y‖` of the first rows, ŷ being the prediction of before; None where there is none.
+        """
+        residual = self.misfit(x, y)
+        self.observe(x, y)
+        return residual
+
+    def misfit(self, x: Tensor, y: Tensor) -> float | None:
+        """Return `‖y − ŷ‖/‖y‖` of 16 rows, ŷ being the prediction; None where there is none."""
+        expected = self.predict(x[:16])  # enough rows to tell
+        if expected is None:
+            return None
+        left, whole = map(float, map(torch.linalg.vector_norm, (y[:16] - expected, y[:16])))
+        return left / whole if whole else math.nan
+
     def predict(self, x: Tensor) -> Tensor | None:
         """Return the expected readings (B, *out_shape) of rows x; None, the default, if there is no prediction."""
         del x

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import Tensor, nn
 
 from blackprop.core._packing import pack, unpack
-from blackprop.errors import ArgumentError, BlackpropWarning, CalibrationWarning
+from blackprop.errors import ArgumentError, BlackpropWarning
 
 LOG = logging.getLogger("blackprop")
 KEPT = 100  # events that are remembered one by one; their sums reach back to the start
@@ -100,24 +100,3 @@ class Monitor(nn.Module):
         self.allowance, self.batches = float(saved["allowance"]), int(saved["batches"])
         self.sums, self.warned = dict(saved["sums"]), bool(saved["warned"])
         self.events = [Event(**event) for event in saved["events"]]
-
-
-def warn_of_doubt(
-    name: str, cosine: float, signs: float, settings: float, *, more: bool, kept: bool, moving: bool
-) -> None:
-    """Warn that a calibration does not explain the device, and of the consequence."""
-    if moving:
-        advice = "the device moves while it is calibrated: steady it, or calibrate in fewer settings"
-    elif more:
-        advice = "let `CalibratedResponse()` ask for more settings (`settings=None`), or name more"
-    else:
-        advice = "more settings, `CalibratedResponse(settings=...)`, or less noise may help; so may a wider budget"
-    warnings.warn(
-        f"{name}: {settings:.0f} settings do not explain the responses of its elements: slopes should agree "
-        f"with the true ones to a cosine of {cosine:.2f} and in {100 * signs:.0f} % of the signs. "
-        + ("Training continues with them" if kept else "Training continues without them, so that θ stays")
-        + ", and the matrix is corrected by the training rows; "
-        f"{advice}, or take an estimator that queries, such as `DirectionalMemory`",
-        CalibrationWarning,
-        stacklevel=2,
-    )

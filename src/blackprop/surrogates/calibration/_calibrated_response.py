@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core._kept import Looked
+from blackprop.core._packing import pack, unpack
 from blackprop.core._probes import spanning_count
 from blackprop.core._procedure import Procedure
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
-from blackprop.surrogates._monitor import AGAIN, FOUND, LEFT, Monitor, warn_of_doubt
+from blackprop.surrogates._monitor import AGAIN, FOUND, Monitor
 from blackprop.surrogates._watch import NEGLIGIBLE
 from blackprop.surrogates.calibration._calibration import CALLS, Calibration, calibrate
 from blackprop.surrogates.calibration._curves import TABLE, WIDTHS, Curves, common_table, own_harmonics
 from blackprop.surrogates.calibration._displacement import nearest, read_beside, within
 from blackprop.surrogates.calibration._range import Range, periodic
+from blackprop.surrogates.calibration._verdict import Verdict, migrated
 from blackprop.surrogates.least_squares._rules import Projection, few_equations
 
 SETTINGS = 16  # of a call: where none are named, up to three calls
-GUESSED = 0.5  # the expected cosine of slopes below which they are guesses, and withheld
+NUMBERS = 4096  # of a batch's readings that are enough to tell its residual
 FAR = 1 / 12  # of the range: displacements that are a matter for a new calibration
 
 
@@ -75,24 +78,15 @@ class CalibratedResponse(Surrogate):
     theta: Tensor  # where A and the slopes were read
     offset: Tensor  # the displacement since the calibration
     countered: Tensor  # the part of it that θ was moved against
-    spread: Tensor  # variance of A that the calibration leaves
-    displaced: Tensor  # the shift of θ that this would come of
-    calm: Tensor  # the least excess of a batch since the calibration
-    excess: Tensor  # residual of the latest batch over the normal one
-    check_found: Tensor  # expected cosine and share of right signs, settings taken
     doubts: Tensor  # of slopes over each of WIDTHS
-    trusted: Tensor
-    moving: Tensor  # whether elements moved during the calibration
-    said: Tensor  # whether a warning was given
 
     def __init__(
         self, settings: int | None = None, harmonics: int = 32, *, watch: float | None = 3.0, share: float = 0.25
     ) -> None:
         super().__init__()
-        if settings is not None and settings < 3:
-            raise ArgumentError(f"`CalibratedResponse(settings=...)` must be at least 3, got {settings}")
-        if harmonics < 1:
-            raise ArgumentError(f"`CalibratedResponse(harmonics=...)` must be at least 1, got {harmonics}")
+        for name, value, least in (("settings", settings, 3), ("harmonics", harmonics, 1)):
+            if value is not None and value < least:
+                raise ArgumentError(f"`CalibratedResponse({name}=...)` must be at least {least}, got {value}")
         if watch is not None and not watch > 1:
             raise ArgumentError(f"`CalibratedResponse(watch=...)` must be above 1, got {watch}")
         self.settings = settings if settings is not None else SETTINGS
@@ -100,6 +94,8 @@ class CalibratedResponse(Surrogate):
         self.harmonics = harmonics
         self.watch = watch
         self.monitor = Monitor(share)
+        self.verdict = Verdict()
+        self._curves_of, self._offsets_of = Looked(), Looked()
 
     def check(self, spec: Declaration) -> None:
         if spec.coupling is not Coupling.ELEMENT:
@@ -117,12 +113,6 @@ class CalibratedResponse(Surrogate):
             "span": torch.zeros(2, size if per_element else 1),
             **{name: torch.zeros(elements) for name in ("A", "slope")},
             **{name: torch.zeros(size) for name in ("theta", "offset", "countered")},
-            **{name: torch.zeros(()) for name in ("spread", "displaced", "excess")},
-            "calm": torch.full((), LEFT),
-            "check_found": torch.zeros(3),
-            "trusted": torch.tensor(1),
-            "moving": torch.tensor(0),
-            "said": torch.tensor(0),
         }
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer)
@@ -130,14 +120,19 @@ class CalibratedResponse(Surrogate):
     @property
     def moved(self) -> bool:
         """Whether the training batches say that the device is no longer the calibrated one."""
-        return self.watch is not None and float(self.excess) > self.watch * max(1.0, float(self.calm))
+        return self.watch is not None and self.verdict.excess > self.watch * max(1.0, self.verdict.calm)
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: dict[str, Any], prefix: str, *args: Any
     ) -> None:
-        if state_dict.pop(prefix + "used", None) is not None:  # a state of before, whose unused orders are zeros
-            state_dict.setdefault(prefix + "moving", torch.zeros_like(self.moving))
+        migrated(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def get_extra_state(self) -> Tensor:
+        return pack(asdict(self.verdict))
+
+    def set_extra_state(self, state: object) -> None:
+        self.verdict = Verdict(**unpack(state))
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self._calibrate(theta, generator, self.calls)
@@ -148,65 +143,69 @@ class CalibratedResponse(Surrogate):
         if not self.moved:
             return self._stand_at(theta_new)
         again = self.settings * self._count
-        if float(self.displaced) > self._reach and self.monitor.allowance >= again:
+        trusted, each = self.verdict.trusted, max(float(self.slope.square().mean()), torch.finfo(self.slope.dtype).tiny)
+        displaced = (self.verdict.unexplained / each) ** 0.5  # the shift of θ that the residual would come of
+        if displaced > self._reach and self.monitor.allowance >= again:
             yield from self._calibrate_again(theta_new, generator)
-        elif bool(self.trusted) and self.monitor.covers(2 * self._count, self.spec.name):
+        elif trusted and self.monitor.covers(2 * self._count, self.spec.name):
             yield from self._find(theta_new, generator)
-        elif not bool(self.trusted) and self.monitor.covers(again, self.spec.name):
+        elif not trusted and self.monitor.covers(again, self.spec.name):
             yield from self._calibrate_again(theta_new, generator)
         else:
             self._stand_at(theta_new)
 
-    @torch.no_grad()
     def observe(self, x: Tensor, y: Tensor) -> None:
-        x, y = x.flatten(1), y.flatten(1)
-        residual = y - x @ self.A.mT
-        length, wrong = float(x.square().sum()) / len(x), float(residual.square().mean())
-        normal = max(float(self.spread) * length, max(NEGLIGIBLE, self.spec.noise**2) * float(y.square().mean()))
-        if 0 < normal < math.inf and wrong < math.inf:
-            self.excess.fill_(math.sqrt(wrong / normal))
-            self.calm.fill_(min(float(self.calm), float(self.excess)))
-            each = max(length * float(self.slope.square().mean()), torch.finfo(y.dtype).tiny)
-            self.displaced.fill_(math.sqrt(max(0.0, wrong - normal) / each))
-            if not bool(self.trusted):
-                self._correct(x, residual, length)
-        if not bool(self.trusted | self.said):
-            why = {"more": self.calls == 1, "kept": self._known, "moving": bool(self.moving)}
-            warn_of_doubt(self.spec.name, *self.check_found.tolist(), **why)
-            self.said.fill_(True)
-        self.monitor.saw(len(x))
+        self.assimilate(x, y)
 
-    def _correct(self, x: Tensor, residual: Tensor, length: float) -> None:
-        """Take A to the nearest matrix that explains a batch: the curves do not."""
-        change, _ = Projection().step({}, *few_equations(x, residual), 1e-2 * length)
-        self.A += change
+    @torch.no_grad()
+    def assimilate(self, x: Tensor, y: Tensor) -> float:
+        verdict, count = self.verdict, len(x)
+        part = max(16, NUMBERS // self.spec.d_out) if verdict.trusted else count  # tells as well as a large batch
+        x, y = x[:part].flatten(1), y[:part].flatten(1)
+        residual = torch.addmm(y, x, self.A.mT, alpha=-1)
+        left, whole, length = map(float, map(torch.linalg.vector_norm, (residual, y, x)))
+        each, length = y.numel(), length**2 / len(x)
+        normal = max(verdict.spread * length, max(NEGLIGIBLE, self.spec.noise**2) * whole**2 / each)
+        if verdict.saw(left**2 / each, normal, length) and not verdict.trusted:
+            # The curves do not explain the batch: take A to the nearest matrix that does.
+            change, _ = Projection().step({}, *few_equations(x, residual), 1e-2 * length)
+            self.A += change
+        if not verdict.trusted:
+            verdict.warn(self.spec.name, more=self.calls == 1)
+        self.monitor.saw(count)
+        return left / whole if whole else math.nan
 
     def predict(self, x: Tensor) -> Tensor | None:
         return self._through(self.A, x)
 
     def compensate_drift(self, theta: Tensor) -> Tensor:
-        """θ (P,) less the displacement that was found since this was last asked."""
-        if not torch.equal(self.offset, self.countered):
+        """θ less the displacement that was found since this was last asked."""
+        if not self._offsets[1]:
             theta = theta - (self.offset - self.countered)
             self.countered.copy_(self.offset)
         return theta
 
+    @property
+    def _offsets(self) -> tuple[bool, bool]:
+        """Whether any element is displaced, and whether θ was moved against it; looked at where they were written."""
+        if not self._offsets_of.unchanged(self.offset, self.countered):
+            self._found = bool(self.offset.any()), torch.equal(self.offset, self.countered)
+        return self._found
+
     def diagnosis(self) -> dict[str, float]:
-        cosine, signs, settings = self.check_found.tolist()
-        checked = {"check_cosine": cosine, "check_signs": signs, "check_settings": settings}
-        moved = {"displacement": float(self.offset.square().mean().sqrt()), "excess": float(self.excess)}
-        return {**checked, "trusted": float(self.trusted), **moved, **self.monitor.diagnosis()}
+        displacement = float(self.offset.square().mean().sqrt())
+        return {**self.verdict.diagnosis(), "displacement": displacement, **self.monitor.diagnosis()}
 
     def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return (grad_y.flatten(1) @ self.A).reshape(x.shape)
 
     def grad_theta(self, x: Tensor, grad_y: Tensor) -> Tensor:
         """`(GᵀX) ⊙ R'(θ)` (P,), at the θ that the surrogate stands at."""
-        return ((grad_y.flatten(1).mT @ x.flatten(1)) * self.slope).flatten()
+        return (grad_y.flatten(1).mT @ x.flatten(1)).mul_(self.slope).flatten()
 
     def _find(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Find every element on its curve, from two settings; calibrate anew where that says little."""
-        count, before = self._count, float(self.excess)
+        count, before = self._count, self.verdict.excess
         places, values = yield from read_beside(self.spec, self._curves.range, self.input_rms, theta, generator)
         offset, left = nearest(self._curves, places, values, self.offset, self._noise(values))
         if self._surprised(left, values) and self.monitor.covers((self.settings + 2) * count, self.spec.name):
@@ -217,7 +216,7 @@ class CalibratedResponse(Surrogate):
         self.monitor.spend(self.spec.name, FOUND, before, 2 * count, 1)
 
     def _noise(self, values: Tensor) -> float:
-        return max(float(self.spread), (1e-2 * NEGLIGIBLE + self.spec.noise**2) * float(values.square().mean()))
+        return max(self.verdict.spread, (1e-2 * NEGLIGIBLE + self.spec.noise**2) * float(values.square().mean()))
 
     def _surprised(self, left: float, values: Tensor) -> bool:
         """Whether this mean square is more than the curves leave."""
@@ -225,9 +224,9 @@ class CalibratedResponse(Surrogate):
         return left > (self.watch or 0) ** 2 * usual
 
     def _calibrate_again(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        before, each = float(self.excess), self.settings * self._count
+        before, each = self.verdict.excess, self.settings * self._count
         calls = min(self.calls, max(1, int(self.monitor.allowance // each)))
-        asked = yield from self._calibrate(theta, generator, calls, again=bool(self.trusted))
+        asked = yield from self._calibrate(theta, generator, calls, again=self.verdict.trusted)
         self.monitor.spend(self.spec.name, AGAIN, before, asked * self._count, asked)
 
     @property
@@ -263,37 +262,37 @@ class CalibratedResponse(Surrogate):
         return True
 
     def _take(self, new: Calibration) -> None:
-        trust, known = new.trust, new.trusted or new.trust.cosine > GUESSED
-        fit = new.fit if known else replace(new.fit, family=None)  # slopes are withheld: cheaper curves serve as well
+        trust = new.trust
+        verdict = Verdict(trust.cosine, trust.signs, new.settings, new.trusted, new.moving)
+        verdict.spread = float(new.fit.noise + trust.left)
+        fit = (
+            new.fit if verdict.known else replace(new.fit, family=None)
+        )  # slopes are withheld: cheaper curves serve as well
         own = own_harmonics(fit, new.sweep, new.values, 1 + self.harmonics)
         self.table.copy_(common_table(fit.found))
         self.own = torch.view_as_real(own).view(len(own), *self.own.shape[1:]).to(self.own)
         self.span.copy_(torch.stack((new.range.low, new.range.high)))
-        self.spread.fill_(new.fit.noise + trust.left)
-        self.check_found.copy_(self.check_found.new_tensor([trust.cosine, trust.signs, new.settings]))
         self.doubts.copy_(trust.doubts)
-        self.trusted.fill_(new.trusted)
-        self.moving.fill_(new.moving)
-        for each in (self.offset, self.countered, self.displaced, self.excess, self.said):
-            each.zero_()
-        self.calm.fill_(LEFT)
-
-    @property
-    def _known(self) -> bool:
-        """Whether the slopes are more than guesses."""
-        return bool(self.trusted) or float(self.check_found[0]) > GUESSED
+        self.offset.zero_()
+        self.countered.zero_()
+        self.verdict = verdict
 
     def _stand_at(self, theta: Tensor) -> None:
-        value, slope = self._curves.read(theta + self.offset)
-        A = value.view_as(self.A)
-        if not bool(self.trusted) and bool(self.theta.any()):  # keep the corrections of the batches
+        value, slope = self._curves.read(theta + self.offset if self._offsets[0] else theta)
+        verdict, A = self.verdict, value.view_as(self.A)
+        if not verdict.trusted and bool(self.theta.any()):  # keep the corrections of the batches
             A = self.A + A - self._curves.read(self.theta + self.offset)[0].view_as(A)
         self.theta.copy_(theta)
-        self.A, self.slope = A, slope.view_as(self.A) if self._known else torch.zeros_like(A)
+        self.A = A
+        self.slope = slope.view_as(A) if verdict.known else torch.zeros_like(A)
 
     @property
     def _curves(self) -> Curves:
-        return Curves(self.table, self.own, self.doubts, Range(periodic(self.spec), *self.span))
+        """The curves that the buffers hold; made again where these were replaced or written to."""
+        buffers = (self.table, self.own, self.doubts, self.span)
+        if not self._curves_of.unchanged(*buffers):
+            self._made = Curves.of(*buffers, periodic(self.spec))
+        return self._made
 
     def extra_repr(self) -> str:
         settings = self.settings if self.calls == 1 else None

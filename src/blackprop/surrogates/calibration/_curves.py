@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,18 +31,28 @@ class Curves:
     doubts: Tensor  # (S,)
     range: Range
 
+    @classmethod
+    def of(cls, table: Tensor, own: Tensor, doubts: Tensor, span: Tensor, periodic: bool) -> Curves:
+        return cls(table, own, doubts, Range(periodic, *span))
+
+    @cached_property
+    def common(self) -> tuple[Tensor, Tensor]:
+        """The common curve's value and the clearest of its slopes (TABLE,) each, which depend on the place alone."""
+        value, *slopes = self.table.mT.contiguous()
+        return value, clearest(torch.stack(slopes), self.doubts)
+
     def read(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Value and slope (P,) of every curve at theta (P,); straight on beyond the range."""
-        turns, per_theta, beyond = self.range.turns(theta)
+        place, per_theta, beyond = self.range.places(theta, TABLE)
         if len(self.own):
-            value, slopes = read_table(self.table, turns)
+            value, slopes = read_table(self.table, place)
             used = torch.view_as_complex(self.own).flatten(1)
-            own, own_slopes = read_harmonics(used, turns, not self.range.periodic)
+            own, own_slopes = read_harmonics(used, place / TABLE, not self.range.periodic)
             value, slope = value + own, clearest(slopes + own_slopes, self.doubts)
         else:
-            value, slope = read_common(self.table, self.doubts, turns)
-        slope = slope * per_theta
-        return value if self.range.periodic else torch.addcmul(value, slope, beyond), slope
+            value, slope = read_common(self.common, place)
+        slope *= per_theta
+        return value if beyond is None else torch.addcmul(value, slope, beyond), slope
 
 
 def smoothing(order: Tensor, even: bool) -> Tensor:
@@ -90,33 +101,29 @@ def own_harmonics(fit: CurveFit, sweep: Sweep, values: Tensor, room: int) -> Ten
     return torch.complex(real[0::2], real[1::2])
 
 
-def read_table(table: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-    """The common curve at `turns` (*n), the nearest point and its tangent; and its slopes (S, *n), per turn."""
-    nearest, beside = _nearest(turns)
-    value, *slopes = table[nearest].unbind(-1)
+def read_table(table: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """The common curve at `place` (n,) in points of the table, the nearest point and its tangent; and its slopes
+    (S, n), per turn.
+    """
+    index, beside = _nearest(place)
+    value, *slopes = table[index].unbind(-1)
     return torch.addcmul(value, slopes[0], beside), torch.stack(slopes)
 
 
-def read_common(table: Tensor, doubts: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-    """The common curve at `turns` (n,) and the clearest of its slopes. It depends on the place alone, so that it is
-    chosen at the points of the table where these are fewer.
+def read_common(common: tuple[Tensor, Tensor], place: Tensor) -> tuple[Tensor, Tensor]:
+    """The common curve at `place` (n,) in points of the table, straight on from the nearest; and its slope (n,), per
+    turn. Where the tangent is not clear, another slope serves as well over half the way between two points.
     """
-    if len(turns) < TABLE:
-        value, slopes = read_table(table, turns)
-        return value, clearest(slopes, doubts)
-    nearest, beside = _nearest(turns)
-    value, tangent, *_ = columns = table.mT.contiguous()
-    tangent = tangent.index_select(0, nearest)
-    slope = clearest(columns[1:], doubts).index_select(0, nearest)
-    return torch.addcmul(value.index_select(0, nearest), tangent, beside), slope
+    index, beside = _nearest(place)
+    slope = common[1].index_select(0, index)
+    return common[0].index_select(0, index).addcmul_(slope, beside), slope
 
 
-def _nearest(turns: Tensor) -> tuple[Tensor, Tensor]:
-    """The point of the table that is nearest to each of `turns`, and the way from it in turns."""
-    place = turns * TABLE
-    nearest = place.round()
-    index = nearest.to(torch.int32 if len(turns) >= TABLE else torch.int64)  # half the memory where it counts
-    return index.bitwise_and_(TABLE - 1), (place - nearest) / TABLE
+def _nearest(place: Tensor) -> tuple[Tensor, Tensor]:
+    """The point of the table that is nearest to each place, and the way from it in turns."""
+    whole = place.round()
+    index = whole.to(torch.int32).bitwise_and_(TABLE - 1)
+    return index, torch.sub(place, whole, out=whole).div_(TABLE)
 
 
 def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +37,20 @@ class Range:
         if self.periodic:
             return self.low + (self.high - self.low) * turns
         return (self.low + self.high) / 2 + (self.high - self.low) / 2 * (2 * math.pi * turns).cos()
+
+    @cached_property
+    def _width(self) -> float | None:
+        """The period, where curves are known over one."""
+        return float(self.high - self.low) if self.periodic and self.low.numel() == 1 else None
+
+    def places(self, theta: Tensor, points: int) -> tuple[Tensor, Tensor | float, Tensor | None]:
+        """Of θ (P,): the places on a turn of so many points, `d turns / dθ`, and how far θ is beyond its place; None
+        where it is never beyond.
+        """
+        if self._width is not None:
+            return (theta - self.low).mul_(points / self._width), 1 / self._width, None
+        turns, per_theta, beyond = self.turns(theta)
+        return turns * points, per_theta, None if self.periodic else beyond
 
     def turns(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of θ (P,): the turns, `d turns / dθ`, and how far θ is beyond the place of reading, near the ends."""
