@@ -107,7 +107,7 @@ def read_table(table: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     """
     index, beside = _nearest(place)
     value, *slopes = table[index].unbind(-1)
-    return torch.addcmul(value, slopes[0], beside), torch.stack(slopes)
+    return torch.addcmul(value, slopes[0], beside, value=1 / TABLE), torch.stack(slopes)
 
 
 def read_common(common: tuple[Tensor, Tensor], place: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,14 +116,14 @@ def read_common(common: tuple[Tensor, Tensor], place: Tensor) -> tuple[Tensor, T
     """
     index, beside = _nearest(place)
     slope = common[1].index_select(0, index)
-    return common[0].index_select(0, index).addcmul_(slope, beside), slope
+    return common[0].index_select(0, index).addcmul_(slope, beside, value=1 / TABLE), slope
 
 
 def _nearest(place: Tensor) -> tuple[Tensor, Tensor]:
-    """The point of the table that is nearest to each place, and the way from it in turns."""
+    """The point of the table that is nearest to each place, and the way from it, in points."""
     whole = place.round()
     index = whole.to(torch.int32).bitwise_and_(TABLE - 1)
-    return index, torch.sub(place, whole, out=whole).div_(TABLE)
+    return index, torch.sub(place, whole, out=whole)
 
 
 def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:

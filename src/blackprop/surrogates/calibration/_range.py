@@ -48,7 +48,7 @@ class Range:
         where it is never beyond.
         """
         if self._width is not None:
-            return (theta - self.low).mul_(points / self._width), 1 / self._width, None
+            return theta * (points / self._width), 1 / self._width, None  # a period begins at 0
         turns, per_theta, beyond = self.turns(theta)
         return turns * points, per_theta, None if self.periodic else beyond
 
