@@ -1,17 +1,13 @@
-"""The part of a simulator's transfer that depends on θ alone, kept while the simulator stands at one setting;
-and whether tensors were written to.
-"""
+"""The part of a simulator's transfer that depends on θ alone, kept while the simulator stands at one setting."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 MOST = 2**28  # bytes of coefficients that are kept
-_version = attrgetter("_version")
 OWN = {"_programmed", "_declared", "_Simulator__kept"}  # attributes on which a transfer does not depend
 
 
@@ -50,17 +46,3 @@ def _stamp(attributes: Mapping[str, Any]) -> tuple[list[str], list[Any], list[in
             values.append(value)
             versions.append(value._version if isinstance(value, Tensor) else 0)
     return names, values, versions
-
-
-class Looked:
-    """Whether tensors are the ones of the last look, and none was written to since."""
-
-    def __init__(self) -> None:
-        self._tensors: tuple[Tensor, ...] = ()
-        self._versions: list[int] = []
-
-    def unchanged(self, *tensors: Tensor) -> bool:
-        versions = list(map(_version, tensors))
-        same = versions == self._versions and all(map(is_, tensors, self._tensors))
-        self._tensors, self._versions = tensors, versions
-        return same

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Coupling, Declaration
-from blackprop.core._kept import Looked
+from blackprop.core._looked import Looked
 from blackprop.core._packing import pack, unpack
 from blackprop.core._probes import spanning_count
 from blackprop.core._procedure import Procedure
