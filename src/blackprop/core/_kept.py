@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+from blackprop.core._query import same_setting
 
 MOST = 2**28  # bytes of coefficients that are kept
 OWN = {"_programmed", "_declared", "_Simulator__kept"}  # attributes on which a transfer does not depend
+DECLARED = {"in_shape", "out_shape", "theta", "linear", "coupling", "cost", "noise", "x_low", "x_high", "capabilities"}
+PLAIN = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Generator, torch.Size}
+COMPARED = {torch.float32, torch.float64}
+LONG = 16  # entries of a tuple: a longer one is a layout of numbers, and cannot be written to
 
 
 class Kept(NamedTuple):
-    """The coefficients of a device at one setting, and the attributes of the device that they were made from.
+    """The coefficients of a device at one setting, and all the parts of the device that they were made from.
 
-    The attributes themselves are kept, so that no other object can take the place of one in memory.
+    The parts themselves are kept, so that no other object can take the place of one in memory.
     """
 
     theta: Tensor  # (P,), the device's own
     coefficients: Tensor
-    names: list[str]
     values: list[Any]
     versions: list[int]
 
     @classmethod
     def of(cls, theta: Tensor, coefficients: Tensor, attributes: Mapping[str, Any]) -> Kept | None:
-        """Return them, or None where they are too large to be kept."""
-        return cls(theta, coefficients, *_stamp(attributes)) if coefficients.nbytes <= MOST else None
+        """Return them; None if they are too large to be kept, or if writing to a tensor would not be noticed."""
+        stamp = _stamp(theta, attributes) if coefficients.nbytes <= MOST else None
+        return None if stamp is None else cls(theta, coefficients, *stamp)
 
     def serves(self, theta: Tensor, attributes: Mapping[str, Any]) -> bool:
-        """Whether they hold at theta, the same object, and no attribute was changed or written to."""
+        """Whether they hold at theta, the same object, and no part of the device was changed or written to."""
         if self.theta is not theta:
             return False
-        names, values, versions = _stamp(attributes)
-        same = names == self.names and all(now is before for now, before in zip(values, self.values, strict=True))
-        return same and versions == self.versions
+        stamp = _stamp(theta, attributes)
+        if stamp is None or stamp[1] != self.versions or len(stamp[0]) != len(self.values):
+            return False
+        return all(now is before for now, before in zip(stamp[0], self.values, strict=True))
 
 
-def _stamp(attributes: Mapping[str, Any]) -> tuple[list[str], list[Any], list[int]]:
-    """The names and values of the attributes, and how often each tensor was written to."""
-    names, values, versions = [], [], []
-    for name, value in attributes.items():
-        if name not in OWN:
-            names.append(name)
-            values.append(value)
-            versions.append(value._version if isinstance(value, Tensor) else 0)
-    return names, values, versions
+def unchanged(held: Tensor | None, theta: Tensor) -> bool:
+    """Whether theta has the values, dtype and device of the setting that is held: `same_setting`, faster on the CPU."""
+    if held is None or theta.device.type != "cpu" or theta.dtype not in COMPARED or held.numel() != theta.numel():
+        return same_setting(held, theta)
+    if (held.dtype, held.device) != (theta.dtype, theta.device):
+        return False
+    return bool((held.numpy() == theta.detach().numpy()).all())  # 7 times as fast as torch.equal at 10^6 parameters
+
+
+def _stamp(theta: Tensor, attributes: Mapping[str, Any]) -> tuple[list[Any], list[int]] | None:
+    """The setting and the parts of a device, to any depth, and how often each tensor was written to.
+
+    None if a tensor does not count that, as those made under `torch.inference_mode`.
+    """
+    values: list[Any] = [theta]
+    _walk(attributes.items(), values, set())
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if any(tensor.is_inference() for tensor in tensors):
+        return None
+    return values, [tensor._version for tensor in tensors]
+
+
+def _walk(items: Iterable[tuple[object, Any]], values: list[Any], seen: set[int]) -> None:
+    for name, value in items:
+        if name in OWN:
+            continue
+        values.append(value)
+        kind = type(value)
+        if kind in PLAIN or name in DECLARED or isinstance(value, (Tensor, type)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind is dict:
+            _walk(value.items(), values, seen)
+        elif kind is list or (isinstance(value, tuple) and len(value) <= LONG):
+            _walk(((None, each) for each in value), values, seen)
+        elif not callable(value) and hasattr(value, "__dict__"):
+            _walk(vars(value).items(), values, seen)

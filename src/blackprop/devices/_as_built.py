@@ -10,7 +10,7 @@ from torch import Tensor
 from blackprop.core._declaration import Coupling
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._base import Device
-from blackprop.devices._simulator import Simulator
+from blackprop.devices._simulator import Simulator, keeps
 from blackprop.devices.photonic._imperfect import ImperfectMicroring
 from blackprop.devices.photonic._microring import Microring
 from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
@@ -97,19 +97,33 @@ class _AsBuilt(Simulator):
         self.scale, self.offset = scale, offset
         spec = self.declaration
         per_element = device.linear and device.coupling is Coupling.ELEMENT
+        self.kept_from = 0 if per_element else device.kept_from if keeps(device) else None
         self.elements = 1 + spread * _normal(generator, spec.d_in, spec.d_out) if per_element else None
         self.gain = 1 + spread * _normal(generator, *self.out_shape) if camera else torch.ones(self.out_shape)
         self.dark = DARK * (0.5 + _uniform(generator, *self.out_shape)) if camera else torch.zeros(self.out_shape)
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        if self.offset is not None:
-            theta = self.theta.clamp(theta + self.offset.to(theta))
         if self.elements is None:
-            y = self.device.transfer(x, theta)
-        else:
-            unit = torch.eye(len(self.elements), dtype=x.dtype, device=x.device).unflatten(1, self.in_shape)
-            matrix = self.device.transfer(unit, theta).flatten(-len(self.out_shape)) * self.elements.to(x)
-            y = (x.flatten(-len(self.in_shape)) @ matrix).unflatten(-1, self.out_shape)
+            return self._read_out(self.device.transfer(x, self._written(theta)))
+        return self.answer(x, self.coefficients(theta))
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
+        theta = self._written(theta)
+        if self.elements is None:
+            return self.device.coefficients(theta)
+        unit = torch.eye(len(self.elements), dtype=theta.dtype, device=theta.device).unflatten(1, self.in_shape)
+        return self.device.transfer(unit, theta).flatten(-len(self.out_shape)) * self.elements.to(theta)
+
+    def answer(self, x: Tensor, coefficients: Tensor, /) -> Tensor:
+        if self.elements is None:
+            return self._read_out(self.device.answer(x, coefficients))
+        y = x.flatten(-len(self.in_shape)) @ coefficients
+        return self._read_out(y.unflatten(-1, self.out_shape))
+
+    def _written(self, theta: Tensor) -> Tensor:
+        return theta if self.offset is None else self.theta.clamp(theta + self.offset.to(theta))
+
+    def _read_out(self, y: Tensor) -> Tensor:
         return self.scale * (self.gain.to(y) * y + self.dark.to(y))
 
     def drawing(self) -> Device | None:

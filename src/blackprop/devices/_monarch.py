@@ -35,6 +35,7 @@ class Monarch(Simulator):
         theta = ThetaSpec(size, partial(uniform, size, math.pi / 2 - 0.1, math.pi / 2 + 0.1), period=2 * math.pi)
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
         super().__init__(d_in, d_out, theta, linear=True, cost=cost, capabilities=[ReadBack()])
+        self.kept_from = d_in
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         j, k = self.sides

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._kept import Kept
-from blackprop.core._query import Query, same_setting
+from blackprop.core._kept import Kept, unchanged
+from blackprop.core._query import Purpose, Query
 from blackprop.core._round import Round, Run
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError
 
 # Memory of one batched call of a simulator; settings and rows beyond it are served in several calls.
 BATCH_BYTES = 64 * 2**20
+EVALUATIONS = 16  # times at which a setting is evaluated, for the choice whether its coefficients pay
 
 
 class Simulator(Device):
@@ -32,8 +33,9 @@ class Simulator(Device):
 
     stacks: bool = False
     kept_from: int | None = None
-    """The number of rows from which on a reading goes through `coefficients`; None for a reading that never does. It
-    depends on that number alone, so that a reading does not depend on those before it.
+    """The number of rows from which on a reading goes through `coefficients`, which are kept while the setting is held;
+    None for a reading that never does. An evaluation goes through them from a sixteenth of that number on, since others
+    follow at its setting. Rows and purpose alone decide, so that a reading does not depend on those before it.
     """
     __kept: Kept | None = None  # its name is mangled, so that subclasses may have a `_held` of their own
 
@@ -61,12 +63,14 @@ class Simulator(Device):
         if self._programmed is None:
             raise ArgumentError(f"{self} must be programmed before it is read")
         with torch.no_grad():
-            return self._read_at(x, self._programmed)
+            return self._read_at(x, self._programmed, Purpose.FORWARD)
 
-    def _read_at(self, x: Tensor, theta: Tensor) -> Tensor:
+    def _read_at(self, x: Tensor, theta: Tensor, purpose: Purpose) -> Tensor:
         """Return the reading of x at theta, which is not written to later."""
-        never = self.kept_from is None or len(x) < self.kept_from or x.dtype != theta.dtype
-        if never or not _describes(type(self)) or "transfer" in vars(self):  # one that was set on this object
+        least = self.kept_from
+        if least is not None and purpose is Purpose.EVALUATE:
+            least //= EVALUATIONS
+        if least is None or len(x) < least or x.dtype != theta.dtype or not keeps(self):
             return self.transfer(x, theta)
         kept = self.__kept
         if kept is not None and kept.serves(theta, vars(self)):
@@ -94,11 +98,11 @@ class Simulator(Device):
         if not asked.plain:
             return super().measure(asked)
         with torch.no_grad():
-            if len(asked.table) == 1:
-                query = asked[0]
-                held = self._programmed
-                last = held if held is not None and same_setting(held, query.theta) else query.theta.detach().clone()
-                readings = [self._read_at(query.x, last)]
+            if len(asked.runs) == 1:
+                run, held, theta = asked.runs[0], self._programmed, asked.last_setting
+                last = held if held is not None and unchanged(held, theta) else theta.detach().clone()
+                y = self._read_at(asked.rows_of(run), last, asked[0].purpose)
+                readings = [y] if len(asked.table) == 1 else list(y.split(asked.sizes()))
             else:
                 readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
                 last = asked.last_setting.clone()
@@ -149,6 +153,11 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
     if matrix.dim() == 3 and x.dim() == 2:  # rows shared by all settings: one product in place of S
         return (matrix.flatten(0, 1) @ x.mT).unflatten(0, matrix.shape[:2]).mT
     return x @ matrix.mT
+
+
+def keeps(device: Simulator) -> bool:
+    """Whether `coefficients` of the device belong to its `transfer`, also where one was set on this object."""
+    return _describes(type(device)) and "transfer" not in vars(device)
 
 
 @cache

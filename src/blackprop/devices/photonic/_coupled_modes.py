@@ -89,6 +89,7 @@ class CoupledModes(Simulator):
         linear = self.kerr == 0
         capabilities = [fields, ReadBack()] if linear else [fields]
         super().__init__(d_in, d_out, theta, linear=linear, cost=cost, capabilities=capabilities)
+        self.kept_from = d_in if linear else None
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         drive = pad(x, (0, self.modes - x.shape[-1]))

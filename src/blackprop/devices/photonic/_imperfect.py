@@ -145,15 +145,20 @@ class ImperfectMicroring(Microring):
         self.offset = normal(self.theta.size, 0.0, phase, generator)
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        hidden = (each.to(theta) for each in (self.amplitudes, self.couplings, self.offset))
-        return self.transfer_with(x, theta, *hidden)
+        return apply_matrix(self.coefficients(theta), x)
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
+        return self._matrix(theta, *(each.to(theta) for each in (self.amplitudes, self.couplings, self.offset)))
 
     def transfer_with(self, x: Tensor, theta: Tensor, a: Tensor, r: Tensor, offset: Tensor) -> Tensor:
         """The same bank with other rings, each of `a`, `r` and `offset` (P,), differentiable in them too."""
+        return apply_matrix(self._matrix(theta, a, r, offset), x)
+
+    def _matrix(self, theta: Tensor, a: Tensor, r: Tensor, offset: Tensor) -> Tensor:
         # The formula of `Microring` as a sum of squares: rings at a = r answer 0 at resonance, and never less.
         beat = 4 * r * a * ((theta + offset) / 2).sin().square()
         t = (((a - r).square() + beat) / ((1 - r * a).square() + beat)).clamp_min(torch.finfo(theta.dtype).tiny).sqrt()
-        return apply_matrix((2 * t - 1).unflatten(-1, (*self.out_shape, *self.in_shape)), x)
+        return (2 * t - 1).unflatten(-1, (*self.out_shape, *self.in_shape))
 
 
 def _check_spreads(device: object, **spreads: float) -> None:

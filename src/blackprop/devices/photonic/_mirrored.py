@@ -97,6 +97,7 @@ class MirroredDiffraction(Simulator):
             cost=cost if cost is not None else Cost(programming=FRAME, row=1e-3),
             capabilities=[fields, ReadBack()],
         )
+        self.kept_from = d_in
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         light = pad(x, (0, self.cells - x.shape[-1])).to(x.dtype.to_complex())

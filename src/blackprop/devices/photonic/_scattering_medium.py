@@ -42,6 +42,8 @@ class ScatteringMedium(Simulator):
         theta = ThetaSpec(d_in, partial(uniform, d_in, 0.0, 0.0), period=2 * math.pi)  # a flat phase
         cost = cost if cost is not None else Cost(programming=FRAME, row=FRAME)
         super().__init__(d_in, d_out, theta, linear=linear, cost=cost)
+        if linear:
+            self.kept_from = 16  # rows that cost more than the matrix
         parts = normal(2 * d_in * d_out, 0.0, d_in**-0.5, torch.Generator().manual_seed(seed)).view(2, d_in, d_out)
         real, imaginary = parts
         # Real and imaginary parts of the field, side by side, from those of x e^{iθ}: one real product.
@@ -62,6 +64,12 @@ class ScatteringMedium(Simulator):
             return field
         real, imaginary = field.chunk(2, -1)
         return real.square() + imaginary.square()
+
+    def coefficients(self, theta: Tensor, /) -> Tensor:
+        """The matrix (d_out, d_in) of a hologram."""
+        real, imaginary = self._beside(theta).chunk(2)
+        theta = theta.unsqueeze(-1)
+        return (theta.cos() * real + theta.sin() * imaginary).mT
 
     def setting_bytes(self, rows: int) -> int:
         return 8 * self.theta.size + 4 * rows * (3 * self.theta.size + 5 * self.declaration.d_out)

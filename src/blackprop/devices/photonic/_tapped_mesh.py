@@ -70,6 +70,7 @@ class TappedMesh(Simulator):
             cost=mesh.cost,
             capabilities=[ReadBack(), ReadBackField(mesh.modes), taps],
         )
+        self.kept_from = mesh.modes
         self._generator = torch.Generator().manual_seed(seed)
         self._tap_noise = noise
         self.gains = 1 + normal(blocks * taps.per_unit, 0.0, gain, self._generator)

@@ -101,6 +101,7 @@ class Chip(Simulator):
         spec = ThetaSpec(size, period=2 * math.pi) if heaters is None else heaters.spec(size)
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
         super().__init__(n_in, n_out, spec, linear=readout.linear, cost=cost)
+        self.kept_from = modes if readout.linear else None
         self.design, self.modes = design, modes
         self.heaters, self.readout = heaters, readout
         self.losses = losses = losses if losses is not None else no_losses()
