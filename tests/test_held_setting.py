@@ -143,7 +143,22 @@ def test_a_change_in_any_depth_of_a_device_is_noticed():
     changed(MirroredDiffraction(6, 4), lambda d: d._placed[draw(1).device, torch.complex64][0].mul_(2))
     changed(Listed(6, 4), lambda d: d.parts["gain"][0].mul_(2))
     changed(Listed(6, 4), lambda d: d.parts["gain"].append(torch.tensor(5.0)))
+    changed(Modular(6, 4), lambda d: torch.nn.init.eye_(d.behind.weight))
     changed(LightModulator(6, 4), lambda d: setattr(d, "transfer", lambda x, theta: x[:, :4] * theta[0]))
+
+
+class Modular(LightModulator):
+    """A modulator of one's own behind a module."""
+
+    def __init__(self, d_in, d_out):
+        super().__init__(d_in, d_out)
+        self.behind = torch.nn.Linear(d_out, d_out, bias=False)
+
+    def transfer(self, x, theta, /):
+        return self.answer(x, self.coefficients(theta))
+
+    def coefficients(self, theta, /):
+        return self.behind.weight @ super().coefficients(theta)
 
 
 class Listed(LightModulator):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import repeat
+from operator import is_
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +17,7 @@ MOST = 2**28  # bytes of coefficients that are kept
 OWN = {"_programmed", "_declared", "_Simulator__kept"}  # attributes on which a transfer does not depend
 DECLARED = {"in_shape", "out_shape", "theta", "linear", "coupling", "cost", "noise", "x_low", "x_high", "capabilities"}
 PLAIN = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Generator, torch.Size}
+CODE = (type, FunctionType, MethodType)
 COMPARED = {torch.float32, torch.float64}
 LONG = 16  # entries of a tuple: a longer one is a layout of numbers, and cannot be written to
 
@@ -42,7 +46,7 @@ class Kept(NamedTuple):
         stamp = _stamp(theta, attributes)
         if stamp is None or stamp[1] != self.versions or len(stamp[0]) != len(self.values):
             return False
-        return all(now is before for now, before in zip(stamp[0], self.values, strict=True))
+        return all(map(is_, stamp[0], self.values))
 
 
 def unchanged(held: Tensor | None, theta: Tensor) -> bool:
@@ -59,26 +63,26 @@ def _stamp(theta: Tensor, attributes: Mapping[str, Any]) -> tuple[list[Any], lis
 
     None if a tensor does not count that, as those made under `torch.inference_mode`.
     """
-    values: list[Any] = [theta]
-    _walk(attributes.items(), values, set())
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if any(tensor.is_inference() for tensor in tensors):
+    if theta.is_inference():
         return None
-    return values, [tensor._version for tensor in tensors]
-
-
-def _walk(items: Iterable[tuple[object, Any]], values: list[Any], seen: set[int]) -> None:
-    for name, value in items:
-        if name in OWN:
-            continue
-        values.append(value)
-        kind = type(value)
-        if kind in PLAIN or name in DECLARED or isinstance(value, (Tensor, type)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if kind is dict:
-            _walk(value.items(), values, seen)
-        elif kind is list or (isinstance(value, tuple) and len(value) <= LONG):
-            _walk(((None, each) for each in value), values, seen)
-        elif not callable(value) and hasattr(value, "__dict__"):
-            _walk(vars(value).items(), values, seen)
+    values, versions, seen = [theta], [theta._version], set()
+    waiting: list[Iterable[tuple[object, Any]]] = [attributes.items()]
+    for items in waiting:  # grows
+        for name, value in items:
+            if name in OWN:
+                continue
+            values.append(value)
+            if isinstance(value, Tensor):
+                if value.is_inference():
+                    return None
+                versions.append(value._version)
+            elif type(value) in PLAIN or name in DECLARED or id(value) in seen:
+                continue
+            elif isinstance(value, dict):
+                waiting.append(value.items())
+            elif isinstance(value, list) or (isinstance(value, tuple) and len(value) <= LONG):
+                waiting.append(zip(repeat(None), value, strict=False))
+            elif not isinstance(value, CODE) and hasattr(value, "__dict__"):
+                waiting.append(vars(value).items())
+            seen.add(id(value))
+    return values, versions

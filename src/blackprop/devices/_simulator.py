@@ -70,7 +70,9 @@ class Simulator(Device):
         least = self.kept_from
         if least is not None and purpose is Purpose.EVALUATE:
             least //= EVALUATIONS
-        if least is None or len(x) < least or x.dtype != theta.dtype or not keeps(self):
+        if least is None or len(x) < least or x.dtype != theta.dtype:
+            return self.transfer(x, theta)
+        if not _describes(type(self)) or "transfer" in vars(self):  # one that was set on this object
             return self.transfer(x, theta)
         kept = self.__kept
         if kept is not None and kept.serves(theta, vars(self)):
@@ -98,11 +100,12 @@ class Simulator(Device):
         if not asked.plain:
             return super().measure(asked)
         with torch.no_grad():
-            if len(asked.runs) == 1:
-                run, held, theta = asked.runs[0], self._programmed, asked.last_setting
-                last = held if held is not None and unchanged(held, theta) else theta.detach().clone()
-                y = self._read_at(asked.rows_of(run), last, asked[0].purpose)
-                readings = [y] if len(asked.table) == 1 else list(y.split(asked.sizes()))
+            single = len(asked.table) == 1
+            if single or len(asked.runs) == 1:
+                query, held = asked[0], self._programmed
+                last = held if held is not None and unchanged(held, query.theta) else query.theta.detach().clone()
+                y = self._read_at(query.x if single else asked.rows_of(asked.runs[0]), last, query.purpose)
+                readings = [y] if single else list(y.split(asked.sizes()))
             else:
                 readings = [y for stack in self._stacks(asked) for y in self._serve(asked, stack)]
                 last = asked.last_setting.clone()
@@ -156,7 +159,7 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def keeps(device: Simulator) -> bool:
-    """Whether `coefficients` of the device belong to its `transfer`, also where one was set on this object."""
+    """Whether `coefficients` of the device belong to its `transfer`."""
     return _describes(type(device)) and "transfer" not in vars(device)
 
 
