@@ -18,6 +18,7 @@ SIMULATORS = [
     bp.devices.Chip(chips.Rectangular(splitters=3), 4, 2, readout=chips.Balanced(responsivity=0.1, dark=0.01)),
     bp.devices.Chip(chips.Triangular(), 5, 4, heaters=chips.Heaters(quartic=0.05), losses=chips.Losses(port=1.0)),
     bp.devices.Chip(chips.Butterfly(), 4, 3, modes=8, readout=chips.Power(responsivity=0.1, dark=0.01)),
+    bp.devices.SVDMesh(bp.devices.Chip(chips.Rectangular(), 4, 3), bp.devices.Chip(chips.Triangular(), 3, 5)),
     bp.devices.CoupledModes(4, 3),
     bp.devices.CoupledModes(3, 2, kerr=0.02),
     bp.devices.MirroredDiffraction(9, 4, planes=2),

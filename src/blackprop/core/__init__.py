@@ -10,6 +10,7 @@ from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._capability import Capability
 from blackprop.core.capabilities._fields import Fields
+from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._nudges import Nudges
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
@@ -22,6 +23,7 @@ __all__ = [
     "Coupling",
     "Declaration",
     "Fields",
+    "Gains",
     "Ledger",
     "Measure",
     "Nudges",

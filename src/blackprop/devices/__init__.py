@@ -39,6 +39,7 @@ from blackprop.devices.photonic._scattering_medium import ScatteringMedium
 from blackprop.devices.photonic._scattering_waveguide import SpinWaveScatterer
 from blackprop.devices.photonic._tapped_mesh import TappedMesh
 from blackprop.devices.photonic.chips._chip import Chip
+from blackprop.devices.photonic.chips._singular import SVDMesh
 from blackprop.devices.reservoirs._active_ring import ActiveRing
 from blackprop.devices.reservoirs._echo_state import EchoState
 from blackprop.devices.reservoirs._ikeda import Ikeda
@@ -88,6 +89,7 @@ __all__ = [
     "Reservoir",
     "ResistiveNetwork",
     "Rollout",
+    "SVDMesh",
     "ScatteringMedium",
     "Simulator",
     "SpikingNeurons",

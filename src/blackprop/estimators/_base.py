@@ -49,6 +49,14 @@ class Estimator(abc.ABC):
         """
         return x, grad_y
 
+    def trained(self, spec: Declaration) -> Tensor | None:
+        """Return a mask (P,) of the parameters whose gradient is computed; that of the others is 0. None for all.
+
+        By default None.
+        """
+        del spec
+        return None
+
     @property
     def reads(self) -> object | None:
         """The surrogate that this estimator reads, which must be the layer's; None for most estimators."""

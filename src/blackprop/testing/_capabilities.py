@@ -12,10 +12,11 @@ from blackprop.core._query import Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Capability
 from blackprop.core.capabilities._fields import Fields
+from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import IncompatibleError
-from blackprop.estimators import Estimator, ForwardMode, InSitu, ScatteringBackprop
+from blackprop.estimators import Estimator, ForwardMode, InSitu, ScatteringBackprop, Subspace
 from blackprop.testing._bench import normal
 from blackprop.testing._probe import SIGMAS, Probe
 
@@ -145,6 +146,19 @@ def check_taps(probe: Probe) -> None:
     _check_slopes(probe, claim, found, g, APART * float(found.norm()), wrong)
 
 
+def check_gains(probe: Probe) -> None:
+    """The gradient from `Gains` is the slope of `⟨g, f(x; θ)⟩` along the gains, within the noise."""
+    if not probe.spec.has(Gains):
+        return
+    claim, estimator = "gains give the gradient", Subspace()
+    _require_served(probe, claim, estimator, "gains among the parameters of a linear device")
+    g = probe.read(probe.x.flip(0), probe.other, claim)  # of the size of the readings
+    found = _estimate(probe, claim, estimator, probe.x, g)
+    allowed = (APART + SIGMAS * probe.spec.noise) * float(found.norm())
+    wrong = "the slope of the readings: a gain is another parameter, or is read at another place or in one direction"
+    _check_slopes(probe, claim, found, g, allowed, wrong, estimator.trained(probe.spec))
+
+
 def check_fields(probe: Probe) -> None:
     """The gradient from `Fields` is the slope of `⟨g, f(x; θ)⟩`, but for the declared asymmetry and the noise."""
     if not probe.spec.has(Fields):
@@ -183,12 +197,18 @@ def _estimate(probe: Probe, claim: str, estimator: Estimator, x: Tensor, g: Tens
     return probe.bench.run(claim, procedure, probe.device)
 
 
-def _check_slopes(probe: Probe, claim: str, found: Tensor, g: Tensor, allowed: float, wrong: str) -> None:
-    """Compare a gradient with slopes; allowed is an error of this size, and the readings' noise."""
+def _check_slopes(
+    probe: Probe, claim: str, found: Tensor, g: Tensor, allowed: float, wrong: str, trained: Tensor | None = None
+) -> None:
+    """Compare a gradient with slopes along the trained parameters; allowed is an error of this size, and the readings'
+    noise.
+    """
     size, period = probe.spec.theta.size, probe.spec.theta.period
     scale = period / (2 * math.pi) if period is not None else float(probe.theta.square().mean().sqrt()) or 1.0
     reach = REACH * scale
     draws = torch.randn(DIRECTIONS, size, generator=probe.generator, device=probe.generator.device).to(probe.theta)
+    if trained is not None:
+        size, draws = int(trained.sum()), draws * trained.to(draws.device)
     steps = reach * draws / draws.norm(dim=1, keepdim=True)
     errors = []
     for step in steps:

@@ -24,7 +24,13 @@ from blackprop.testing._bench import (
     normal,
     seeded,
 )
-from blackprop.testing._capabilities import check_capabilities, check_fields, check_reciprocity, check_taps
+from blackprop.testing._capabilities import (
+    check_capabilities,
+    check_fields,
+    check_gains,
+    check_reciprocity,
+    check_taps,
+)
 from blackprop.testing._coupling import check_coupling
 from blackprop.testing._linearity import check_linearity, check_period
 from blackprop.testing._probe import SIGMAS, Probe
@@ -98,6 +104,7 @@ def check_device(
     check_reciprocity(probe)
     check_taps(probe)
     check_fields(probe)
+    check_gains(probe)
     stays = torch.equal(first, kept)
     bench.settle(stays, "readings stay", "yes" if stays else "one changed after it was returned", "yes")
     bench.note("global random streams", f"it moves {moved_since(before)}" if moved_since(before) else "untouched")

@@ -40,6 +40,7 @@ class EstimatorCase:
     y: Tensor
     grad_y: Tensor
     truth: Tensor  # (P,)
+    trained: Tensor | None = None  # the parameters whose gradient the estimator computes; None for all
 
     @classmethod
     def draw(cls, bench: Bench, device: Device, batch: int, margin: float, generator: torch.Generator) -> EstimatorCase:
@@ -57,19 +58,37 @@ class EstimatorCase:
         return cls._at(bench, device, x, theta, grad_y)
 
     @classmethod
-    def _at(cls, bench: Bench, device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> EstimatorCase:
+    def _at(
+        cls,
+        bench: Bench,
+        device: Measurable,
+        x: Tensor,
+        theta: Tensor,
+        grad_y: Tensor,
+        trained: Tensor | None = None,
+    ) -> EstimatorCase:
         (y,) = bench.run("forward", ask(Query(x, theta, Purpose.CALIBRATE)), device)
-        return cls(device, x, theta, y, grad_y, _gradient(device, x, theta, grad_y))
+        return cls(device, x, theta, y, grad_y, _gradient(device, x, theta, grad_y, trained), trained)
 
     def kept_by(self, bench: Bench, estimator: Estimator) -> EstimatorCase:
-        """The case with the gradient of the part of the batch that the estimator keeps, and a note of the rest."""
+        """The case with the gradient that the estimator aims at: of the parameters that it trains, and of the part of
+        the batch that it keeps, with a note of the rest.
+        """
+        case = self._of(bench, estimator.trained(self.device.declaration))
         x, grad_y = estimator.kept(self.x, self.grad_y)
         if x is self.x and grad_y is self.grad_y:
-            return self
-        truth = _gradient(self.device, x, self.theta, grad_y)
-        left_out = relative(truth - self.truth, self.truth)
+            return case
+        truth = _gradient(self.device, x, self.theta, grad_y, case.trained)
+        left_out = relative(truth - case.truth, case.truth)
         bench.note(f"bias by the batch left out, {self.device.declaration.name}", f"{left_out:.2g} of the gradient")
-        return replace(self, truth=truth)
+        return replace(case, truth=truth)
+
+    def _of(self, bench: Bench, trained: Tensor | None) -> EstimatorCase:
+        if trained is None:
+            return self
+        name = self.device.declaration.name
+        bench.note(f"parameters that are trained, {name}", f"{int(trained.sum())} of {trained.numel()}")
+        return replace(self, truth=self.truth * trained.to(self.truth.device), trained=trained)
 
     def lasting(self, estimator: Estimator) -> float:
         """The declared lasting error of each row's gradient, of all rows together, relative to the gradient."""
@@ -77,13 +96,13 @@ class EstimatorCase:
         if not declared:
             return 0.0
         rows = zip(self.x.split(1), self.grad_y.split(1), strict=True)
-        sizes = [float(_gradient(self.device, x, self.theta, grad_y).norm()) for x, grad_y in rows]
+        sizes = [float(_gradient(self.device, x, self.theta, grad_y, self.trained).norm()) for x, grad_y in rows]
         return declared * sum(sizes) / float(self.truth.norm())
 
     def of_one_row(self, bench: Bench) -> EstimatorCase:
         """The same row throughout: an estimator that measures a part of the batch then measures all of it."""
         x, grad_y = (rows[:1].expand_as(rows).clone() for rows in (self.x, self.grad_y))
-        return self._at(bench, self.device, x, self.theta, grad_y)
+        return self._at(bench, self.device, x, self.theta, grad_y, self.trained)
 
     def ask(
         self, estimator: Estimator, generator: torch.Generator, spec: Declaration | None = None
@@ -108,10 +127,11 @@ class EstimatorCase:
         return torch.stack(done)
 
 
-def _gradient(device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor) -> Tensor:
-    """`∂L/∂θ` by autograd through the simulator."""
+def _gradient(device: Measurable, x: Tensor, theta: Tensor, grad_y: Tensor, trained: Tensor | None = None) -> Tensor:
+    """`∂L/∂θ` by autograd through the simulator; 0 for parameters that are not trained."""
     oracle = device.declaration.oracle
     assert oracle is not None
     with torch.enable_grad():
         leaf = theta.clone().requires_grad_()
-        return torch.autograd.grad(oracle(x, leaf), leaf, grad_y)[0]
+        gradient = torch.autograd.grad(oracle(x, leaf), leaf, grad_y)[0]
+    return gradient if trained is None else gradient * trained.to(gradient.device)

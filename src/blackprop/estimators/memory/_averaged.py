@@ -55,6 +55,9 @@ class Averaged(nn.Module, Estimator):
     def lasting_error(self, spec: Declaration) -> float:
         return self.estimator.lasting_error(spec)
 
+    def trained(self, spec: Declaration) -> Tensor | None:
+        return self.estimator.trained(spec)
+
     def check(self, spec: Declaration) -> None:
         self.estimator.check(spec)
 

@@ -13,7 +13,7 @@ from blackprop.core._query import Purpose, Query
 from blackprop.core.capabilities._fields import Fields, as_complex
 from blackprop.errors import IncompatibleError
 from blackprop.estimators._base import Estimator, Nudged
-from blackprop.estimators._in_situ import singular_pairs
+from blackprop.estimators.two_way._in_situ import singular_pairs
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,7 @@ class InSitu(Estimator):
     pairs: int | None = 8
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.pairs, int) and not isinstance(self.pairs, bool)
-        if self.pairs is not None and not (whole and self.pairs >= 1):
-            raise ArgumentError(f"`InSitu(pairs=...)` must be a whole number from 1 or None, got {self.pairs!r}")
+        check_pairs(self, self.pairs)
 
     @property
     def bias_order(self) -> int | None:
@@ -105,6 +103,13 @@ class InSitu(Estimator):
 
     def _pairs(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return singular_pairs(x, grad_y, self.pairs)
+
+
+def check_pairs(owner: object, pairs: object) -> None:
+    """Raise `ArgumentError` unless the number of pairs is a whole number from 1, or None."""
+    if pairs is not None and not (isinstance(pairs, int) and not isinstance(pairs, bool) and pairs >= 1):
+        name = type(owner).__name__
+        raise ArgumentError(f"`{name}(pairs=...)` must be a whole number from 1 or None, got {pairs!r}")
 
 
 def singular_pairs(x: Tensor, grad_y: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

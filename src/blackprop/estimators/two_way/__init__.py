@@ -1,0 +1,1 @@
+"""Estimators for devices that run both ways, or that are read inside."""
