@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from blackprop.devices.photonic._mzi import MZIMesh, ThreeSplitterMesh
 from blackprop.devices.photonic.chips._chip import Chip
 from blackprop.devices.photonic.chips._design import Rectangular
 from blackprop.devices.photonic.chips._readout import Field, Power
+from blackprop.devices.photonic.chips._taps import PowerTaps
 from blackprop.errors import ArgumentError
 
 DARK = 0.1  # of the output scale: a camera's level without light
@@ -30,6 +33,7 @@ def as_built(
     unsigned: bool = False,
     camera: bool = False,
     scale: float = 1.0,
+    taps: PowerTaps | None = None,
 ) -> Simulator:
     """Return the device as a laboratory has it: with errors drawn from `seed`, which its declaration does not show.
 
@@ -50,6 +54,8 @@ def as_built(
     - `camera`: whether a camera reads: each pixel's sensitivity errs by `spread`, and it has a dark level d of about a
       tenth of `scale`, so that the device is not linear any more. Behind a mesh it reads powers.
     - `scale`: of all outputs: 1e-3 for a dim device.
+    - `taps`: a `chips.PowerTaps`, for in-situ backpropagation through a mesh; None for none. Its inputs take fields of
+      any phase and its outputs are read by homodyne detectors, so that it is neither `unsigned` nor behind a `camera`.
 
     The oracle knows the errors. Raises `ArgumentError` for a device that is not a simulator.
     """
@@ -59,10 +65,17 @@ def as_built(
         raise ArgumentError(f"`as_built(spread=..., scale=...)` must be finite and positive, got {spread} and {scale}")
     generator = torch.Generator().manual_seed(seed)
     shapes = *device.in_shape, *device.out_shape
+    if taps is not None and not isinstance(device, (MZIMesh, ThreeSplitterMesh)):
+        raise ArgumentError(f"`as_built(taps=...)` is for the phase shifters of a mesh, and {device!r} has none")
+    if taps is not None and unsigned:
+        raise ArgumentError(
+            "`as_built(taps=..., unsigned=True)`: in-situ backpropagation sends fields of any phase, and unsigned "
+            "inputs take intensities alone"
+        )
     if isinstance(device, (MZIMesh, ThreeSplitterMesh)):
         design = Rectangular(splitters=2 if isinstance(device, MZIMesh) else 3)
         readout = Power(responsivity=spread, dark=DARK) if camera else Field()
-        inner = Chip(design, *shapes, splitter=spread, readout=readout, seed=seed, cost=device.cost)
+        inner = Chip(design, *shapes, splitter=spread, readout=readout, taps=taps, seed=seed, cost=device.cost)
         return _AsBuilt(inner, generator, 0.0, None, False, unsigned, scale)
     if isinstance(device, Microring):
         device = ImperfectMicroring(*shapes, a=device.a, r=device.r, spread=spread, seed=seed, cost=device.cost)
@@ -92,6 +105,7 @@ class _AsBuilt(Simulator):
             cost=device.cost,
             x_low=0.0 if unsigned and device.x_low is None else device.x_low,
             x_high=device.x_high,
+            capabilities=device.capabilities if isinstance(device, Chip) else (),
         )
         self.device, self.stacks = device, device.stacks
         self.scale, self.offset = scale, offset
@@ -125,6 +139,30 @@ class _AsBuilt(Simulator):
 
     def _read_out(self, y: Tensor) -> Tensor:
         return self.scale * (self.gain.to(y) * y + self.dark.to(y))
+
+    def tap_powers(self, x: Tensor, /) -> Tensor:
+        """The powers (rows, K) that the taps read, for fields x (rows, 2, N) at the inputs."""
+        return self._chip().tap_powers_at(x, self._held())
+
+    def read_back_field(self, g: Tensor, /) -> Tensor:
+        """`z = Uᵀ g` (rows, 2, N) for rows g (rows, *out_shape) sent into the outputs."""
+        return self._chip().read_back_field_at(self.scale * g, self._held())
+
+    def _chip(self) -> Chip:
+        if not isinstance(self.device, Chip):
+            raise ArgumentError(f"{self} has no taps")
+        return self.device
+
+    def _held(self) -> Tensor:
+        if self._programmed is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        return self._programmed
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.device.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.device.load_state_dict(state)
 
     def drawing(self) -> Device | None:
         return self.device.drawing()

@@ -36,6 +36,8 @@ class Taps(Capability):
     - `transmission` (default (), lossless): the nominal share of the input power that loss leaves at the taps, in runs
       of equal units: the number of units, then the share at each tap of a unit, in (0, 1].
     - `noise` (default 0): standard deviation of a reading, relative to the reading.
+    - `law` (default (), the parameters are phases in rad): the coefficients c₀, c₁, … of the nominal phase `Σ c_n θⁿ`
+      of a parameter, such as a heater's voltage.
 
     **Raises** `ArgumentError` for sizes that do not fit together.
     """
@@ -48,10 +50,14 @@ class Taps(Capability):
     combination: tuple[tuple[float, ...], ...]
     transmission: tuple[tuple[float, ...], ...] = ()
     noise: float = 0.0
+    law: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("combination", "transmission"):  # lists where it comes from a wire
             object.__setattr__(self, name, tuple(tuple(row) for row in getattr(self, name)))
+        object.__setattr__(self, "law", tuple(self.law))
+        if not all(map(math.isfinite, self.law)):
+            raise ArgumentError(f"`Taps(law=...)` has finite coefficients, got {self.law}")
         if self.modes < 1 or self.units < 1:
             raise ArgumentError(f"`Taps` needs at least one mode and one unit, got {self.modes} and {self.units}")
         widths = {len(row) for row in self.combination}
@@ -93,6 +99,12 @@ class Taps(Capability):
         """The derivatives (P,) for the parameters from those (K,) for a phase at each tap."""
         weights = taps.new_tensor(self.combination)
         return (taps.unflatten(0, (self.units, self.per_unit)) @ weights.mT).flatten()
+
+    def slopes(self, theta: Tensor) -> Tensor | None:
+        """The nominal `∂phase/∂θ` (P,) of each parameter; None where parameters are phases."""
+        if not self.law:
+            return None
+        return sum((n * c * theta ** (n - 1) for n, c in enumerate(self.law) if n), torch.zeros_like(theta))
 
     def shares(self, like: Tensor) -> Tensor | None:
         """The nominal transmission at each tap (K,); None where the device is lossless."""

@@ -35,8 +35,9 @@ class InSitu(Estimator):
     **Errors.** Without bias if `GᵀX` has at most `pairs` singular values above rounding. Otherwise the estimate is the
     gradient of the nearest `GᵀX` of that rank (`kept`); the bias is the gradient of the rest and does not fall with
     repetition. Loss scales the estimate at a tap by the share of the power that arrives there. The nominal share, where
-    `Taps.transmission` declares it, is divided out; its spread remains. Relative noise η of the taps adds an error of
-    variance `η² (P₊² + P₋²) / 16s²` at each tap.
+    `Taps.transmission` declares it, is divided out; its spread remains. Where a parameter is not a phase, `Taps.law`
+    gives the nominal slope; its spread, and the heat that neighbours receive, remain. Relative noise η of the taps adds
+    an error of variance `η² (P₊² + P₋²) / 16s²` at each tap.
 
     **Arguments:**
 
@@ -58,9 +59,12 @@ class InSitu(Estimator):
         return None
 
     def check(self, spec: Declaration) -> None:
-        taps, back = spec.capability(Taps), spec.capability(ReadBackField)
         if not spec.linear:
-            raise IncompatibleError(f"`InSitu` needs a linear device and {spec.name} is not declared linear")
+            raise IncompatibleError(
+                f"`InSitu` needs a linear device and {spec.name} is not declared linear; one that reads powers needs "
+                "homodyne detectors at its outputs, whose readings have the phase that the error is sent back with"
+            )
+        taps, back = spec.capability(Taps), spec.capability(ReadBackField)
         if taps.parameters != spec.theta.size:
             raise IncompatibleError(
                 f"`InSitu` needs taps for every parameter: {spec.name} declares them for {taps.parameters} of its "
@@ -98,8 +102,9 @@ class InSitu(Estimator):
         minus, plus = powers.chunk(2)
         scale = torch.where(lit, weights / (4 * s).where(lit, 1.0), 0.0)
         phases = scale @ (minus - plus)
-        shares = taps.shares(phases)
-        return taps.combined(phases if shares is None else phases / shares).to(theta)
+        shares, slopes = taps.shares(phases), taps.slopes(theta)
+        found = taps.combined(phases if shares is None else phases / shares).to(theta)
+        return found if slopes is None else found * slopes
 
     def _pairs(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return singular_pairs(x, grad_y, self.pairs)

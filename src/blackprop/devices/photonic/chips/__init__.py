@@ -5,6 +5,7 @@ from blackprop.devices.photonic.chips._design import Butterfly, Design, Layout, 
 from blackprop.devices.photonic.chips._heaters import Heaters
 from blackprop.devices.photonic.chips._losses import Losses
 from blackprop.devices.photonic.chips._readout import Balanced, Field, Power, Readout
+from blackprop.devices.photonic.chips._taps import PowerTaps
 
 __all__ = [
     "Balanced",
@@ -17,6 +18,7 @@ __all__ = [
     "Layout",
     "Losses",
     "Power",
+    "PowerTaps",
     "Readout",
     "Rectangular",
     "Triangular",

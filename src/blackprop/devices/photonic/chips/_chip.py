@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +13,14 @@ from torch.nn.functional import pad
 
 from blackprop.core._declaration import Cost
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.devices._simulator import Simulator
 from blackprop.devices.photonic.chips._design import Design, Layout
 from blackprop.devices.photonic.chips._heaters import Heaters, warmth
 from blackprop.devices.photonic.chips._losses import Losses, amplitudes, no_losses
 from blackprop.devices.photonic.chips._propagation import propagated
 from blackprop.devices.photonic.chips._readout import Field, Readout
+from blackprop.devices.photonic.chips._taps import PowerTaps, block_factors, through
 from blackprop.errors import ArgumentError
 
 
@@ -62,6 +66,8 @@ class Chip(Simulator):
     - `heaters`: a `chips.Heaters`, None for plain phases.
     - `losses`: a `chips.Losses`, None for none.
     - `readout`: `chips.Field()`, `chips.Power()` or `chips.Balanced()`.
+    - `taps`: a `chips.PowerTaps`, for in-situ backpropagation; None for none. All inputs are wired then, and with them
+      `ReadBack`, `ReadBackField` and `Taps` are declared. The readout must be `Field()`.
     - `seed`: of all that is hidden.
     - `cost`: by default 0.1 ms a programming, as long as a heater takes to settle, and 1 µs a row.
 
@@ -82,11 +88,12 @@ class Chip(Simulator):
         heaters: Heaters | None = None,
         losses: Losses | None = None,
         readout: Readout | None = None,
+        taps: PowerTaps | None = None,
         seed: int = 0,
         cost: Cost | None = None,
     ) -> None:
         readout = readout if readout is not None else Field()
-        _check_parts(design, heaters, losses, readout)
+        _check_parts(design, heaters, losses, readout, taps)
         for name, value in (("offset", offset), ("splitter", splitter)):
             if not 0 <= value < math.inf:
                 raise ArgumentError(f"`Chip({name}=...)` must be finite and not negative, got {value}")
@@ -100,14 +107,21 @@ class Chip(Simulator):
         size = 2 * self.layout.blocks
         spec = ThetaSpec(size, period=2 * math.pi) if heaters is None else heaters.spec(size)
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
-        super().__init__(n_in, n_out, spec, linear=readout.linear, cost=cost)
+        losses = losses if losses is not None else no_losses()
+        capabilities = []
+        if taps is not None:
+            law = heaters.law if heaters is not None else ()
+            declared = taps.declared(self.layout, design.splitters, losses, law)
+            capabilities = [ReadBack(), ReadBackField(modes), declared]
+        super().__init__(n_in, n_out, spec, linear=readout.linear, cost=cost, capabilities=capabilities)
         self.kept_from = modes if readout.linear else None
         self.design, self.modes = design, modes
-        self.heaters, self.readout = heaters, readout
-        self.losses = losses = losses if losses is not None else no_losses()
-        self.build = _drawn(
+        self.heaters, self.readout, self.losses, self.taps = heaters, readout, losses, taps
+        self.build, self.entrances = _drawn(
             self.layout, n_in, ports, design.splitters, offset, splitter, heaters, losses, readout, seed
         )
+        self._noise = torch.Generator().manual_seed(seed)
+        self.gains = taps.drawn(self.layout, design.splitters, self._noise) if taps is not None else None
         self._warmth = warmth(self.layout, heaters.reach) if heaters is not None else None
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
@@ -121,8 +135,11 @@ class Chip(Simulator):
 
     def field_with(self, x: Tensor, theta: Tensor, build: Build) -> Tensor:
         """The complex field (..., modes, rows) of all modes behind the mesh."""
-        driven = pad(x * amplitudes(build.loss_in), (0, self.modes - x.shape[-1])).mT
-        field = driven.contiguous().to(theta.dtype.to_complex())
+        return self._behind(pad(x * amplitudes(build.loss_in), (0, self.modes - x.shape[-1])), theta, build)
+
+    def _behind(self, driven: Tensor, theta: Tensor, build: Build) -> Tensor:
+        """The complex field (..., modes, rows) behind the mesh, of that (..., rows, modes) in front of it."""
+        field = driven.mT.contiguous().to(theta.dtype.to_complex())
         stack = theta.shape[:-1]
         if len(stack) > field.dim() - 2:
             field = field.expand(*stack, *field.shape)
@@ -132,10 +149,54 @@ class Chip(Simulator):
         a, b, c, d = (left * element for element in blocks)
         return propagated(self.layout, (a, b, c, d), field)
 
+    def tap_powers(self, x: Tensor, /) -> Tensor:
+        """The powers (rows, K) that the taps read, for fields x (rows, 2, N) at the inputs."""
+        return self.tap_powers_at(x, self._held())
+
+    def read_back_field(self, g: Tensor, /) -> Tensor:
+        """`z = Uᵀ g` (rows, 2, N) for rows g (rows, n_out) sent into the outputs."""
+        return self.read_back_field_at(g, self._held())
+
+    def tap_powers_at(self, x: Tensor, theta: Tensor) -> Tensor:
+        """`tap_powers` at the setting theta (P,)."""
+        if self.taps is None or self.gains is None:
+            raise ArgumentError(f"{self} has no taps: it takes `Chip(taps=chips.PowerTaps())`")
+        with torch.no_grad():
+            build = self.build.to(theta)
+            factors = block_factors(self.phases_with(theta, build), build.splitters, build.loss)
+            light = torch.complex(x[:, 0], x[:, 1]).to(factors[0]) * amplitudes(self.entrances.to(theta))
+            fields = through(self.layout, factors, light)
+            return self.taps.read(fields, self.design.splitters, self.gains.to(theta), self._noise).to(x)
+
+    def read_back_field_at(self, g: Tensor, theta: Tensor) -> Tensor:
+        """`read_back_field` at the setting theta (P,)."""
+        build = self.build.to(theta)
+        with torch.enable_grad():
+            x = torch.zeros(len(g), self.modes, dtype=theta.dtype.to_complex(), device=g.device, requires_grad=True)
+            field = self._behind(x * amplitudes(self.entrances.to(theta)), theta, build)[: len(build.loss_out)]
+            out = (amplitudes(build.loss_out).unsqueeze(-1) * field).real.mT
+            (back,) = torch.autograd.grad(out, x, g.detach().to(theta))
+        return torch.stack((back.real, -back.imag), 1).to(g)  # autograd returns the conjugate
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.taps is None else {"noise": self._noise.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        if self.taps is None:
+            super().load_state_dict(state)
+        else:
+            self._noise.set_state(state["noise"].cpu())
+
+    def _held(self) -> Tensor:
+        if self._programmed is None:
+            raise ArgumentError(f"{self} must be programmed before it is read")
+        return self._programmed
+
     def drawing(self) -> Chip:
         """The chip as designed: nominal losses, heaters and readout, without errors."""
         heaters = self.heaters and replace(self.heaters, spread=0.0, crosstalk=0.0, dead=0)
         parts = {"heaters": heaters, "losses": replace(self.losses, spread=0.0), "readout": type(self.readout)()}
+        parts["taps"] = self.taps and PowerTaps()
         ports = *self.in_shape, *self.out_shape
         return Chip(self.design, *ports, modes=self.modes, offset=0, splitter=0, cost=self.cost, **parts)
 
@@ -152,15 +213,21 @@ class Chip(Simulator):
         return 40 * self.theta.size + 16 * columns * self.modes + 24 * (rows + 1) * self.modes
 
 
-def _check_parts(design: object, heaters: object, losses: object, readout: object) -> None:
+def _check_parts(design: object, heaters: object, losses: object, readout: object, taps: object) -> None:
     for name, value, kind in (
         ("design", design, Design),
         ("heaters", heaters, Heaters | None),
         ("losses", losses, Losses | None),
         ("readout", readout, Readout),
+        ("taps", taps, PowerTaps | None),
     ):
         if not isinstance(value, kind):
             raise ArgumentError(f"`Chip({name}=...)` takes one of the parts in `bp.devices.chips`, got {value!r}")
+    if taps is not None and not isinstance(readout, Field):
+        raise ArgumentError(
+            f"`Chip(taps=...)` needs `readout=chips.Field()`, homodyne detectors: in-situ backpropagation sends errors "
+            f"backwards with the phase of the reading, and {readout!r} reads powers, which have none"
+        )
 
 
 def _drawn(
@@ -174,9 +241,10 @@ def _drawn(
     losses: Losses,
     readout: Readout,
     seed: int,
-) -> Build:
-    """All hidden parameters. Each part is drawn in every case, also where its size is 0, so that a chip with one error
-    more keeps the rest.
+) -> tuple[Build, Tensor]:
+    """All hidden parameters, and the losses (modes,) of all inputs, the unwired ones too.
+
+    Each part is drawn in every case, also where its size is 0, so that a chip with one error more keeps the rest.
     """
     generator = torch.Generator().manual_seed(seed)
     blocks, phases = layout.blocks, 2 * layout.blocks
@@ -195,7 +263,7 @@ def _drawn(
     if heaters is not None:
         slopes[order[: heaters.dead]] = -1.0
     spread, level = getattr(readout, "responsivity", 0.0), getattr(readout, "dark", 0.0)
-    return Build(
+    build = Build(
         offset=offsets,
         splitters=errors[:, :splitters],
         slopes=slopes,
@@ -206,3 +274,4 @@ def _drawn(
         dark=level * dark[:ports],
         crosstalk=torch.tensor(heaters.crosstalk if heaters is not None else 0.0, dtype=torch.float64),
     )
+    return build, ends[: layout.modes]

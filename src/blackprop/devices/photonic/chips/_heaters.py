@@ -54,6 +54,12 @@ class Heaters:
         square = (volts / self.v_pi).square()
         return math.pi * square * (1 + self.quartic * square)
 
+    @property
+    def law(self) -> tuple[float, ...]:
+        """The coefficients of ψ in powers of V."""
+        square = math.pi / self.v_pi**2
+        return (0.0, 0.0, square, 0.0, square * self.quartic / self.v_pi**2) if self.quartic else (0.0, 0.0, square)
+
     def volts(self, phases: Tensor) -> Tensor:
         """The voltages whose nominal phase is `phases`, rad, from 0 to `top`."""
         ratio = phases.clamp(0, self.top) / math.pi
