@@ -232,7 +232,7 @@ def test_noise_of_the_detectors_costs_little():
     ids=str,
 )
 def test_a_device_that_does_not_hand_taps_on_is_refused(device):
-    with pytest.raises(IncompatibleError, match="does not declare the capability `taps`|not declared linear"):
+    with pytest.raises(IncompatibleError, match=r"does not declare the capability `taps`|not declared linear"):
         bp.PhysicalLayer(device, InSitu(), bp.surrogates.Frozen())
 
 

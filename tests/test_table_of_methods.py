@@ -65,7 +65,14 @@ def suited(candidate: Candidate) -> bp.Device:
         )
 
     linear, chip = bp.devices.Monarch(70, 20), bp.devices.Chip(bp.devices.chips.Rectangular(), 8, 8)
-    devices = (LightModulator(70, 20), bent(20), bent(10), MZIMesh(70, 20), linear, chip, bent(40))
+    factored = bp.devices.SVDMesh(*(bp.devices.Chip(bp.devices.chips.Rectangular(), 8, 8) for _ in range(2)))
+    others = (
+        bp.devices.Crossbar(70, 20, line=1.0),
+        bp.devices.MirroredDiffraction(9, 4, planes=2),
+        bp.devices.CoupledModes(4, 3, kerr=0.02),
+        factored,
+    )
+    devices = (LightModulator(70, 20), bent(20), bent(10), MZIMesh(70, 20), linear, chip, bent(40), *others)
     return next(device for device in devices if not candidate.why_not(device.declaration))
 
 

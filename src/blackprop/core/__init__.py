@@ -9,6 +9,7 @@ from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._capability import Capability
+from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._nudges import Nudges
@@ -18,6 +19,7 @@ from blackprop.core.capabilities._taps import Taps
 __all__ = [
     "Budget",
     "Capability",
+    "Cells",
     "Cost",
     "Count",
     "Coupling",

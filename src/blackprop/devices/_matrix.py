@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.errors import ArgumentError
@@ -32,7 +33,7 @@ class Matrix(Simulator):
         bound = 1 / math.sqrt(d_in)
         theta = ThetaSpec(d_in * d_out, partial(uniform, d_in * d_out, -bound, bound))
         super().__init__(
-            d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost, capabilities=[ReadBack()]
+            d_in, d_out, theta, linear=True, coupling=Coupling.ELEMENT, cost=cost, capabilities=[ReadBack(), Cells()]
         )
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:

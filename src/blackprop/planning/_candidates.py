@@ -186,7 +186,7 @@ DECLARED: tuple[Candidate, ...] = (
         physics.in_situ,
         lambda spec: (
             f"power taps at all {spec.theta.size} parameters: in-situ backpropagation, 3 rows for each of 8 pairs"
-            + ("; the input gradient is read backwards" if physics.reads_back(spec) else "")
+            + physics.backwards(spec)
         ),
         needs=f"{MATRIX} with power taps at its parameters, whose field is read backwards",
     ),

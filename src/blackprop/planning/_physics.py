@@ -6,14 +6,17 @@ from blackprop.core._declaration import Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import Measurable
 from blackprop.core._query import Purpose
+from blackprop.core.capabilities._cells import Cells
+from blackprop.core.capabilities._fields import Fields
+from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, IncompatibleError
-from blackprop.estimators import FromSurrogate, InSitu
+from blackprop.estimators import Estimator, ForwardMode, FromSurrogate, InSitu, Outer, ScatteringBackprop, Subspace
 from blackprop.planning import _methods as methods
 from blackprop.planning._price import Price
 from blackprop.presets import Method
-from blackprop.surrogates import Reciprocal
+from blackprop.surrogates import Reciprocal, Surrogate
 from blackprop.twins import CalibratedChip
 from blackprop.twins.chips._ways import closed
 
@@ -26,18 +29,54 @@ def reads_back(spec: Declaration) -> bool:
     return spec.linear and spec.has(ReadBack)
 
 
-def is_tapped(spec: Declaration) -> bool:
-    """Whether the device declares all that `InSitu` uses."""
+def serves(estimator: Estimator, spec: Declaration) -> bool:
+    """Whether the device declares all that the estimator uses."""
     try:
-        InSitu().check(spec)
+        estimator.check(spec)
     except IncompatibleError:
         return False
     return True
 
 
+def is_tapped(spec: Declaration) -> bool:
+    return serves(InSitu(), spec)
+
+
+def is_crossbar(spec: Declaration) -> bool:
+    return spec.has(Cells) and serves(Outer(), spec)
+
+
+def has_fields(spec: Declaration) -> bool:
+    return spec.has(Fields) and serves(ScatteringBackprop(), spec)
+
+
+def has_gains(spec: Declaration) -> bool:
+    return spec.has(Gains) and serves(Subspace(), spec)
+
+
 def in_situ(spec: Declaration) -> Method:
     """θ from the taps; the input from the device read backwards, or from a model that follows it."""
-    return Method(InSitu(), Reciprocal() if reads_back(spec) else methods.fitted(spec))
+    return Method(InSitu(), _both_ways(spec))
+
+
+def outer(spec: Declaration) -> Method:
+    """Cells from outer products."""
+    return Method(Outer(), _both_ways(spec))
+
+
+def from_fields(spec: Declaration) -> Method:
+    """θ from the fields of rows and errors; of a device that is not linear, from two drives a row."""
+    return Method(ForwardMode() if spec.linear else ScatteringBackprop(), _both_ways(spec))
+
+
+def subspace(spec: Declaration) -> Method:
+    """The gains alone, from light that arrives from both ends."""
+    return Method(Subspace(8), _both_ways(spec))
+
+
+def _both_ways(spec: Declaration) -> Surrogate:
+    """The input from the device read backwards, or from a model that follows it."""
+    return Reciprocal() if reads_back(spec) else methods.fitted(spec)
 
 
 def reciprocal(spec: Declaration) -> Method:
@@ -49,6 +88,11 @@ def calibrated_chip(spec: Declaration) -> Method:
     """Both gradients from the declared design, calibrated in closed form."""
     surrogate = CalibratedChip(_design(spec))
     return Method(FromSurrogate(surrogate), surrogate)
+
+
+def backwards(spec: Declaration) -> str:
+    """The addition to a reason where the input gradient is read backwards, too."""
+    return "; the input gradient is read backwards" if reads_back(spec) else ""
 
 
 def is_chip(spec: Declaration) -> bool:

@@ -11,6 +11,7 @@ from blackprop.planning._asked import Asked
 from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
 from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip
 from blackprop.planning._price import Price, dry_price
+from blackprop.planning._two_way import SUBSPACE, TWO_WAY
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._inquiry import most
 from blackprop.presets import Method
@@ -56,6 +57,7 @@ def _chip_reason(spec: Declaration) -> str:
 
 CANDIDATES: tuple[Candidate, ...] = (
     *DECLARED[:2],
+    *TWO_WAY,
     Candidate(
         CHIP,
         Quality.EXACT,
@@ -77,5 +79,6 @@ CANDIDATES: tuple[Candidate, ...] = (
         needs=f"a device of vectors that declares no coupling, of more than {SMALL} parameters",
         divide=_method,
     ),
+    SUBSPACE,
     *DECLARED[-5:],
 )

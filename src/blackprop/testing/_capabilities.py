@@ -11,12 +11,13 @@ from blackprop.core._procedure import ask
 from blackprop.core._query import Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Capability
+from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import IncompatibleError
-from blackprop.estimators import Estimator, ForwardMode, InSitu, ScatteringBackprop, Subspace
+from blackprop.estimators import Estimator, ForwardMode, InSitu, Outer, ScatteringBackprop, Subspace
 from blackprop.testing._bench import normal
 from blackprop.testing._probe import SIGMAS, Probe
 
@@ -143,6 +144,18 @@ def check_taps(probe: Probe) -> None:
     g = capability_rows(probe, probe.spec.capability(ReadBackField))
     found = _estimate(probe, claim, estimator, probe.x, g)
     wrong = "the slope of the readings: a tap is missing, in another place, or of another sign"
+    _check_slopes(probe, claim, found, g, APART * float(found.norm()), wrong)
+
+
+def check_cells(probe: Probe) -> None:
+    """The outer product is the slope of `⟨g, f(x; θ)⟩`, within the noise and a part that wires and stuck cells take."""
+    if not probe.spec.has(Cells):
+        return
+    claim, estimator = "cells give the gradient", Outer()
+    _require_served(probe, claim, estimator, "a linear device with a parameter for each cell")
+    g = capability_rows(probe, ReadBack())
+    found = _estimate(probe, claim, estimator, probe.x, g)
+    wrong = "the slope of the readings: the slope of a cell is another one, or parameters lie in another order"
     _check_slopes(probe, claim, found, g, APART * float(found.norm()), wrong)
 
 

@@ -26,6 +26,7 @@ from blackprop.testing._bench import (
 )
 from blackprop.testing._capabilities import (
     check_capabilities,
+    check_cells,
     check_fields,
     check_gains,
     check_reciprocity,
@@ -105,6 +106,7 @@ def check_device(
     check_taps(probe)
     check_fields(probe)
     check_gains(probe)
+    check_cells(probe)
     stays = torch.equal(first, kept)
     bench.settle(stays, "readings stay", "yes" if stays else "one changed after it was returned", "yes")
     bench.note("global random streams", f"it moves {moved_since(before)}" if moved_since(before) else "untouched")

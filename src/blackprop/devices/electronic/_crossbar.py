@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator, apply_matrix
@@ -113,7 +114,8 @@ class ConductanceArray(Simulator):
         size = self.bit_lines * d_in
         theta = ThetaSpec(size, partial(uniform, size, g_min, 1.0), low=0.0)
         coupling = Coupling.NONE if reference or line else Coupling.ROW
-        super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost, capabilities=[ReadBack()])
+        known = [ReadBack(), Cells(scale, "reference" if reference else "pairs")]
+        super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost, capabilities=known)
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return apply_matrix(self.coefficients(theta), x)
@@ -183,7 +185,8 @@ class Crossbar(Simulator):
             raise ArgumentError(f"`Crossbar(stuck=...)` takes two parts of the cells below 1 together, got {stuck}")
         coupling = Coupling.NONE if line else Coupling.ELEMENT
         theta = ThetaSpec(d_in * d_out, partial(uniform, d_in * d_out, -0.5, 0.5), low=-1.0, high=1.0)
-        super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost, capabilities=[ReadBack()])
+        known = [ReadBack(), Cells(1 / math.sqrt(d_in))]
+        super().__init__(d_in, d_out, theta, linear=True, coupling=coupling, cost=cost, capabilities=known)
         self.memristor = memristor
         span = 1 - memristor.g_min
         scale = (2 if reference else 1) / (span * math.sqrt(d_in))

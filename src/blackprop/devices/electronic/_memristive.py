@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blackprop.core._query import Query, same_setting
 from blackprop.core.capabilities._capability import find
+from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._simulator import apply_matrix
 from blackprop.devices._wrapper import Wrapper
@@ -38,7 +39,7 @@ class Memristive(Wrapper):
     - `clock` (s, default `time.monotonic`): t, read once a round.
     """
 
-    survives = (ReadBack,)
+    survives = (ReadBack, Cells)
 
     def __init__(self, crossbar: Crossbar, *, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(crossbar, Crossbar):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure
-from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.core.capabilities._cells import Cells, Lines, check_cells_of
+from blackprop.errors import IncompatibleError
 from blackprop.estimators._base import Estimator
-
-Lines = Literal["single", "pairs", "reference"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,9 @@ class Outer(Estimator):
 
     **Arguments:**
 
-    - `slope` (default 1): `∂A/∂θ` of a cell. A wrong one scales the gradient.
-    - `lines` (default `"single"`): the bit lines of an output.
+    - `slope` (default None: that of the capability `Cells`, 1 where it is not declared): `∂A/∂θ` of a cell. A wrong one
+      scales the gradient.
+    - `lines` (default None: those of `Cells`, `"single"` where it is not declared): the bit lines of an output.
 
     **Raises** `ArgumentError` for a slope that is zero or not finite; `IncompatibleError` for a device that is not
     declared linear, or has another number of parameters.
@@ -46,14 +44,12 @@ class Outer(Estimator):
     Source: Burr et al., Adv. Phys. X 2, 89 (2017), section 3, for backpropagation in crossbars.
     """
 
-    slope: float = 1.0
-    lines: Lines = "single"
+    slope: float | None = None
+    lines: Lines | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.slope) or self.slope == 0:
-            raise ArgumentError(f"`Outer(slope=...)` must be finite and not zero, got {self.slope}")
-        if self.lines not in get_args(Lines):
-            raise ArgumentError(f"`Outer(lines=...)` is one of {', '.join(get_args(Lines))}, got {self.lines!r}")
+        standard = Cells()
+        check_cells_of(self, *self._of(standard))
 
     @property
     def bias_order(self) -> int | None:
@@ -62,21 +58,32 @@ class Outer(Estimator):
     def check(self, spec: Declaration) -> None:
         if not spec.linear:
             raise IncompatibleError(f"`Outer` needs a linear device and {spec.name} is not declared linear")
-        bit_lines = {"single": spec.d_out, "pairs": 2 * spec.d_out, "reference": spec.d_out + 1}[self.lines]
+        _, lines = self._of(_cells(spec))
+        bit_lines = {"single": spec.d_out, "pairs": 2 * spec.d_out, "reference": spec.d_out + 1}[lines]
         if spec.theta.size != bit_lines * spec.d_in:
             raise IncompatibleError(
-                f"`Outer(lines={self.lines!r})` needs {bit_lines} × {spec.d_in} parameters, one a cell, and "
+                f"`Outer(lines={lines!r})` needs {bit_lines} × {spec.d_in} parameters, one a cell, and "
                 f"{spec.name} has {spec.theta.size}"
             )
 
     def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
-        del theta, y, spec, generator
-        outer = self.slope * (grad_y.flatten(1).mT @ x.flatten(1))
-        if self.lines == "pairs":
+        del theta, y, generator
+        slope, lines = self._of(_cells(spec))
+        outer = slope * (grad_y.flatten(1).mT @ x.flatten(1))
+        if lines == "pairs":
             outer = torch.stack((outer, -outer), 1)
-        elif self.lines == "reference":
+        elif lines == "reference":
             outer = torch.cat((outer, -outer.sum(0, keepdim=True)))
         return outer.flatten()
         yield  # a procedure without queries
+
+    def _of(self, cells: Cells) -> tuple[float, Lines]:
+        """The slope and the lines on a device with these cells."""
+        slope = cells.slope if self.slope is None else self.slope
+        return slope, cells.lines if self.lines is None else self.lines
+
+
+def _cells(spec: Declaration) -> Cells:
+    return spec.capability(Cells) if spec.has(Cells) else Cells()
