@@ -4,17 +4,19 @@ BIN := .venv/bin
 # Stamps: what the demo needs is installed, and what the checks need, which is everything.
 READY_TO_RUN := .venv/ready-to-run
 READY := .venv/ready
+READY_FOR_DOCS := .venv/ready-for-docs
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo report-example test check format clean
+.PHONY: help setup demo report-example docs test check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
 	@echo "make report-example  an example of the page that blackprop report makes (2 minutes)"
 	@echo "make test    install everything, then run every check"
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
+	@echo "make docs    the documentation site, in docs/_build/html (2 minutes)"
 	@echo "make format  put the code into its one layout"
 
 setup: $(READY)
@@ -29,6 +31,11 @@ $(READY): pyproject.toml constraints.txt
 	$(INSTALL) ".[recipes,tensorboard,language,lab,ray,dev]"
 	@touch $(READY_TO_RUN) $@
 
+$(READY_FOR_DOCS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) ".[recipes,lab,docs]"
+	@touch $(READY_TO_RUN) $@
+
 demo: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --jobs 2 --run-dir $(DEMO) --overwrite
 
@@ -36,6 +43,10 @@ report-example: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --methods oracle frozen paper default row memory --epochs 10 --samples 20 \
 		--read-noise 0.02 --run-dir runs/example --overwrite
 	$(BIN)/blackprop report runs/example --output runs/example/report.html
+
+docs: $(READY_FOR_DOCS)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs 2 --quiet docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 test: $(READY)
 	@$(MAKE) --no-print-directory check
