@@ -13,6 +13,7 @@ from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._nudges import Nudges
+from blackprop.core.capabilities._pulse import Pulse
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
 
@@ -30,6 +31,7 @@ __all__ = [
     "Measure",
     "Nudges",
     "Procedure",
+    "Pulse",
     "Purpose",
     "Query",
     "ReadBack",

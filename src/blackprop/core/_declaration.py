@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +40,18 @@ class Cost:
     - `row` (s, default 0): to send one row and read it.
     - `actions` (s, default none): by the name of a capability, for one of its units; a capability whose unit is the row
       costs a row where it is not named.
+    - `pulse` (s, default None): for a slot of the pulse trains of a device that declares `Pulse`, the same as
+      `actions={"pulse": ...}`.
     """
 
     programming: float = 0.0  # s
     row: float = 0.0  # s
     actions: Mapping[str, float] = field(default_factory=dict)  # s a unit
+    pulse: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, pulse: float | None) -> None:
+        if pulse is not None:
+            object.__setattr__(self, "actions", {**self.actions, "pulse": pulse})
         if not all(seconds >= 0 for seconds in (self.programming, self.row, *self.actions.values())):
             raise ArgumentError(f"`Cost` takes seconds that are not negative, got {self}")
 

@@ -14,12 +14,14 @@ from blackprop.devices._resampling import Resampling
 from blackprop.devices._rollout import Rollout
 from blackprop.devices._simulator import Simulator
 from blackprop.devices._wrapper import Wrapper
+from blackprop.devices.electronic import cells
 from blackprop.devices.electronic._crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
 from blackprop.devices.electronic._diodes import Diodes, ExponentialDiodes, IdealDiodes
 from blackprop.devices.electronic._in_memory import InMemoryODE
 from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.electronic._resistive import Branches, ResistiveNetwork, doubled, paired
 from blackprop.devices.electronic._spiking_neuron import Biases, SpikingNeurons
+from blackprop.devices.electronic.pulsed._crossbar import PulsedCrossbar
 from blackprop.devices.photonic import chips
 from blackprop.devices.photonic._coupled_modes import CoupledModes
 from blackprop.devices.photonic._diffraction import Diffraction
@@ -84,6 +86,7 @@ __all__ = [
     "Monarch",
     "MultimodeFibre",
     "Noisy",
+    "PulsedCrossbar",
     "Quantised",
     "Resampling",
     "Reservoir",
@@ -99,6 +102,7 @@ __all__ = [
     "ThreeSplitterMesh",
     "Wrapper",
     "as_built",
+    "cells",
     "chips",
     "doubled",
     "from_callable",

@@ -10,5 +10,6 @@ from blackprop.testing._device import check_device
 from blackprop.testing._estimator import check_estimator
 from blackprop.testing._optimizer import check_optimizer
 from blackprop.testing._surrogate import check_surrogate
+from blackprop.testing.pulsed._check import check_pulsed
 
-__all__ = ["Report", "check_device", "check_estimator", "check_optimizer", "check_surrogate"]
+__all__ = ["Report", "check_device", "check_estimator", "check_optimizer", "check_pulsed", "check_surrogate"]

@@ -14,6 +14,7 @@ from blackprop.core.capabilities._capability import Capability
 from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._gains import Gains
+from blackprop.core.capabilities._pulse import Pulse
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import IncompatibleError
@@ -58,8 +59,8 @@ def _check(probe: Probe, capability: Capability) -> None:
     (reading,) = _readings(probe, claim, queries[1:2])
     wanted = (len(rows), *capability.reading_shape(spec))
     probe.bench.require(tuple(reading.shape) == wanted, claim, str(tuple(reading.shape)), str(wanted))
-    if capability.writes:
-        probe.bench.note(claim, f"{wanted}, writes")
+    if capability.writes or capability.lasting:
+        probe.bench.note(claim, f"{wanted}, {'writes' if capability.writes else 'lasts'}")
         return
     text = probe.alike(
         claim,
@@ -98,6 +99,8 @@ def capability_rows(probe: Probe, capability: Capability) -> Tensor:
     if capability.row_shape(probe.spec) == probe.spec.in_shape:
         return probe.x
     x = normal((len(probe.x), *capability.row_shape(probe.spec)), torch.Generator().manual_seed(0))
+    if isinstance(capability, Pulse):
+        return capability.trains(probe.x.flatten(1), capability.granularity * x[:, : probe.spec.d_out].to(probe.x))
     return (x / x.abs().max()).to(probe.x)
 
 

@@ -34,6 +34,8 @@ class Capability(abc.ABC):
     - `unit`: `"rows"` (default) if one row sent is one row of the device, which the ledger then also counts as a row.
       Any other word, as `"pulses"`, is a currency of its own; `amount` returns the units that a query spends.
     - `writes`: whether it changes the setting that the device holds (default False).
+    - `lasting`: whether it moves a state that the device keeps beside its setting (default False). Such a query is
+      never sent twice, and a farm does not spread it.
     - `per_parameter`: whether its description follows the order of θ; a wrapper that renumbers θ drops it (default
       False).
     """
@@ -41,6 +43,7 @@ class Capability(abc.ABC):
     name: ClassVar[str]
     unit: ClassVar[str] = "rows"
     writes: ClassVar[bool] = False
+    lasting: ClassVar[bool] = False
     per_parameter: ClassVar[bool] = False
 
     def row_shape(self, spec: Declaration) -> Shape:

@@ -234,9 +234,9 @@ class Farm(Device):
 
 
 def shared_by(devices: Sequence[Device]) -> tuple[Capability, ...]:
-    """The capabilities that all members declare alike, without those that write: each keeps that state to itself."""
+    """The capabilities that all members declare alike, without those that move a state: each keeps it to itself."""
     first, *others = (device.capabilities for device in devices)
-    return tuple(each for each in first if not each.writes and all(each in other for other in others))
+    return tuple(each for each in first if not (each.writes or each.lasting) and all(each in other for other in others))
 
 
 def _check_alike(devices: list[Device]) -> None:

@@ -31,7 +31,7 @@ class Retrying(PassThrough):
     round is repeated only if `also` names this error. Instruments (`VisaDevice`, `QcodesDevice`, `CameraModulator`)
     raise it if an answer was lost after a command was sent: name it if driving a row twice does no harm. After other
     errors, such as a setting outside the limits, a repetition would fail again, so there is none. Rounds with a
-    capability that writes (pulses) are not repeated, because they would move the device twice.
+    capability that writes or lasts (`Pulse`) are not repeated, because they would move the device twice.
 
     **Booked** in `repeated()`: every further round that may have been measured, whole. After `UnreachableError` and
     `BusyError` a round was not measured and is not booked. The last failure is raised as `InDoubtError` if a round may
@@ -75,7 +75,7 @@ class Retrying(PassThrough):
 
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         held, queries = self.programmed, Round.of(queries)
-        if any(kind is not None and kind.writes for kind in queries.kinds):
+        if any(kind is not None and (kind.writes or kind.lasting) for kind in queries.kinds):
             return self.device.measure(queries)
         asked: list[Asked] = []
 

@@ -1,0 +1,101 @@
+"""A cell fitted to measured curves of pulses and conductance."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blackprop.devices.electronic.cells._piecewise import PiecewiseStep
+from blackprop.errors import ArgumentError
+
+ALIKE = 1e-12
+
+
+class MeasuredCell(NamedTuple):
+    """A fit to measured curves.
+
+    - `cell`: the fitted cell; its weight is 0 in the middle of the measured range, and ±1 at its ends.
+    - `residual_up`, `residual_down`: root mean square of the steps that the fit does not explain, in units of the mean
+      step. This is the noise of a pulse and the error of the fit together.
+    - `steps_up`, `steps_down`: the number of measured steps.
+    """
+
+    cell: PiecewiseStep
+    residual_up: float
+    residual_down: float
+    steps_up: int
+    steps_down: int
+
+
+def from_measurements(path: str | Path, *, nodes: int = 5) -> MeasuredCell:
+    """Fit a `PiecewiseStep` to measured curves: least squares of the steps over hat functions of the weight.
+
+    - `path`: a CSV file with a header and the columns `direction` (up or down, 1 or −1: that of the pulse before the
+      reading; empty for the first reading of a curve) and `conductance` (any unit, read after each pulse).
+    - `nodes` (default 5): nodes of the fit for each direction, at least 2.
+
+    Spreads from cell to cell are 0: give them with `dataclasses.replace`.
+
+    **Raises** `ArgumentError` for a file without these columns, and for fewer steps than nodes in a direction.
+    """
+    if not (isinstance(nodes, int) and nodes >= 2):
+        raise ArgumentError(f"`from_measurements(nodes=...)` must be a whole number from 2, got {nodes!r}")
+    direction, g = _read(Path(path))
+    low, high = float(g.min()), float(g.max())
+    if not high - low > ALIKE * max(abs(low), abs(high)):
+        raise ArgumentError(f"the conductance in {path} does not change: the pulses move no cell")
+    w = (2 * g - high - low) / (high - low)
+    steps, before = w[1:] - w[:-1], w[:-1]
+    fitted, residual, count = {}, {}, {}
+    for name, sign in (("up", 1), ("down", -1)):
+        at = direction[1:] == sign
+        count[name] = int(at.sum())
+        if count[name] < nodes:
+            raise ArgumentError(f"{path} has {count[name]} steps {name}, and {nodes} nodes need at least as many")
+        size = sign * steps[at]
+        hats = _hats(before[at], nodes)
+        found = torch.linalg.lstsq(hats, size[:, None], driver="gelsd").solution.squeeze(1).clamp_min(0)
+        fitted[name], residual[name] = found, float((size - hats @ found).square().mean().sqrt())
+    step = float(torch.cat([fitted["up"], fitted["down"]]).mean())
+    if not step > 0:
+        raise ArgumentError(f"the steps in {path} go against their direction: are `up` and `down` exchanged?")
+    noise = math.sqrt((residual["up"] ** 2 + residual["down"] ** 2) / 2) / step
+    spreads = dict.fromkeys(("step_spread", "high_spread", "low_spread", "asymmetry_spread"), 0.0)
+    cell = PiecewiseStep(
+        step=step,
+        high=1.0,
+        low=-1.0,
+        noise=noise,
+        nodes_up=tuple((fitted["up"] / step).tolist()),
+        nodes_down=tuple((fitted["down"] / step).tolist()),
+        **spreads,
+    )
+    return MeasuredCell(cell, residual["up"] / step, residual["down"] / step, count["up"], count["down"])
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor]:
+    """The directions (0 where a curve begins) and the conductances."""
+    words = {"up": 1, "1": 1, "+1": 1, "down": -1, "-1": -1, "": 0, "0": 0}
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"direction", "conductance"} <= set(rows.fieldnames or ()):
+            raise ArgumentError(f"{path} needs the columns direction and conductance, got {rows.fieldnames}")
+        try:
+            pairs = [(words[row["direction"].strip().lower()], float(row["conductance"])) for row in rows]
+        except (KeyError, ValueError, AttributeError) as error:
+            raise ArgumentError(f"{path} has a row that cannot be read: {error!r}") from error
+    if len(pairs) < 2 or not all(math.isfinite(g) for _, g in pairs):
+        raise ArgumentError(f"{path} needs at least two finite conductances, got {len(pairs)} rows")
+    direction, g = zip(*pairs, strict=True)
+    return torch.tensor(direction), torch.tensor(g, dtype=torch.float64)
+
+
+def _hats(w: Tensor, nodes: int) -> Tensor:
+    """The hat functions (n, nodes) over −1 to 1 at w (n,)."""
+    places = torch.linspace(-1, 1, nodes, dtype=w.dtype)
+    return (1 - (w[:, None] - places).abs() * (nodes - 1) / 2).clamp_min(0)

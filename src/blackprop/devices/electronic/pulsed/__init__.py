@@ -1,0 +1,1 @@
+"""Crossbars whose cells are moved by pulses."""
