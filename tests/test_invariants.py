@@ -51,8 +51,9 @@ def test_no_code_measures_but_the_driver_and_what_stands_for_a_device():
         if verb in ("measure", "program", "read") and owner(call).split(".")[-1] in ("device", "_device", "inner")
     }
     timed = ("characterisation/_clock.py", "self.device.measure")  # a device around a device, whose rounds are timed
-    nudged = ("core/capabilities/_nudges.py", "device.read")  # a capability is performed by the device that declares it
-    assert found == {("core/_metered.py", "device.measure"), timed, nudged}
+    # A capability is performed by the device that declares it.
+    performed = {(f"core/capabilities/_{name}.py", "device.read") for name in ("nudges", "cells")}
+    assert found == {("core/_metered.py", "device.measure"), timed, *performed}
 
 
 def test_the_laboratory_asks_a_device_for_itself_only_to_park_it():

@@ -92,9 +92,9 @@ class Factored:
     value: str = "svd-mesh"
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> SVDMesh:
-        parts = {"offset": 0.2 * self.errors, "splitter": 0.05 * self.errors}
-        right = Chip(chips.Rectangular(), d_in, self.gains, seed=2 * seed, **parts)
-        left = Chip(chips.Rectangular(), self.gains, d_out, seed=2 * seed + 1, **parts)
+        offset, splitter = 0.2 * self.errors, 0.05 * self.errors
+        right = Chip(chips.Rectangular(), d_in, self.gains, offset=offset, splitter=splitter, seed=2 * seed)
+        left = Chip(chips.Rectangular(), self.gains, d_out, offset=offset, splitter=splitter, seed=2 * seed + 1)
         device = SVDMesh(right, left)
         if self.starts:
             start = self.starts[SIZES.index((d_in, d_out))]
