@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from blackprop.experiments import (
+    Callback,
     Default,
     Digits,
     Existing,
@@ -100,14 +101,8 @@ def choose(
     return found, [run(found, seed) for seed in seeds]
 
 
-class OneLine:
+class OneLine(Callback):
     """One line a finished run."""
-
-    def step(self, progress: Mapping[str, Any]) -> None:
-        pass
-
-    def evaluated(self, line: Mapping[str, Any]) -> None:
-        pass
 
     def finished(self, result: Mapping[str, Any]) -> None:
         print(f"  {result['method']} {result['device']} seed {result['seed']}: {result['accuracy']:.4f}", flush=True)

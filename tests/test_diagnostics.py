@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import blackprop as bp
 from blackprop.errors import NoisyGradientWarning
 from blackprop.experiments import (
+    Callback,
     Default,
     Digits,
     FrozenReference,
@@ -32,17 +33,6 @@ from blackprop.nn._diagnostics import MEMORY
 from support import draw
 
 SIZE = 20_000
-
-
-class Silent:
-    def step(self, progress):
-        pass
-
-    def evaluated(self, line):
-        pass
-
-    def finished(self, result):
-        pass
 
 
 def metered(share: float, steps: int, size: int = SIZE, seed: int = 0) -> SignalMeter:
@@ -251,7 +241,7 @@ def test_training_with_noise_is_warned_of_and_with_the_exact_gradient_is_not():
 def test_the_lines_of_metrics_tell_how_the_training_stands(tmp_path):
     task = Digits(epochs=2, batch_size=256, network=DigitNetwork.HYBRID)
     methods = (OracleReference(), FrozenReference(), Default(), Paper(rank=4, samples=3))
-    compare(Grid(task, methods, (Hardware.MICRORING,)), tmp_path / "run", Silent())
+    compare(Grid(task, methods, (Hardware.MICRORING,)), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = {line["method"]: line for line in lines}
     (oracle,), (frozen,), (default,), (paper,) = (last[method.name]["layers"].values() for method in methods)
@@ -273,7 +263,7 @@ def test_the_progress_line_tells_it_in_short():
 
     told = []
 
-    class Listening(Silent):
+    class Listening(Callback):
         def step(self, progress):
             told.append(step_line(progress))
 

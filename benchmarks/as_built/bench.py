@@ -30,6 +30,7 @@ from evolution import Evolution, Normed
 
 from blackprop.experiments import (
     AllowanceGrid,
+    Callback,
     Default,
     Digits,
     FrozenReference,
@@ -88,14 +89,8 @@ ENTRIES: dict[str, Entry] = {
 QUICK = ("oracle", "frozen", "default", "paper", "spsa", "snes", "sep-cma")
 
 
-class OneLine:
+class OneLine(Callback):
     """A callback that prints a line a result."""
-
-    def step(self, progress: Mapping[str, Any]) -> None:
-        pass
-
-    def evaluated(self, line: Mapping[str, Any]) -> None:
-        pass
 
     def finished(self, result: Mapping[str, Any]) -> None:
         named = [result[name] for name in ("device", "method", "batches", "rate", "seed")]

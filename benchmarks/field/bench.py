@@ -26,6 +26,7 @@ from local_method import LocalLearning
 
 from blackprop.experiments import (
     AllowanceGrid,
+    Callback,
     Default,
     Digits,
     DirectFeedbackAlignment,
@@ -76,14 +77,8 @@ DEVICES = (
 EPOCHS = {"digits": 10, "mnist": 2, "speech-digits": 6}
 
 
-class OneLine:
+class OneLine(Callback):
     """A callback that tells a line a result."""
-
-    def step(self, progress: Mapping[str, Any]) -> None:
-        pass
-
-    def evaluated(self, line: Mapping[str, Any]) -> None:
-        pass
 
     def finished(self, result: Mapping[str, Any]) -> None:
         named = [result[name] for name in ("task", "device", "method", "batches", "rate", "seed")]

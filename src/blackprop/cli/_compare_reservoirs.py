@@ -14,6 +14,7 @@ from rich.console import Console
 
 from blackprop.errors import ArgumentError, DataError
 from blackprop.experiments.comparison._within import AllowanceGrid, compare_within
+from blackprop.experiments.engine._callbacks import Callback
 from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Perturbative, Spsa
 from blackprop.experiments.methods._methods import Default, FrozenReference, OracleReference, TrainingMethod
 from blackprop.experiments.report._table import reservoir_table
@@ -100,16 +101,10 @@ class CompareReservoirs:
 
 
 @dataclass(frozen=True)
-class _OneLine:
+class _OneLine(Callback):
     """A callback that prints one line a result."""
 
     console: Console
-
-    def step(self, progress: Mapping[str, Any]) -> None:
-        del progress
-
-    def evaluated(self, line: Mapping[str, Any]) -> None:
-        del line
 
     def finished(self, result: Mapping[str, Any]) -> None:
         known, metric = result["metric"] in result, result["metric"]

@@ -10,14 +10,12 @@ from typing import Any, Protocol
 class Callback(Protocol):
     """Follow every step, evaluation and result. Each argument is a mapping of JSON-compatible values.
 
+    A subclass may override some of the methods.
+
     ```python
     class Print(Callback):
-        def step(self, progress): ...
-
         def evaluated(self, line):
             print(line["step"], line["accuracy"])
-
-        def finished(self, result): ...
 
     train(trial, callback=Print())
     ```
@@ -25,15 +23,12 @@ class Callback(Protocol):
 
     def step(self, progress: Mapping[str, Any]) -> None:
         """Follow an optimizer step: the trial's key, the step and the total, the loss, the rows and programmings."""
-        ...
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Follow an evaluation: the line of metrics.jsonl."""
-        ...
 
     def finished(self, result: Mapping[str, Any]) -> None:
         """Follow the end of a trial: its result, as in summary.json and results.jsonl."""
-        ...
 
 
 @dataclass(frozen=True)

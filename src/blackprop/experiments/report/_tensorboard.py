@@ -8,9 +8,10 @@ from typing import Any
 
 from blackprop._extras import install
 from blackprop.errors import BlackpropError
+from blackprop.experiments.engine._callbacks import Callback
 
 
-class TensorBoardCallback:
+class TensorBoardCallback(Callback):
     """A callback that writes scalars of every evaluation to `path/<method>.<device>.<seed>`. Show them with
     `tensorboard --logdir path`. A resumed run overwrites the steps that it repeats.
     """
@@ -22,9 +23,6 @@ class TensorBoardCallback:
             raise BlackpropError(f"TensorBoard logs need the extra `tensorboard`: {install('tensorboard')}") from error
         self.path, self._make = path, SummaryWriter
         self._writers: dict[str, Any] = {}
-
-    def step(self, progress: Mapping[str, Any]) -> None:
-        pass
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         name = ".".join(str(line[part]) for part in ("method", "device", "seed"))
