@@ -63,10 +63,10 @@ class ImperfectMesh(Mesh):
 
     def transfer_with(self, x: Tensor, theta: Tensor, offset: Tensor, errors: Tensor) -> Tensor:
         """The same mesh with other errors, differentiable in them too."""
-        return self._read_out(self._propagate(x, self._erring(theta, offset, errors)))
+        return self._readings(x, self._erring(theta, offset, errors))
 
-    def _field(self, x: Tensor, theta: Tensor) -> Tensor:
-        return self._propagate(x, self._erring(theta, self.offset.to(theta), self.errors.to(theta)))
+    def _numbers(self, theta: Tensor) -> Tensor:
+        return self._erring(theta, self.offset.to(theta), self.errors.to(theta))
 
     def _erring(self, theta: Tensor, offset: Tensor, errors: Tensor) -> Tensor:
         """Return the parameters of the blocks (..., blocks, 2 phases and the splitters' ε)."""

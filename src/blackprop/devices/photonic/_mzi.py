@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, final
 
@@ -16,12 +17,14 @@ from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.devices._matrix import normal
-from blackprop.devices._simulator import Simulator
+from blackprop.devices._simulator import Simulator, apply_matrix
 from blackprop.devices.photonic._blocks import Blocks
 from blackprop.devices.photonic._light import Factors, arms, inside, powers, splitter, turned
+from blackprop.devices.photonic.compiled._mesh import Light, readings
 from blackprop.errors import ArgumentError
 
 CHUNK_BYTES = 2 * 2**20  # coefficients held at a time: they stay in the cache, and a large mesh stays out of memory
+MANY = 2  # times the inputs: so many rows cost more than the matrix
 
 Place = tuple[int, int]  # a factor of a block, and one of its two arms
 PUSH_PULL = ((0.0, 0.0, 1.0), (1.0, -1.0, 0.0))  # taps: φ upper, φ lower, θ
@@ -86,7 +89,7 @@ class Mesh(Simulator):
         return self._programmed
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
-        return self._read_out(self._field(x, theta))
+        return self._readings(x, self._numbers(theta))
 
     def setting_bytes(self, rows: int) -> int:
         # A setting twice; the field before and after a column; that column's coefficients.
@@ -96,7 +99,27 @@ class Mesh(Simulator):
         return field.real[..., : self.out_shape[0]].contiguous()
 
     def _field(self, x: Tensor, theta: Tensor) -> Tensor:
-        return self._propagate(x, theta.unflatten(-1, (-1, 2)))
+        return self._propagate(x, self._numbers(theta))
+
+    def _numbers(self, theta: Tensor) -> Tensor:
+        """Return the arguments of `_blocks` (..., blocks, numbers) at the setting theta."""
+        return theta.unflatten(-1, (-1, 2))
+
+    def _readings(self, x: Tensor, numbers: Tensor) -> Tensor:
+        """Return `Re(U x)` (..., rows, d_out). Rows far more than the inputs meet the matrix, made from unit rows."""
+        inputs = self.in_shape[0]
+        light = Light(self.modes, self.out_shape[0], self._compiled_blocks(), self._plain)
+        if x.dim() < 2 or x.shape[-2] < MANY * inputs or x.dtype != numbers.dtype:
+            return readings(light, x, numbers)
+        unit = torch.eye(inputs, dtype=x.dtype, device=x.device)
+        return apply_matrix(readings(light, unit, numbers).mT, x)
+
+    def _compiled_blocks(self) -> Callable[[Tensor], Blocks] | None:
+        """Return the blocks for compiled code; None for those of `MZIMesh`, which has its own."""
+        return self._blocks
+
+    def _plain(self, x: Tensor, numbers: Tensor) -> Tensor:
+        return self._read_out(self._propagate(x, numbers))
 
     def _propagate(self, x: Tensor, settings: Tensor) -> Tensor:
         """Return the amplitudes U x behind the mesh (..., rows, N), complex.
@@ -179,6 +202,9 @@ class MZIMesh(Mesh):
         dark = torch.zeros_like(cp)
         a, b = torch.complex(ct * sp, st * sp), torch.complex(ct * cp, st * cp)
         return a, b, torch.complex(cp, dark), torch.complex(-sp, dark)
+
+    def _compiled_blocks(self) -> None:
+        return None
 
 
 @final

@@ -1,0 +1,1 @@
+"""Light through a mesh in compiled code, where Numba is installed."""
