@@ -9,14 +9,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo report-example docs test check format clean
+.PHONY: help setup demo report-example docs gallery test check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
 	@echo "make report-example  an example of the page that blackprop report makes (2 minutes)"
 	@echo "make test    install everything, then run every check"
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
-	@echo "make docs    the documentation site, in docs/_build/html (2 minutes)"
+	@echo "make docs    the documentation site, in docs/_build/html (6 minutes, most of them for the gallery)"
+	@echo "make gallery  run every script of the gallery (4 minutes)"
 	@echo "make format  put the code into its one layout"
 
 setup: $(READY)
@@ -47,6 +48,10 @@ report-example: $(READY_TO_RUN)
 docs: $(READY_FOR_DOCS)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs 2 --quiet docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+gallery: $(READY_FOR_DOCS)
+	@for script in examples/gallery/plot_*.py; do \
+		echo "$$script"; MPLBACKEND=agg timeout 120 $(BIN)/python -W ignore::UserWarning $$script || exit 1; done
 
 test: $(READY)
 	@$(MAKE) --no-print-directory check

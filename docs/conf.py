@@ -22,10 +22,11 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
     "_extension",
 ]
-exclude_patterns = ["_build", "_extension"]
-source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build", "_extension", "sg_execution_times.rst", "gallery/sg_execution_times.rst"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # the README begins its sections where it likes
@@ -37,6 +38,20 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 viewcode_line_numbers = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"plot_.*\.py",
+    "reset_modules": ("_extension.gallery.start",),
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "min_reported_time": 0,
+    "show_memory": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+}
 
 html_theme = "furo"
 html_title = f"blackprop {release}"
