@@ -5,11 +5,12 @@ BIN := .venv/bin
 READY_TO_RUN := .venv/ready-to-run
 READY := .venv/ready
 READY_FOR_DOCS := .venv/ready-for-docs
+READY_FOR_DIST := .venv/ready-for-dist
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo report-example docs gallery test check format clean
+.PHONY: help setup demo report-example docs gallery dist test check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
@@ -17,6 +18,7 @@ help:
 	@echo "make test    install everything, then run every check"
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
 	@echo "make docs    the documentation site, in docs/_build/html (6 minutes, most of them for the gallery)"
+	@echo "make dist    wheel and source package in dist/, checked, and tried in an empty environment (3 minutes)"
 	@echo "make gallery  run every script of the gallery (4 minutes)"
 	@echo "make format  put the code into its one layout"
 
@@ -37,6 +39,11 @@ $(READY_FOR_DOCS): pyproject.toml constraints.txt
 	$(INSTALL) ".[recipes,lab,docs]"
 	@touch $(READY_TO_RUN) $@
 
+$(READY_FOR_DIST): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) ".[release]"
+	@touch $@
+
 demo: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --jobs 2 --run-dir $(DEMO) --overwrite
 
@@ -53,6 +60,12 @@ gallery: $(READY_FOR_DOCS)
 	@for script in examples/gallery/plot_*.py; do \
 		echo "$$script"; MPLBACKEND=agg timeout 120 $(BIN)/python -W ignore::UserWarning $$script || exit 1; done
 
+dist: $(READY_FOR_DIST)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py dist
+
 test: $(READY)
 	@$(MAKE) --no-print-directory check
 
@@ -68,4 +81,4 @@ format: $(READY)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs dist docs/_build docs/gallery
