@@ -68,6 +68,8 @@ class Reciprocal(Surrogate):
             return torch.zeros_like(x)
         # Rows as large as the mean row of G, so that a detector's noise is met as it would be by G.
         size = g.norm() / len(g) ** 0.5
+        if (limit := self.spec.capability(ReadBack).limit) is not None:  # or as large as the sources send
+            size = size.minimum(limit / right[:count].abs().max())
         rows = (size * right[:count]).unflatten(1, self.spec.out_shape)
         (read,) = yield from in_rounds([Query(rows, theta, Purpose.SURROGATE, ReadBack)], self.spec.d_in)
         return ((left[:, :count] * (values[:count] / size)) @ read.flatten(1)).reshape(x.shape)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core.capabilities._capability import Capability, Shape
+from blackprop.core.capabilities._drives import check_fields, require_any_phase
 from blackprop.errors import ArgumentError, IncompatibleError
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ class Fields(Capability):
     def perform(self, device: Any, x: Tensor, /) -> Tensor:
         return device.read_fields(x)
 
+    def check_rows(self, x: Tensor, spec: Declaration) -> None:
+        check_fields(self.name, x[..., : spec.d_in], spec)
+
     def check(self, owner: str, spec: Declaration) -> None:
         """Raise `IncompatibleError` unless the sizes are those of the device, for the method `owner`."""
         if self.parameters != spec.theta.size:
@@ -117,6 +121,8 @@ class Fields(Capability):
                 f"`{owner}` sends the rows and the errors into ports: {spec.name} has {spec.d_in} inputs and "
                 f"{spec.d_out} outputs, and declares {self.ports} ports and those of {len(self.outputs)} outputs"
             )
+        if any(port < spec.d_in for port in self.outputs):
+            require_any_phase(owner, spec)
 
     def driven(self, x: Tensor) -> Tensor:
         """The fields (B, 2, N) of real rows x (B, *in_shape) at the inputs."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from blackprop.core.capabilities._capability import Capability, Shape
+from blackprop.core.capabilities._drives import check_backward, check_limit
 from blackprop.errors import ArgumentError, IncompatibleError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Gains(Capability):
 
     - `first`: the first parameter that is a gain.
     - `count`: K.
+    - `limit` (default None, no limit): the largest entry of a row that the sources at the outputs send.
 
     **Raises** `ArgumentError` for numbers out of range.
     """
@@ -37,10 +39,12 @@ class Gains(Capability):
 
     first: int
     count: int
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.first < 0 or self.count < 1:
             raise ArgumentError(f"`Gains` begins at a parameter from 0 and has at least one, got {self}")
+        check_limit(self, self.limit)
 
     @property
     def parameters(self) -> slice:
@@ -56,6 +60,11 @@ class Gains(Capability):
 
     def perform(self, device: Any, x: Tensor, /) -> Tensor:
         return device.read_at_gains(x)
+
+    def check_rows(self, x: Tensor, spec: Declaration) -> None:
+        ahead, back = x.split([spec.d_in, spec.d_out], 1)
+        spec.check_rows(ahead[ahead.any(1)].unflatten(1, spec.in_shape))  # the others are dark
+        check_backward(self.name, back, self.limit, spec)
 
     def check(self, owner: str, spec: Declaration) -> None:
         """Raise `IncompatibleError` unless the gains are parameters of the device, for the method `owner`."""

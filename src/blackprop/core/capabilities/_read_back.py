@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from blackprop.core.capabilities._capability import Capability, Shape
+from blackprop.core.capabilities._drives import check_backward, check_limit
 
 if TYPE_CHECKING:
     from blackprop.core._declaration import Declaration
@@ -20,9 +21,20 @@ class ReadBack(Capability):
     A linear device declares it where light or current runs both ways through the same matrix: passive optics without
     magnetic materials, and crossbars of resistors. The device class then has a method `read_back(g)`, which sends the
     rows at the setting that the device holds. `testing.check_device` compares `⟨g, A x⟩` with `⟨Aᵀ g, x⟩`.
+
+    - `limit` (default None, no limit): the largest entry of a row that the sources at the outputs send. Larger ones are
+      refused.
     """
 
     name: ClassVar[str] = "read_back"
+
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self, self.limit)
+
+    def check_rows(self, x: Tensor, spec: Declaration) -> None:
+        check_backward(self.name, x, self.limit, spec)
 
     def row_shape(self, spec: Declaration) -> Shape:
         return spec.out_shape
@@ -44,11 +56,19 @@ class ReadBackField(Capability):
     quadratures: `Cost(actions={"read_back_field": ...})` states their time.
 
     - `modes`: N, at least d_in.
+    - `limit` (default None, no limit): the largest entry of a row that the sources at the outputs send.
     """
 
     name: ClassVar[str] = "read_back_field"
 
     modes: int
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self, self.limit)
+
+    def check_rows(self, x: Tensor, spec: Declaration) -> None:
+        check_backward(self.name, x, self.limit, spec)
 
     def row_shape(self, spec: Declaration) -> Shape:
         return spec.out_shape

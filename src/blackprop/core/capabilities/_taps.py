@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core.capabilities._capability import Capability, Shape
+from blackprop.core.capabilities._drives import check_fields
 from blackprop.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class Taps(Capability):
 
     def perform(self, device: Any, x: Tensor, /) -> Tensor:
         return device.tap_powers(x)
+
+    def check_rows(self, x: Tensor, spec: Declaration) -> None:
+        check_fields(self.name, x, spec)
 
     def combined(self, taps: Tensor) -> Tensor:
         """The derivatives (P,) for the parameters from those (K,) for a phase at each tap."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
+from blackprop.core.capabilities._drives import fitting, reach, require_any_phase
 from blackprop.core.capabilities._fields import Fields, as_complex
 from blackprop.errors import IncompatibleError
 from blackprop.estimators._base import Estimator, Nudged
@@ -129,6 +131,7 @@ class ForwardMode(Estimator):
         spec.capability(Fields).check("ForwardMode", spec)
         if not spec.linear:
             raise IncompatibleError(f"`ForwardMode` needs a linear device and {spec.name} is not declared linear")
+        require_any_phase("ForwardMode", spec)
 
     def grad_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
@@ -138,8 +141,10 @@ class ForwardMode(Estimator):
         rows, errors, weights = singular_pairs(x, grad_y)
         if not len(rows):
             return torch.zeros_like(theta)
-        sent = torch.cat((fields.driven(rows), fields.injected(errors)))
+        ahead, weaker = fitting(rows, reach(spec))
+        back, shrunk = fitting(errors, reach(spec) if any(port < spec.d_in for port in fields.outputs) else math.inf)
+        sent = torch.cat((fields.driven(ahead), fields.injected(back)))
         queries = [Query(sent, theta, Purpose.PARAMETER, Fields)]
         (read,) = yield from in_rounds(queries, 2 * fields.places)
         a, e = as_complex(read).chunk(2)
-        return fields.gradient(a, weights[:, None] * e).to(theta)
+        return fields.gradient(a, (weights / weaker / shrunk)[:, None] * e).to(theta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
+from blackprop.core.capabilities._drives import fitting, reach, require_any_phase
 from blackprop.core.capabilities._read_back import ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import ArgumentError, IncompatibleError
@@ -70,6 +72,7 @@ class InSitu(Estimator):
                 f"`InSitu` needs taps for every parameter: {spec.name} declares them for {taps.parameters} of its "
                 f"{spec.theta.size} parameters"
             )
+        require_any_phase("InSitu", spec)
         if taps.modes != back.modes or taps.modes < spec.d_in:
             raise IncompatibleError(
                 f"`InSitu` sends forwards the field that it reads at the inputs: {spec.name} has {spec.d_in} inputs, "
@@ -88,6 +91,7 @@ class InSitu(Estimator):
         v, u, weights = self._pairs(x, grad_y)
         if not len(v):
             return torch.zeros_like(theta)
+        u, shrunk = fitting(u, spec.capability(ReadBackField).limit or math.inf)
         back = Query(u.unflatten(1, spec.out_shape), theta, Purpose.PARAMETER, ReadBackField)
         (z,) = yield from in_rounds([back], 2 * taps.modes)
         size = z.flatten(1).norm(dim=1)
@@ -97,10 +101,13 @@ class InSitu(Estimator):
         reversed_ = s[:, None, None] * z.flip(1)
         row = torch.zeros_like(z)
         row[:, 0, : v.shape[1]] = v
-        sent = Query(torch.cat((row - reversed_, row + reversed_)), theta, Purpose.PARAMETER, Taps)
+        both = torch.stack((row - reversed_, row + reversed_))  # each pair of the same size
+        peak = both.square().sum(2).amax((0, 2)).sqrt()
+        weaker = (reach(spec) / peak.clamp_min(1e-30)).clamp_max(1.0)
+        sent = Query((both * weaker[:, None, None]).flatten(0, 1), theta, Purpose.PARAMETER, Taps)
         (powers,) = yield from in_rounds([sent], taps.units * taps.per_unit)
         minus, plus = powers.chunk(2)
-        scale = torch.where(lit, weights / (4 * s).where(lit, 1.0), 0.0)
+        scale = torch.where(lit, weights / (4 * s * shrunk * weaker.square()).where(lit, 1.0), 0.0)
         phases = scale @ (minus - plus)
         shares, slopes = taps.shares(phases), taps.slopes(theta)
         found = taps.combined(phases if shares is None else phases / shares).to(theta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
+from blackprop.core._probes import signed
+from blackprop.core.capabilities._drives import fitting
 from blackprop.core.capabilities._fields import as_complex
 from blackprop.core.capabilities._gains import Gains
 from blackprop.errors import IncompatibleError
@@ -28,7 +31,8 @@ class Subspace(Estimator):
     The pairs (x, g) are the singular pairs of `GᵀX`, of the batch X (B, d_in) and its cotangents G (B, d_out): the
     gradient of a linear device depends on `GᵀX` alone.
 
-    **Costs** 2 rows a pair, at most `2 min(B, d_in, d_out)`, at the setting of the forward pass, so no programming.
+    **Costs** 2 rows a pair, at most `2 min(B, d_in, d_out)`, at the setting of the forward pass, so no programming; one
+    more where limits of the inputs exclude signed rows.
 
     **Errors.** Exact for the gains, at any losses, offsets and splitter errors of L and R. Fewer pairs than `GᵀX`
     has singular values give the gradient of the nearest `GᵀX` of that rank (`kept`). A detector with the gain 1 + ε
@@ -75,8 +79,10 @@ class Subspace(Estimator):
         v, u, weights = singular_pairs(x, grad_y, self.pairs)
         if not len(v):
             return gradient
-        sent = torch.block_diag(v, u)
+        probes, (back, shrunk) = signed(spec, v), fitting(u, gains.limit or math.inf)
+        sent = torch.block_diag(probes.rows, back)
         (read,) = yield from in_rounds([Query(sent, theta, Purpose.PARAMETER, Gains)], 2 * gains.count)
-        forwards, backwards = as_complex(read).chunk(2)
-        gradient[gains.parameters] = (weights @ (forwards * backwards).real).to(theta)
+        forwards, backwards = read.split([len(probes.rows), len(u)])
+        met = as_complex(probes.products(forwards.flatten(1)).view(-1, 2, gains.count)) * as_complex(backwards)
+        gradient[gains.parameters] = ((weights / shrunk) @ met.real).to(theta)
         return gradient
