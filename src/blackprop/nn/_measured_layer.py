@@ -21,6 +21,7 @@ from blackprop.errors import BudgetExhausted, DeviceChangedWarning, SurrogateErr
 from blackprop.estimators import Estimator
 from blackprop.nn._answers import AnswerMemory
 from blackprop.nn._diagnostics import SignalMeter
+from blackprop.nn._drift_watch import ReferenceReading, displacement
 from blackprop.nn._output_scale import OutputScale
 from blackprop.planning._asked import tell_allowance
 from blackprop.surrogates import Surrogate
@@ -218,6 +219,21 @@ class MeasuredLayer(nn.Module):
         setting = self.device.theta.clamp(setting.to(self.theta, copy=True))
         again = self._run(read(Query(memory.x.to(self.theta), setting, Purpose.EVALUATE)))
         return memory.differs(again, self.device.declaration.noise)
+
+    def reference(self) -> ReferenceReading | None:
+        """Return up to 4 rows of the latest training batch, with their setting and readings; None before the first."""
+        memory = self.answers
+        if memory.x is None or memory.y is None or memory.setting is None:
+            return None
+        return ReferenceReading(memory.x, memory.setting.clone(), memory.y)
+
+    def displacement(self, reference: ReferenceReading) -> float:
+        """Measure how far the device has moved since `reference`: root mean square, in units of θ; 0 within the noise.
+
+        **Costs** three times the rows of the reference and 2 programmings, booked as `SURROGATE`.
+        """
+        generator = self._generator_beside(reference.setting)
+        return self._run(displacement(reference, self.device.declaration, generator))
 
     def _confirm_device(self, x: Tensor, y: Tensor) -> None:
         """Warn if the first batch after loading a checkpoint proves that the device gives other readings.

@@ -1,6 +1,7 @@
 """Optimizers for models with devices, and optimizers that need the loss alone."""
 
 from blackprop.optim._base import ForwardOnly
+from blackprop.optim._drift_floor import DriftFloor
 from blackprop.optim._homodyne import FrequencyPlan, HomodyneGradient
 from blackprop.optim._multiplexed import MultiplexedGradientDescent
 from blackprop.optim._perturbative import PerturbativeGradient
@@ -10,6 +11,7 @@ from blackprop.optim._spsa import SPSA
 
 __all__ = [
     "SPSA",
+    "DriftFloor",
     "ForwardOnly",
     "FrequencyPlan",
     "HomodyneGradient",

@@ -39,7 +39,7 @@ class Quality(enum.IntEnum):
     REMEMBERED = 2  # perturbations of a linear device, remembered
     HELD = 3  # derivatives of a linear device along directions that are held, as far as they are known to hold
     CREDITED = 4  # remembered, each output's own: 0.89 to 0.99 of the gap
-    ASKED = 5  # as good as the family of the device allows
+    ASKED = 5  # as good as the family of the device allows, or the subspace that is trained
     ROUGH = 6  # response curves of 4 settings: one harmonic
     COARSE = 7  # of 8 settings: three harmonics
     EXACT = 8  # gradients that are exact but for noise: 0.99 to 1.0 of the gap

@@ -69,6 +69,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         divide=_method,
     ),
     *DECLARED[2:-5],
+    SUBSPACE,
     Candidate(
         NAME,
         Quality.ASKED,
@@ -79,6 +80,5 @@ CANDIDATES: tuple[Candidate, ...] = (
         needs=f"a device of vectors that declares no coupling, of more than {SMALL} parameters",
         divide=_method,
     ),
-    SUBSPACE,
     *DECLARED[-5:],
 )

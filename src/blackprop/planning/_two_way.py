@@ -43,7 +43,7 @@ TWO_WAY: tuple[Candidate, ...] = (
 
 SUBSPACE = Candidate(
     "subspace",
-    Quality.REMEMBERED,
+    Quality.ASKED,
     physics.has_gains,
     physics.subspace,
     lambda spec: (

@@ -1,4 +1,4 @@
-"""Limits of what is sent: complex fields at inputs that have limits, and rows that sources at the outputs send."""
+"""Limits of fields of any phase at the inputs, and of rows from the sources at the outputs."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def check_fields(name: str, fields: Tensor, spec: Declaration) -> None:
     low, high = spec.x_range
     most = reach(spec)
     slack = 1 + 1e-6  # an amplitude is rounded
-    within = (real.square() + imaginary.square() <= (most * slack) ** 2) if most < math.inf else real == real
+    within = real.square() + imaginary.square() <= (most * slack) ** 2
     within |= (imaginary == 0) & (real >= low) & (real <= high)
     if bool(within.all()):
         return
     row, port = (int(n) for n in (~within).nonzero()[0])
     if most == 0:
         raise LimitError(
-            f"row {row} of `{name}` sends a field that is not a real one of one sign to input {port}, and the inputs of "
-            f"{spec.name} take real rows within {_limits(spec)} alone"
+            f"row {row} of `{name}` sends a field that is not a real one of one sign to input {port}, and the inputs "
+            f"of {spec.name} take real rows within {_limits(spec)} alone"
         )
     size = float(fields[row, :, port].norm())
     raise LimitError(
-        f"row {row} of `{name}` sends a field of amplitude {size:.4g} to input {port}, and the inputs of {spec.name} take "
-        f"fields of any phase up to {most:.4g}"
+        f"row {row} of `{name}` sends a field of amplitude {size:.4g} to input {port}, and the inputs of {spec.name} "
+        f"take fields of any phase up to {most:.4g}"
     )
 
 
@@ -69,8 +69,8 @@ def check_backward(name: str, g: Tensor, limit: float | None, spec: Declaration)
         return
     row, output = (int(n) for n in (g.flatten(1).abs() > limit).nonzero()[0])
     raise LimitError(
-        f"row {row} of `{name}` sends {float(g.flatten(1)[row, output]):.4g} into output {output}, and the sources at the "
-        f"outputs of {spec.name} send at most {limit:.4g}"
+        f"row {row} of `{name}` sends {float(g.flatten(1)[row, output]):.4g} into output {output}, and the sources at "
+        f"the outputs of {spec.name} send at most {limit:.4g}"
     )
 
 

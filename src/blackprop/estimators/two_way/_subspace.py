@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
+from blackprop.core._probes import signed
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.core._probes import signed
 from blackprop.core.capabilities._drives import fitting
 from blackprop.core.capabilities._fields import as_complex
 from blackprop.core.capabilities._gains import Gains
