@@ -111,7 +111,7 @@ def test_a_matrix_whose_parameters_have_no_place_gets_a_held_subspace_sized_for_
             backward(layer, steps)
             optimizer.step()
             steps += 1
-    assert 60 <= steps <= 120
+    assert estimator.hold <= steps + 1 <= 1.3 * estimator.hold, (steps, estimator)  # all of the allowance
     assert 0.1 * estimator.length < float((layer.theta - start).detach().square().mean().sqrt())
 
 

@@ -59,6 +59,55 @@ def test_steps_stay_in_the_subspace_and_go_as_far_as_the_derivatives_hold():
     assert 0.05 < float(moved.square().mean().sqrt()) < 1.5 * 0.3 * 1.05
 
 
+def rolling(device: bp.Device, **settings) -> bp.PhysicalLayer:
+    return layer_of(device, **{"count": 12, "hold": 40, "rank": 5, "length": 0.3, "fresh": 3, **settings})
+
+
+def test_a_rolling_subspace_measures_a_few_directions_a_step_and_replaces_the_oldest():
+    layer = rolling(bp.devices.MZIMesh(8, 8))
+    optimizer = bp.optim.SignalScaled(torch.optim.Adam([layer.theta], lr=1e-2), layer)
+    x, taken, purpose = draw(16, 8), [], bp.Purpose.PARAMETER
+    for step in range(6):
+        optimizer.zero_grad()
+        layer(x).square().sum().backward()
+        optimizer.step()
+        assert layer.ledger.rows[purpose] == 20 * (step + 1)  # 3 directions and the setting itself
+        assert layer.ledger.programmings[purpose] == 3 * (step + 1)  # the setting is the forward pass's own
+        taken.append(layer.estimator.taken.clone())
+    assert len(set(taken[3].tolist())) == 12
+    assert torch.equal(taken[4][3:], taken[3][3:])
+    assert not set(taken[5][:6].tolist()) & set(taken[3].tolist())
+
+
+def test_a_direction_counts_as_far_as_its_derivative_holds():
+    layer = rolling(bp.devices.MZIMesh(8, 8), count=64, length=0.2)
+    x = draw(16, 8)
+    layer(x).square().sum().backward()
+    estimator, theta = layer.estimator, layer.theta.detach()
+    assert torch.allclose(estimator._weights(theta), torch.ones(3))
+    away = estimator._weights(theta + 0.2 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)))
+    assert torch.allclose(away, torch.tensor(math.exp(-1)).expand(3), atol=0.15)
+
+
+def test_rolling_steps_go_down_and_no_farther_than_the_travel():
+    device = bp.devices.MZIMesh(16, 16)
+    layer = rolling(device, count=400, hold=50, rank=16, fresh=8, length=0.2, travel=3.0)
+    optimizer = bp.optim.SignalScaled(torch.optim.Adam([layer.theta], lr=7.0), layer)
+    goal = device.theta.draw(torch.Generator().manual_seed(5))
+    (answers,) = device.measure([bp.Query(torch.eye(16), goal, bp.Purpose.EVALUATE)])
+    start, before = layer.theta.detach().clone(), left(layer, answers.mT)
+    after = trained(layer.train(), optimizer, answers.mT, 50)
+    moved = float((layer.theta.detach() - start).square().mean().sqrt())
+    assert after < 0.7 * before, (after, before)
+    assert 0.1 < moved < 3.0 * 0.2 * 1.05
+    others = [rolling(device, count=400, hold=50, rank=16, fresh=8, length=0.2, travel=3.0) for _ in range(2)]
+    others[0].load_state_dict(layer.state_dict())
+    for one in (layer, others[0]):
+        one.train().zero_grad()
+        one(draw(8, 16)).square().sum().backward()
+    assert torch.equal(layer.theta.grad, others[0].theta.grad)
+
+
 @torch.no_grad()
 def left(layer: bp.PhysicalLayer, target: torch.Tensor) -> float:
     """What is left of the target's power."""
@@ -134,7 +183,8 @@ def test_it_beats_perturbing_the_loss_at_equal_queries_on_a_mesh():
 
 
 def test_wrong_arguments_and_devices_are_refused():
-    for wrong in ({"count": 0}, {"hold": 0}, {"rank": 0}, {"step": 0.0}, {"length": -1.0}, {"length": float("inf")}):
+    lengths = {"length": -1.0}, {"length": float("inf")}, {"travel": 0.0}
+    for wrong in ({"count": 0}, {"hold": 0}, {"rank": 0}, {"step": 0.0}, *lengths, {"fresh": -1}, {"fresh": 2}):
         with pytest.raises(ArgumentError, match="HeldSubspace"):
             HeldSubspace(**wrong)
     with pytest.raises(IncompatibleError, match="needs a linear device of vectors"):

@@ -31,7 +31,9 @@ def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
             Quality.HELD,
             lambda spec: spec.linear,
             lambda spec: held_subspace(spec, Workload(), length),
-            lambda spec: f"derivatives hold over {length:.2g}: measured once along random directions, then held",
+            lambda spec: (
+                f"derivatives hold over {length:.2g}: measured along 8 new random directions a step, and remembered as far"
+            ),
             divide=lambda spec, workload: held_subspace(spec, workload, length),
         ),
     )

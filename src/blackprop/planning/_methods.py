@@ -24,7 +24,8 @@ from blackprop.presets import Method
 from blackprop.surrogates import CalibratedResponse, Frozen, Streaming
 
 MEMORY_BYTES = 2**28  # for remembered perturbations, unless told otherwise
-ONE_ROUND = 0.6  # rad over which derivatives hold, for one subspace to serve a training
+FRESH = 8  # new directions a step of a held subspace
+TRAVEL = 4.0  # correlation lengths that θ moves in 220 programmings
 PROBES = 12  # rows in place of the batch, on a linear device of vectors
 
 
@@ -65,22 +66,18 @@ def remembered(spec: Declaration, credited: bool = False, **settings: int) -> Di
 
 
 def held_subspace(spec: Declaration, workload: Workload, length: float) -> Method:
-    """Half of the programmings measure derivatives along directions, half are steps in their span.
-
-    Once, where derivatives hold over 0.6 rad; else in about `1.4 √(T/220) / ℓ` rounds, T the programmings and ℓ the
-    `length` in rad. Rows that are left over make the measurements more complete.
+    """8 new directions a step, each counted as far as its derivative holds; θ moves by `4 √(T/220)` lengths in all, T
+    the programmings. Rows that are left over make the measurements more complete.
     """
-    rank = min(32, spec.d_in)
-    programmings = max(2, workload.programmings_of(rank))
+    rank, each = min(32, spec.d_in), FRESH + 1
+    steps = workload.steps_of(workload.batch_size + each * rank, each)
     if workload.rows is not None:
-        rank = max(rank, min(spec.d_in, int(2 * workload.rows / programmings) - workload.batch_size))
-    far = length / radian(spec)
-    rounds = 1 if far > ONE_ROUND else round(1.4 * math.sqrt(max(1, programmings / 220)) / far)
-    rounds = max(1, min(rounds, programmings // 24))
-    each = max(1, programmings // 2 // rounds)
+        rank = max(rank, min(spec.d_in, (int(workload.rows / steps) - workload.batch_size) // each))
     room = max(64, min(4096, MEMORY_BYTES // (4 * spec.d_out * rank)))
-    estimator = HeldSubspace(min(room, max(1, each - 1)), each, rank, 2 * step_size(spec), length=length)
-    return Method(estimator, fitted(spec))
+    travel = TRAVEL * math.sqrt(steps * each / 220)
+    step = 2 * step_size(spec)
+    held = HeldSubspace(min(room, steps * FRESH), steps, rank, step, length=length, fresh=FRESH, travel=travel)
+    return Method(held, fitted(spec))
 
 
 def perturbed(spec: Declaration, count: int, directions: Directions | None = None) -> Method:

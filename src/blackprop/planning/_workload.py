@@ -64,17 +64,14 @@ class Workload:
         basic = {name: limit for name, limit in self.limits.items() if name in spent}
         return replace(self, **{name: max(0, limit - spent[name]) for name, limit in basic.items()})
 
-    def programmings_of(self, rows: int) -> int:
-        """How many programmings there are for a method that reads `rows` rows at half of them and a batch at the rest;
-        without limits, two for each step.
+    def steps_of(self, rows: int, programmings: int) -> int:
+        """How many steps there are of so many rows and programmings each, those of the forward pass included; without
+        limits, the steps that are known.
         """
-        most = 2.0 * (self.steps if self.steps is not None else STEPS)
-        if self.programmings is not None and (self.steps is None or self.programmings < most):
-            most = self.programmings
-        if self.rows is not None:
-            bound = 2 * self.rows / (self.batch_size + rows)
-            most = bound if self.steps is None and self.programmings is None else min(most, bound)
-        return int(most)
+        wanted = {"rows": rows, "programmings": programmings}
+        counts = [self.limits[name] / each for name, each in wanted.items() if name in self.limits]
+        known = [float(self.steps)] if self.steps is not None else [] if counts else [float(STEPS)]
+        return max(1, int(min(counts + known)))
 
 
 def left(budget: Budget | Mapping[str, float] | None, spec: Declaration | None = None) -> dict[str, float]:
