@@ -9,6 +9,7 @@ SIMULATORS = [
     bp.devices.Matrix(5, 4),
     bp.devices.LightModulator(5, 4),
     bp.devices.Microring(5, 4),
+    bp.devices.MeasuredElements([0.0, 0.5, 1.0, 2.0], [1.0, 0.7, 0.2, 0.0], 5, 4),
     bp.devices.LowRank(5, 4, rank=2),
     bp.devices.Resampling(5, 4),
     bp.devices.MZIMesh(3, 4),

@@ -22,6 +22,7 @@ from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.electronic._resistive import Branches, ResistiveNetwork, doubled, paired
 from blackprop.devices.electronic._spiking_neuron import Biases, SpikingNeurons
 from blackprop.devices.electronic.pulsed._crossbar import PulsedCrossbar
+from blackprop.devices.measured._elements import MeasuredElements
 from blackprop.devices.photonic import chips
 from blackprop.devices.photonic._coupled_modes import CoupledModes
 from blackprop.devices.photonic._diffraction import Diffraction
@@ -79,6 +80,7 @@ __all__ = [
     "LowRank",
     "MZIMesh",
     "Matrix",
+    "MeasuredElements",
     "Memristive",
     "Memristor",
     "Microring",

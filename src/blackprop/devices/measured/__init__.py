@@ -1,0 +1,1 @@
+"""Devices made from a user's own measurements."""
