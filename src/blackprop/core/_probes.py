@@ -24,11 +24,13 @@ class Probes:
     - `rows`: X (n, d_in).
     - `weights` (default None, the answers are the products): `c Dᵀ` (n, k).
     - `divisor` (default 1): c.
+    - `block` (default None): the size of the diagonal blocks outside of which rows and weights are zero.
     """
 
     rows: Tensor
     weights: Tensor | None = None
     divisor: float = 1.0
+    block: int | None = None
 
     def products(self, y: Tensor) -> Tensor:
         """`Z Aᵀ` (..., k, d_out) of the readings y (..., n, d_out)."""
@@ -41,7 +43,13 @@ class Probes:
 
     def matrix(self, y: Tensor) -> Tensor:
         """`A Zᵀ` (..., d_out, k) of the readings y (..., n, d_out); of spanning rows, whose Z is the identity, A."""
-        return y.mT if self.weights is None else y.mT @ self.weights / self.divisor
+        if self.weights is None or self.block is None or y.dim() > 2:
+            return y.mT if self.weights is None else y.mT @ self.weights / self.divisor
+        found = y.new_empty(y.shape[1], self.weights.shape[1])
+        for at in range(0, len(y), self.block):
+            some = slice(at, at + self.block)
+            torch.mm(y[some].mT, self.weights[some, some], out=found[:, some])
+        return found.div_(self.divisor)
 
     def cotangents(self, w: Tensor) -> Tensor:
         """Those of the readings (n, d_out) that stand for w (k, d_out) of the products: `⟨w, Z Aᵀ⟩ = ⟨·, f(X)⟩`."""
@@ -66,17 +74,18 @@ def signed(spec: Declaration, rows: Tensor) -> Probes:
     return Probes(sent, torch.cat((-(1 / scale)[None], (1 / scale).diag())))
 
 
-def spanning(spec: Declaration, rows: Tensor, power: float, amplitude: float) -> Probes:
+def spanning(spec: Declaration, rows: Tensor, power: float, amplitude: float, block: int | None = None) -> Probes:
     """Probes for the matrix of a device: Z = I.
 
-    Where the inputs have no limits, `rows` (n, d_in) are sent, for which `rowsᵀ rows = power · I`. Where they have, the
+    Where the inputs have no limits, `rows` (n, d_in) are sent, for which `rowsᵀ rows = power · I`. They are zero
+    outside diagonal blocks of the size `block`, if it is given. Where the inputs have limits, the rows are the
     two-level rows `m ± h` of a quadratic-residue S-matrix, h the `amplitude` (root mean square of the entries) as far
     as it fits and m as near to 0 as it can be. They are as many as the first prime p ≥ d_in of the form 4k + 3, and
     read noise of variance σ² leaves at most `2 σ² / (p + 1) h²` in an element: for inputs in [0, 1] about 4 σ²/p, where
     unit rows leave σ². Source: Harwit and Sloane, Hadamard Transform Optics, 1979.
     """
     if not spec.x_limited:
-        return Probes(rows, rows, power)
+        return Probes(rows, rows, power, block)
     low, high = spec.x_range
     d = spec.d_in
     p = order(d)

@@ -77,6 +77,7 @@ class Simulator(Device):
         kept = self.__kept
         if kept is not None and kept.serves(theta, vars(self)):
             return self.answer(x, kept.coefficients)
+        kept = self.__kept = None  # not both at once
         coefficients = self.coefficients(theta)
         self.__kept = Kept.of(theta, coefficients, vars(self))
         return self.answer(x, coefficients)

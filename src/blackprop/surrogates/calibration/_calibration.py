@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,7 +55,7 @@ class Calibration:
 
     def setting(self, k: int) -> Tensor:
         """The k-th θ (P,) that was measured."""
-        return self.range.setting(self.turns[k, self.sweep.group].to(self.values))
+        return _settings(self.range, self.turns[k, None].to(self.values), self.sweep.group)[0]
 
 
 def calibrate(
@@ -81,7 +82,7 @@ def calibrate(
         return CurveFit(estimate(samples, harmonics, spec.noise**2 * samples.power), None, turns)
 
     def judged(turns: Tensor, values: Tensor, held: int, drift: float = 0.0) -> Calibration:
-        before, group = values[:-held], sweep.group[some]
+        before, group = values[:-held], sweep.group[some].long()
         first, full = fitted(turns[:-held], before), fitted(turns, values)
         noise = min(first.noise, full.noise)
 
@@ -92,8 +93,9 @@ def calibrate(
         seen, curves = seen_by(first), full.posterior(group, values[:, some])
         if len(learnt) >= FEWEST and full.found.own.any():
             floor = max(spec.noise**2 * full.found.samples.power, NOTHING * full.found.samples.variance)
-            part = first.as_family(sweep.group[learnt], before[:, learnt], floor)
-            whole = full.following(part, sweep.group[learnt], values[:, learnt], floor)
+            of = sweep.group[learnt].long()
+            part = first.as_family(of, before[:, learnt], floor)
+            whole = full.following(part, of, values[:, learnt], floor)
             others, better = whole.posterior(group, values[:, some]), seen_by(part)
             if preferred(others, curves, whole.learnt) and not contradicted(better, seen):
                 seen, full, curves = better, whole, others
@@ -102,24 +104,23 @@ def calibrate(
         told = replace(told, left=left, cosine=told.cosine * displaced(full.found, drift))
         return Calibration(full, told, seen.wrong, values, turns, sweep, range_, moving=drift > 0)
 
-    def read(turns: Tensor) -> Procedure[Tensor]:
-        return _values(spec, range_, theta, turns[:, sweep.group], spanning_probes(spec, input_rms, theta, generator))
+    def read(*turns: Tensor) -> Procedure[Tensor]:
+        drawn = (spanning_probes(spec, input_rms, theta, generator) for _ in turns)
+        return _values(spec, range_, theta, turns, sweep.group, drawn)
 
     for number in range(calls):
         grid, apart = sweep.call(number)
         try:
-            more = yield from read(grid)
-            held = yield from read(apart)
-            turns, values = torch.cat((turns, grid, apart)), torch.cat((values, more, held))
+            more = yield from read(grid, apart)
+            turns, values = torch.cat((turns, grid, apart)), torch.cat((values, more)) if len(values) else more
             asked += len(grid) + len(apart)
             best = judged(turns, values, len(apart))
             if _settled(best) or calls == 1 or (number == calls - 1 and best.trusted):
                 break
-            old = yield from read(grid[:1])
-            now = yield from read(grid[:1])  # on other rows, as the old ones were
+            old, now = yield from read(grid[:1], grid[:1])  # on other rows, as those before were
             asked += 2
-            power = float(values.square().mean())
-            if drift := moved(old[0] - more[0], old[0] - now[0], power):  # further settings would be of other places
+            power = sum(float(value.square().mean()) for value in values) / len(values)
+            if drift := moved(old - more[0], old - now, power):  # further settings would be of other places
                 parts = {len(turns), settings}
                 tried = [judged(turns[-n:], values[-n:], len(apart), drift / 2) for n in parts]
                 best = max(tried, key=lambda each: each.trust.cosine)
@@ -161,7 +162,8 @@ def _chosen(theta: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def spanning_probes(spec: Declaration, input_rms: float | None, theta: Tensor, generator: torch.Generator) -> Probes:
     """Rows that span the inputs: a random orthogonal set, each as long as the data's are; within limits, others."""
     norm = input_rms or math.sqrt(spec.d_in)
-    return spanning(spec, norm * orthogonal(spec.d_in, theta, generator), norm**2, norm / math.sqrt(spec.d_in))
+    rows = orthogonal(spec.d_in, theta, generator).mul_(norm)
+    return spanning(spec, rows, norm**2, norm / math.sqrt(spec.d_in), BLOCK if spec.d_in > BLOCK else None)
 
 
 def orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -171,12 +173,31 @@ def orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.block_diag(*(torch.linalg.qr(each.to(like.device))[0] for each in drawn))
 
 
-def _values(spec: Declaration, range_: Range, theta: Tensor, turns: Tensor, probes: Probes) -> Procedure[Tensor]:
-    """Every element (n, P) at `turns` (n, P)."""
-    x, readings = probes.rows.unflatten(1, spec.in_shape), []
-    size = theta.element_size() * (2 * theta.numel() + probes.rows.numel())
-    for some in turns.split(max(1, ROUND_BYTES // size)):
-        settings = spec.theta.clamp(range_.setting(some.to(theta)))
-        answers = yield [Query(x, t, Purpose.CALIBRATE) for t in settings]
-        readings += [probes.matrix(y.flatten(1)).flatten() for y in answers]
-    return torch.stack(readings)
+def _values(
+    spec: Declaration,
+    range_: Range,
+    theta: Tensor,
+    turns: Sequence[Tensor],
+    group: Tensor,
+    drawn: Iterable[Probes],
+) -> Procedure[Tensor]:
+    """Every element (n, P) at several `turns` (·, G) of its `group` (P,), each of them read on rows of its own."""
+    values, done = theta.new_empty(sum(map(len, turns)), theta.numel()), 0
+    for part, probes in zip(turns, drawn, strict=True):
+        x = probes.rows.unflatten(1, spec.in_shape)
+        size = theta.element_size() * (2 * theta.numel() + probes.rows.numel())
+        for some in part.split(max(1, ROUND_BYTES // size)):
+            settings = spec.theta.clamp(_settings(range_, some.to(theta), group))
+            answers = yield [Query(x, t, Purpose.CALIBRATE) for t in settings]
+            del settings
+            for y in answers:
+                values[done] = probes.matrix(y.flatten(1)).flatten()
+                done += 1
+    return values
+
+
+def _settings(range_: Range, turns: Tensor, group: Tensor) -> Tensor:
+    """θ (n, P) at the turns (n, G) of each element's group."""
+    if len(range_.low) == 1:
+        return range_.setting(turns).index_select(1, group)
+    return range_.setting(turns.index_select(1, group))

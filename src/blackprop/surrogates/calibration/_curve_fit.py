@@ -41,7 +41,7 @@ class CurveFit:
         """The coefficients (P, n) that elements of a family add to the common curve."""
         coefficients = values.new_zeros(len(group), len(self.found.common))
         for some in group.argsort(stable=True).split(TOGETHER):
-            curves = self.posterior(group[some], values[:, some])
+            curves = self.posterior(group[some].long(), values[:, some])
             mean = curves.curves if curves.even else advanced(curves.curves, curves.phase)
             coefficients[some] = (mean - self.found.common).to(values)
         return coefficients

@@ -12,7 +12,7 @@ from torch import Tensor
 from blackprop.surrogates.calibration._curve_fit import CurveFit
 from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import Spectra
-from blackprop.surrogates.calibration._sweep import Sweep
+from blackprop.surrogates.calibration._sweep import Sweep, blocks
 from blackprop.surrogates.calibration._waves import orders, tabulated
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
@@ -86,6 +86,8 @@ def own_harmonics(fit: CurveFit, sweep: Sweep, values: Tensor, room: int) -> Ten
     clear = (explained > FAINT * whole).nonzero()
     used = 0 if not len(clear) else min(int(clear.max()) + 1, columns)
     count = (used + 1) // 2 if even else used // 2 + 1 if used else 0
+    if not count:
+        return torch.zeros(0, values.shape[1], dtype=values.dtype.to_complex(), device=values.device)
     real = torch.zeros(2 * count, values.shape[1], dtype=values.dtype, device=values.device)
     rows = torch.arange(used, device=values.device) + (0 if even else torch.arange(used, device=values.device) > 0)
     scale = torch.where(order > 0, math.sqrt(2), 1.0)[:, None]
@@ -93,9 +95,13 @@ def own_harmonics(fit: CurveFit, sweep: Sweep, values: Tensor, room: int) -> Ten
         real = real.index_copy(0, rows, (scale * own.mT)[:used].to(values))
     else:
         gain, at = found.gains()[0], found.waves @ found.common  # (G, K)
-        for g, some in enumerate(sweep.groups):
-            matrix, base = (scale * gain[g])[:used].to(values), at[g].to(values)[:, None]
-            real[:, some] = real[:, some].index_copy(0, rows, matrix @ (values[:, some] - base))
+        matrices, bases = (scale * gain)[:, :used].mT.to(values), at.to(values)  # (G, K, used), (G, K)
+        for some, members in blocks(sweep.groups, values.shape[1]):
+            block = values[:, some].mT.contiguous()
+            part = torch.zeros(len(block), used, dtype=values.dtype, device=values.device)
+            for matrix, base, member in zip(matrices, bases, members, strict=True):
+                part.index_copy_(0, member.long(), (block.index_select(0, member) - base) @ matrix)
+            real[rows, some] = part.mT
     if not even:
         real[1::2] *= -1  # a cos + b sin = Re (a − ib) e^{i…}
     return torch.complex(real[0::2], real[1::2])

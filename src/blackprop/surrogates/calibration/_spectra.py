@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blackprop.surrogates.calibration._posterior import Posterior, left_out
+from blackprop.surrogates.calibration._sweep import blocks
 from blackprop.surrogates.calibration._waves import orders, waves
 
 NOTHING = 1e-8  # of the samples' variance: the least noise assumed, above the rounding of single precision
@@ -37,11 +38,16 @@ class Samples:
 
     @classmethod
     def of(cls, turns: Tensor, groups: list[Tensor], values: Tensor, even: bool) -> Samples:
-        """Of `values` (K, P) at `turns` (K, G); `groups` are the elements of each, as indices."""
-        parts = [values[:, some].double() for some in groups]
-        counts = turns.new_tensor([part.shape[1] for part in parts])
-        sums, moments = (torch.stack([f(p) for p in parts]) for f in (lambda p: p.sum(1), lambda p: p @ p.mT))
-        return cls(turns.mT, counts, sums, moments, even)
+        """Of `values` (K, P) at `turns` (K, G); `groups` are the elements of each, as ascending indices."""
+        (K, P), G = values.shape, len(groups)
+        sums, moments = turns.new_zeros(G, K), turns.new_zeros(G, K, K)
+        for some, members in blocks(groups, P):
+            block = values[:, some].mT.contiguous()
+            for g, member in enumerate(members):
+                part = block.index_select(0, member).double()
+                sums[g] += part.sum(0)
+                moments[g] += part.mT @ part
+        return cls(turns.mT, turns.new_tensor([len(some) for some in groups]), sums, moments, even)
 
     @property
     def size(self) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +20,27 @@ MANY = 12  # settings of a call, from which on three of them are held out, and n
 PLACES = ((0.0, 0.0, 1 / 4, (0.5, 0.5)), (1 / 3, 1 / 3, 1 / 4, (0.6, 0.73)), (2 / 3, 2 / 3, 1 / 12, (1 / 6, 5 / 6)))
 
 
+TOGETHER = 2**16  # elements whose samples fit the cache
+
+
+def blocks(groups: list[Tensor], elements: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Parts of all elements, and where in a part the elements of each group are; `groups` hold ascending indices."""
+    ends = torch.arange(TOGETHER, elements + TOGETHER, TOGETHER, device=groups[0].device, dtype=groups[0].dtype)
+    stops = zip(*(torch.searchsorted(some, ends).tolist() for some in groups), strict=True)
+    before = [0] * len(groups)
+    for at, until in zip(range(0, elements, TOGETHER), stops, strict=True):
+        some = [group[first:last] - at for group, first, last in zip(groups, before, until, strict=True)]
+        yield slice(at, min(at + TOGETHER, elements)), some
+        before = until
+
+
 @dataclass(frozen=True)
 class Sweep:
     """Places of P elements in G groups, in turns of their range: of K settings all but one, or three, on a grid,
     shifted by a random part of a step from group to group, and those off it, held out until the others are fitted.
     """
 
-    group: Tensor  # (P,)
+    group: Tensor  # (P,), int32
     shift: Tensor  # (G,): within a step of the grid
     cell: Tensor  # (G,): the step of the grid in which a group begins
     grid: int  # settings of a call that are on the grid
@@ -41,12 +57,14 @@ class Sweep:
 
         G, held = min(elements, FOLDED if even else GROUPS), 3 if settings >= MANY else 1
         grid = settings - held
-        return cls(mixed(elements) % G, (mixed(G) + drawn(G)) / G, mixed(G) % grid, grid, held, even)
+        group = mixed(elements).remainder_(G).int()
+        return cls(group, (mixed(G) + drawn(G)) / G, mixed(G) % grid, grid, held, even)
 
     @property
     def groups(self) -> list[Tensor]:
-        """The indices of the elements of each."""
-        order = self.group.argsort(stable=True)
+        """The indices of the elements of each, ascending, int32."""
+        small = self.group.to(torch.uint8).cpu().numpy()  # numpy sorts these by counting
+        order = torch.from_numpy(np.argsort(small, kind="stable").astype(np.int32)).to(self.group.device)
         ends = [0, *torch.bincount(self.group).cumsum(0).tolist()]
         return [order[first:last] for first, last in pairwise(ends)]
 
