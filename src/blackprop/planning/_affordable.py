@@ -32,7 +32,7 @@ def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
             lambda spec: spec.linear,
             lambda spec: held_subspace(spec, Workload(), length),
             lambda spec: (
-                f"derivatives hold over {length:.2g}: measured along 8 new directions a step, remembered as far"
+                f"derivatives hold over {length:.2g}: measured along 8 random directions a step, remembered as far"
             ),
             divide=lambda spec, workload: held_subspace(spec, workload, length),
         ),

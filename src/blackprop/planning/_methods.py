@@ -25,7 +25,8 @@ from blackprop.surrogates import CalibratedResponse, Frozen, Streaming
 
 MEMORY_BYTES = 2**28  # for remembered perturbations, unless told otherwise
 FRESH = 8  # new directions a step of a held subspace
-TRAVEL = 4.0  # correlation lengths that θ moves in 220 programmings
+PACE = 3.0  # of its steps, in a training of 220 programmings
+LEAST = 0.02  # of a correlation length: the step of differences of exact readings
 PROBES = 12  # rows in place of the batch, on a linear device of vectors
 
 
@@ -66,17 +67,19 @@ def remembered(spec: Declaration, credited: bool = False, **settings: int) -> Di
 
 
 def held_subspace(spec: Declaration, workload: Workload, length: float) -> Method:
-    """8 new directions a step, each counted as far as its derivative holds; θ moves by `4 √(T/220)` lengths in all, T
-    the programmings. Rows that are left over make the measurements more complete.
+    """8 new directions a step, each counted as far as its derivative holds, at a pace of `3 √(220/T)`, T the
+    programmings. Rows that are left over make the measurements more complete.
+
+    Differences are over `ℓ √(2 noise)`: there the error of the noise, `noise · ℓ/μ`, is that of the curvature, `μ/2ℓ`.
     """
     rank, each = min(32, spec.d_in), FRESH + 1
     steps = workload.steps_of(workload.batch_size + each * rank, each)
     if workload.rows is not None:
         rank = max(rank, min(spec.d_in, (int(workload.rows / steps) - workload.batch_size) // each))
     room = max(64, min(4096, MEMORY_BYTES // (4 * spec.d_out * rank)))
-    travel = TRAVEL * math.sqrt(steps * each / 220)
-    step = 2 * step_size(spec)
-    held = HeldSubspace(min(room, steps * FRESH), steps, rank, step, length=length, fresh=FRESH, travel=travel)
+    pace = PACE * math.sqrt(220 / (steps * each))
+    step = min(2 * step_size(spec), length * max(LEAST, math.sqrt(2 * spec.noise)))
+    held = HeldSubspace(min(room, steps * FRESH), steps, rank, step, length=length, fresh=FRESH, pace=pace)
     return Method(held, fitted(spec))
 
 

@@ -38,8 +38,10 @@ class HeldSubspace(nn.Module, Estimator):
 
     With a `length`, steps are made in z: `bp.optim.SignalScaled` hands them to `advance`, which takes the momentum of
     the slopes over their root mean square, times the agreement of the gradients: 1 where they agree, less where they do
-    not. θ moves by at most `travel` lengths in `hold` gradients, at half of the first rate on average. Of the
-    optimizer, only the schedule of its rate counts.
+    not. θ moves by at most 1.5 lengths in `hold` gradients, at half of the first rate on average. A rolling subspace
+    moves it by at most `pace · ℓ · √(Σ w²/P)` at a time, the last factor being the cosine of the estimate to the
+    gradient: steps are short where few derivatives are known, or hold. Of the optimizer, only the schedule of its rate
+    counts.
 
     **Costs** K + 1 programmings and `(K + 1)·rank` rows every `hold` steps, and none between; with `fresh`, so many
     programmings and `(fresh + 1)·rank` rows a step. Memory `4·K·d_out·rank` bytes.
@@ -47,13 +49,13 @@ class HeldSubspace(nn.Module, Estimator):
     **Arguments:**
 
     - `count`: K, at most P (or the next power of two).
-    - `hold`: gradients between two measurements; with `fresh`, those in which θ moves by `travel`.
+    - `hold`: gradients between two measurements; 100 by default.
     - `rank`: rows of a measurement, k; 32 by default.
     - `step`: of the differences, in θ's units; 0.02 by default.
     - `length`: the correlation length ℓ of the derivatives, in θ's units; None (the default) leaves steps to the
       optimizer.
     - `fresh`: new directions a gradient; 0 (the default) measures K of them every `hold` gradients.
-    - `travel`: correlation lengths, 1.5 by default.
+    - `pace`: of a rolling subspace; 2 by default.
 
     Holds state: one serves one layer. Raises `ArgumentError` for numbers out of range, or for `fresh` without a
     `length`; `IncompatibleError` for a device that is not declared linear and of vectors.
@@ -83,20 +85,20 @@ class HeldSubspace(nn.Module, Estimator):
         *,
         length: float | None = None,
         fresh: int = 0,
-        travel: float = TRAVEL,
+        pace: float = 2.0,
     ) -> None:
         super().__init__()
         positive_step(self, step)
         for name, value, least in (("count", count, 1), ("hold", hold, 1), ("rank", rank, 1), ("fresh", fresh, 0)):
             if value < least:
                 raise ArgumentError(f"`HeldSubspace({name}=...)` must be at least {least}, got {value}")
-        for name, value in (("length", length), ("travel", travel)):
+        for name, value in (("length", length), ("pace", pace)):
             if value is not None and not 0 < value < math.inf:
                 raise ArgumentError(f"`HeldSubspace({name}=...)` must be positive and finite, got {value}")
         if fresh and length is None:
             raise ArgumentError("`HeldSubspace(fresh=...)` needs a `length`, which tells how much old directions count")
         self.count, self.hold, self.rank, self.step, self.length = count, hold, rank, step, length
-        self.fresh, self.travel = fresh, travel
+        self.fresh, self.pace = fresh, pace
         self._bound: str | None = None
 
     @property
@@ -183,7 +185,8 @@ class HeldSubspace(nn.Module, Estimator):
         mean, power = (m / (1 - decay ** self.ages[:filled]) for m, decay in zip(moments, DECAY, strict=True))
         change = mean / power.mean().sqrt().clamp_min(torch.finfo(power.dtype).tiny)
         agreement = min(1.0, float(change.square().mean().sqrt()))
-        size = 2 * self.travel * self.length / self.hold * agreement * rate / float(self.unit)
+        part = self._known(old) * self.pace if self.fresh else 2 * TRAVEL / self.hold
+        size = part * self.length * agreement * rate / float(self.unit)
         self.slopes.zero_()
         return old - self._along((size * change).to(old)) / math.sqrt(filled)
 
@@ -239,6 +242,10 @@ class HeldSubspace(nn.Module, Estimator):
         square = away.square().sum(1) / (away.shape[1] * theta.numel())
         return (-square / self.length**2).exp()
 
+    def _known(self, theta: Tensor) -> float:
+        """The cosine of the estimate to the gradient, as far as the rows are seen."""
+        return min(1.0, math.sqrt(float(self._weights(theta).square().sum()) / len(self.columns)))
+
     def _sketch(self, theta: Tensor) -> Tensor:
         return self._family.project(theta, self.order[:SKETCH]).sum(0)
 
@@ -257,6 +264,6 @@ class HeldSubspace(nn.Module, Estimator):
         return self._family.combine(whole)
 
     def extra_repr(self) -> str:
-        length = f", length={self.length:.3g}, travel={self.travel:.3g}" if self.length is not None else ""
-        fresh = f", fresh={self.fresh}" if self.fresh else ""
+        length = f", length={self.length:.3g}" if self.length is not None else ""
+        fresh = f", fresh={self.fresh}, pace={self.pace:.3g}" if self.fresh else ""
         return f"count={self.count}, hold={self.hold}, rank={self.rank}, step={self.step:g}{fresh}{length}"
