@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from blackprop.characterisation._conclusion import Conclusion, conclude
 from blackprop.characterisation._findings import Finding
 from blackprop.characterisation._page import page
@@ -29,6 +31,7 @@ class Characterisation:
     - `step` (units of θ): a useful step for differences.
     - `ledger`: the cost.
     - `curves`: the points of the plots.
+    - `tap_gains` (K,): of the power taps, over their nominal ones; None where they were not told apart.
     """
 
     findings: dict[str, Finding]
@@ -37,6 +40,7 @@ class Characterisation:
     step: float
     ledger: Ledger
     curves: dict[str, Any] = field(default_factory=dict, repr=False)
+    tap_gains: Tensor | None = field(default=None, repr=False)
 
     @property
     def declaration(self) -> Declaration:
@@ -48,7 +52,7 @@ class Characterisation:
     @property
     def conclusion(self) -> Conclusion:
         """The consequences of the findings."""
-        return conclude(self.findings, self.diagnoses, self.device)
+        return conclude(self.findings, self.diagnoses, self.device, self.tap_gains)
 
     def __str__(self) -> str:
         lines = [f"{self.device.device}", *(f"WRONG: {diagnosis}" for diagnosis in self.diagnoses), ""]
@@ -74,6 +78,7 @@ class Characterisation:
                 "period": spec.theta.period,
                 "harmonics": spec.theta.harmonics,
                 "cost": [spec.cost.programming, spec.cost.row],
+                "tap_gains": None if self.tap_gains is None else self.tap_gains.tolist(),
                 "order": None if self.device.order is None else self.device.order.tolist(),
             },
             "step": self.step,

@@ -21,12 +21,15 @@ from blackprop.characterisation._linearity import linearity
 from blackprop.characterisation._response import period, response, useful_step
 from blackprop.characterisation._signal import influence, signal
 from blackprop.characterisation._stability import stability
+from blackprop.characterisation.two_way._reciprocity import reciprocity
+from blackprop.characterisation.two_way._tap_gains import TapGains, tap_gains
 from blackprop.core._budget import Budget
 from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import metered
 from blackprop.core._procedure import Procedure, ask, run
 from blackprop.core._query import Count, Purpose
+from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices import Declared, Device, Simulator
 from blackprop.devices._wrapper import unwrapped
 from blackprop.errors import ArgumentError, BudgetExhausted, ReadingError
@@ -36,6 +39,8 @@ T = TypeVar("T")
 SHIFTED = 64  # parameters that parameter shift could be worth its programmings for
 QUESTIONS = (
     "coupling",
+    "reciprocal",
+    "taps",
     "linear",
     "affine",
     "noise",
@@ -64,9 +69,10 @@ def characterise(
     """Measure the properties of `device` and return them with a declaration.
 
     Measured are signal and noise, settling, history and drift, linearity, the period of θ, response curves, a useful
-    step, and the coupling, including a hidden wiring of the parameters. Declared shapes, limits and initial values are
-    trusted; other declarations are not used. All queries are booked as `CALIBRATE` and stay within the limits of θ and
-    within `budget`, the cheapest question first. When the budget ends, the remaining properties are unknown. At the
+    step, the coupling, including a hidden wiring of the parameters, and, where the device declares that it is read
+    backwards or has power taps, whether it is reciprocal and which gains the taps have. Declared shapes, limits and
+    initial values are trusted; other declarations are not used. All queries are booked as `CALIBRATE` and stay within
+    the limits of θ and within `budget`, the cheapest question first. When the budget ends, the remaining properties are unknown. At the
     end, also after an error, θ is the earlier setting, or the initial one. A faulty device is diagnosed, not refused.
 
     **Costs** some 200 programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` for
@@ -105,6 +111,7 @@ class _Inquiry:
         self.clock = Clock(dut.device)
         self.wiring: Wiring | None = None
         self.step: float | None = None
+        self.taps: TapGains | None = None
 
     def carry_out(self) -> Characterisation:
         stopped = ""
@@ -155,6 +162,9 @@ class _Inquiry:
         self.wiring = self._run(lambda: coupling(dut))
         self._take(self.wiring.finding, curves={"coupling": self.wiring.curves})
         self._take(self._harmonics())
+        self._take(self._run(lambda: reciprocity(dut)))
+        self.taps = self._run(lambda: tap_gains(dut))
+        self._take(self.taps.finding)
 
     def _harmonics(self) -> Finding:
         """Asked only if a plan can use the answer: for few parameters, without linearity or coupling."""
@@ -186,6 +196,7 @@ class _Inquiry:
 
     def _declared(self, noise: float) -> Declared:
         linear, one = self.findings.get("linear"), self.findings.get("harmonics")
+        one_way = self.findings.get("reciprocal")
         return Declared(
             self.dut.device,
             harmonics=1 if one is not None and one.known and one.value == 1 else None,
@@ -195,6 +206,7 @@ class _Inquiry:
             noise=noise,
             period=self.dut.period,
             order=self.wiring.order if self.wiring is not None else None,
+            without=(ReadBack,) if one_way is not None and one_way.value is False else (),
         )
 
     def _cost(self) -> Cost | None:
@@ -217,6 +229,7 @@ class _Inquiry:
             self.step if self.step is not None else step_size(device.declaration),
             self.ledger,
             self.curves,
+            self.taps.gains if self.taps is not None else None,
         )
 
 

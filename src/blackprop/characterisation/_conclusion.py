@@ -34,7 +34,9 @@ class Conclusion:
         )
 
 
-def conclude(findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device: Declared) -> Conclusion:
+def conclude(
+    findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device: Declared, gains: Tensor | None = None
+) -> Conclusion:
     """Return the declaration of `device` as a line of code, its plan, and the faults to correct first."""
     advice = [f"mend this: {diagnosis}" for diagnosis in diagnoses]
     dark = findings["dark level"].value
@@ -48,11 +50,19 @@ def conclude(findings: Mapping[str, Finding], diagnoses: tuple[str, ...], device
         advice.append(
             f"keep the inputs within one period, {period.value:.5g}: beyond, rows that differ are answered alike"
         )
+    if findings["reciprocal"].value is False:
+        advice.append(
+            "train without `ReadBack`, which is declared and does not hold: a part along the way is not reciprocal, or "
+            "a port is scaled in one direction only"
+        )
     chosen = choose(device.declaration)
-    return Conclusion(tuple(advice), f"{chosen.name}: {chosen.reason(device.declaration)}", _line(device))
+    line = _line(device, findings["reciprocal"].value is False)
+    if gains is not None:
+        line = f"{line}\n{_estimator(gains)}"
+    return Conclusion(tuple(advice), f"{chosen.name}: {chosen.reason(device.declaration)}", line)
 
 
-def _line(device: Declared) -> str:
+def _line(device: Declared, one_way: bool) -> str:
     """Return code that turns `device` into the device that was found; it expects `bp` and `torch`."""
     spec = device.declaration
     parts = [f"linear={spec.linear}", f"coupling=bp.Coupling.{spec.coupling.name}", f"noise={spec.noise!r}"]
@@ -61,11 +71,21 @@ def _line(device: Declared) -> str:
         parts.append(f"harmonics={spec.theta.harmonics}")
     if spec.cost != device.device.cost:
         parts.append(_cost(spec.cost))
+    if one_way:
+        parts.append("without=[bp.core.ReadBack]")
     before = ""
     if device.order is not None:
         before, order = _order(device.order)
         parts.append(f"order={order}")
     return f"{before}device = bp.devices.Declared(device, {', '.join(parts)})"
+
+
+def _estimator(gains: Tensor) -> str:
+    """Return code that makes the estimator that knows the gains of the taps."""
+    if len(gains) <= INLINE:
+        return f"estimator = bp.estimators.InSitu(gains={[round(gain, 4) for gain in gains.tolist()]})"
+    saved = 'json.loads(pathlib.Path("report.json").read_text())["declaration"]["tap_gains"]'
+    return f"import json, pathlib\nestimator = bp.estimators.InSitu(gains={saved})"
 
 
 def _cost(cost: Cost) -> str:

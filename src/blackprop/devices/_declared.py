@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling, input_limits
 from blackprop.core._theta import ThetaSpec
-from blackprop.core.capabilities._capability import ALL
+from blackprop.core.capabilities._capability import ALL, Capability
 from blackprop.devices._base import Device
 from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError
@@ -24,6 +24,7 @@ class Declared(Wrapper):
     - `device`: the device.
     - `linear`, `coupling`, `noise`, `period`, `harmonics` (defaults: unknown): replace the device's own declarations.
     - `cost`, `x_low`, `x_high` (default None, the device's own): replace them if given.
+    - `without` (default none): types of capabilities that the device declares and does not have.
     - `drawing` (default False): keep the design that the device declares, in its own order of parameters.
     - `order` (P,) (default None): a permutation that renumbers the parameters. Parameter k is the device's own
       `order[k]`, so `θ_device[order] = θ`. A device whose parameter p moves the matrix element π(p) alone has ordinary
@@ -51,8 +52,10 @@ class Declared(Wrapper):
         x_low: float | None = None,
         x_high: float | None = None,
         drawing: bool = False,
+        without: Iterable[type[Capability]] = (),
     ) -> None:
         super().__init__(device)
+        self.capabilities = tuple(each for each in self.capabilities if not isinstance(each, tuple(without)))
         self.cost = cost if cost is not None else device.cost
         self.linear, self.coupling, self.noise = linear, coupling, noise
         given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))

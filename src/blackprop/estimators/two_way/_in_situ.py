@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class InSitu(Estimator):
     **Arguments:**
 
     - `pairs` (default 8): the most singular pairs that are sent. None for all: at most `min(B, d_in, d_out)`.
+    - `gains` (K numbers, default (), alike): the known gain of each tap, by which its derivative is divided.
+      `blackprop characterise` finds them.
 
     **Raises** `IncompatibleError` for a device without the capabilities.
 
@@ -52,9 +54,13 @@ class InSitu(Estimator):
     """
 
     pairs: int | None = 8
+    gains: tuple[float, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_pairs(self, self.pairs)
+        object.__setattr__(self, "gains", tuple(map(float, self.gains)))
+        if not all(0 < gain < math.inf for gain in self.gains):
+            raise ArgumentError("`InSitu(gains=...)` must be positive and finite")
 
     @property
     def bias_order(self) -> int | None:
@@ -73,6 +79,10 @@ class InSitu(Estimator):
                 f"{spec.theta.size} parameters"
             )
         require_any_phase("InSitu", spec)
+        if self.gains and len(self.gains) != taps.units * taps.per_unit:
+            raise IncompatibleError(
+                f"`InSitu(gains=...)` has {len(self.gains)} gains, and {spec.name} has {taps.units * taps.per_unit} taps"
+            )
         if taps.modes != back.modes or taps.modes < spec.d_in:
             raise IncompatibleError(
                 f"`InSitu` sends forwards the field that it reads at the inputs: {spec.name} has {spec.d_in} inputs, "
@@ -91,30 +101,42 @@ class InSitu(Estimator):
         v, u, weights = self._pairs(x, grad_y)
         if not len(v):
             return torch.zeros_like(theta)
-        u, shrunk = fitting(u, spec.capability(ReadBackField).limit or math.inf)
-        back = Query(u.unflatten(1, spec.out_shape), theta, Purpose.PARAMETER, ReadBackField)
-        (z,) = yield from in_rounds([back], 2 * taps.modes)
-        size = z.flatten(1).norm(dim=1)
-        lit = size > 0  # a cotangent of which no light arrives has the gradient 0
-        s = torch.where(lit, v.norm(dim=1) / size.where(lit, 1.0), 0.0)
-        # With z = (Re, Im), i z* = (Im, Re).
-        reversed_ = s[:, None, None] * z.flip(1)
-        row = torch.zeros_like(z)
-        row[:, 0, : v.shape[1]] = v
-        both = torch.stack((row - reversed_, row + reversed_))  # each pair of the same size
-        peak = both.square().sum(2).amax((0, 2)).sqrt()
-        weaker = (reach(spec) / peak.clamp_min(1e-30)).clamp_max(1.0)
-        sent = Query((both * weaker[:, None, None]).flatten(0, 1), theta, Purpose.PARAMETER, Taps)
-        (powers,) = yield from in_rounds([sent], taps.units * taps.per_unit)
-        minus, plus = powers.chunk(2)
-        scale = torch.where(lit, weights / (4 * s * shrunk * weaker.square()).where(lit, 1.0), 0.0)
-        phases = scale @ (minus - plus)
+        phases = weights @ (yield from tapped(v, u, theta, spec))
+        if self.gains:
+            phases = phases / phases.new_tensor(self.gains)
         shares, slopes = taps.shares(phases), taps.slopes(theta)
         found = taps.combined(phases if shares is None else phases / shares).to(theta)
         return found if slopes is None else found * slopes
 
     def _pairs(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return singular_pairs(x, grad_y, self.pairs)
+
+
+def tapped(
+    v: Tensor, u: Tensor, theta: Tensor, spec: Declaration, purpose: Purpose = Purpose.PARAMETER
+) -> Procedure[Tensor]:
+    """The derivative (n, K) of `⟨u, f(v; θ)⟩` for a phase at each tap, as the taps have it, of rows v (n, d_in) and
+    cotangents u (n, d_out).
+    """
+    taps = spec.capability(Taps)
+    u, shrunk = fitting(u, spec.capability(ReadBackField).limit or math.inf)
+    back = Query(u.unflatten(1, spec.out_shape), theta, purpose, ReadBackField)
+    (z,) = yield from in_rounds([back], 2 * taps.modes)
+    size = z.flatten(1).norm(dim=1)
+    lit = size > 0  # a cotangent of which no light arrives has the gradient 0
+    s = torch.where(lit, v.norm(dim=1) / size.where(lit, 1.0), 0.0)
+    # With z = (Re, Im), i z* = (Im, Re).
+    reversed_ = s[:, None, None] * z.flip(1)
+    row = torch.zeros_like(z)
+    row[:, 0, : v.shape[1]] = v
+    both = torch.stack((row - reversed_, row + reversed_))  # each pair of the same size
+    peak = both.square().sum(2).amax((0, 2)).sqrt()
+    weaker = (reach(spec) / peak.clamp_min(1e-30)).clamp_max(1.0)
+    sent = Query((both * weaker[:, None, None]).flatten(0, 1), theta, purpose, Taps)
+    (powers,) = yield from in_rounds([sent], taps.units * taps.per_unit)
+    minus, plus = powers.chunk(2)
+    scale = torch.where(lit, 1 / (4 * s * shrunk * weaker.square()).where(lit, 1.0), 0.0)
+    return scale[:, None] * (minus - plus)
 
 
 def check_pairs(owner: object, pairs: object) -> None:

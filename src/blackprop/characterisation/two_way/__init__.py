@@ -1,0 +1,1 @@
+"""Questions to devices that declare that they run both ways, or are read inside."""
