@@ -93,5 +93,5 @@ def test_taps_in_other_places_and_devices_without_either_are_said():
 def test_gains_that_do_not_fit_are_refused():
     with pytest.raises(ArgumentError, match="gains"):
         InSitu(gains=(1.0, -1.0))
-    with pytest.raises(IncompatibleError, match="2 gains, and .* has 18 taps"):
+    with pytest.raises(IncompatibleError, match=r"2 gains, and .* has 18 taps"):
         InSitu(gains=(1.0, 1.0)).check(bp.devices.MZIMesh(4, 4).declaration)

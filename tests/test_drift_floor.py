@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 import blackprop as bp
 from blackprop.core import ReadBack, ReadBackField, Taps
 from blackprop.errors import ArgumentError
+from blackprop.experiments import Allowance, Digits, OracleReference, Trial, train
 from blackprop.optim import DriftFloor
 from support import draw
 
@@ -156,3 +158,37 @@ def test_a_model_without_the_layer_and_a_thing_that_is_no_scheduler_are_refused(
         DriftFloor(schedule, nn.Linear(2, 2))
     with pytest.raises(ArgumentError, match="takes a learning-rate scheduler"):
         DriftFloor(schedule.optimizer, layer)
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A light modulator that drifts, as a kind of device for trials."""
+
+    value: str = "moving"
+
+    def make(self, d_in: int, d_out: int, seed: int = 0) -> bp.Device:
+        return Ramp(bp.devices.LightModulator(d_in, d_out), 0.02)
+
+
+@dataclass(frozen=True)
+class Watched(Digits):
+    """Digits whose schedule holds the rate at the drift."""
+
+    def optimizers(self, model: nn.Module, steps: int) -> list[tuple[torch.optim.Optimizer, LRScheduler]]:
+        adam = torch.optim.Adam(bp.param_groups(model, lr=self.lr, device_lr=self.device_lr))
+        FOUND.append(DriftFloor(CosineAnnealingLR(adam, steps), model, every=3, follow=2.0))
+        return [(adam, FOUND[-1])]
+
+
+FOUND: list[DriftFloor] = []
+
+
+def test_within_an_allowance_the_rate_of_theta_falls_to_the_floor_and_not_to_zero():
+    task = Watched(epochs=1, device_lr=0.01)
+    result = train(Trial(task, OracleReference(), Moving(), allowance=Allowance.of_batches(task, 14)))
+    schedule = FOUND[-1]
+    assert result["programmings"]["surrogate"] > 0
+    assert max(schedule.floors) == pytest.approx(2 * 0.02 * 5 / 3, rel=0.5)  # 5 programmings in 3 steps
+    rates = [group["lr"] for group in schedule.optimizer.param_groups]
+    assert min(rates) < 1e-3  # of the digital parameters
+    assert max(rates) == pytest.approx(max(schedule.floors), rel=0.5)

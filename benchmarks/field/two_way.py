@@ -14,8 +14,8 @@ Devices, as designed (*ideal*) and as built:
 
 - *three-splitter*, *mzi*: phase offsets anywhere on the circle, splitters off by 0.05 rad, tap noise 1 %, tap gains
   ± 5 %, read noise 2 %. *lossy*: the same with 0.3 dB ± 30 % an interferometer and tap noise 5 %. *drifting*: the same
-  as as-built, and each phase moves steadily, by 0.5 rad (rms) over the allowance; the rate falls to `--floor` of its
-  start (by default not at all), not to zero.
+  as as-built, and each phase moves steadily, by 0.5 rad (rms) over the allowance. Rates fall as a cosine to zero, those
+  of θ no further than to `--follow` times the drift a step that `optim.DriftFloor` measures (0: to zero).
 - *crossbar*: phase-change cells, whose conductance varies at every programming and reading and falls with time (a
   minute a round), wires of 1 Ω between cells, 1 % of the cells stuck.
 
@@ -37,7 +37,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 import blackprop as bp
 from blackprop.core import ReadBack, ReadBackField, Taps
@@ -129,14 +129,14 @@ class Chip:
 
 @dataclass(frozen=True)
 class HeldUp(Digits):
-    """Digits whose rates fall as a cosine to `floor` times their start."""
+    """Digits whose rates of θ fall as a cosine, no further than to `follow` times the drift that is measured."""
 
-    floor: float = 0.0
+    follow: float = 0.0
 
     def optimizers(self, model: nn.Module, steps: int) -> list[tuple[Optimizer, LRScheduler]]:
         adam = Adam(bp.param_groups(model, lr=self.lr, device_lr=self.device_lr))
-        part = (1 - self.floor) / 2
-        return [(adam, LambdaLR(adam, lambda step: self.floor + part * (1 + math.cos(math.pi * min(1, step / steps)))))]
+        usual = CosineAnnealingLR(adam, steps)
+        return [(adam, bp.optim.DriftFloor(usual, model, follow=self.follow) if self.follow else usual)]
 
 
 def run(task: Digits, method: TrainingMethod, chip: Chip, seed: int, factor: float) -> dict[str, float]:
@@ -158,14 +158,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--factor", type=float, default=1)
     parser.add_argument("--epochs", type=int, default=10, help="of the allowance of factor 1")
-    parser.add_argument("--floor", type=float, default=1.0, help="of the rate, on drifting devices")
+    parser.add_argument("--follow", type=float, default=10.0, help="rates over the drift a step, on drifting devices")
     args = parser.parse_args()
     torch.set_num_threads(1)
     head = f"{'device':16}{'chip':10}{'method':10}{'rate':>6}{'accuracy, %':>16}"
     print(head + f"{'steps':>7}{'rows':>8}{'programmings':>14}")
     for device in args.devices:
         for value in args.chips if device in MESHES else [each for each in args.chips if each in ("ideal", "as-built")]:
-            task = HeldUp(epochs=args.epochs, floor=args.floor if value == "drifting" else 0.0)
+            task = HeldUp(epochs=args.epochs, follow=args.follow if value == "drifting" else 0.0)
             for method in (OracleReference(), FrozenReference(), TwoWay(args.pairs)):
                 chip = Chip(device, value)
                 rates = args.rates[:1] if isinstance(method, FrozenReference) else args.rates

@@ -72,8 +72,9 @@ def characterise(
     step, the coupling, including a hidden wiring of the parameters, and, where the device declares that it is read
     backwards or has power taps, whether it is reciprocal and which gains the taps have. Declared shapes, limits and
     initial values are trusted; other declarations are not used. All queries are booked as `CALIBRATE` and stay within
-    the limits of θ and within `budget`, the cheapest question first. When the budget ends, the remaining properties are unknown. At the
-    end, also after an error, θ is the earlier setting, or the initial one. A faulty device is diagnosed, not refused.
+    the limits of θ and within `budget`, the cheapest question first. When the budget ends, the remaining properties are
+    unknown. At the end, also after an error, θ is the earlier setting, or the initial one. A faulty device is
+    diagnosed, not refused.
 
     **Costs** some 200 programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` for
     a hidden wiring.

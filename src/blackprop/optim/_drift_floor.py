@@ -12,7 +12,7 @@ from blackprop.errors import ArgumentError, BudgetExhausted
 from blackprop.nn._drift_watch import ReferenceReading
 from blackprop.nn._layer import PhysicalLayer
 
-FOLLOW = 20.0  # rates for a drift by one unit a step
+FOLLOW = 10.0  # rates for a drift by one unit a step
 
 
 class DriftFloor(LRScheduler):
@@ -36,7 +36,7 @@ class DriftFloor(LRScheduler):
     - `scheduler`: of the optimizer that holds θ. Call `step` of this object in its place.
     - `model`: its physical layers are watched.
     - `every` (default 20): steps.
-    - `follow` (default 20): by measurements on a mesh whose phases drift steadily (docs/drift.md).
+    - `follow` (default 10): by measurements on a mesh whose phases drift steadily (docs/drift.md).
 
     **Raises** `ArgumentError` for numbers out of range, or an optimizer that has the θ of none of the layers.
     """
@@ -66,7 +66,7 @@ class DriftFloor(LRScheduler):
         self.steps = 0
         self.scheduled = [group["lr"] for group in groups]
         """The rates that the wrapped scheduler asks for."""
-        self._hold()
+        self._raise()
 
     @property
     def floors(self) -> list[float]:
@@ -81,11 +81,19 @@ class DriftFloor(LRScheduler):
         for group, rate in zip(self.optimizer.param_groups, self.scheduled, strict=True):
             group["lr"] = rate  # schedulers compute the next rate from the present one
         self.inner.step() if epoch is None else self.inner.step(epoch)
-        self.scheduled = [group["lr"] for group in self.optimizer.param_groups]
+        self.watch()
+        self.hold()
+
+    def watch(self) -> None:
+        """Count a step, and measure the drift if that is due; for loops that set their rates themselves."""
         self.steps += 1
         if self.steps % self.every == 0:
-            self._watch()
-        self._hold()
+            self._measure()
+
+    def hold(self) -> None:
+        """Take the present rates of the optimizer as scheduled, and raise them to the floors."""
+        self.scheduled = [group["lr"] for group in self.optimizer.param_groups]
+        self._raise()
 
     def get_last_lr(self) -> list[float]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return [float(rate) for rate in self._last_lr]
@@ -100,9 +108,9 @@ class DriftFloor(LRScheduler):
         self.scheduled, self.steps = list(state_dict["scheduled"]), int(state_dict["steps"])
         self.drifts = [list(each) for each in state_dict["drifts"]]
         self.references = [None] * len(self.watched)
-        self._hold()
+        self._raise()
 
-    def _watch(self) -> None:
+    def _measure(self) -> None:
         for number, (layer, _) in enumerate(self.watched):
             reference = self.references[number]
             if reference is not None and layer.theta.requires_grad:
@@ -113,7 +121,7 @@ class DriftFloor(LRScheduler):
                 self.drifts[number] = [*self.drifts[number][-2:], found]
             self.references[number] = layer.reference()
 
-    def _hold(self) -> None:
+    def _raise(self) -> None:
         for group, rate, floor in zip(self.optimizer.param_groups, self.scheduled, self.floors, strict=True):
             group["lr"] = max(rate, floor)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -80,8 +80,9 @@ class InSitu(Estimator):
             )
         require_any_phase("InSitu", spec)
         if self.gains and len(self.gains) != taps.units * taps.per_unit:
+            count = taps.units * taps.per_unit
             raise IncompatibleError(
-                f"`InSitu(gains=...)` has {len(self.gains)} gains, and {spec.name} has {taps.units * taps.per_unit} taps"
+                f"`InSitu(gains=...)` has {len(self.gains)} gains, and {spec.name} has {count} taps"
             )
         if taps.modes != back.modes or taps.modes < spec.d_in:
             raise IncompatibleError(

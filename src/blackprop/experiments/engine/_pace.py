@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from blackprop.experiments.engine._allowance import Allowance, asked
+from blackprop.optim import DriftFloor
 
 
 class Pace(abc.ABC):
@@ -94,14 +95,21 @@ class TaskPace(Pace):
 class AllowancePace(Pace):
     """Make steps until the next one would exceed the allowance, in one segment.
 
-    `rate = initial rate · (1 + cos(π · share spent)) / 2`, so the rate of every method falls to 0 at the end. The cost
-    of the next step is assumed to be the highest cost so far. The first step is not counted for this, because it may
-    include calibration.
+    `rate = initial rate · (1 + cos(π · share spent)) / 2`, so the rate of every method falls to 0 at the end, or to the
+    floors of a `DriftFloor` among the task's schedules, which otherwise are not used. The cost of the next step is
+    assumed to be the highest cost so far. The first step is not counted for this, because it may include calibration.
     """
 
-    def __init__(self, allowance: Allowance, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self,
+        allowance: Allowance,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        schedules: Sequence[LRScheduler] = (),
+    ) -> None:
         self.allowance, self.total, self._model = allowance, 0, model
         self._optimizers = optimizers
+        self._floors = [schedule for schedule in schedules if isinstance(schedule, DriftFloor)]
 
     def steps(self, began: int) -> Iterator[int]:
         if began:  # resumed after the only segment
@@ -117,6 +125,8 @@ class AllowancePace(Pace):
             self.total = round(step / share) if share else 0
             for group, rate in rates:
                 group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
+            for floor in self._floors:
+                floor.hold()
             before = asked(self._model)
             yield step
             if step:
@@ -134,7 +144,9 @@ class AllowancePace(Pace):
         return self.allowance.enforced(self._model)
 
     def stepped(self) -> None:
-        """Keep the rates, which are set before each step."""
+        """Measure the drift where it is due. The rates are set before each step."""
+        for floor in self._floors:
+            floor.watch()
 
     def evaluated(self, score: float) -> None:
         del score

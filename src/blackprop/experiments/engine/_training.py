@@ -50,7 +50,7 @@ class Training:
         self.pace: Pace = (
             TaskPace(schedules, total, segment)
             if trial.allowance is None
-            else AllowancePace(self._for_steps(trial.allowance), self.model, self.optimizers)
+            else AllowancePace(self._for_steps(trial.allowance), self.model, self.optimizers, schedules)
         )
         place = trial.stream(Stream.LAYER, len(self.devices), self.workers.rank)  # after the streams of the devices
         self.rule = trial.method.rule(self.model, torch.Generator().manual_seed(place))
