@@ -25,7 +25,8 @@ BlackpropError
 BlackpropWarning         (a UserWarning)
 ├── CalibrationWarning   a calibration that does not explain the device
 ├── NoisyGradientWarning a device whose training may do more harm than good
-└── DeviceChangedWarning a device whose answers differ from those in a checkpoint
+├── DeviceChangedWarning a device whose answers differ from those in a checkpoint
+└── PulseWarning         pulses that do not move the cells of a device
 ```
 
 Errors are raised before any query is spent or any state is changed. `ReadingError` and `DeviceError` are the
@@ -129,3 +130,7 @@ class NoisyGradientWarning(BlackpropWarning):
 
 class DeviceChangedWarning(BlackpropWarning):
     """A device's answers differ from those in the checkpoint that its layer has loaded."""
+
+
+class PulseWarning(BlackpropWarning):
+    """The cells of a pulsed device do not move: a step is far below one pulse, or no optimizer sends pulses."""

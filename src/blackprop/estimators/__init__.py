@@ -1,5 +1,6 @@
 """Estimators: the gradient for a device's parameters, from queries."""
 
+from blackprop.estimators import pulsed
 from blackprop.estimators._base import Estimator
 from blackprop.estimators._coordinate import Coordinate
 from blackprop.estimators._credit import ByOutput, Credit, Whole
@@ -57,4 +58,5 @@ __all__ = [
     "Still",
     "Subspace",
     "Whole",
+    "pulsed",
 ]

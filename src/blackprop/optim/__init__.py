@@ -5,6 +5,7 @@ from blackprop.optim._drift_floor import DriftFloor
 from blackprop.optim._homodyne import FrequencyPlan, HomodyneGradient
 from blackprop.optim._multiplexed import MultiplexedGradientDescent
 from blackprop.optim._perturbative import PerturbativeGradient
+from blackprop.optim._pulsed import Pulsed
 from blackprop.optim._recent_norms import RecentNorms
 from blackprop.optim._signal_scaled import SignalScaled
 from blackprop.optim._spsa import SPSA
@@ -17,6 +18,7 @@ __all__ = [
     "HomodyneGradient",
     "MultiplexedGradientDescent",
     "PerturbativeGradient",
+    "Pulsed",
     "RecentNorms",
     "SignalScaled",
 ]

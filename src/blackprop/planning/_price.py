@@ -17,8 +17,10 @@ from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.estimators import Still
+from blackprop.estimators.pulsed import PulsedUpdate
 from blackprop.presets import Method
 
+PULSED_RATE, PULSED_ERROR = 0.05, 0.1  # learning rate, and cotangents of a row, of a step whose pulses are priced
 Objective = Callable[[Ledger], float]
 
 
@@ -85,7 +87,7 @@ def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
     surrogate.bind(spec)
     theta = spec.theta.draw(generator)
     moved = spec.theta.clamp(theta + 1e-3 * torch.randn(theta.shape, generator=generator))
-    if isinstance(estimator, Still):
+    if isinstance(estimator, Still | PulsedUpdate):
         moved = theta
     x, y = (torch.randn(batch_size, *shape, generator=generator) for shape in (spec.in_shape, spec.out_shape))
     x = within(spec, x)
@@ -98,12 +100,18 @@ def dry_price(method: Method, device: Measurable, batch_size: int) -> Price:
         if surrogate.asks:
             yield from surrogate.read_grad_x(x, y, theta)
         yield from estimator.grad_theta(x, theta, y, y, spec, generator)
+        yield from pulses(theta)
 
     def later() -> Procedure[None]:
         yield from reading_first(Query(x, moved, Purpose.FORWARD), surrogate.track(theta, moved, generator))
         if surrogate.asks:
             yield from surrogate.read_grad_x(x, y, moved)
         yield from estimator.grad_theta(x, moved, y, y, spec, generator)
+        yield from pulses(moved)
+
+    def pulses(at: Tensor) -> Procedure[None]:
+        if isinstance(estimator, PulsedUpdate):
+            yield from estimator.update(x.flatten(1), PULSED_ERROR * y.flatten(1), PULSED_RATE, at, spec, generator)
 
     with torch.no_grad():
         return Price(price(lambda: held.followed(first()), held), price(lambda: held.followed(later()), held))

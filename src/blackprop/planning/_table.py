@@ -12,6 +12,7 @@ from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
 from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip
 from blackprop.planning._price import Price, dry_price
 from blackprop.planning._two_way import SUBSPACE, TWO_WAY
+from blackprop.planning._pulses import PULSED
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._inquiry import most
 from blackprop.presets import Method
@@ -80,5 +81,6 @@ CANDIDATES: tuple[Candidate, ...] = (
         needs=f"a device of vectors that declares no coupling, of more than {SMALL} parameters",
         divide=_method,
     ),
+    *PULSED,
     *DECLARED[-5:],
 )

@@ -17,7 +17,7 @@ from blackprop.devices._base import Device
 from blackprop.devices._imperfections import restored
 from blackprop.devices.electronic.cells._cell import Cell
 from blackprop.devices.electronic.cells._linear import ConstantStep
-from blackprop.devices.electronic.pulsed._trains import drawn
+from blackprop.devices.electronic.pulsed._trains import drawn, merged
 from blackprop.errors import ArgumentError, ShapeError
 
 
@@ -114,7 +114,7 @@ class PulsedCrossbar(Device):
         rows, columns = (fires.any(1).any(0).nonzero().squeeze(1) for fires in (d, x))
         if not len(rows) or not len(columns):
             return
-        x, d = x[..., columns], d[..., rows]
+        x, d = merged(x[..., columns], d[..., rows])
         block = (tile, rows[:, None], columns)
         cells = {name: value[block] for name, value in self._cells.items()}
         w, touched = self.cell.moved(self._weights[block], x, d, cells, self._generator)

@@ -17,3 +17,17 @@ def drawn(trains: Tensor, d_in: int, generator: torch.Generator) -> tuple[Tensor
     fires = (chance < lines.abs()).to(trains.dtype) * lines.sign()
     fires *= (torch.arange(most) < slots[:, None])[..., None]
     return fires[..., :d_in], fires[..., d_in:]
+
+
+def merged(x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Join trains of one slot, x (B, 1, columns) and d (B, 1, rows), if no cell gets pulses of both directions.
+
+    Pulses of one direction at a cell do not depend on those at others, so that the order of such trains is irrelevant.
+    """
+    if x.shape[1] != 1 or len(x) < 2:
+        return x, d
+    xs, ds = x.mT, d.mT  # (B, columns, 1)
+    xs, ds = xs.flatten(1), ds.flatten(1)
+    if torch.equal((ds.mT @ xs).abs(), ds.abs().mT @ xs.abs()):
+        return xs[None], ds[None]
+    return x, d
