@@ -65,6 +65,7 @@ def suited(candidate: Candidate) -> bp.Device:
         )
 
     linear, chip = bp.devices.Monarch(70, 20), bp.devices.Chip(bp.devices.chips.Rectangular(), 8, 8)
+    pulsed = [bp.devices.PulsedCrossbar(70, 20, gains=gains) for gains in ((1,), (0, 1), (0.2, 1), (0.04, 0.2, 1))]
     factored = bp.devices.SVDMesh(*(bp.devices.Chip(bp.devices.chips.Rectangular(), 8, 8) for _ in range(2)))
     others = (
         bp.devices.Crossbar(70, 20, line=1.0),
@@ -72,7 +73,7 @@ def suited(candidate: Candidate) -> bp.Device:
         bp.devices.CoupledModes(4, 3, kerr=0.02),
         factored,
     )
-    devices = (LightModulator(70, 20), bent(20), bent(10), MZIMesh(70, 20), linear, chip, bent(40), *others)
+    devices = (LightModulator(70, 20), bent(20), bent(10), MZIMesh(70, 20), linear, chip, bent(40), *others, *pulsed)
     return next(device for device in devices if not candidate.why_not(device.declaration))
 
 
@@ -86,7 +87,7 @@ def test_prices_are_those_of_the_table(candidate: Candidate):
         "B": BATCH,
         "M": getattr(plan.estimator, "count", 0),
         "k": getattr(contraction or plan.estimator, "rank", 0),
-        "K": int(candidate.name.split("-")[-1]) if candidate.name[-1].isdigit() else 0,
+        "K": int(last) if (last := candidate.name.split("-")[-1]).isdigit() else 0,
         "d_in": device.declaration.d_in,
         "d_out": device.declaration.d_out,
         "N": 8,

@@ -127,7 +127,7 @@ class Pulsed(torch.optim.Optimizer):
             theta = layer.device.theta.clamp(layer.theta.detach().clone())
             generator = layer.generator
             layer._run(each.method.update(x, grad_y, rate, theta, layer.device.declaration, generator))
-            layer.answers.x = None  # its cells have moved: old readings say nothing about the device
+            layer.answers.x = None  # its cells have moved, so that old readings do not describe the device
 
     def _rate(self, layer: PhysicalLayer) -> float:
         rate = float(next(g["lr"] for g in self.param_groups if any(p is layer.theta for p in g["params"])))

@@ -48,6 +48,10 @@ def _tiles(count: int) -> Callable[[Declaration], bool]:
     return lambda spec: spec.theta.size == count
 
 
+def _residual(spec: Declaration) -> bool:
+    return spec.theta.size == 2 and is_residual(spec)
+
+
 def _several(spec: Declaration) -> bool:
     gains = spec.theta.draw(torch.Generator().manual_seed(0)).abs()
     return len(gains) > 2 and bool((gains[1:] > gains[:-1]).all())
@@ -63,7 +67,7 @@ PULSED: tuple[Candidate, ...] = (
         "residual",
         Quality.EXACT,
         pulsed.ResidualLearning,
-        lambda s: _tiles(2)(s) and is_residual(s),
+        _residual,
         f"{TWO}, both read",
     ),
     _pulsed("agad", Quality.EXACT, pulsed.AGAD, lambda s: _tiles(2)(s) and not is_residual(s), TWO),
@@ -72,6 +76,6 @@ PULSED: tuple[Candidate, ...] = (
     _pulsed("tiki-taka-v2", Quality.ROUGH, pulsed.TikiTakaV2, _tiles(2), TWO),
     _pulsed("symmetric-point-tracking", Quality.ROUGH, pulsed.SymmetricPointTracking, _tiles(2), TWO),
     _pulsed("tiki-taka", Quality.ASKED, pulsed.TikiTaka, _tiles(2), TWO),
-    _pulsed("filtered-residual", Quality.ASKED, pulsed.FilteredResidual, _tiles(2), TWO),
+    _pulsed("filtered-residual", Quality.ASKED, pulsed.FilteredResidual, _residual, f"{TWO}, both read"),
     _pulsed("analog-sgd", Quality.SAMPLED, pulsed.AnalogSGD, _tiles(1), ONE),
 )

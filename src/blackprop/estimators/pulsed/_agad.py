@@ -64,7 +64,7 @@ class AGAD(Chopped):
         del generator
         pulse = spec.capability(Pulse)
         self._seen(x, grad_y)
-        train = self._outer(0, self.signs.to(x) * x, -self._fast_rate(pulse) * grad_y, theta, spec)
+        train = self._descend(0, self.signs.to(x) * x, self._fast_rate(pulse) * grad_y, theta, spec)
         columns = self._due(spec)
         if columns is None:
             yield [train]
@@ -80,4 +80,4 @@ class AGAD(Chopped):
         flips = self.times_read[columns] % self.period == 0
         self.reference[:, columns] = torch.where(flips, self.mean[:, columns], self.reference[:, columns])
         self._flip(columns, flips)
-        yield from released(self, self.H, columns, pulse.granularity, None, theta, spec)
+        yield from released(self, self.H, columns, pulse.granularity, 0.0, theta, spec)

@@ -26,4 +26,4 @@ class AnalogSGD(PulsedUpdate):
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
         del generator
-        yield [self._outer(len(theta) - 1, x, -rate * theta[-1] * grad_y, theta, spec)]
+        yield [self._descend(len(theta) - 1, x, rate * theta[-1] * grad_y, theta, spec)]

@@ -18,7 +18,7 @@ from blackprop.core.capabilities._pulse import Pulse
 from blackprop.errors import ArgumentError, IncompatibleError, PulseWarning
 from blackprop.estimators._base import Estimator
 
-UNHEARD = 16  # backward passes without an optimizer that pulses, after which a warning is given
+UNHEARD = 16  # backward passes without an optimizer that pulses, or steps without pulses, before a warning
 
 
 class PulsedUpdate(nn.Module, Estimator, abc.ABC):
@@ -49,6 +49,7 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
         self._bound: str | None = None
         self._warned = False
         self._unheard = 0  # backward passes
+        self._asked = 0.0  # pulses of the first steps
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer yet."""
@@ -120,11 +121,14 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
 
     # The queries of which updates are made.
 
+    def _descend(self, tile: int, x: Tensor, step: Tensor, theta: Tensor, spec: Declaration) -> Query:
+        """Trains that move a tile by the mean `−Σ_b step_b x_bᵀ`, a step down the gradient."""
+        self._watch(x, step, spec.capability(Pulse))
+        return self._outer(tile, x, -step, theta, spec)
+
     def _outer(self, tile: int, x: Tensor, d: Tensor, theta: Tensor, spec: Declaration) -> Query:
         """Trains that move a tile by the mean `Σ_b d_b x_bᵀ`."""
-        pulse = spec.capability(Pulse)
-        self._warn_if_still(x, d, pulse)
-        return Query(pulse.trains(x, d), _only(theta, tile), Purpose.PARAMETER, Pulse)
+        return Query(spec.capability(Pulse).trains(x, d), _only(theta, tile), Purpose.PARAMETER, Pulse)
 
     def _counted(self, tile: int, counts: Tensor, theta: Tensor, spec: Declaration) -> Query:
         """Trains that give each cell of a tile its whole number of pulses (d_out, d_in)."""
@@ -136,16 +140,16 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
         unit[torch.arange(len(columns)), columns] = 1
         return Query(unit.unflatten(1, spec.in_shape), _only(theta, tile), Purpose.PARAMETER)
 
-    def _warn_if_still(self, x: Tensor, d: Tensor, pulse: Pulse) -> None:
-        if self._warned or not len(x) or not bool(d.any()) or not bool(x.any()):
+    def _watch(self, x: Tensor, d: Tensor, pulse: Pulse) -> None:
+        """Warn if the gradients of the first steps ask for less than one pulse a step, over all cells."""
+        if self.steps >= UNHEARD or not len(x):
             return
-        expected = float((x.abs().sum(1).double() * d.abs().sum(1).double()).sum()) / pulse.granularity
-        if expected < 1:
-            self._warned = True
+        self._asked += float((x.abs().sum(1).double() * d.abs().sum(1).double()).sum()) / pulse.granularity
+        if self.steps == UNHEARD - 1 and 0 < self._asked < UNHEARD:
             warnings.warn(
-                f"`{type(self).__name__}`: this step asks for {expected:.2g} pulses in all, at a step of "
-                f"{pulse.granularity:.3g}, so that most steps move no cell; a learning rate {1 / expected:.2g} times "
-                "as large is the smallest that moves one cell a step",
+                f"`{type(self).__name__}`: the first {UNHEARD} steps ask for {self._asked:.2g} pulses in all, "
+                f"at a step of {pulse.granularity:.3g}, so that most steps move no cell; a learning rate "
+                f"{UNHEARD / self._asked:.2g} times as large is the smallest that moves one cell a step",
                 PulseWarning,
                 stacklevel=2,
             )

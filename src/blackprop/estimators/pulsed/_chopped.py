@@ -63,7 +63,8 @@ class ChoppedTikiTaka(Chopped):
 
     The fast tile is pulsed at the rate `α_A = fast · longest · g/(m_x m_g)`, with running means m of the largest input
     and cotangent of a row, whatever the learning rate α is. Then `q = α t/α_A`, which gives H the units of W. Where |H|
-    passes one step, one pulse moves the main tile and the step is subtracted from H.
+    passes one step, one pulse moves the main tile and H starts from 0 again. Choose t so small that an offset of A
+    passes a step in many reads only, or it is written with alternating signs.
 
     **Costs** at most `B · longest + columns/every` pulses and `columns/every` rows a step.
 
@@ -86,7 +87,7 @@ class ChoppedTikiTaka(Chopped):
     ) -> Procedure[None]:
         pulse = spec.capability(Pulse)
         self._seen(x, grad_y)
-        train = self._outer(0, self.signs.to(x) * x, -self._fast_rate(pulse) * grad_y, theta, spec)
+        train = self._descend(0, self.signs.to(x) * x, self._fast_rate(pulse) * grad_y, theta, spec)
         columns = self._due(spec)
         if columns is None:
             yield [train]
@@ -97,4 +98,4 @@ class ChoppedTikiTaka(Chopped):
         self.H[:, columns] += q * self.signs[columns] * read.flatten(1).mT.to(self.H)
         drawn = torch.rand(len(columns), generator=generator, device=generator.device).to(self.H)
         self._flip(columns, drawn < self.chop)
-        yield from released(self, self.H, columns, pulse.granularity, None, theta, spec)
+        yield from released(self, self.H, columns, pulse.granularity, 0.0, theta, spec)

@@ -55,7 +55,7 @@ class MultiTile(PulsedUpdate):
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
         del generator
-        yield [self._outer(0, x, -rate * grad_y, theta, spec)]
+        yield [self._descend(0, x, rate * grad_y, theta, spec)]
         for tile in range(len(theta) - 1):
             if (self.steps + 1) % (self.every * self.slower**tile):
                 continue

@@ -37,7 +37,7 @@ class ResidualLearning(ColumnTransfer):
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
         del generator
-        train = self._outer(0, x, -rate * grad_y, theta, spec)
+        train = self._descend(0, x, rate * grad_y, theta, spec)
         columns = self._due(spec)
         if columns is None:
             yield [train]
@@ -76,7 +76,7 @@ class FilteredResidual(ColumnTransfer):
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
         del generator
-        train = self._outer(0, x, -rate * grad_y, theta, spec)
+        train = self._descend(0, x, rate * grad_y, theta, spec)
         columns = self._due(spec)
         if columns is None:
             yield [train]

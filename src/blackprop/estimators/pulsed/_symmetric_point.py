@@ -60,7 +60,7 @@ class SymmetricPointTracking(ColumnTransfer):
     def _update(
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
-        train = self._outer(0, self.signs.to(x) * x, -rate * self.fast * grad_y, theta, spec)
+        train = self._descend(0, self.signs.to(x) * x, rate * self.fast * grad_y, theta, spec)
         columns = self._due(spec)
         if columns is None:
             yield [train]

@@ -35,7 +35,7 @@ class TikiTaka(ColumnTransfer):
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
         del generator
-        train = self._outer(0, x, -rate * self.fast * grad_y, theta, spec)
+        train = self._descend(0, x, rate * self.fast * grad_y, theta, spec)
         columns = self._due(spec)
         if columns is None:
             yield [train]
