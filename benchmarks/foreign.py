@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ r3 b 0 {r3}
 
 
 def kept(rows: int) -> float:
-    names = {"parameters": ["r1", "r2", "r3"], "inputs": ["vin"], "outputs": ["v(a)", "v(b)"]}
+    names: dict[str, Any] = {"parameters": ["r1", "r2", "r3"], "inputs": ["vin"], "outputs": ["v(a)", "v(b)"]}
     text = NETLIST.format(vin=0, r1=1000, r2=1000, r3=1000)
     with bp.foreign.from_spice(text, **names, low=100.0, high=10_000.0) as device:
         device.program(torch.full((3,), 1000.0))

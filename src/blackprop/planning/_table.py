@@ -11,8 +11,8 @@ from blackprop.planning._asked import Asked
 from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
 from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip
 from blackprop.planning._price import Price, dry_price
-from blackprop.planning._two_way import SUBSPACE, TWO_WAY
 from blackprop.planning._pulses import PULSED
+from blackprop.planning._two_way import SUBSPACE, TWO_WAY
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._inquiry import most
 from blackprop.presets import Method
