@@ -32,7 +32,12 @@ class Budget:
         seconds: float | None = None,
         **actions: int | None,
     ) -> None:
-        self.limits = {"rows": rows, "programmings": programmings, "seconds": seconds, **actions}
+        self.limits: dict[str, int | float | None] = {
+            "rows": rows,
+            "programmings": programmings,
+            "seconds": seconds,
+            **actions,
+        }
         self.spent: dict[str, float] = {"rows": 0, "programmings": 0, "seconds": 0.0, **dict.fromkeys(actions, 0)}
         for name, limit in self.limits.items():
             if limit is not None and not limit >= 0:

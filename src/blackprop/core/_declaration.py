@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -55,7 +55,7 @@ class Cost:
         if not all(seconds >= 0 for seconds in (self.programming, self.row, *self.actions.values())):
             raise ArgumentError(f"`Cost` takes seconds that are not negative, got {self}")
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  (its mapping has none)
+    __hash__: ClassVar[None] = None  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]  (its mapping has none)
 
     @classmethod
     def dearest(cls, costs: Sequence[Cost]) -> Cost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from blackprop.core._query import Count, Purpose
 
@@ -84,7 +84,7 @@ class Ledger:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ledger) and self.state_dict() == other.state_dict()
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  (it changes as it counts)
+    __hash__: ClassVar[None] = None  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]  (it changes as it counts)
 
     def __repr__(self) -> str:
         asked = [p for p in Purpose if self.rows[p] or self.programmings[p]]

@@ -43,6 +43,11 @@ class Round(Sequence[Query]):
     rows or a setting share the tensor. Make one with `Round.of(queries)`. The parts are never written to.
     """
 
+    parts: tuple[Tensor, ...]
+    settings: Tensor
+    kinds: tuple[type[Capability] | None, ...]
+    table: np.ndarray
+
     def __init__(
         self,
         parts: Sequence[Tensor],
@@ -51,7 +56,7 @@ class Round(Sequence[Query]):
         kinds: Sequence[type[Capability] | None] = (None,),
     ) -> None:
         self.parts, self.settings, self.table, self.kinds = tuple(parts), settings, table, tuple(kinds)
-        self.plain = self.kinds == (None,)
+        self.plain: bool = self.kinds == (None,)
         """Whether all queries are ordinary readings."""
         self._checked: list[object] = []  # the limits it was checked against
 

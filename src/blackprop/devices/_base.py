@@ -48,6 +48,9 @@ class Device(abc.ABC):
     A device serves one thread at a time, as an instrument does.
     """
 
+    x_low: float | None
+    x_high: float | None
+
     single: bool = True  # one device stands behind it, and `program` has written to it when it returns
     rows_each: int = 1  # rows with which it is driven for one row of a query: more in a wrapper that sends several
 
@@ -67,15 +70,15 @@ class Device(abc.ABC):
     ) -> None:
         if not 0 <= noise < math.inf:
             raise ArgumentError(f"`{type(self).__name__}(noise=...)` must be finite and not negative, got {noise}")
-        self.in_shape = _shape("in_shape", in_shape)
-        self.out_shape = _shape("out_shape", out_shape)
-        self.theta = theta if isinstance(theta, ThetaSpec) else ThetaSpec(theta)
+        self.in_shape: Shape = _shape("in_shape", in_shape)
+        self.out_shape: Shape = _shape("out_shape", out_shape)
+        self.theta: ThetaSpec = theta if isinstance(theta, ThetaSpec) else ThetaSpec(theta)
         self.linear = linear
         self.coupling = coupling
-        self.cost = cost if cost is not None else Cost()
+        self.cost: Cost = cost if cost is not None else Cost()
         self.noise = noise
         self.x_low, self.x_high = input_limits(type(self).__name__, x_low, x_high)
-        self.capabilities = declared(type(self).__name__, capabilities)
+        self.capabilities: tuple[Capability, ...] = declared(type(self).__name__, capabilities)
         self._programmed: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:

@@ -42,12 +42,15 @@ class Chain(Device):
     - `cost` (default: that of the slowest part, since rows stream and parts are written in parallel).
     """
 
+    x_low: float | None
+    x_high: float | None
+
     def __init__(self, *parts: Device | Map, cost: Cost | None = None) -> None:
         for part in parts:
             if isinstance(part, type) or not (isinstance(part, Device) or callable(part)):
                 raise ArgumentError(f"`Chain(*parts)` takes devices and functions of a tensor, got {part!r}")
         self.parts = parts
-        self.devices = tuple(part for part in parts if isinstance(part, Device))
+        self.devices: tuple[Device, ...] = tuple(part for part in parts if isinstance(part, Device))
         if not self.devices:
             raise ArgumentError("`Chain(*parts)` takes at least one device, got none")
         for before, after in pairwise(self.devices):

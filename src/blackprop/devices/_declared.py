@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling, input_limits
 from blackprop.core._theta import ThetaSpec
-from blackprop.core.capabilities._capability import ALL, Capability
+from blackprop.core.capabilities._capability import ALL, Capability, Survives
 from blackprop.devices._base import Device
 from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError
@@ -36,7 +37,14 @@ class Declared(Wrapper):
     <Coupling.NONE: 'none'>
     """
 
-    survives = ALL
+    linear: bool
+    coupling: Coupling
+    noise: float
+    x_low: float | None
+    x_high: float | None
+    order: Tensor | None
+
+    survives: ClassVar[Survives] = ALL
 
     def __init__(
         self,
@@ -55,8 +63,9 @@ class Declared(Wrapper):
         without: Iterable[type[Capability]] = (),
     ) -> None:
         super().__init__(device)
-        self.capabilities = tuple(each for each in self.capabilities if not isinstance(each, tuple(without)))
-        self.cost = cost if cost is not None else device.cost
+        lasting = tuple(each for each in self.capabilities if not isinstance(each, tuple(without)))
+        self.capabilities: tuple[Capability, ...] = lasting
+        self.cost: Cost = cost if cost is not None else device.cost
         self.linear, self.coupling, self.noise = linear, coupling, noise
         given = (new if new is not None else old for new, old in ((x_low, device.x_low), (x_high, device.x_high)))
         self.x_low, self.x_high = input_limits("Declared", *given)
@@ -69,10 +78,11 @@ class Declared(Wrapper):
                 raise ArgumentError(f"`Declared(order=...)` must be a permutation of 0 to {size - 1}")
             self._place = order.argsort()
             if not torch.equal(order.cpu(), torch.arange(size)):
-                self.capabilities = tuple(each for each in self.capabilities if not each.per_parameter)
+                kept = tuple(each for each in self.capabilities if not each.per_parameter)
+                self.capabilities = kept
             spec = replace(spec, low=_permuted(spec.low, order), high=_permuted(spec.high, order))
             spec = replace(spec, initial=_initial(device.theta, order))
-        self.theta = spec
+        self.theta: ThetaSpec = spec
 
     def _setting(self, theta: Tensor, fresh: bool) -> Tensor:
         del fresh

@@ -39,6 +39,9 @@ class Differential(Wrapper):
     (torch.Size([5, 2]), 10)
     """
 
+    x_low: float | None
+    x_high: float | None
+
     def __init__(self, device: Device) -> None:
         super().__init__(device)
         self._base = max(0.0, device.x_low if device.x_low is not None else 0.0)
@@ -49,8 +52,8 @@ class Differential(Wrapper):
                 f"{device.x_high:g}"
             )
         self.x_low, self.x_high = (-room, room) if math.isfinite(room) else (None, None)
-        self.noise = math.sqrt(2) * device.noise
-        self.rows_each = 2 * device.rows_each
+        self.noise: float = math.sqrt(2) * device.noise
+        self.rows_each: int = 2 * device.rows_each
 
     @property
     def kind(self) -> str | None:

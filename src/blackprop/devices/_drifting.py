@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from blackprop.core.capabilities._capability import ALL
+from blackprop.core.capabilities._capability import ALL, Survives
 from blackprop.devices._base import Device
 from blackprop.devices._imperfections import restored
 from blackprop.devices._wrapper import Wrapper
@@ -36,7 +36,9 @@ class Drifting(Wrapper):
     - `clock` (s, default `time.monotonic`): read once a round.
     """
 
-    survives = ALL
+    offset: Tensor
+
+    survives: ClassVar[Survives] = ALL
 
     def __init__(
         self,

@@ -6,13 +6,13 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from blackprop.core._query import Purpose, Query
-from blackprop.core.capabilities._capability import ALL
+from blackprop.core.capabilities._capability import ALL, Capability, Survives
 from blackprop.devices._base import Device
 from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError
@@ -56,7 +56,7 @@ class Noisy(Wrapper):
     - `seed` (default 0).
     """
 
-    survives = ALL
+    survives: ClassVar[Survives] = ALL
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class Noisy(Wrapper):
         for name, value in (("read", read), ("proportional", proportional), ("shot", shot), ("scale", scale)):
             if value is not None and not 0 <= value < math.inf:
                 raise ArgumentError(f"`Noisy({name}=...)` must be finite and not negative, got {value}")
-        self.noise = math.hypot(device.noise, read, proportional, shot)
+        self.noise: float = math.hypot(device.noise, read, proportional, shot)
         self._read_noise = read
         self.proportional = proportional
         self.shot = shot
-        self.scale = scale
+        self.scale: float | None = scale
         self._generator = torch.Generator().manual_seed(seed)
         self._evaluating: torch.Generator | None = None
 
@@ -165,7 +165,7 @@ class Quantised(Wrapper):
             self._ranges["input"] = device.x_low, device.x_high
         self._auto = {name for name in ("input", "output") if self._ranges[name] is None}
         if input_bits is None and output_bits is None:  # converters of inputs and outputs stand at their own ports
-            self.capabilities = device.capabilities
+            self.capabilities: tuple[Capability, ...] = device.capabilities
 
     def _theta_range(self) -> Range | None:
         spec = self.theta

@@ -29,13 +29,13 @@ class Monarch(Simulator):
     stacks = True
 
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
-        self.sides = _side(d_in), _side(d_out)
+        self.sides: tuple[int, int] = _side(d_in), _side(d_out)
         j, k = self.sides
         size = k * j * j + k * k * j
         theta = ThetaSpec(size, partial(uniform, size, math.pi / 2 - 0.1, math.pi / 2 + 0.1), period=2 * math.pi)
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
         super().__init__(d_in, d_out, theta, linear=True, cost=cost, capabilities=[ReadBack()])
-        self.kept_from = d_in
+        self.kept_from: int | None = d_in
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         j, k = self.sides

@@ -43,6 +43,10 @@ class Rollout(Device):
     Source of the problem: Ouala et al., arXiv 2311.10665.
     """
 
+    solver: Solver
+    steps: int
+    differentiable: bool
+
     def __init__(
         self,
         solver: Solver,

@@ -27,6 +27,9 @@ class Wrapper(Device):
     - `_sense(y, purpose)`: the readings to return.
     """
 
+    rows_each: int
+    single: bool
+
     survives: ClassVar[Survives] = ()
     """The capabilities of the device inside that the wrapper hands on: their types, or `ALL`."""
 

@@ -36,7 +36,7 @@ class Forward(Difference):
     """`(φ(θ + μu) − φ(θ)) / μ`, error O(μ): one programming a direction, against the rows of the forward pass."""
 
     order = 1
-    signs = (1,)
+    signs: tuple[int, ...] = (1,)
     based = True
 
     def slope(self, values: Tensor, base: Tensor | None) -> Tensor:
@@ -49,7 +49,7 @@ class Central(Difference):
     """`(φ(θ + μu) − φ(θ − μu)) / 2μ`, error O(μ²): two programmings a direction; even orders cancel."""
 
     order = 2
-    signs = (1, -1)
+    signs: tuple[int, ...] = (1, -1)
     based = False
 
     def slope(self, values: Tensor, base: Tensor | None) -> Tensor:

@@ -90,6 +90,9 @@ class ContrastivePlasticity(nn.Module):
     also comes from the layer above.
     """
 
+    classes: int
+    decay: float
+
     def __init__(
         self,
         layers: Sequence[nn.Linear | PhysicalLayer],
@@ -104,11 +107,11 @@ class ContrastivePlasticity(nn.Module):
             raise ArgumentError(f"`ContrastivePlasticity(layers, ...)` takes Linear and PhysicalLayer, got {layers!r}")
         if not 0 <= decay < math.inf:
             raise ArgumentError(f"`ContrastivePlasticity(decay=...)` must be finite and not negative, got {decay}")
-        self.sizes = _sizes(layers, classes)
+        self.sizes: list[tuple[int, int]] = _sizes(layers, classes)
         self._synapses = tuple(layers)
-        self.layers = nn.ModuleList(layers)
+        self.layers: nn.ModuleList = nn.ModuleList(layers)
         self.classes, self.decay, self._generator = classes, decay, generator
-        self.spiking = spiking if spiking is not None else Spiking()
+        self.spiking: Spiking = spiking if spiking is not None else Spiking()
         # Evaluation draws its spikes from a stream of its own, always the same: it must not move the training's.
         self._evaluation = int(torch.randint(2**62, (), generator=generator, device=generator.device))
 

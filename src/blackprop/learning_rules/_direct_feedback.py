@@ -53,6 +53,10 @@ class DirectFeedback:
     Source: Nøkland, NIPS 2016 (arXiv 1609.01596); optical, Launay et al., arXiv 2012.06373.
     """
 
+    feedback: Device | Tensor
+    loss: Loss
+    budget: Budget | None
+
     def __init__(
         self,
         model: nn.Sequential,
@@ -66,7 +70,7 @@ class DirectFeedback:
             raise ArgumentError(
                 f"`DirectFeedback(model, ...)` takes a Sequential of layers, got {type(model).__name__}"
             )
-        self.layers = _layers(model)
+        self.layers: list[nn.Sequential] = _layers(model)
         if len(self.layers) < 2:
             raise ArgumentError(f"`DirectFeedback(model, ...)` needs a hidden layer; this model has {len(self.layers)}")
         if isinstance(feedback, Device):
@@ -76,11 +80,11 @@ class DirectFeedback:
             start = generator if generator is not None else torch.Generator().manual_seed(0)
             self._theta = feedback.theta.draw(start)
         elif isinstance(feedback, Tensor) and feedback.dim() == 2:
-            self.size = feedback.shape[0], feedback.shape[1]
+            self.size: tuple[int, int] = feedback.shape[0], feedback.shape[1]
         else:
             raise ArgumentError(f"`DirectFeedback(feedback=...)` takes a matrix or a Device, got {feedback!r}")
         self.feedback, self.loss, self.budget = feedback, loss, budget
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
 
     def backward(self, x: Tensor, target: Tensor) -> Tensor:
         """Add the gradients for inputs x and targets to the parameters' `.grad`; return the loss."""

@@ -81,7 +81,7 @@ class Layered(Energy):
         super().__init__()
         if not synapses:
             raise ArgumentError("`Layered(synapses=...)` needs at least one module")
-        self.synapses = nn.ModuleList(synapses)
+        self.synapses: nn.ModuleList = nn.ModuleList(synapses)
         self.readout = readout
 
     def drive(self, x: Tensor) -> Tensor:

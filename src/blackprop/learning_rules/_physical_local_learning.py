@@ -48,6 +48,10 @@ class PhysicalLocalLearning(nn.Module):
     length free and devices do not.
     """
 
+    classes: int
+    sharpness: float
+    amplitude: float
+
     def __init__(
         self,
         layers: Sequence[PhysicalLayer],
@@ -68,14 +72,14 @@ class PhysicalLocalLearning(nn.Module):
         for name, value in (("width", width), ("sharpness", sharpness), ("amplitude", amplitude)):
             if not 0 < value < math.inf:
                 raise ArgumentError(f"`PhysicalLocalLearning({name}=...)` must be positive and finite, got {value}")
-        self.stack = tuple(layers)
-        self.layers = nn.ModuleList(layers)
+        self.stack: tuple[PhysicalLayer, ...] = tuple(layers)
+        self.layers: nn.ModuleList = nn.ModuleList(layers)
         self.classes, self.sharpness, self.amplitude = classes, sharpness, amplitude
         self._generator = generator
         outputs = [*(layer.in_shape[0] for layer in layers[1:]), width]
         inputs = [layer.out_shape[0] + layer.in_shape[0] for layer in layers]
         self._matrices = tuple(_linear(*size, generator) for size in zip(inputs, outputs, strict=True))
-        self.digital = nn.ModuleList(self._matrices)
+        self.digital: nn.ModuleList = nn.ModuleList(self._matrices)
         for number, size in enumerate(outputs):
             self.register_buffer(f"p_{number}", torch.randn(size, generator=generator, device=generator.device).cpu())
 

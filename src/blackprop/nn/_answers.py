@@ -54,4 +54,4 @@ class AnswerMemory:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.x, self.y, self.setting = (state[name] for name in ("x", "y", "setting"))
         self.usual = None if state["usual"] is None else float(state["usual"])  # a tensor in states of before
-        self.unconfirmed = True
+        self.unconfirmed: bool = True

@@ -46,12 +46,15 @@ class SignalMeter(nn.Module):
     Keeps them of the latest gradient.
     """
 
+    stream: _Stream
+    told: bool
+
     latest: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         # An odd stride meets every column of a matrix whose width is a power of two.
-        self.stride = 1 if size <= SEEN else -(-size // SEEN) | 1
+        self.stride: int = 1 if size <= SEEN else -(-size // SEEN) | 1
         self.register_buffer("latest", torch.zeros(-(-size // self.stride)))
         self.stream = _Stream()
         self.told = False

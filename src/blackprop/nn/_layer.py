@@ -56,6 +56,10 @@ class PhysicalLayer(MeasuredLayer):
     **Raises** `ArgumentError`, `IncompatibleError` or `ShapeError` for parts that do not fit.
     """
 
+    estimator: Estimator
+    surrogate: Surrogate
+    reason: str
+
     def __init__(
         self,
         device: Device,
@@ -90,15 +94,15 @@ class PhysicalLayer(MeasuredLayer):
         self.estimator.bind(spec)
         if self.estimator.reads is not None and self.estimator.reads is not self.surrogate:
             raise IncompatibleError(f"{self.estimator} reads another surrogate than the layer is given")
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
         self.budget = budget
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
-        self.generator = generator
-        self.theta = nn.Parameter(spec.theta.draw(generator))
+        self.generator: torch.Generator = generator
+        self.theta: nn.Parameter = nn.Parameter(spec.theta.draw(generator))
         self.surrogate.bind(spec)
-        self.gain = nn.Parameter(torch.ones(()))
-        self.bias = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
+        self.gain: nn.Parameter = nn.Parameter(torch.ones(()))
+        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(spec.out_shape)) if bias else None
         self.digital = digital
         self.conversion: Programmed | None = None  # the last result of `approximate`
         self._watch()
@@ -225,9 +229,7 @@ class PhysicalLayer(MeasuredLayer):
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
-    # Further state on which the next step depends, saved beside the parameters and the surrogate's buffers.
-
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> Tensor:  # further state on which the next step depends, beside parameters and buffers
         return pack(
             {
                 "version": _state.VERSION,
@@ -257,7 +259,7 @@ class PhysicalLayer(MeasuredLayer):
         if self.budget is not None and state["budget"] is not None:
             self.budget.load_state_dict(state["budget"])
         self.scale.load_state_dict(state.get("scale", {"decided": True, "rms": None}))  # older ones kept their gain
-        self.started = state["started"]
+        self.started: bool = state["started"]
         self._now.residual = state["residual"]
         if "answers" in state:
             self.answers.load_state_dict(state["answers"])
@@ -267,7 +269,7 @@ class PhysicalLayer(MeasuredLayer):
     ) -> None:
         """Refuse a checkpoint of another device before this layer is changed; then load as other modules do."""
         _state.prepare(self, state_dict, prefix)
-        self.theta_tracked = self.theta_tracked.clone()  # it may be the setting that was sent, and is written to here
+        self.theta_tracked: Tensor = self.theta_tracked.clone()  # perhaps the setting that was sent; written to here
         for name, value in self.named_buffers(prefix.removesuffix(".")):
             other, growing = state_dict.get(name), name.rsplit(".", 1)[-1] in self.surrogate.GROWING
             if isinstance(other, Tensor) and other.shape[growing:] != value.shape[growing:]:
@@ -276,10 +278,11 @@ class PhysicalLayer(MeasuredLayer):
 
     def extra_repr(self) -> str:
         estimator = "the surrogate" if self.estimator.reads is not None else self.estimator
-        parts = [f"{self.device}", f"gradient of theta: {estimator}"]
-        parts += [f"chosen for: {self.reason}"] if self.reason else []
-        parts += [f"{self.scale}"] if f"{self.scale}" else []
-        return ",\n".join([*parts, *([f"{self.budget}"] if self.budget is not None else [])])
+        chosen = f"chosen for: {self.reason}" if self.reason else ""
+        budget = f"{self.budget}" if self.budget is not None else ""
+        return ",\n".join(
+            filter(None, (f"{self.device}", f"gradient of theta: {estimator}", chosen, f"{self.scale}", budget))
+        )
 
 
 def _check_kinds(

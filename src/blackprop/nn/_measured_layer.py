@@ -71,9 +71,9 @@ class MeasuredLayer(nn.Module):
         self.register_buffer("theta_tracked", torch.zeros_like(self.theta, requires_grad=False))
         self.started = False
         self._now = Now()
-        self.signal = SignalMeter(self.theta.numel())
-        self.answers = AnswerMemory()
-        self.scale = OutputScale()
+        self.signal: SignalMeter = SignalMeter(self.theta.numel())
+        self.answers: AnswerMemory = AnswerMemory()
+        self.scale: OutputScale = OutputScale()
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -165,7 +165,7 @@ class MeasuredLayer(nn.Module):
         else:
             tell_allowance(surrogate, self._now.batch, self.budget)
             yield from surrogate.start(setting, generator)
-            self.started = True
+            self.started: bool = True
         self.theta_tracked = setting  # not in place: rounds may hold the old one
         self._now.followed = True
 

@@ -29,6 +29,8 @@ class OutputScale:
     `BlackpropWarning` that tells the value to set.
     """
 
+    decided: bool
+
     def __init__(self) -> None:
         self.decided = False
         self.rms: float | None = None

@@ -19,6 +19,9 @@ class SparseWeights(nn.Module):
     **Raises** `ArgumentError` for a count outside this range.
     """
 
+    d_in: int
+    d_out: int
+
     places: Tensor
 
     def __init__(self, d_in: int, d_out: int, count: int) -> None:
@@ -26,7 +29,7 @@ class SparseWeights(nn.Module):
         if not 1 <= count <= d_in * d_out:
             raise ArgumentError(f"`SparseWeights(count=...)` must be between 1 and {d_in * d_out}, got {count}")
         self.d_in, self.d_out = d_in, d_out
-        self.values = nn.Parameter(torch.zeros(count))
+        self.values: nn.Parameter = nn.Parameter(torch.zeros(count))
         self.register_buffer("places", torch.arange(count))  # row-major
 
     @classmethod

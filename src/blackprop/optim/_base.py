@@ -41,6 +41,8 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
     room, and moves no further than the limit.
     """
 
+    steps: int
+
     in_place: bool = False
     """Whether parameters are put back by subtracting what was added, and not from a copy."""
 

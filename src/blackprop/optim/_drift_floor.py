@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from blackprop.errors import ArgumentError, BudgetExhausted
@@ -41,6 +42,11 @@ class DriftFloor(LRScheduler):
     **Raises** `ArgumentError` for numbers out of range, or an optimizer that has the θ of none of the layers.
     """
 
+    inner: LRScheduler
+    every: int
+    follow: float
+    steps: int
+
     def __init__(self, scheduler: LRScheduler, model: nn.Module, *, every: int = 20, follow: float = FOLLOW) -> None:
         if not isinstance(scheduler, LRScheduler):
             raise ArgumentError(f"`DriftFloor(scheduler=...)` takes a learning-rate scheduler, got {scheduler!r}")
@@ -49,10 +55,10 @@ class DriftFloor(LRScheduler):
         if not 0 < follow < math.inf:
             raise ArgumentError(f"`DriftFloor(follow=...)` must be positive and finite, got {follow}")
         self.inner, self.every, self.follow = scheduler, every, follow
-        self.optimizer = scheduler.optimizer
+        self.optimizer: Optimizer = scheduler.optimizer
         groups = self.optimizer.param_groups
         layers = [module for module in model.modules() if isinstance(module, PhysicalLayer)]
-        self.watched = [
+        self.watched: list[tuple[PhysicalLayer, int]] = [
             (layer, index)
             for layer in layers
             for index, group in enumerate(groups)
@@ -64,7 +70,7 @@ class DriftFloor(LRScheduler):
         self.drifts: list[list[float]] = [[] for _ in self.watched]
         """The last three drifts a step of each watched layer, in units of θ."""
         self.steps = 0
-        self.scheduled = [group["lr"] for group in groups]
+        self.scheduled: list[Any] = [group["lr"] for group in groups]
         """The rates that the wrapped scheduler asks for."""
         self._raise()
 

@@ -172,7 +172,7 @@ class HomodyneGradient(ForwardOnly):
         return [(n, loss - mean) for n, loss in enumerate(losses)], mean
 
     def _check_size(self) -> None:
-        self.plan = self._given if self._given is not None else FrequencyPlan.odd(self.size)
+        self.plan: FrequencyPlan = self._given if self._given is not None else FrequencyPlan.odd(self.size)
         if len(self.plan.frequencies) != self.size:
             raise ArgumentError(
                 f"`HomodyneGradient(plan=...)` has {len(self.plan.frequencies)} frequencies for {self.size} parameters"

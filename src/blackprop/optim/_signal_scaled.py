@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -63,8 +64,8 @@ class SignalScaled(torch.optim.Optimizer):
         self.inner = optimizer
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share_state()
-        self.layers = [layers[id(p)] for p in held if id(p) in layers]
-        self.digital = [p for p in model.parameters() if p.requires_grad and id(p) not in layers]
+        self.layers: list[PhysicalLayer] = [layers[id(p)] for p in held if id(p) in layers]
+        self.digital: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad and id(p) not in layers]
         if not self.layers:
             raise ArgumentError("`SignalScaled(model=...)`: the optimizer holds the theta of none of its layers")
         digital = sum(p.numel() for p in self.digital)
@@ -72,7 +73,7 @@ class SignalScaled(torch.optim.Optimizer):
         like = self.layers[0].theta
         self._reference = SignalMeter(len(self._sample())).to(like.device, like.dtype)
         self._among_digital = among_digital(sum(layer.theta.numel() for layer in self.layers), digital)
-        self.weights = [1.0] * len(self.layers)
+        self.weights: list[float] = [1.0] * len(self.layers)
         """The w of the latest step, for each θ."""
 
     @torch.no_grad()
@@ -115,8 +116,8 @@ class SignalScaled(torch.optim.Optimizer):
 
     def _share_state(self) -> None:
         """Use one list of groups and one state for both, so that schedulers and scalers reach the inner optimizer."""
-        self.param_groups = self.inner.param_groups
-        self.state = self.inner.state
+        self.param_groups: list[dict[str, Any]] = self.inner.param_groups
+        self.state: defaultdict[Tensor, Any] = self.inner.state
 
     def _rate(self, layer: PhysicalLayer) -> float:
         """The learning rate of a device's parameters."""

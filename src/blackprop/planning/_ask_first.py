@@ -45,9 +45,11 @@ class AskFirst(Surrogate):
     **Arguments:** `candidates`, the table; `workload`, the training: `bp.PhysicalLayer` sets it from its budget.
     """
 
+    chosen: str
+
     def __init__(self, candidates: Sequence[Candidate], workload: Workload | None = None) -> None:
         super().__init__()
-        self.candidates = tuple(candidates)
+        self.candidates: tuple[Candidate, ...] = tuple(candidates)
         self.workload = workload if workload is not None else Workload()
         self.finding: InquiryResult | None = None
         self.chosen = ""
@@ -242,7 +244,7 @@ class AskFirst(Surrogate):
 
     def set_extra_state(self, state: object) -> None:
         saved: dict[str, Any] = unpack(state)
-        self.workload = Workload(**saved["workload"])
+        self.workload: Workload = Workload(**saved["workload"])
         if saved["finding"] is None:
             self.finding, self.chosen, self.inner, self.estimator = None, "", None, None
             return

@@ -38,6 +38,11 @@ class Monitor(nn.Module):
     (`BlackpropWarning`). Every event is logged (logger `blackprop`, level INFO) and counted; the last 100 are kept.
     """
 
+    allowance: float
+    batches: int
+    sums: dict[str, int]
+    warned: bool
+
     def __init__(self, share: float) -> None:
         super().__init__()
         if not share >= 0:

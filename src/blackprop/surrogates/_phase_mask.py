@@ -45,6 +45,10 @@ class PhaseMask(Surrogate):
     Raises `IncompatibleError` for a device that has not one parameter for each input.
     """
 
+    settings: int
+    rows: int | None
+    watch: float | None
+
     R: Tensor  # (2, d_in, d_out): real and imaginary part
     dark: Tensor
     theta: Tensor
@@ -62,7 +66,7 @@ class PhaseMask(Surrogate):
         if watch is not None and not watch > 1:
             raise ArgumentError(f"`PhaseMask(watch=...)` must be above 1, got {watch}")
         self.settings, self.rows, self.watch = settings, rows, watch
-        self.monitor = Monitor(share)
+        self.monitor: Monitor = Monitor(share)
 
     def check(self, spec: Declaration) -> None:
         if len(spec.in_shape) != 1 or len(spec.out_shape) != 1 or spec.theta.size != spec.d_in:

@@ -30,6 +30,9 @@ class Reciprocal(Surrogate):
     Source: Hughes et al., Optica 5, 864 (2018), for optics; in crossbars it is the usual backward read.
     """
 
+    probes: int | None
+    tolerance: float
+
     asks = True
 
     def __init__(self, probes: int | None = None, tolerance: float = 1e-6) -> None:

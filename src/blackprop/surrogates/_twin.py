@@ -68,6 +68,12 @@ class Twin(Surrogate):
     **Raises** `IncompatibleError` for a model of another device, `SurrogateError` for a fit that diverges.
     """
 
+    settings: int
+    rows: int
+    fit_steps: int
+    lr: float
+    online_steps: int
+
     theta: Tensor
     moments: Tensor
     updates: Tensor
@@ -107,7 +113,7 @@ class Twin(Surrogate):
         self.settings, self.rows = settings, rows
         self.fit_steps, self.lr, self.online_steps = fit_steps, lr, online_steps
         self.watch = watch
-        self.monitor = Monitor(share)
+        self.monitor: Monitor = Monitor(share)
         self._fitted = FittedModel(model)
 
     def check(self, spec: Declaration) -> None:

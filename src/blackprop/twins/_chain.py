@@ -35,8 +35,8 @@ class ChainTwin(nn.Module):
         for part, model in zip(device.devices, models, strict=True):
             _check(part, model)
         self.chain = device
-        self.models = nn.ModuleList(models)
-        self.stacks = all(getattr(model, "stacks", False) for model in models)
+        self.models: nn.ModuleList = nn.ModuleList(models)
+        self.stacks: bool = all(getattr(model, "stacks", False) for model in models)
 
     @property
     def declaration(self) -> Declaration:

@@ -32,8 +32,8 @@ class CrossbarTwin(PhysicalTwin):
         design = Crossbar(*device.in_shape, *device.out_shape, memristor=cell, reference=array.reference, line=line)
         super().__init__(design)
         self._crossbar = design
-        self.slope = nn.Parameter(torch.zeros(array.theta.size))
-        self.error = nn.Parameter(torch.zeros(array.theta.size))
+        self.slope: nn.Parameter = nn.Parameter(torch.zeros(array.theta.size))
+        self.error: nn.Parameter = nn.Parameter(torch.zeros(array.theta.size))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         g = (1 + self.slope) * self._crossbar.wanted(theta) + self.error

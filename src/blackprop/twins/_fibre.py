@@ -34,9 +34,9 @@ class MultimodeFibreTwin(PhysicalTwin):
         design = device.unmixed()
         super().__init__(design)
         self._fibre = design
-        self.offset = nn.Parameter(torch.zeros(design.theta.size))
-        self.mixing = nn.Parameter(torch.zeros_like(design.mixing))
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(design.theta.size))
+        self.mixing: nn.Parameter = nn.Parameter(torch.zeros_like(design.mixing))
+        self.strength: nn.Parameter = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         return self._fibre.transfer_with(x, theta + self.offset, self.mixing, self.strength.exp())

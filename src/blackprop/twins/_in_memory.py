@@ -27,6 +27,8 @@ class InMemoryTwin(PhysicalTwin):
     - `generator`: draws the offsets.
     """
 
+    points: int
+
     def __init__(self, device: Device, *, points: int = 3, generator: torch.Generator) -> None:
         device = unwrapped(device)
         if not isinstance(device, InMemoryODE):
@@ -36,7 +38,7 @@ class InMemoryTwin(PhysicalTwin):
         design = InMemoryODE(*device.in_shape, *device.out_shape, reversal=device.reversal)
         super().__init__(design)
         self._line, self.points, self._generator = design, points, generator
-        self.slope = nn.Parameter(torch.zeros(design.theta.size))
+        self.slope: nn.Parameter = nn.Parameter(torch.zeros(design.theta.size))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         offset = 0.5

@@ -31,8 +31,10 @@ class MLPTwin(nn.Module):
             raise ArgumentError(f"`MLPTwin` takes widths of at least 1, got {d_in}, {d_out}, {size}, {hidden}")
         generator = torch.Generator().manual_seed(seed)
         pairs = list(itertools.pairwise(widths))
-        self.weights = nn.ParameterList(_uniform(generator, n, m) / n**0.5 for m, n in ((b, a) for a, b in pairs))
-        self.biases = nn.ParameterList(_uniform(generator, a, b)[0] / a**0.5 for a, b in pairs)
+        self.weights: nn.ParameterList = nn.ParameterList(
+            _uniform(generator, n, m) / n**0.5 for m, n in ((b, a) for a, b in pairs)
+        )
+        self.biases: nn.ParameterList = nn.ParameterList(_uniform(generator, a, b)[0] / a**0.5 for a, b in pairs)
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         theta = theta.unsqueeze(-2)

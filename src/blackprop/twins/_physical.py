@@ -68,8 +68,8 @@ class MeshTwin(PhysicalTwin):
             raise ArgumentError(f"`MeshTwin(device)` takes an MZIMesh or a ThreeSplitterMesh, got {device!r}")
         super().__init__(mesh)
         self._mesh: ImperfectMesh = mesh
-        self.offset = nn.Parameter(torch.zeros(mesh.theta.size))
-        self.splits = nn.Parameter(torch.zeros_like(mesh.errors))
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(mesh.theta.size))
+        self.splits: nn.Parameter = nn.Parameter(torch.zeros_like(mesh.errors))
 
     @property
     def errors(self) -> Tensor:
@@ -96,8 +96,8 @@ class MicroringTwin(PhysicalTwin):
         bank = ImperfectMicroring(*device.in_shape, *device.out_shape, a=device.a, r=device.r, spread=0)
         super().__init__(bank)
         self._bank = bank
-        self.logits = nn.Parameter(torch.stack((bank.amplitudes, bank.couplings)).logit())
-        self.offset = nn.Parameter(torch.zeros(bank.theta.size))
+        self.logits: nn.Parameter = nn.Parameter(torch.stack((bank.amplitudes, bank.couplings)).logit())
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(bank.theta.size))
 
     @property
     def a(self) -> Tensor:  # (P,)
@@ -129,8 +129,8 @@ class LightModulatorTwin(PhysicalTwin):
         if harmonics < 1:
             raise ArgumentError(f"`LightModulatorTwin(harmonics=...)` must be at least 1, got {harmonics}")
         super().__init__(LightModulator(*device.in_shape, *device.out_shape))
-        self.curve = nn.Parameter(torch.zeros(2, harmonics))
-        self.offset = nn.Parameter(torch.zeros(device.theta.size))
+        self.curve: nn.Parameter = nn.Parameter(torch.zeros(2, harmonics))
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(device.theta.size))
 
     def phase(self, theta: Tensor) -> Tensor:
         """Return the phase in rad at the setting theta (..., P)."""
@@ -156,7 +156,7 @@ class DiffractionTwin(PhysicalTwin):
         if not isinstance(design, Diffraction):
             raise ArgumentError(f"`DiffractionTwin(design)` takes a Diffraction, got {design!r}")
         super().__init__(_drawing(design))
-        self.offset = nn.Parameter(torch.zeros(math.prod(design.in_shape)))
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(math.prod(design.in_shape)))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         # The diffuser is where the rows enter: its extra phase acts like a phase of the rows.
@@ -178,8 +178,8 @@ class OffsetTwin(PhysicalTwin):
         if not (isinstance(design, Simulator) and design.stacks):
             raise ArgumentError(f"`OffsetTwin(design)` takes a Simulator whose settings stack, got {design!r}")
         super().__init__(_drawing(design))
-        self.offset = nn.Parameter(torch.zeros(design.theta.size))
-        self.gain = nn.Parameter(torch.ones(design.out_shape[-1]))
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(design.theta.size))
+        self.gain: nn.Parameter = nn.Parameter(torch.ones(design.out_shape[-1]))
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         return self.gain * self.design.transfer(x, self.design.theta.clamp(theta + self.offset))

@@ -94,8 +94,12 @@ class ConductanceArray(Simulator):
     - `cost` (default None).
     """
 
+    reference: bool
+    line: float
+    scale: float
+
     stacks = True
-    kept_from = 0
+    kept_from: int | None = 0
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ class ConductanceArray(Simulator):
     ) -> None:
         _check_finite(self, line=line, scale=scale)
         self.reference, self.line, self.scale = reference, line, scale
-        self.bit_lines = d_out + 1 if reference else 2 * d_out
+        self.bit_lines: int = d_out + 1 if reference else 2 * d_out
         size = self.bit_lines * d_in
         theta = ThetaSpec(size, partial(uniform, size, g_min, 1.0), low=0.0)
         coupling = Coupling.NONE if reference or line else Coupling.ROW
@@ -166,7 +170,7 @@ class Crossbar(Simulator):
     """
 
     stacks = True
-    kept_from = 0
+    kept_from: int | None = 0
 
     def __init__(
         self,
@@ -190,10 +194,12 @@ class Crossbar(Simulator):
         self.memristor = memristor
         span = 1 - memristor.g_min
         scale = (2 if reference else 1) / (span * math.sqrt(d_in))
-        self.array = ConductanceArray(d_in, d_out, reference=reference, line=line * memristor.g_max, scale=scale)
+        self.array: ConductanceArray = ConductanceArray(
+            d_in, d_out, reference=reference, line=line * memristor.g_max, scale=scale
+        )
         drawn = torch.rand(self.array.theta.size, generator=torch.Generator().manual_seed(seed))
         low, high = drawn < stuck[0], drawn >= 1 - stuck[1]
-        self.stuck = low | high  # (cells,)
+        self.stuck: Tensor = low | high  # (cells,)
         self._stuck_at = torch.where(high, 1.0, memristor.g_min)
 
     def wanted(self, theta: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class InMemoryODE(Simulator):
         size, bound = d_in * d_out, math.sqrt(3 / d_in)
         theta = ThetaSpec(size, partial(uniform, size, -bound, bound))
         super().__init__(d_in, d_out, theta, coupling=Coupling.ROW, cost=cost)
-        self.reversal = (positive, negative)
+        self.reversal: tuple[float, float] = (positive, negative)
         self._factors = 1 + spread * torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from blackprop.core._query import Query, same_setting
-from blackprop.core.capabilities._capability import find
+from blackprop.core.capabilities._capability import Survives, find
 from blackprop.core.capabilities._cells import Cells
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices._simulator import apply_matrix
@@ -39,7 +39,7 @@ class Memristive(Wrapper):
     - `clock` (s, default `time.monotonic`): t, read once a round.
     """
 
-    survives = (ReadBack, Cells)
+    survives: ClassVar[Survives] = (ReadBack, Cells)
 
     def __init__(self, crossbar: Crossbar, *, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(crossbar, Crossbar):
@@ -53,7 +53,7 @@ class Memristive(Wrapper):
         self._exponents = exponents.where(~crossbar.stuck, 0.0)
         self._error = torch.zeros_like(self._exponents)  # of the last programming
         self._since = clock()
-        self.noise = self._typical_noise()
+        self.noise: float = self._typical_noise()
 
     def _typical_noise(self) -> float:
         """The noise of both kinds, relative to the initial weights of the crossbar."""

@@ -156,8 +156,8 @@ class ResistiveNetwork(Simulator):
         leak: float = 1e-6,
         cost: Cost | None = None,
     ) -> None:
-        self.branches = Branches(sizes, amplification)
-        self.diodes = diodes if diodes is not None else IdealDiodes()
+        self.branches: Branches = Branches(sizes, amplification)
+        self.diodes: Diodes | IdealDiodes = diodes if diodes is not None else IdealDiodes()
         if not isinstance(self.diodes, Diodes):
             raise ArgumentError(
                 f"`ResistiveNetwork(diodes=...)` takes IdealDiodes or ExponentialDiodes, got {diodes!r}"

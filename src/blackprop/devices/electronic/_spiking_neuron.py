@@ -96,6 +96,14 @@ class SpikingNeurons(Simulator):
     Source: ARCANA, arXiv 2409.14918 (the equations).
     """
 
+    step: float
+    peak: float
+    trains: bool
+    synapse_leak: Tensor
+    synapse_gain: Tensor
+    membrane_leak: Tensor
+    membrane_gain: Tensor
+
     stacks = True
 
     def __init__(
@@ -117,8 +125,8 @@ class SpikingNeurons(Simulator):
                 raise ArgumentError(f"`SpikingNeurons({name}=...)` must be positive and finite, got {value}")
         if not 0 <= mismatch < math.inf:
             raise ArgumentError(f"`SpikingNeurons(mismatch=...)` must be finite and not negative, got {mismatch}")
-        self.biases = biases if biases is not None else Biases()
-        self.steps = round(duration / step)
+        self.biases: Biases = biases if biases is not None else Biases()
+        self.steps: int = round(duration / step)
         fastest = min(
             time_constant(self.biases.synapse_leak, self.biases.synapse_capacitance),
             time_constant(self.biases.membrane_leak, self.biases.membrane_capacitance),
@@ -145,8 +153,8 @@ class SpikingNeurons(Simulator):
         b = self.biases
         self.synapse_leak, self.synapse_gain = (made(each, 2, d_out) for each in (b.synapse_leak, b.synapse_gain))
         self.membrane_leak, self.membrane_gain = (made(each, d_out) for each in (b.membrane_leak, b.membrane_gain))
-        self.threshold = made(b.threshold, d_out)
-        self.synapse_weight = made(b.weight / math.sqrt(d_in), d_out, d_in)
+        self.threshold: Tensor = made(b.threshold, d_out)
+        self.synapse_weight: Tensor = made(b.weight / math.sqrt(d_in), d_out, d_in)
         self._phases = torch.rand(d_in, generator=generator, dtype=torch.float64)
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:

@@ -52,6 +52,9 @@ class CoupledModes(Simulator):
     Source: arXiv 2508.11750.
     """
 
+    kappa: float
+    kerr: float
+
     stacks = True
 
     def __init__(
@@ -65,7 +68,7 @@ class CoupledModes(Simulator):
         kerr: float = 0.0,
         cost: Cost | None = None,
     ) -> None:
-        self.modes = d_in + d_out if modes is None else modes
+        self.modes: int = d_in + d_out if modes is None else modes
         if not isinstance(self.modes, int) or self.modes < max(d_in, d_out, 1):
             raise ArgumentError(f"`CoupledModes(modes=...)` must be at least {max(d_in, d_out)}, got {modes!r}")
         if not 0 < kappa < math.inf:
@@ -73,7 +76,7 @@ class CoupledModes(Simulator):
         if not 0 <= kerr < math.inf:
             raise ArgumentError(f"`CoupledModes(kerr=...)` must be finite and not negative, got {kerr}")
         self.kappa, self.kerr = float(kappa), float(kerr)
-        self.edges = _edges(self.modes, edges)
+        self.edges: tuple[tuple[int, int], ...] = _edges(self.modes, edges)
         j, l = torch.tensor(self.edges).unbind(1)  # noqa: E741
         self._elements = j * self.modes + l, l * self.modes + j  # of J, row-major
         fields = Fields(
@@ -89,7 +92,7 @@ class CoupledModes(Simulator):
         linear = self.kerr == 0
         capabilities = [fields, ReadBack()] if linear else [fields]
         super().__init__(d_in, d_out, theta, linear=linear, cost=cost, capabilities=capabilities)
-        self.kept_from = d_in if linear else None
+        self.kept_from: int | None = d_in if linear else None
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         drive = pad(x, (0, self.modes - x.shape[-1]))

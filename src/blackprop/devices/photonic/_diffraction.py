@@ -59,6 +59,9 @@ class Diffraction(Simulator):
     Source: arXiv 2509.15113.
     """
 
+    encoding: Encoding
+    double: bool
+
     Encoding = Encoding
     stacks = True
 
@@ -85,8 +88,8 @@ class Diffraction(Simulator):
             if not 0 < value < math.inf:
                 raise ArgumentError(f"`Diffraction({name}=...)` must be positive, got {value}")
         self.encoding, self.double = encoding, double
-        self.sides = _side(d_in), _side(d_out)
-        self.grid = max(self.sides)
+        self.sides: tuple[int, int] = _side(d_in), _side(d_out)
+        self.grid: int = max(self.sides)
         if aperture / self.grid < wavelength:
             raise ArgumentError(
                 f"`Diffraction(aperture=...)`: {self.grid} pixels across {aperture:g} m are finer than the wavelength"

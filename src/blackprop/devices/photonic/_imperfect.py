@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from blackprop.devices.photonic._mzi import (
     PUSH_PULL,
     SEPARATE,
     Mesh,
+    Place,
     mzi_factors,
     three_splitter_factors,
 )
@@ -58,8 +59,8 @@ class ImperfectMesh(Mesh):
         _check_spreads(self, phase=phase, splitter=splitter)
         generator = torch.Generator().manual_seed(seed)
         blocks = self.theta.size // 2
-        self.offset = normal(self.theta.size, 0.0, phase, generator)
-        self.errors = normal(blocks * self.splitters, 0.0, splitter, generator).view(blocks, self.splitters)
+        self.offset: Tensor = normal(self.theta.size, 0.0, phase, generator)
+        self.errors: Tensor = normal(blocks * self.splitters, 0.0, splitter, generator).view(blocks, self.splitters)
 
     def transfer_with(self, x: Tensor, theta: Tensor, offset: Tensor, errors: Tensor) -> Tensor:
         """The same mesh with other errors, differentiable in them too."""
@@ -82,8 +83,8 @@ class ImperfectMZIMesh(ImperfectMesh):
     """
 
     splitters = 2
-    combination = PUSH_PULL
-    tapped = ((0, 0), (0, 1), (1, 0))
+    combination: ClassVar[tuple[tuple[float, ...], ...]] = PUSH_PULL
+    tapped: ClassVar[tuple[Place, ...]] = ((0, 0), (0, 1), (1, 0))
 
     def factors(self, theta: Tensor) -> Factors:
         return mzi_factors(theta + self.offset.to(theta), self.errors.to(theta))
@@ -100,8 +101,8 @@ class ImperfectThreeSplitterMesh(ImperfectMesh):
     """
 
     splitters = 3
-    combination = SEPARATE
-    tapped = ((0, 0), (1, 0))
+    combination: ClassVar[tuple[tuple[float, ...], ...]] = SEPARATE
+    tapped: ClassVar[tuple[Place, ...]] = ((0, 0), (1, 0))
 
     def factors(self, theta: Tensor) -> Factors:
         return three_splitter_factors(theta + self.offset.to(theta), self.errors.to(theta))
@@ -125,6 +126,9 @@ class ImperfectMicroring(Microring):
     - `cost` (default None).
     """
 
+    amplitudes: Tensor
+    couplings: Tensor
+
     def __init__(
         self,
         d_in: int,
@@ -142,7 +146,7 @@ class ImperfectMicroring(Microring):
         generator = torch.Generator().manual_seed(seed)
         drawn = [normal(self.theta.size, mean, std, generator) for mean, std in ((a, a * spread), (r, r * spread))]
         self.amplitudes, self.couplings = (each.clamp(INSIDE, 1 - INSIDE) for each in drawn)
-        self.offset = normal(self.theta.size, 0.0, phase, generator)
+        self.offset: Tensor = normal(self.theta.size, 0.0, phase, generator)
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         return apply_matrix(self.coefficients(theta), x)

@@ -36,7 +36,7 @@ class LightModulator(Simulator):
     """
 
     stacks = True
-    kept_from = 0
+    kept_from: int | None = 0
 
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
         size = d_in * d_out

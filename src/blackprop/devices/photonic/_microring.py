@@ -32,8 +32,11 @@ class Microring(Simulator):
     Source: arXiv 2509.15113 (a = 0.8, r = 0.9).
     """
 
+    a: float
+    r: float
+
     stacks = True
-    kept_from = 0
+    kept_from: int | None = 0
 
     def __init__(self, d_in: int, d_out: int, *, a: float = 0.8, r: float = 0.9, cost: Cost | None = None) -> None:
         for name, value in (("a", a), ("r", r)):

@@ -49,6 +49,9 @@ class MirroredDiffraction(Simulator):
     Source: Xue et al., Nature 632, 280 (2024).
     """
 
+    planes: int
+    grid: int
+
     stacks = True
 
     def __init__(
@@ -73,7 +76,7 @@ class MirroredDiffraction(Simulator):
         if not -1 < mismatch < math.inf:
             raise ArgumentError(f"`MirroredDiffraction(mismatch=...)` must be finite and above -1, got {mismatch}")
         self.planes, self.grid = planes, _side(max(d_in, d_out))
-        self.cells = self.grid**2
+        self.cells: int = self.grid**2
         hops = [
             _propagator(self.grid, wavelength, pitch * self.grid, distance * scale, torch.float64)
             for scale in (1.0, 1.0 + mismatch)
@@ -97,7 +100,7 @@ class MirroredDiffraction(Simulator):
             cost=cost if cost is not None else Cost(programming=FRAME, row=1e-3),
             capabilities=[fields, ReadBack()],
         )
-        self.kept_from = d_in
+        self.kept_from: int | None = d_in
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         light = pad(x, (0, self.cells - x.shape[-1])).to(x.dtype.to_complex())

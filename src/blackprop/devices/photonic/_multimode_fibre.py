@@ -58,6 +58,11 @@ class MultimodeFibre(Simulator):
     polarisation and without Raman effect.
     """
 
+    power: float
+    pulse: float
+    times: int
+    steps: int
+
     stacks = True
 
     def __init__(
@@ -74,13 +79,14 @@ class MultimodeFibre(Simulator):
         seed: int = 0,
         cost: Cost | None = None,
     ) -> None:
-        self.fibre = fibre = fibre if fibre is not None else GradedIndexFibre()
+        fibre = fibre if fibre is not None else GradedIndexFibre()
+        self.fibre: GradedIndexFibre = fibre
         self.power, self.pulse, self.times, self.steps = power, pulse, times, steps
         sides = (_side("d_in", d_in), _side("d_out", d_out))
         self._check(mixing)
         generator = torch.Generator().manual_seed(seed)
         shape = (2, fibre.modes, fibre.modes)
-        self.mixing = normal(math.prod(shape), 0.0, mixing, generator).view(shape)
+        self.mixing: Tensor = normal(math.prod(shape), 0.0, mixing, generator).view(shape)
         h = fibre.length / steps
         reach = torch.arange(times, dtype=torch.float64) - (times - 1) / 2
         shape_t = 1 / torch.cosh(reach * WINDOW / times)

@@ -39,8 +39,8 @@ class Mesh(Simulator):
     tapped: ClassVar[tuple[Place, ...]]  # where the taps of a block sit
 
     def __init__(self, d_in: int, d_out: int, *, cost: Cost | None = None) -> None:
-        self.modes = max(d_in, d_out) + max(d_in, d_out) % 2
-        self.kept_from = self.modes  # so many rows cost less through the matrix, which is read from as many
+        self.modes: int = max(d_in, d_out) + max(d_in, d_out) % 2
+        self.kept_from: int | None = self.modes  # so many rows cost less through the matrix, which is read from as many
         size = self.modes * (self.modes - 1)
         initial = partial(normal, size, math.pi / 2, 1 / math.sqrt(self.modes))
         cost = cost if cost is not None else Cost(programming=1e-4, row=1e-6)
@@ -191,8 +191,8 @@ class MZIMesh(Mesh):
     Source: arXiv 2509.15113.
     """
 
-    combination = PUSH_PULL
-    tapped = ((0, 0), (0, 1), (1, 0))
+    combination: ClassVar[tuple[tuple[float, ...], ...]] = PUSH_PULL
+    tapped: ClassVar[tuple[Place, ...]] = ((0, 0), (0, 1), (1, 0))
 
     def factors(self, theta: Tensor) -> Factors:
         return mzi_factors(theta, theta.new_zeros(2))
@@ -216,8 +216,8 @@ class ThreeSplitterMesh(Mesh):
     Layout, initial values and cost are those of `MZIMesh`. Source: arXiv 2509.15113.
     """
 
-    combination = SEPARATE
-    tapped = ((0, 0), (1, 0))
+    combination: ClassVar[tuple[tuple[float, ...], ...]] = SEPARATE
+    tapped: ClassVar[tuple[Place, ...]] = ((0, 0), (1, 0))
 
     def factors(self, theta: Tensor) -> Factors:
         return three_splitter_factors(theta, theta.new_zeros(3))

@@ -43,7 +43,7 @@ class ScatteringMedium(Simulator):
         cost = cost if cost is not None else Cost(programming=FRAME, row=FRAME)
         super().__init__(d_in, d_out, theta, linear=linear, cost=cost)
         if linear:
-            self.kept_from = 16  # rows that cost more than the matrix
+            self.kept_from: int | None = 16  # rows that cost more than the matrix
         parts = normal(2 * d_in * d_out, 0.0, d_in**-0.5, torch.Generator().manual_seed(seed)).view(2, d_in, d_out)
         real, imaginary = parts
         # Real and imaginary parts of the field, side by side, from those of x e^{iθ}: one real product.

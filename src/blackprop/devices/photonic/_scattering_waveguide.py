@@ -53,6 +53,13 @@ class SpinWaveScatterer(Reservoir):
     - `cost` (default: time · period seconds a row).
     """
 
+    damping: float
+    shift: float
+    injection: float
+    initial: complex
+    substeps: int
+    step: float
+
     strength = "pump"
 
     def __init__(
@@ -82,7 +89,7 @@ class SpinWaveScatterer(Reservoir):
         self.initial, self.substeps, self.step = initial, substeps, period / substeps
         generator = torch.Generator().manual_seed(seed)
         neighbours = coupling * (disorder * torch.randn(nodes - 1, generator=generator, dtype=torch.float64)).exp()
-        self.couplings = torch.diag(neighbours, 1) + torch.diag(neighbours, -1)
+        self.couplings: Tensor = torch.diag(neighbours, 1) + torch.diag(neighbours, -1)
         self._hop = torch.linalg.matrix_exp(-1j * self.step * self.couplings)
         size = MASK + nodes * channels + nodes
         theta = ThetaSpec(size, partial(_initial, pump, scale, nodes, size), *not_negative(size))

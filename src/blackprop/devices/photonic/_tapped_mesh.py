@@ -43,6 +43,10 @@ class TappedMesh(Simulator):
     Sources of the model: Hughes et al., Optica 5, 864 (2018); Pai et al., Science 380, 398 (2023).
     """
 
+    mesh: Mesh
+    modes: int
+    loss: float
+
     def __init__(
         self,
         mesh: Mesh,
@@ -70,12 +74,12 @@ class TappedMesh(Simulator):
             cost=mesh.cost,
             capabilities=[ReadBack(), ReadBackField(mesh.modes), taps],
         )
-        self.kept_from = mesh.modes
+        self.kept_from: int | None = mesh.modes
         self._generator = torch.Generator().manual_seed(seed)
         self._tap_noise = noise
-        self.gains = 1 + normal(blocks * taps.per_unit, 0.0, gain, self._generator)
+        self.gains: Tensor = 1 + normal(blocks * taps.per_unit, 0.0, gain, self._generator)
         decibels = (loss / 2) * (1 + normal(4 * blocks, 0.0, spread, self._generator)).clamp_min(0)
-        self.amplitudes = (10 ** (-decibels / 20)).view(2, blocks, 2, 1)  # shifter, block, arm
+        self.amplitudes: Tensor = (10 ** (-decibels / 20)).view(2, blocks, 2, 1)  # shifter, block, arm
         self._edge = 10 ** (-loss / 20) if edges else 1.0
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:

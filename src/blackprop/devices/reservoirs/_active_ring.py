@@ -75,6 +75,15 @@ class ActiveRing(Reservoir):
     Source: the delay model of magnonic auto-oscillation rings, arXiv 2506.04523.
     """
 
+    delay: float
+    damping: float
+    shift: float
+    nonlinear_damping: float
+    saturation: float
+    injection: float
+    initial: complex
+    substeps: int
+
     Drive = Drive
     strength = "gain"
 
@@ -116,8 +125,8 @@ class ActiveRing(Reservoir):
         self.drive, self.delay, self.damping, self.shift = drive, delay, damping, shift
         self.nonlinear_damping, self.saturation, self.injection = nonlinear_damping, saturation, injection
         self.initial, self.substeps = initial, substeps
-        self.step = period / nodes / substeps
-        self.delay_steps = whole_steps("ActiveRing", delay, self.step)
+        self.step: float = period / nodes / substeps
+        self.delay_steps: int = whole_steps("ActiveRing", delay, self.step)
         size = MASK + nodes * channels
         limits = not_negative(size, math.inf if bounded else 1.0)
         theta = ThetaSpec(size, partial(start_from, (gain, bias, phase), size, scale), *limits)

@@ -71,8 +71,8 @@ class EchoState(Reservoir):
         self.initial = initial
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.rand(nodes, nodes, generator=generator, dtype=torch.float64) * 2 - 1
-        self.weights = drawn / torch.linalg.eigvals(drawn).abs().max()
-        self.offsets = torch.rand(nodes, generator=generator, dtype=torch.float64) * 2 - 1
+        self.weights: Tensor = drawn / torch.linalg.eigvals(drawn).abs().max()
+        self.offsets: Tensor = torch.rand(nodes, generator=generator, dtype=torch.float64) * 2 - 1
         size = MASK + nodes * channels
         low, high = not_negative(size)
         low[LEAK], high[LEAK] = 0.0, 1.0

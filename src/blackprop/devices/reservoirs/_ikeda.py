@@ -57,6 +57,10 @@ class Ikeda(Reservoir):
     Sources: Larger et al., Opt. Express 20, 3241 (2012), for τ and T; Paquot et al., Sci. Rep. 2, 287 (2012).
     """
 
+    response: float
+    initial: float
+    substeps: int
+
     strength = "gain"
 
     def __init__(
@@ -81,8 +85,8 @@ class Ikeda(Reservoir):
         check_finite("Ikeda", phase=phase, initial=initial)
         check_not_negative("Ikeda", gain=gain)
         self.response, self.initial, self.substeps = response, initial, substeps
-        self.step = period / nodes / substeps
-        self.delay_steps = whole_steps("Ikeda", delay, self.step)
+        self.step: float = period / nodes / substeps
+        self.delay_steps: int = whole_steps("Ikeda", delay, self.step)
         size = MASK + nodes * channels
         theta = ThetaSpec(size, partial(start_from, (gain, phase), size, scale), *not_negative(size))
         cost = cost if cost is not None else Cost(programming=1e-4, row=time * period)

@@ -32,6 +32,9 @@ class Averaged(nn.Module, Estimator):
     **Raises** `ArgumentError` for an estimator that makes no queries.
     """
 
+    estimator: Estimator
+    decay: float
+
     average: Tensor
     weight: Tensor
 

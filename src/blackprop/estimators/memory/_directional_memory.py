@@ -87,17 +87,17 @@ class DirectionalMemory(nn.Module, Estimator):
     ) -> None:
         super().__init__()
         positive_step(self, step)
-        for name, value, least in (
-            ("count", count, 1),
-            ("size", size, 1),
-            ("rank", rank, 1),
-            ("start", start, 0),
-            ("refresh", refresh, 2),
-        ):
+        given = {"count": count, "size": size, "rank": rank, "start": start, "refresh": refresh}
+        for (name, value), least in zip(given.items(), (1, 1, 1, 0, 2), strict=True):
             if value < least:
                 raise ArgumentError(f"`DirectionalMemory({name}=...)` must be at least {least}, got {value}")
-        self.count, self.size, self.rank, self.step = count, size, rank, step
-        self.start, self.refresh, self.credit = start, refresh, credit
+        self.count: int = count
+        self.size: int = size
+        self.rank: int = rank
+        self.step: float = step
+        self.start: int = start
+        self.refresh: int = refresh
+        self.credit: ByOutput | None = credit
         self._bound: str | None = None
 
     @property

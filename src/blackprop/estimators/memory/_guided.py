@@ -45,6 +45,12 @@ class GuidedDirections(nn.Module, Estimator):
     Holds state: use one for each layer. Source: arXiv 1806.10230.
     """
 
+    count: int
+    step: float
+    memory: int
+    alpha: float
+    decay: float
+
     past: Tensor
     average: Tensor
     steps: Tensor
@@ -69,7 +75,7 @@ class GuidedDirections(nn.Module, Estimator):
         if not 0 <= decay < 1:
             raise ArgumentError(f"`GuidedDirections(decay=...)` must be in [0, 1), got {decay}")
         self.count, self.step, self.memory, self.alpha, self.decay = count, step, memory, alpha, decay
-        self.difference = difference if difference is not None else Forward()
+        self.difference: Difference | Forward = difference if difference is not None else Forward()
         self.contraction = contraction
         self._bound: str | None = None
 

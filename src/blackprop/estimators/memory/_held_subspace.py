@@ -61,6 +61,14 @@ class HeldSubspace(nn.Module, Estimator):
     `length`; `IncompatibleError` for a device that is not declared linear and of vectors.
     """
 
+    count: int
+    hold: int
+    rank: int
+    step: float
+    length: float | None
+    fresh: int
+    travel: float
+
     D: Tensor
     V: Tensor
     slopes: Tensor

@@ -86,7 +86,7 @@ class Farm(Device):
             "capabilities": shared_by(devices),
         }
         super().__init__(first.in_shape, first.out_shape, first.theta, **{**properties(first), **together})
-        self.rows_each = first.rows_each
+        self.rows_each: int = first.rows_each
         members = [Member(device, tolerance, backoff, clock) for device in devices]
         self._pool = MemberPool(f"Farm({len(devices)} × {first})", members)
         self._booked = Count()  # counted by the driver, or reported to it
@@ -199,7 +199,7 @@ class Farm(Device):
             raise ValueError(f"this is the state of {len(kept[0])} members, and here are {len(self._pool.members)}")
         noise, costs = float(state["noise"]), [Cost(*cost) for cost in kept[3]]
         self._pool.load(kept[0])
-        self.noise = noise
+        self.noise: float = noise
         for member, correction, refused, cost in zip(self._pool.members, *kept[1:3], costs, strict=True):
             member.cost, member.correction = cost, correction
             if refused:

@@ -59,6 +59,9 @@ class CameraModulator(Instrument):
     The intensity of coherent light is not linear in x or θ, so leave `linear` and `coupling` undeclared.
     """
 
+    modulator: Modulator
+    camera: Camera
+
     def __init__(
         self,
         modulator: Modulator,
@@ -89,7 +92,7 @@ class CameraModulator(Instrument):
         self._inputs, self._mask, self._spots = inputs, mask, tuple(spots)
         self._frames, self._saturation, self._dark = frames, saturation, dark
         self._pattern = np.full(shape, dark, dtype=np.uint8)
-        self.background = np.zeros(len(spots))  # parts of the saturation, an output each
+        self.background: np.ndarray = np.zeros(len(spots))  # parts of the saturation, an output each
 
     def renew_background(self) -> None:
         """Take the mean of `frames` frames at the dark grey level for the background from now on. Where that level is

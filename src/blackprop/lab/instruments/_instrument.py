@@ -67,6 +67,9 @@ class Instrument(Device):
     Settings and rows are checked, all those of a round, before any of them is written.
     """
 
+    settle: float
+    settle_row: float
+
     away: tuple[type[Exception], ...] = (TimeoutError, ConnectionError, EOFError, UnreachableError, BusyError)
 
     def __init__(

@@ -57,7 +57,7 @@ class QcodesDevice(Instrument):
         row_low, row_high = _limits(inputs)
         self._sizes = [_size(parameter) for parameter in outputs]
         super().__init__(len(inputs), sum(self._sizes), spec, low=row_low, high=row_high, **bench)
-        self.away = (*self.away, pyvisa.errors.VisaIOError)
+        self.away: tuple[type[Exception], ...] = (*self.away, pyvisa.errors.VisaIOError)
         self._theta, self._inputs, self._outputs = tuple(theta), tuple(inputs), tuple(outputs)
 
     def _set(self, values: list[float], /) -> None:

@@ -78,13 +78,13 @@ class VisaDevice(Instrument):
         low, high = (None if math.isinf(limit) else limit for limit in (theta.low, theta.high))
         spec = ThetaSpec(len(theta.channels), initial, low, high)
         super().__init__(len(inputs.channels), len(outputs.channels), spec, low=inputs.low, high=inputs.high, **bench)
-        self.away = (*self.away, pyvisa.errors.VisaIOError)
+        self.away: tuple[type[Exception], ...] = (*self.away, pyvisa.errors.VisaIOError)
         self._theta, self._inputs, self._outputs, self._questions = theta, inputs, outputs, outputs.questions()
         self._trigger, self._check, self._timeout = trigger, check, timeout
         self.address = resource if isinstance(resource, str) else ""
         self._open = self._opener(resource, manager or pyvisa.ResourceManager)
         link = self._open() if self._open is not None else resource
-        self.address = self.address or getattr(link, "resource_name", "")
+        self.address: str = self.address or getattr(link, "resource_name", "")
         self._session = Session(
             self._timed(link),
             self._open,

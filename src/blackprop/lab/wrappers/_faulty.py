@@ -37,6 +37,9 @@ class Faulty(PassThrough):
     in rows). `program` and `read` by hand do not fail.
     """
 
+    silent: bool
+    delay: float
+
     def __init__(
         self,
         device: Device,
@@ -55,7 +58,7 @@ class Faulty(PassThrough):
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(device)
-        self.rates = {
+        self.rates: dict[str, float] = {
             "restart": restart,
             "timeout": timeout,
             "late": late,

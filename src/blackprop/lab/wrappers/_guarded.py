@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
+from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import ArgumentError, DeviceError, IncompatibleError, InterlockError, LimitError, ShapeError
 from blackprop.lab.wrappers._limits import Limit, tightened
@@ -81,7 +82,7 @@ class Guarded(PassThrough):
         for name, value in (("slew", slew), ("rows_per_second", rows_per_second)):
             if value is not None and not 0 < value < math.inf:
                 raise ArgumentError(f"`Guarded({name}=...)` must be positive and finite, got {value}")
-        self.theta = tightened(device.theta, low, high)
+        self.theta: ThetaSpec = tightened(device.theta, low, high)
         self._setpoint = SetpointTracker(device, self._checked_park(park), slew, self._checked_idle(idle))
         self._slew, self._rate, self._interlock, self._latch = slew, rows_per_second, interlock, latch
         self._clock, self._sleep = clock, sleep

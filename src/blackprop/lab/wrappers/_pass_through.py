@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round
-from blackprop.core.capabilities._capability import ALL
+from blackprop.core.capabilities._capability import ALL, Survives
 from blackprop.devices import Device, Wrapper
 from blackprop.errors import BusyError, UnreachableError
 
@@ -23,7 +24,7 @@ class PassThrough(Wrapper):
     `repeated`, the queries beyond it, together are the queries of the device.
     """
 
-    survives = ALL
+    survives: ClassVar[Survives] = ALL
 
     def __init__(self, device: Device) -> None:
         super().__init__(device)

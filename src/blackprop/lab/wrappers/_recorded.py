@@ -41,7 +41,7 @@ class Recorded(PassThrough):
         self._writer = Writer(Path(path))
         weakref.finalize(self, self._writer.file.close)
         self._writer.append(*declared(device.declaration))
-        self.theta = replace(device.theta, initial=self._draw)
+        self.theta: ThetaSpec = replace(device.theta, initial=self._draw)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         before = _digest(generator)
@@ -118,6 +118,9 @@ class Replayed(Device):
     that the recorded device declares; others are left out. `left` is how many records are still to be played.
     """
 
+    path: Path
+    tolerance: float
+
     def __init__(
         self, path: str | Path, *, tolerance: float = 0.0, capabilities: Iterable[type[Capability]] = ()
     ) -> None:
@@ -145,7 +148,7 @@ class Replayed(Device):
                 x_high=x_high,
                 capabilities=restored(header.get("capabilities", {}), capabilities),
             )
-            self.rows_each = int(header.get("rows_each", 1))
+            self.rows_each: int = int(header.get("rows_each", 1))
             self._name = str(header["name"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not begin with a declaration: {error!r}") from error

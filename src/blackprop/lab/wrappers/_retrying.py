@@ -47,6 +47,11 @@ class Retrying(PassThrough):
     - `clock`, `sleep` (default those of `time`): return the time in s, and wait for seconds.
     """
 
+    attempts: int
+    deadline: float
+    base: float
+    jitter: float
+
     def __init__(
         self,
         device: Device,

@@ -89,11 +89,11 @@ class CalibratedResponse(Surrogate):
                 raise ArgumentError(f"`CalibratedResponse({name}=...)` must be at least {least}, got {value}")
         if watch is not None and not watch > 1:
             raise ArgumentError(f"`CalibratedResponse(watch=...)` must be above 1, got {watch}")
-        self.settings = settings if settings is not None else SETTINGS
-        self.calls = 1 if settings is not None else CALLS
+        self.settings: int = settings if settings is not None else SETTINGS
+        self.calls: int = 1 if settings is not None else CALLS
         self.harmonics = harmonics
         self.watch = watch
-        self.monitor = Monitor(share)
+        self.monitor: Monitor = Monitor(share)
         self.verdict = Verdict()
         self._curves_of, self._offsets_of = Looked(), Looked()
 
@@ -275,7 +275,7 @@ class CalibratedResponse(Surrogate):
         self.doubts.copy_(trust.doubts)
         self.offset.zero_()
         self.countered.zero_()
-        self.verdict = verdict
+        self.verdict: Verdict = verdict
 
     def _stand_at(self, theta: Tensor) -> None:
         value, slope = self._curves.read(theta + self.offset if self._offsets[0] else theta)

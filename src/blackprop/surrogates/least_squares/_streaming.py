@@ -45,7 +45,7 @@ class Streaming(Surrogate):
         if rule is not None and not isinstance(rule, Rule):
             raise ArgumentError(f"`Streaming(rule=...)` takes a `Projection()` or a `Recursive()`, got {rule!r}")
         self.ridge = ridge
-        self.rule = rule if rule is not None else Projection()
+        self.rule: Rule | Projection = rule if rule is not None else Projection()
         self.exact_start = exact_start
         self.bias = bias
 

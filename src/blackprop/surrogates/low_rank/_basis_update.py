@@ -37,7 +37,7 @@ class BasisUpdate(LowRankSurrogate):
         if samples < 1:
             raise ArgumentError(f"`BasisUpdate(samples=...)` must be at least 1, got {samples}")
         self.samples = samples
-        self.probes = probes if probes is not None else Gaussian()
+        self.probes: Directions | Gaussian = probes if probes is not None else Gaussian()
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         U, S, V, r = self.U, self.S, self.V, self.rank

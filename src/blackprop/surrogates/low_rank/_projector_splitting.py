@@ -74,7 +74,7 @@ class ProjectorSplitting(LowRankSurrogate):
         if rebuild_every is not None and rebuild_every < 1:
             raise ArgumentError(f"`ProjectorSplitting(rebuild_every=...)` must be at least 1, got {rebuild_every}")
         self.samples = samples
-        self.probes = probes if probes is not None else Gaussian()
+        self.probes: Directions | Gaussian = probes if probes is not None else Gaussian()
         self.rebuild_every = rebuild_every
         self.register_buffer("steps", torch.tensor(0))
 

@@ -61,8 +61,8 @@ class CalibratedChip(Surrogate):
         if precision is not None and not isinstance(precision, Precision):
             raise ArgumentError(f"`CalibratedChip(precision=...)` takes a Precision, got {precision!r}")
         model = ChipTwin(device)
-        self.precision = precision if precision is not None else usual(model.chip)
-        self.twin = Twin(model, fit_steps=0, online_steps=online_steps, lr=lr, watch=None)
+        self.precision: Precision = precision if precision is not None else usual(model.chip)
+        self.twin: Twin = Twin(model, fit_steps=0, online_steps=online_steps, lr=lr, watch=None)
         self._model = [model]  # the twin owns it
 
     @property

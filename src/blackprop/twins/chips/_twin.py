@@ -32,8 +32,8 @@ class ChipTwin(PhysicalTwin):
         chip = drawing(device)
         super().__init__(chip)
         self.chip = chip
-        self.offset = nn.Parameter(torch.zeros(chip.theta.size))
-        self.splits = nn.Parameter(torch.zeros(chip.build.splitters.shape))
+        self.offset: nn.Parameter = nn.Parameter(torch.zeros(chip.theta.size))
+        self.splits: nn.Parameter = nn.Parameter(torch.zeros(chip.build.splitters.shape))
         for each in fields(Build):
             if each.name not in FITTED:
                 self.register_buffer(each.name, getattr(chip.build, each.name).to(self.offset.dtype))

@@ -48,6 +48,8 @@ class PulsedCrossbar(Device):
     Source: Gokmen and Vlasov, Front. Neurosci. 10, 333 (2016).
     """
 
+    cell: ConstantStep | Cell
+
     def __init__(
         self,
         d_in: int,

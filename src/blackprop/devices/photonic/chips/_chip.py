@@ -74,6 +74,15 @@ class Chip(Simulator):
     Raises `ArgumentError` where the design has no mesh of so many modes, or the ports do not fit.
     """
 
+    design: Design
+    modes: int
+    heaters: Heaters | None
+    readout: Readout | Field
+    losses: Losses
+    taps: PowerTaps | None
+    build: Build
+    entrances: Tensor
+
     stacks = True
 
     def __init__(
@@ -101,7 +110,7 @@ class Chip(Simulator):
         modes = design.fitting(max(n_in, ports)) if modes is None else modes
         if modes < max(n_in, ports):
             raise ArgumentError(f"`Chip(modes={modes})` has too few for {n_in} inputs and {ports} ports that are read")
-        self.layout = design.layout(modes)
+        self.layout: Layout = design.layout(modes)
         if heaters is not None and heaters.dead > 2 * self.layout.blocks:
             raise ArgumentError(f"`Heaters(dead={heaters.dead})` are more than the chip's {2 * self.layout.blocks}")
         size = 2 * self.layout.blocks
@@ -114,14 +123,14 @@ class Chip(Simulator):
             declared = taps.declared(self.layout, design.splitters, losses, law)
             capabilities = [ReadBack(), ReadBackField(modes), declared]
         super().__init__(n_in, n_out, spec, linear=readout.linear, cost=cost, capabilities=capabilities)
-        self.kept_from = modes if readout.linear else None
+        self.kept_from: int | None = modes if readout.linear else None
         self.design, self.modes = design, modes
         self.heaters, self.readout, self.losses, self.taps = heaters, readout, losses, taps
         self.build, self.entrances = _drawn(
             self.layout, n_in, ports, design.splitters, offset, splitter, heaters, losses, readout, seed
         )
         self._noise = torch.Generator().manual_seed(seed)
-        self.gains = taps.drawn(self.layout, design.splitters, self._noise) if taps is not None else None
+        self.gains: Tensor | None = taps.drawn(self.layout, design.splitters, self._noise) if taps is not None else None
         self._warmth = warmth(self.layout, heaters.reach) if heaters is not None else None
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:

@@ -39,6 +39,9 @@ class SVDMesh(Simulator):
     Source: Shen et al., Nat. Photonics 11, 441 (2017); trained by its gains alone, arXiv 2110.14807.
     """
 
+    right: Chip
+    left: Chip
+
     stacks = True
 
     def __init__(self, right: Chip, left: Chip, *, cost: Cost | None = None) -> None:

@@ -55,6 +55,12 @@ class RemoteDevice(Greeting):
     `deadline`; `ShapeError`, before a measurement, for a round that is too large to be sent, or to be answered.
     """
 
+    address: str
+    wait: float
+    deadline: float
+    repeat_in_doubt: bool
+    in_doubt: Count
+
     def __init__(
         self,
         address: str,
@@ -93,7 +99,7 @@ class RemoteDevice(Greeting):
             raise
         self._served = spec.name
         super().__init__(spec.in_shape, spec.out_shape, spec.theta, **properties(spec))
-        self.rows_each = spec.rows_each
+        self.rows_each: int = spec.rows_each
 
     def _connect(self) -> Connection:
         return Connection(self.address, self._keys)

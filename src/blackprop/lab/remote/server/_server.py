@@ -78,12 +78,12 @@ class Server:
         self._sockets = ServerSockets(bind, keys)
         with contextlib.ExitStack() as undo:
             undo.callback(self._sockets.close)
-            self.address = self._sockets.address
+            self.address: str = self._sockets.address
             folder = journal if journal is not None else Path(str(keys)) / "journal"
             folder /= "".join(c if c.isalnum() else "-" for c in self.address)
             self._journal = Journal(folder, lease_seconds, clock)
             undo.callback(self._journal.close)
-            self.device = _guarded(make)
+            self.device: Guarded = _guarded(make)
             self._spec = self.device.declaration
             self._dispatcher = Dispatcher(self._spec, self._sockets, self._journal, leases, clock)
             undo.pop_all()
