@@ -109,7 +109,7 @@ def test_its_state_is_restored_and_groups_without_devices_keep_their_rate():
 
     def parts() -> tuple[torch.optim.Optimizer, DriftFloor]:
         optimizer = torch.optim.Adam(bp.param_groups(model, lr=1e-3, device_lr=1e-2))
-        return optimizer, DriftFloor(LambdaLR(optimizer, lambda step: 0.5**step), model, every=2)
+        return optimizer, DriftFloor(LambdaLR(optimizer, lambda step: 0.5**step), model, every=2, follow=10.0)
 
     optimizer, schedule = parts()
     for seed in range(8):
@@ -130,7 +130,7 @@ def test_its_state_is_restored_and_groups_without_devices_keep_their_rate():
 def test_a_budget_that_is_spent_keeps_the_last_floor():
     layer = layer_of(Ramp(bp.devices.MZIMesh(8, 4), 0.02))
     optimizer = torch.optim.Adam([layer.theta], 1e-3)
-    schedule = DriftFloor(LambdaLR(optimizer, lambda step: 1.0), layer, every=1)
+    schedule = DriftFloor(LambdaLR(optimizer, lambda step: 1.0), layer, every=1, follow=10.0)
     for seed in range(4):
         layer(draw(8, 8, seed=seed)).square().sum().backward()
         optimizer.step()

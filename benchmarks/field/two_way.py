@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--factor", type=float, default=1)
     parser.add_argument("--epochs", type=int, default=10, help="of the allowance of factor 1")
-    parser.add_argument("--follow", type=float, default=10.0, help="rates over the drift a step, on drifting devices")
+    parser.add_argument("--follow", type=float, default=3.0, help="rates over the drift a step, on drifting devices")
     args = parser.parse_args()
     torch.set_num_threads(1)
     head = f"{'device':16}{'chip':10}{'method':10}{'rate':>6}{'accuracy, %':>16}"

@@ -13,7 +13,7 @@ from blackprop.errors import ArgumentError, BudgetExhausted
 from blackprop.nn._drift_watch import ReferenceReading
 from blackprop.nn._layer import PhysicalLayer
 
-FOLLOW = 10.0  # rates for a drift by one unit a step
+FOLLOW = 3.0  # rates for a drift by one unit a step
 
 
 class DriftFloor(LRScheduler):
@@ -37,7 +37,7 @@ class DriftFloor(LRScheduler):
     - `scheduler`: of the optimizer that holds θ. Call `step` of this object in its place.
     - `model`: its physical layers are watched.
     - `every` (default 20): steps.
-    - `follow` (default 10): by measurements on a mesh whose phases drift steadily (docs/drift.md).
+    - `follow` (default 3): by measurements on a mesh whose phases drift steadily (decision 43).
 
     **Raises** `ArgumentError` for numbers out of range, or an optimizer that has the θ of none of the layers.
     """
