@@ -247,8 +247,9 @@ class CalibratedResponse(Surrogate):
         new = yield from calibrate(self.spec, reach, self.input_rms, theta, generator, **how)
         if not (again and not new.trusted and self._found_on_old(new)):
             self._take(new)
+        asked, new = new.asked, None  # its samples are the largest part of all
         self._stand_at(theta)
-        return new.asked
+        return asked
 
     def _found_on_old(self, new: Calibration) -> bool:
         """Find every element on the known curves from half of the new settings; whether that explains the others,
