@@ -213,3 +213,23 @@ def test_an_unstable_operating_point_is_reported_with_its_gain():
     modulated.program(setting(modulated).float())
     with pytest.raises(ReadingError, match=r"unstable at gain 0.9.*smaller rows"):
         modulated.read(1e3 * draw(2, 60, 1))
+
+
+@pytest.mark.parametrize("leak", [1.0, 0.4])
+@pytest.mark.parametrize(("settings", "own"), [((), False), ((3,), False), ((3,), True)])
+def test_an_echo_state_that_is_only_read_answers_as_one_that_is_differentiated(leak, settings, own):
+    device = bp.devices.EchoState(30, 2, 12, leak=leak, initial=0.1)
+    theta = device.theta.draw(torch.Generator().manual_seed(0))
+    theta = theta * (1 - 0.1 * torch.rand(*settings, 1)) if settings else theta
+    x = draw(*(settings if own else ()), 5, 30, 2)
+    kept, start = x.clone(), device.rest(x, theta)
+    begun = start.clone()
+    with torch.no_grad():
+        y, state = device.evolve(x, theta, start)
+    assert torch.equal(x, kept)
+    assert torch.equal(start, begun)
+    wanted, ended = device.evolve(x, theta.clone().requires_grad_(), start)
+    torch.testing.assert_close(y, wanted.detach(), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(state, ended.detach(), rtol=2e-5, atol=2e-5)
+    state.zero_()
+    torch.testing.assert_close(y, wanted.detach(), rtol=2e-5, atol=2e-5)  # not the same memory

@@ -84,6 +84,8 @@ class EchoState(Reservoir):
 
     def evolve(self, x: Tensor, theta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         radius, leak, bias = (theta[..., i, None, None] for i in (RADIUS, LEAK, BIAS))
+        if not torch.is_grad_enabled() and state.dim() in (2, 3) and not torch._C._are_functorch_transforms_active():
+            return self._in_place(x, theta, state)
         drive = masked(x, theta[..., MASK:]) + (bias * self.offsets.to(x)).unsqueeze(-2)
         weights, states = self.weights.to(x).mT, []
         for entering in drive.unbind(-2):
@@ -91,3 +93,17 @@ class EchoState(Reservoir):
             state = state + leak * (excited - state)
             states.append(state)
         return torch.stack(states, -2), state
+
+    def _in_place(self, x: Tensor, theta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a derivative: the states take the place of the drive, one product a sample."""
+        radius, leak, bias = (theta[..., i, None, None] for i in (RADIUS, LEAK, BIAS))
+        mask, x = theta[..., MASK:].unflatten(-1, (-1, x.shape[-1])).mT, x.movedim(-2, 0)
+        states = (x if x.dim() == state.dim() + 1 else x.unsqueeze(1)) @ mask
+        states += bias * self.offsets.to(x)
+        weights = (radius * self.weights.to(x).mT).contiguous()
+        state, leaky = state.to(states), bool((leak != 1).any())
+        for now in states.unbind():
+            excited = now.addmm_(state, weights) if now.dim() == 2 else now.baddbmm_(state, weights)
+            excited.tanh_()
+            state = torch.lerp(state, excited, leak, out=excited) if leaky else excited
+        return states.movedim(0, -2).contiguous(), state.clone()
