@@ -1,22 +1,9 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
-from blackprop import (
-    conversion,
-    devices,
-    directions,
-    errors,
-    estimators,
-    foreign,
-    lab,
-    learning_rules,
-    optim,
-    planning,
-    presets,
-    surrogates,
-    testing,
-    twins,
-)
-from blackprop.characterisation import Characterisation, characterise
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from blackprop import devices, directions, errors, estimators, planning, presets, surrogates, twins
 from blackprop.core import (
     Budget,
     Cost,
@@ -43,6 +30,10 @@ from blackprop.nn import (
 )
 from blackprop.planning import Plan, plan
 
+if TYPE_CHECKING:
+    from blackprop import conversion, foreign, lab, learning_rules, optim, testing
+    from blackprop.characterisation import Characterisation, characterise
+
 __all__ = [
     "Budget",
     "Characterisation",
@@ -68,7 +59,6 @@ __all__ = [
     "errors",
     "estimators",
     "for_another_device",
-    "foreign",
     "lab",
     "learning_rules",
     "ledger",
@@ -85,3 +75,19 @@ __all__ = [
     "twins",
 ]
 __version__ = "0.1.0"
+
+# Packages that a layer does not need are loaded at their first use.
+_LATER = {name: f"blackprop.{name}" for name in ("conversion", "foreign", "lab", "learning_rules", "optim", "testing")}
+_FROM_LATER = {"Characterisation": "blackprop.characterisation", "characterise": "blackprop.characterisation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return import_module(_LATER[name])
+    if name in _FROM_LATER:
+        return getattr(import_module(_FROM_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_LATER, *_FROM_LATER]
