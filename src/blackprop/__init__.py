@@ -59,6 +59,7 @@ __all__ = [
     "errors",
     "estimators",
     "for_another_device",
+    "foreign",
     "lab",
     "learning_rules",
     "ledger",
