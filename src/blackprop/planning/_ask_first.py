@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
 from blackprop.errors import BudgetExhausted
-from blackprop.estimators import Estimator, FromSurrogate
+from blackprop.estimators import Estimator, FromSurrogate, Still
 from blackprop.planning._affordable import fallback, held
 from blackprop.planning._candidates import Candidate
 from blackprop.planning._physics import CHIP, calibrated_chip, chip_queries, is_chip
@@ -22,12 +22,13 @@ from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._finding import Family, InquiryResult
 from blackprop.planning.inquiry._inquiry import PART, inquire, most
 from blackprop.presets import Method
-from blackprop.surrogates import PhaseMask, Surrogate
+from blackprop.surrogates import PhaseMask, PowerMatrix, Surrogate
 
 T = TypeVar("T")
 
 NAME = "ask-first"
 MASK = "phase-mask"
+POWER = "frozen, read as power"
 BASIC = ("rows", "programmings", "seconds")
 CHIP_PART = 0.75  # of an allowance that the calibration of a chip may use: its steps cost no query then
 ACCEPTED = 0.02  # beside three times the noise: the part of fresh readings that a phase mask may leave unexplained
@@ -71,6 +72,10 @@ class AskFirst(Surrogate):
         if finding.family is Family.MASK:
             finding = yield from self._retrieve(finding, theta, generator, limits)
             if finding.family is Family.MASK:
+                return
+        if finding.family is Family.POWER:
+            finding = yield from self._retrieve_power(finding, theta, generator, limits)
+            if finding.family is Family.POWER:
                 return
         method, name = self._method(finding)
         known = finding.declaration(spec)
@@ -127,6 +132,30 @@ class AskFirst(Surrogate):
             return replace(finding, family=Family.OTHER, why=why, sure=True)
         finding = replace(finding, why=why, sure=True)
         self._settle(finding, *method, MASK)
+        return finding
+
+    def _retrieve_power(
+        self, finding: InquiryResult, theta: Tensor, generator: torch.Generator, limits: list[float]
+    ) -> Procedure[InquiryResult]:
+        """Retrieve the matrix at θ, which then stays: perturbations of such a device do not pay. Another family where
+        the powers of fresh rows are not explained.
+        """
+        method = self._bound(Method(Still(), PowerMatrix()), theta)
+        matrix = method.surrogate
+        assert isinstance(matrix, PowerMatrix)
+        other = replace(finding, family=Family.OTHER)
+        if matrix.cost > limits[1]:
+            return replace(other, why=f"{finding.why}, and the allowance is too small to retrieve its matrix")
+        try:
+            yield from matrix.start(theta, generator)
+        except BudgetExhausted:
+            return replace(other, why="the budget ended the inquiry")
+        residual = float(matrix.residual)
+        why = f"{finding.why}; a matrix of fields leaves {residual:.1%} of the powers of fresh rows unexplained"
+        if residual > ACCEPTED + 3 * finding.noise:
+            return replace(other, why=why, sure=True)
+        finding = replace(finding, why=why, sure=True)
+        self._settle(finding, *method, POWER)
         return finding
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
@@ -253,6 +282,8 @@ class AskFirst(Surrogate):
         known = finding.declaration(spec)
         if saved["chosen"] == MASK:
             method = self._masked()
+        elif saved["chosen"] == POWER:
+            method = Method(Still(), PowerMatrix())
         elif saved["chosen"] == CHIP:
             method, known = calibrated_chip(spec), spec
         else:

@@ -5,6 +5,7 @@ from blackprop.surrogates._euler import Euler
 from blackprop.surrogates._frozen import Frozen
 from blackprop.surrogates._oracle import Oracle
 from blackprop.surrogates._phase_mask import PhaseMask
+from blackprop.surrogates._power_matrix import PowerMatrix
 from blackprop.surrogates._random_feedback import RandomFeedback
 from blackprop.surrogates._reciprocal import Reciprocal
 from blackprop.surrogates._twin import Twin
@@ -25,6 +26,7 @@ __all__ = [
     "LowRankSurrogate",
     "Oracle",
     "PhaseMask",
+    "PowerMatrix",
     "Projection",
     "ProjectorSplitting",
     "RandomFeedback",

@@ -22,6 +22,7 @@ class Family(enum.Enum):
     LINEAR = "a matrix in which parameters do not belong to single elements or rows"
     MASK = "a phase mask in front of a fixed medium, read as power"
     BLOCKS = "each output has a block of parameters, and is not linear in the inputs"
+    POWER = "a matrix of fields, read as power, in which parameters have no known place"
     OTHER = "none of the families that are known here"
 
 

@@ -48,7 +48,8 @@ def inquire(
       to check. The search ends after 3 codes where elements do not take two values.
     - Any other matrix: the correlation length of its derivatives.
     - A device that is not linear: whether each output answers to a block of parameters alone, in the same way.
-    - A phase mask: `f(2x) = 4 f(x)`, and one parameter for each input. `surrogates.PhaseMask` has to confirm it.
+    - A phase mask: `f(2x) = 4 f(x)`, and one parameter for each input. `surrogates.PhaseMask` has to confirm it. With
+      another number of parameters, a matrix of fields that is read as power, which `surrogates.PowerMatrix` confirms.
 
     **Arguments:** `amplitude`, the root mean square of the inputs in training. All queries are `CALIBRATE`.
     """
@@ -130,7 +131,10 @@ class _Asking:
             why = "f(2x) = 4 f(x)" if power == 2 else "neither linear nor quadratic in x"
             if quadratic:
                 return InquiryResult(Family.MASK, why, sure=False, noise=self.noise)
-            return (yield from self._blocks(why))
+            found = yield from self._blocks(why)
+            if found.family is Family.OTHER and power == 2:
+                return replace(found, family=Family.POWER, sure=False)
+            return found
         found = yield from self._matrix(sums.spread, programmings, rows)
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
