@@ -17,6 +17,9 @@ Population = dict[str, Tensor]
 Normal = Callable[[], Tensor]
 """Draws one standard normal number for each cell."""
 
+SMALL = 2048  # cells below which those that have no further pulse are masked, and not left out
+THINNED = 0.7  # part of the cells below which the others are left out
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(abc.ABC):
@@ -161,24 +164,26 @@ class Cell(abc.ABC):
         at = n.nonzero().squeeze(1)
         if not len(at):
             return w
-        n, result = n[at], w.flatten().clone()
-        flat = {name: value.reshape(-1)[at] for name, value in cells.items()}
-        law, sign, w_at = self.law(n > 0, flat), n.sign(), result[at]
-        left, k = n.abs(), 0
-        while True:
-            k += 1
-            mean = self.mean_step(w_at, law)
+        result, n = w.flatten().clone(), n.index_select(0, at)
+        flat = {name: value.reshape(-1).index_select(0, at) for name, value in cells.items()}
+        law, sign, here = self.law(n > 0, flat), n.sign(), result.index_select(0, at)
+        left = n.abs()
+        most = int(left.max())
+        for k in range(1, most + 1):
+            mean = self.mean_step(here, law)
             noise = torch.randn(mean.shape, generator=generator)
-            w_at = w_at + sign * (mean + self.deviation(mean, w_at, law) * noise)
-            w_at = torch.minimum(torch.maximum(w_at, law["low"]), law["high"])
-            more = left > k
-            if bool(more.all()):
+            step = torch.addcmul(mean, self.deviation(mean, here, law), noise)
+            moved = torch.addcmul(here, sign, step).clamp_(law["low"], law["high"])
+            here = moved if k == 1 else torch.where(left >= k, moved, here)
+            if k == most or len(here) < SMALL:
                 continue
-            result[at[~more]] = w_at[~more]
-            if not bool(more.any()):
-                return result.view(w.shape)
-            at, left, sign, w_at = at[more], left[more], sign[more], w_at[more]
-            law = {name: value[more] for name, value in law.items()}
+            go_on = (left > k).nonzero().squeeze(1)
+            if len(go_on) < THINNED * len(here):  # keep those that have further pulses
+                result.index_copy_(0, at, here)
+                at, left, sign, here = (value.index_select(0, go_on) for value in (at, left, sign, here))
+                law = {name: value.index_select(0, go_on) for name, value in law.items()}
+        result.index_copy_(0, at, here)
+        return result.view(w.shape)
 
     def aged(self, w: Tensor, cells: Population, generator: torch.Generator) -> Tensor:
         """Return the weights after one mini-batch of decay and diffusion."""

@@ -48,12 +48,14 @@ class AffineCell(Cell):
         reach = SURE * variance.sqrt()
         free = (most + reach <= cells["high"]) & (least - reach >= cells["low"])
         result = mean + variance.sqrt() * torch.randn(w.shape, generator=generator)
-        at = (touched & ~free).nonzero(as_tuple=True)
-        if len(at[0]):
-            some, slow = {name: value[at] for name, value in cells.items()}, w[at]
+        at = (touched & ~free).flatten().nonzero().squeeze(1)
+        if len(at):
+            some = {name: value.reshape(-1).index_select(0, at) for name, value in cells.items()}
+            slow = w.flatten().index_select(0, at)
             for xs, ds in zip(x, d, strict=True):
-                slow = self.one_by_one(slow, (ds[:, at[0]] * xs[:, at[1]]).sum(0), some, generator)
-            result[at] = slow
+                counts = (ds.mT @ xs).flatten().index_select(0, at)
+                slow = self.one_by_one(slow, counts, some, generator)
+            result = result.flatten().index_copy(0, at, slow).view(w.shape)
         return torch.where(touched, result, w), touched
 
     def _without_bounds(self, w: Tensor, x: Tensor, d: Tensor, cells: Population) -> tuple[Tensor, ...]:
