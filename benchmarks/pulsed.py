@@ -1,8 +1,9 @@
-"""Pulsed crossbars: the speed of an update, and the accuracy of the methods on MNIST 784-256-128-10.
+"""Pulsed crossbars: the speed of an update, and the accuracy of the methods on digits and on MNIST.
 
 `--speed` compares an update of 256 × 256 cells, 32 rows and trains of up to 31 slots with a loop over slots, within one
-process on one thread. Otherwise a network of the published size is trained on a part of MNIST, for few epochs: the
-order of the methods counts, and not the figures, which the published schedules of 30 epochs reach.
+process on one thread. Otherwise a network is trained on scikit-learn's digits, or, with `--data`, one of the published
+size on a part of MNIST, for few epochs: the order of the methods counts there, and not the figures, which the published
+schedules of 30 epochs reach.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import blackprop as bp
@@ -27,9 +30,11 @@ Make = Callable[[], pulsed.PulsedUpdate]
 METHODS: dict[str, tuple[Make, tuple[float, ...], float]] = {  # method, gains, learning rate
     "analog-sgd": (pulsed.AnalogSGD, (1.0,), 0.05),
     "mixed-precision": (pulsed.MixedPrecision, (1.0,), 0.05),
-    "tiki-taka": (lambda: pulsed.TikiTaka(fast=1.0, transfer=1.0), (0.0, 1.0), 0.05),
-    "residual": (lambda: pulsed.ResidualLearning(transfer=0.05), (0.2, 1.0), 0.05),
-    "agad": (pulsed.AGAD, (0.0, 1.0), 0.05),
+    "tiki-taka": (lambda: pulsed.TikiTaka(fast=1.0, transfer=1.0), (0.0, 1.0), 0.1),
+    "residual": (lambda: pulsed.ResidualLearning(transfer=0.05), (0.2, 1.0), 0.1),
+    "tiki-taka-v2": (pulsed.TikiTakaV2, (0.0, 1.0), 0.1),
+    "chopped": (lambda: pulsed.ChoppedTikiTaka(transfer=1.0), (0.0, 1.0), 0.1),
+    "agad": (lambda: pulsed.AGAD(chop=0.5), (0.0, 1.0), 0.1),  # its first flips must come within the training
 }
 
 
@@ -70,17 +75,23 @@ def speed(repeats: int) -> None:
         )
 
 
-def data(file: Path, rows: int, tests: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def data(file: Path | None, rows: int, tests: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows and classes to train on and to test on: MNIST from its file, or scikit-learn's 8 × 8 digits."""
+    if file is None:
+        digits = load_digits()
+        x, y = torch.from_numpy(digits.data).float() / 16, torch.from_numpy(digits.target).long()
+        at = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        return x[at[360:]], y[at[360:]], x[at[:360]], y[at[:360]]
     with np.load(file) as arrays:
         x, xt = (torch.from_numpy(arrays[f"x_{part}"]).flatten(1).float() / 255 for part in ("train", "test"))
         y, yt = (torch.from_numpy(arrays[f"y_{part}"]).long() for part in ("train", "test"))
     return x[:rows], y[:rows], xt[:tests], yt[:tests]
 
 
-def network(layer: Callable[[int, int, int], nn.Module]) -> nn.Sequential:
+def network(layer: Callable[[int, int, int], nn.Module], widths: tuple[int, ...]) -> nn.Sequential:
     parts: list[nn.Module] = []
-    for n, (a, b) in enumerate(((784, 256), (256, 128), (128, 10))):
-        parts += [layer(a, b, n), nn.Sigmoid()]
+    for n, (a, b) in enumerate(pairwise(widths)):
+        parts += [layer(a, b, n), nn.Tanh()]
     return nn.Sequential(*parts[:-1])
 
 
@@ -99,11 +110,13 @@ def trained(name: str, cell: cells.Cell, seed: int, given: argparse.Namespace) -
         made.scale.decided = True
         return made
 
-    model = network(layer)
+    model = network(layer, (784, 256, 128, 10) if given.data else (64, 32, 10))
     if make is None:
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=given.rate or 0.1)
     else:
-        optimizer = bp.optim.Pulsed(torch.optim.SGD(bp.param_groups(model, lr=0.5, device_lr=10 * rate)), model)
+        optimizer = bp.optim.Pulsed(
+            torch.optim.SGD(bp.param_groups(model, lr=0.1, device_lr=given.rate or rate)), model
+        )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, epochs // 2), 0.5)
     for _ in range(epochs):
         for at in torch.randperm(len(x)).split(batch):
@@ -119,11 +132,14 @@ def trained(name: str, cell: cells.Cell, seed: int, given: argparse.Namespace) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="mnist.npz with x_train, y_train, x_test and y_test")
+    parser.add_argument(
+        "--data", type=Path, help="mnist.npz with x_train, y_train, x_test, y_test; by default 8 × 8 digits"
+    )
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=["digital", *METHODS])
     parser.add_argument("--noise", nargs="+", type=float, default=[0.1, 0.6, 1.2], help="cycle noise of a pulse")
+    parser.add_argument("--rate", type=float, help="learning rate; by default that of the method")
     parser.add_argument("--states", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=5000)
