@@ -364,7 +364,7 @@ def test_zero_shifting_leads_to_the_symmetric_point_and_reads_it():
     ("gains", "kind"),
     [
         ((1.0,), pulsed.MixedPrecision),
-        ((0.0, 1.0), pulsed.AGAD),
+        ((0.0, 1.0), pulsed.TikiTaka),
         ((0.2, 1.0), pulsed.ResidualLearning),
         ((0.04, 0.2, 1.0), pulsed.MultiTile),
     ],

@@ -70,12 +70,13 @@ PULSED: tuple[Candidate, ...] = (
         _residual,
         f"{TWO}, both read",
     ),
-    _pulsed("agad", Quality.EXACT, pulsed.AGAD, lambda s: _tiles(2)(s) and not is_residual(s), TWO),
+    _pulsed("tiki-taka", Quality.EXACT, pulsed.TikiTaka, lambda s: _tiles(2)(s) and not is_residual(s), TWO),
     _pulsed("mixed-precision", Quality.EXACT, pulsed.MixedPrecision, _tiles(1), ONE),
+    # Slow at first, and robust against unknown symmetric points, which a declaration does not tell.
+    _pulsed("agad", Quality.COARSE, pulsed.AGAD, _tiles(2), TWO),
     _pulsed("chopped-tiki-taka", Quality.COARSE, pulsed.ChoppedTikiTaka, _tiles(2), TWO),
     _pulsed("tiki-taka-v2", Quality.ROUGH, pulsed.TikiTakaV2, _tiles(2), TWO),
     _pulsed("symmetric-point-tracking", Quality.ROUGH, pulsed.SymmetricPointTracking, _tiles(2), TWO),
-    _pulsed("tiki-taka", Quality.ASKED, pulsed.TikiTaka, _tiles(2), TWO),
     _pulsed("filtered-residual", Quality.ASKED, pulsed.FilteredResidual, _residual, f"{TWO}, both read"),
     _pulsed("analog-sgd", Quality.SAMPLED, pulsed.AnalogSGD, _tiles(1), ONE),
 )

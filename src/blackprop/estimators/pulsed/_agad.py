@@ -20,7 +20,8 @@ class AGAD(Chopped):
     """As `ChoppedTikiTaka`, with a reference that follows the fast tile: `H_k ← H_k + c_k q (A_k − R_k)`.
 
     The sign of a column flips after every `n = max(⌈1/chop⌉, 2)` of its reads. R_k is the mean of A_k over about the
-    last `n/tail` reads before its latest flip. The main tile is not pulsed before the first flips.
+    last `n/tail` reads before its latest flip. The main tile is not pulsed before the first flip of a column, that is
+    in the first `n every d_in/columns` steps: the training must be much longer.
 
     **Costs** at most `B · longest + columns/every` pulses and `columns/every` rows a step.
 
