@@ -78,8 +78,8 @@ def speed(repeats: int) -> None:
 def data(file: Path | None, rows: int, tests: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows and classes to train on and to test on: MNIST from its file, or scikit-learn's 8 × 8 digits."""
     if file is None:
-        images, labels = load_digits(return_X_y=True)
-        x, y = torch.as_tensor(images).float() / 16, torch.as_tensor(labels).long()
+        images, classes = load_digits(return_X_y=True)
+        x, y = torch.as_tensor(images).float() / 16, torch.as_tensor(classes).long()
         at = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
         return x[at[360:]], y[at[360:]], x[at[:360]], y[at[:360]]
     with np.load(file) as arrays:
