@@ -79,7 +79,9 @@ class Pulsed(torch.optim.Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self._share_state()
         layers = [m for m in model.modules() if isinstance(m, PhysicalLayer)]
-        self.gathered = [Gathered(m, m.estimator) for m in layers if isinstance(m.estimator, PulsedUpdate)]
+        self.gathered: list[Gathered] = [
+            Gathered(m, m.estimator) for m in layers if isinstance(m.estimator, PulsedUpdate)
+        ]
         if not self.gathered:
             raise ArgumentError(
                 "`Pulsed(model=...)` has no layer that is trained by pulses: give a `PhysicalLayer` around a device "

@@ -50,7 +50,7 @@ class MeasuredElements(Simulator):
     """
 
     stacks = True
-    kept_from = 0
+    kept_from: int | None = 0
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class MeasuredElements(Simulator):
             noise=noise / scale if scale else 0.0,
             capabilities=[ReadBack()],
         )
-        self.curve = Curve.through(places, values.flatten(1) if values.dim() == 3 else values)
+        self.curve: Curve = Curve.through(places, values.flatten(1) if values.dim() == 3 else values)
         self.crosstalk = crosstalk
 
     @classmethod

@@ -61,6 +61,8 @@ class HeldSubspace(nn.Module, Estimator):
     `length`; `IncompatibleError` for a device that is not declared linear and of vectors.
     """
 
+    pace: float
+
     count: int
     hold: int
     rank: int

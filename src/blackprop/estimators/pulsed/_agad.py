@@ -34,6 +34,9 @@ class AGAD(Chopped):
     Source: Rasch, Carta, Fagbohungbe and Gokmen, Nat. Commun. 15, 7133 (2024).
     """
 
+    tail: float
+    period: int
+
     mean: Tensor  # (d_out, d_in)
     reference: Tensor  # (d_out, d_in)
     times_read: Tensor  # (d_in,)

@@ -161,7 +161,7 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
 
     def set_extra_state(self, state: object) -> None:
         found = unpack(state)
-        self.steps = int(found.pop("steps"))
+        self.steps: int = int(found.pop("steps"))
         self._take_counters(found)
 
     def _counters(self) -> dict[str, Any]:
@@ -180,6 +180,9 @@ class ColumnTransfer(PulsedUpdate, abc.ABC):
     The fast tile is tile 0, the main tile is tile 1. After every `every` steps the next `columns` columns are read, in
     turn.
     """
+
+    every: int
+    columns: int
 
     tiles = 2
     roles = " (a fast one and the main one)"
@@ -203,7 +206,7 @@ class ColumnTransfer(PulsedUpdate, abc.ABC):
         return {"next": self.next}
 
     def _take_counters(self, state: dict[str, Any]) -> None:
-        self.next = int(state["next"])
+        self.next: int = int(state["next"])
 
 
 def _only(theta: Tensor, tile: int) -> Tensor:

@@ -21,6 +21,10 @@ class Chopped(ColumnTransfer):
     of the largest input and cotangent of a row: it does not depend on the learning rate.
     """
 
+    fast: float
+    transfer: float
+    chop: float
+
     signs: Tensor  # (d_in,)
     H: Tensor  # (d_out, d_in)
     scales: Tensor  # (2,): running means of max|x| and max|g|

@@ -28,6 +28,9 @@ class MixedPrecision(PulsedUpdate):
     Source: Nandakumar et al., Front. Neurosci. 14, 406 (2020).
     """
 
+    every: int
+    most: int
+
     chi: Tensor  # (d_out, d_in)
 
     def __init__(self, every: int = 1, most: int = 31) -> None:

@@ -32,6 +32,11 @@ class MultiTile(PulsedUpdate):
     Source: Li et al., arXiv 2510.02516.
     """
 
+    transfer: float
+    growth: float
+    every: int
+    slower: int
+
     def __init__(self, transfer: float = 0.1, growth: float = 1.2, every: int = 2, slower: int = 5) -> None:
         super().__init__()
         positive(self, transfer=transfer, growth=growth)

@@ -36,6 +36,11 @@ class SymmetricPointTracking(ColumnTransfer):
     Source: the rules of arXiv 2602.21321, without its residual tile in the forward pass.
     """
 
+    transfer: float
+    follow: float
+    chop: float
+    fast: float
+
     Q: Tensor  # (d_out, d_in)
     signs: Tensor  # (d_in,)
 

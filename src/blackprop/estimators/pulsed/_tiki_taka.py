@@ -26,6 +26,9 @@ class TikiTaka(ColumnTransfer):
     Source: Gokmen and Haensch, Front. Neurosci. 14, 103 (2020).
     """
 
+    fast: float
+    transfer: float
+
     def __init__(self, fast: float = 1.0, transfer: float = 1.0, every: int = 1, columns: int = 1) -> None:
         super().__init__(every, columns)
         positive(self, fast=fast, transfer=transfer)

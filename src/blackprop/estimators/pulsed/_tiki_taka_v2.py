@@ -28,6 +28,11 @@ class TikiTakaV2(ColumnTransfer):
     Source: Gokmen, Front. Artif. Intell. 4, 699148 (2021).
     """
 
+    fast: float
+    transfer: float
+    threshold: float
+    momentum: float
+
     H: Tensor  # (d_out, d_in)
 
     def __init__(
