@@ -46,14 +46,12 @@ class AskFirst(Surrogate):
     **Arguments:** `candidates`, the table; `workload`, the training: `bp.PhysicalLayer` sets it from its budget.
     """
 
-    chosen: str
-
     def __init__(self, candidates: Sequence[Candidate], workload: Workload | None = None) -> None:
         super().__init__()
         self.candidates: tuple[Candidate, ...] = tuple(candidates)
         self.workload = workload if workload is not None else Workload()
         self.finding: InquiryResult | None = None
-        self.chosen = ""
+        self.chosen: str = ""
         self.estimator: Estimator | None = None
         self.inner: Surrogate | None = None
         self._tried_chip = False
