@@ -184,7 +184,7 @@ class ColumnTransfer(PulsedUpdate, abc.ABC):
     every: int
     columns: int
 
-    tiles = 2
+    tiles: ClassVar[int | None] = 2
     roles = " (a fast one and the main one)"
 
     def __init__(self, every: int = 1, columns: int = 1) -> None:
