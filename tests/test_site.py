@@ -110,6 +110,7 @@ def test_links_are_rebased_to_the_page_that_includes_the_file():
     assert "[c](https://host/blob/src/blackprop/lab)" in rebased(text, "README.md", "docs/x.md", "https://host/blob")
     up = rebased("[a](../../CONTRIBUTING.md)", "docs/extending/README.md", "docs/extending/README.md", "")
     assert up == "[a](../contributing.md)"
+    assert rebased("[a](changes/README.md)", "CONTRIBUTING.md", "docs/contributing.md", "") == "a"
 
 
 @pytest.mark.usefixtures("extension")

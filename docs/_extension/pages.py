@@ -45,16 +45,16 @@ def _read(app: Sphinx, page: str, source: list[str]) -> None:
 def rebased(text: str, source: str, page: str, repository: str) -> str:
     """Return the text of the file `source` with its relative links as they must stand in the file `page`.
 
-    Links to included files lead to their pages. Links to folders, which a site does not have, lead to the repository,
+    Links to included files lead to their pages. Links to folders and to other pages outside docs/ lead to the repository,
     and become plain text where its address is not configured.
     """
 
     def link(match: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["path"]))
-        if (ROOT / path).is_dir():
+        target = INCLUDED.get(path, path)
+        if (ROOT / path).is_dir() or (target.endswith(".md") and not target.startswith("docs/")):
             return f"{match['text']}({repository}/{path})" if repository else match["text"][1:-1]
-        target = posixpath.relpath(INCLUDED.get(path, path), posixpath.dirname(page))
-        return f"{match['text']}({target}{match['anchor'] or ''})"
+        return f"{match['text']}({posixpath.relpath(target, posixpath.dirname(page))}{match['anchor'] or ''})"
 
     parts = re.split(r"(^```.*?^```)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in parts)
