@@ -45,8 +45,8 @@ def _read(app: Sphinx, page: str, source: list[str]) -> None:
 def rebased(text: str, source: str, page: str, repository: str) -> str:
     """Return the text of the file `source` with its relative links as they must stand in the file `page`.
 
-    Links to included files lead to their pages. Links to folders and to other pages outside docs/ lead to the repository,
-    and become plain text where its address is not configured.
+    Links to included files lead to their pages. Links to folders and to other pages outside docs/ lead to the
+    repository, and become plain text where its address is not configured.
     """
 
     def link(match: re.Match[str]) -> str:
