@@ -230,20 +230,36 @@ def _through_wires(g: Tensor, rho: float) -> Tensor:
     """Return the transfer conductances (..., bit lines, word lines) of g behind wires of resistance ρ."""
     if g.shape[-2] < g.shape[-1]:  # reciprocity: drive and read exchanged, both ends with them
         return _through_wires(g.flip(-2, -1).mT, rho).mT.flip(-2, -1)
-    side = g.shape[-1]
-    eye = torch.eye(side, dtype=g.dtype, device=g.device)
-    line = 2 * eye - eye.roll(1, 0).tril() - eye.roll(-1, 0).triu()
-    line[0, 0] = 1.0
+    eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
+    decay, own = _line(g, rho)
     beyond, rows = torch.zeros_like(eye), g[..., :0, :]
     for k in reversed(range(g.shape[-2])):
-        cells = g[..., k, :]
-        inner = torch.linalg.solve(line + rho * torch.diag_embed(cells), torch.diag_embed(cells))
-        load = torch.diag_embed(cells) - rho * cells.unsqueeze(-1) * inner
+        cells, at = g[..., k, :], decay[..., k, :]
+        # A symmetric inverse of a tridiagonal matrix: element (i, j), j ≥ i, is that of (j, j) by the decay from i to j.
+        inner = own[..., k, None, :].expand(*cells.shape, cells.shape[-1]).triu()
+        inner = inner + inner.triu(1).mT
+        inner = inner * (-(at.unsqueeze(-1) - at.unsqueeze(-2)).abs()).exp()
+        load = torch.diag_embed(cells) - rho * cells.unsqueeze(-1) * inner * cells.unsqueeze(-2)
         total = load + beyond
-        entering = torch.linalg.inv(eye + rho * total)
+        entering = torch.cholesky_inverse(torch.linalg.cholesky(eye + rho * total))
         rows = torch.cat((load.sum(-2, keepdim=True), rows), -2) @ entering
         beyond = total @ entering
     return rows
+
+
+def _line(g: Tensor, rho: float) -> tuple[Tensor, Tensor]:
+    """Of the inverses of `L + ρ G_k` for all bit lines k of g (..., bit lines, n): minus the logarithm of how a current
+    decays from the first cell on, and the diagonal, both as g.
+    """
+    t = 2 + rho * g
+    t = torch.cat((t[..., :1] - 1, t[..., 1:]), -1)
+    ahead, behind = [t[..., 0]], [t[..., -1]]  # pivots of the elimination from either end
+    for first, last in zip(t[..., 1:].unbind(-1), t[..., :-1].flip(-1).unbind(-1), strict=True):
+        ahead.append(first - 1 / ahead[-1])
+        behind.append(last - 1 / behind[-1])
+    d, e = torch.stack(ahead, -1), torch.stack(behind[::-1], -1)
+    decay = d.log().cumsum(-1)
+    return torch.cat((torch.zeros_like(decay[..., :1]), decay[..., :-1]), -1), 1 / (d + e - t)
 
 
 def _check_finite(device: object, **values: float) -> None:
