@@ -235,7 +235,7 @@ def _through_wires(g: Tensor, rho: float) -> Tensor:
     beyond, rows = torch.zeros_like(eye), g[..., :0, :]
     for k in reversed(range(g.shape[-2])):
         cells, at = g[..., k, :], decay[..., k, :]
-        # A symmetric inverse of a tridiagonal matrix: element (i, j), j ≥ i, is that of (j, j) by the decay from i to j.
+        # The inverse of a tridiagonal matrix: element (i, j), j ≥ i, is that of (j, j) times the decay from i to j.
         inner = own[..., k, None, :].expand(*cells.shape, cells.shape[-1]).triu()
         inner = inner + inner.triu(1).mT
         inner = inner * (-(at.unsqueeze(-1) - at.unsqueeze(-2)).abs()).exp()
