@@ -63,8 +63,8 @@ def table(rows: list[dict[str, object]], missing: dict[str, str]) -> str:
     lines = [
         "# Beside its peers",
         "",
-        "The same work by this library and by the specialist of each device. Times in ms are medians of runs in turn, in",
-        "one process on one thread. *Ratio* is the median of theirs ÷ ours: above 1 this library is faster.",
+        "The same work by this library and by the specialist of each device. Times in ms are medians of runs in turn,",
+        "in one process on one thread. *Ratio* is the median of theirs ÷ ours: above 1 this library is faster.",
         "*Difference* is the greatest between the two answers, relative to the greatest answer. Made by",
         "`python benchmarks/peers/bench.py`.",
         "",
