@@ -68,7 +68,8 @@ class ChoppedTikiTaka(Chopped):
     The fast tile is pulsed at the rate `α_A = fast · longest · g/(m_x m_g)`, with running means m of the largest input
     and cotangent of a row, whatever the learning rate α is. Then `q = α t/α_A`, which gives H the units of W. Where |H|
     passes one step, one pulse moves the main tile and H starts from 0 again. Choose t so small that an offset of A
-    passes a step in many reads only, or it is written with alternating signs.
+    passes a step in many reads only, or it is written with alternating signs. Offsets were not removed in tests of this
+    implementation (see the page on Tiki-Taka): prefer `AGAD`.
 
     **Costs** at most `B · longest + columns/every` pulses and `columns/every` rows a step.
 
