@@ -105,15 +105,17 @@ class DriftFloor(LRScheduler):
         return [float(rate) for rate in self._last_lr]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state; rows to be read again are not in it, and are taken anew from the next batch."""
-        own = {"scheduled": self.scheduled, "drifts": self.drifts, "steps": self.steps}
+        """Return the state, with the rows that are to be read again."""
+        rows = [None if each is None else dict(vars(each)) for each in self.references]
+        own = {"scheduled": self.scheduled, "drifts": self.drifts, "steps": self.steps, "references": rows}
         return {"inner": self.inner.state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.inner.load_state_dict(state_dict["inner"])
         self.scheduled, self.steps = list(state_dict["scheduled"]), int(state_dict["steps"])
         self.drifts = [list(each) for each in state_dict["drifts"]]
-        self.references = [None] * len(self.watched)
+        rows = state_dict["references"]
+        self.references = [None if each is None else ReferenceReading(**each) for each in rows]
         self._raise()
 
     def _measure(self) -> None:
