@@ -168,8 +168,8 @@ def crossbar(shape: Shape, g: torch.Generator) -> tuple[bp.Device, tuple[Family,
     return by_leak(devices.Crossbar(*shape, line=10 ** float(torch.empty(()).uniform_(-1, 3, generator=g))))
 
 
-ELEMENT, ROW, LINEAR, MASK, BLOCKS, OTHER = (
-    Family[name] for name in ("ELEMENT", "ROW", "LINEAR", "MASK", "BLOCKS", "OTHER")
+ELEMENT, ROW, LINEAR, MASK, BLOCKS, POWER, OTHER = (
+    Family[name] for name in ("ELEMENT", "ROW", "LINEAR", "MASK", "BLOCKS", "POWER", "OTHER")
 )
 # What each draws: the device and its right families, from a shape, an amplitude of the rows and a generator.
 Draw = Callable[[Shape, float, torch.Generator], tuple[bp.Device, tuple[Family, ...]]]
@@ -191,7 +191,10 @@ KINDS: dict[str, Draw] = {
     "low rank": lambda s, a, g: (devices.LowRank(*s, rank=min(4, *s)), (LINEAR,)),
     "Monarch": lambda s, a, g: (devices.Monarch(*s), (LINEAR,)),
     "phase mask": lambda s, a, g: (devices.ScatteringMedium(*s, seed=1), (MASK,)),
-    "chip read as power": lambda s, a, g: (devices.Chip(chips.Rectangular(), *s, readout=chips.Power()), (OTHER,)),
+    "chip read as power": lambda s, a, g: (
+        devices.Chip(chips.Rectangular(), *s, readout=chips.Power()),
+        (POWER, OTHER),
+    ),
     "tanh network": lambda s, a, g: (tanh_network(s, a, g), (BLOCKS,)),
 }
 DECEIVERS: dict[str, Draw] = {
