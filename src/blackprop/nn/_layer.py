@@ -114,7 +114,7 @@ class PhysicalLayer(MeasuredLayer):
     # torch.compile runs this as it is. (Unlike the public name, this one imports the compiler only when it is used.)
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def forward(self, x: Tensor) -> Tensor:
-        theta, gain = self._parameters["theta"], self._parameters["gain"]  # looked up without `__getattr__`
+        theta = self.theta
         check_execution(x, theta)
         shape = self.device.in_shape
         check_rows(x, shape, theta.dtype, self.device)
@@ -123,7 +123,7 @@ class PhysicalLayer(MeasuredLayer):
             x = x.to(theta.dtype)
             rows = x.reshape(-1, *shape)
             y = BlackBox.apply(rows, theta, self, self._setting(theta), torch.is_grad_enabled())
-            y = gain * y.reshape(*lead, *self.device.out_shape)
+            y = self.gain * y.reshape(*lead, *self.device.out_shape)
             if self.digital is not None:
                 y = y + self.digital(x)
             return y if self.bias is None else y + self.bias

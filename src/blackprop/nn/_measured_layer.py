@@ -60,9 +60,8 @@ class MeasuredLayer(nn.Module):
     theta: nn.Parameter
     gain: nn.Parameter
     theta_tracked: Tensor
-    # Looked up in these where every step does, which calls no `__getattr__`.
+    # Looked up in these where every step does, which calls no `__getattr__`. (Parameters may be computed, by `prune`.)
     _modules: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
-    _parameters: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
     _buffers: dict[str, Any]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _watch(self) -> None:
