@@ -1,6 +1,6 @@
 """
-A chip whose errors nobody knows
-================================
+A chip with unknown errors
+==========================
 
 A mesh of interferometers as a foundry delivers it: each of its 56 phases has an offset anywhere on the circle, and its
 splitters err. Its drawing predicts none of its readings. ``CalibratedChip`` reads the chip once, finds its errors in

@@ -69,13 +69,11 @@ class AGAD(Chopped):
         pulse = spec.capability(Pulse)
         self._seen(x, grad_y)
         train = self._descend(0, self.signs.to(x) * x, self._fast_rate(pulse) * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
-        a = read.flatten(1).mT.to(self.H)  # (d_out, columns)
+        columns, read = due
+        a = read.mT.to(self.H)  # (d_out, columns)
         begun = self.times_read[columns] >= self.period
         change = self.gain(rate, pulse) * self.signs[columns] * (a - self.reference[:, columns])
         self.H[:, columns] += torch.where(begun, change, 0.0)

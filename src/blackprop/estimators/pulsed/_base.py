@@ -136,9 +136,9 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
 
     def _columns(self, tile: int, columns: Tensor, theta: Tensor, spec: Declaration) -> Query:
         """Read columns of a tile: the reading is (len(columns), d_out)."""
-        unit = torch.zeros(len(columns), spec.d_in, dtype=theta.dtype, device=theta.device)
-        unit[torch.arange(len(columns)), columns] = 1
-        return Query(unit.unflatten(1, spec.in_shape), _only(theta, tile), Purpose.PARAMETER)
+        return Query(
+            unit_rows(columns, theta, spec.d_in).unflatten(1, spec.in_shape), _only(theta, tile), Purpose.PARAMETER
+        )
 
     def _watch(self, x: Tensor, d: Tensor, pulse: Pulse) -> None:
         """Warn if the gradients of the first steps ask for less than one pulse a step, over all cells."""
@@ -199,8 +199,17 @@ class ColumnTransfer(PulsedUpdate, abc.ABC):
             return None
         return (self.next + torch.arange(min(self.columns, spec.d_in))) % spec.d_in
 
-    def _advance(self, columns: Tensor, spec: Declaration) -> None:
+    def _send_and_read(self, train: Query, theta: Tensor, spec: Declaration) -> Procedure[tuple[Tensor, Tensor] | None]:
+        """Send the train, and read the columns of the fast tile that are due: their numbers, and the reading
+        (columns, d_out). None where none are due.
+        """
+        columns = self._due(spec)
+        if columns is None:
+            yield [train]
+            return None
+        _, read = yield [train, self._columns(0, columns, theta, spec)]
         self.next = (self.next + len(columns)) % spec.d_in
+        return columns, read.flatten(1)
 
     def _counters(self) -> dict[str, Any]:
         return {"next": self.next}

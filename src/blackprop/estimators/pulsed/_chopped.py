@@ -93,14 +93,12 @@ class ChoppedTikiTaka(Chopped):
         pulse = spec.capability(Pulse)
         self._seen(x, grad_y)
         train = self._descend(0, self.signs.to(x) * x, self._fast_rate(pulse) * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
+        columns, read = due
         q = self.gain(rate, pulse)
-        self.H[:, columns] += q * self.signs[columns] * read.flatten(1).mT.to(self.H)
+        self.H[:, columns] += q * self.signs[columns] * read.mT.to(self.H)
         drawn = torch.rand(len(columns), generator=generator, device=generator.device).to(self.H)
         self._flip(columns, drawn < self.chop)
         yield from released(self, self.H, columns, pulse.granularity, 0.0, theta, spec)

@@ -38,13 +38,11 @@ class ResidualLearning(ColumnTransfer):
     ) -> Procedure[None]:
         del generator
         train = self._descend(0, x, rate * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
-        yield [self._outer(1, unit_rows(columns, x, spec.d_in), self.transfer * read.flatten(1), theta, spec)]
+        columns, read = due
+        yield [self._outer(1, unit_rows(columns, x, spec.d_in), self.transfer * read, theta, spec)]
 
 
 class FilteredResidual(ColumnTransfer):
@@ -77,11 +75,9 @@ class FilteredResidual(ColumnTransfer):
     ) -> Procedure[None]:
         del generator
         train = self._descend(0, x, rate * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
-        self.H[:, columns] = torch.lerp(self.H[:, columns], read.flatten(1).mT.to(self.H), self.follow)
+        columns, read = due
+        self.H[:, columns] = torch.lerp(self.H[:, columns], read.mT.to(self.H), self.follow)
         yield from released(self, self.H, columns, spec.capability(Pulse).granularity, None, theta, spec)

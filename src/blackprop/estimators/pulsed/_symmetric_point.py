@@ -66,13 +66,11 @@ class SymmetricPointTracking(ColumnTransfer):
         self, x: Tensor, grad_y: Tensor, rate: float, theta: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[None]:
         train = self._descend(0, self.signs.to(x) * x, rate * self.fast * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
-        p, sign = read.flatten(1).mT.to(self.Q), self.signs[columns]
+        columns, read = due
+        p, sign = read.mT.to(self.Q), self.signs[columns]
         self.Q[:, columns] = torch.lerp(self.Q[:, columns], p, self.follow)
         moved = self.transfer * sign * (p - self.Q[:, columns])
         drawn = torch.rand(len(columns), generator=generator, device=generator.device).to(self.Q)
@@ -113,4 +111,4 @@ def shift_to_symmetric_point(spec: Declaration, tile: int = 0, pulses: int = 200
         left -= count
     unit = torch.eye(spec.d_in).to(theta).unflatten(1, spec.in_shape)
     (read,) = yield from in_rounds([Query(unit, theta, Purpose.CALIBRATE)], spec.d_out)
-    return read.flatten(1).mT
+    return read.mT

@@ -39,11 +39,9 @@ class TikiTaka(ColumnTransfer):
     ) -> Procedure[None]:
         del generator
         train = self._descend(0, x, rate * self.fast * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
-        moved = rate * self.transfer * read.flatten(1)
+        columns, read = due
+        moved = rate * self.transfer * read
         yield [self._outer(1, unit_rows(columns, x, spec.d_in), moved, theta, spec)]

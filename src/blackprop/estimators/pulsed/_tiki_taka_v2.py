@@ -57,13 +57,11 @@ class TikiTakaV2(ColumnTransfer):
     ) -> Procedure[None]:
         del generator
         train = self._descend(0, x, rate * self.fast * grad_y, theta, spec)
-        columns = self._due(spec)
-        if columns is None:
-            yield [train]
+        due = yield from self._send_and_read(train, theta, spec)
+        if due is None:
             return
-        _, read = yield [train, self._columns(0, columns, theta, spec)]
-        self._advance(columns, spec)
-        self.H[:, columns] += rate * self.transfer * read.flatten(1).mT
+        columns, read = due
+        self.H[:, columns] += rate * self.transfer * read.mT
         limit = self.threshold * spec.capability(Pulse).granularity
         yield from released(self, self.H, columns, limit, self.momentum, theta, spec)
 

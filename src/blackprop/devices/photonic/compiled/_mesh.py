@@ -114,7 +114,7 @@ def _call(tile: int, light: Light, way: int, *args: Tensor | bool) -> None:
 
 @cache
 def _passes(tile: int, general: bool) -> tuple[Callable[..., None], Callable[..., None]] | None:
-    """The passes forward and backward of so many rows at a time, compiled; None where there is no Numba that works."""
+    """The passes forward and backward of so many rows at a time, compiled; None where Numba is absent or fails."""
     try:
         from blackprop.devices.photonic.compiled._loops import build  # noqa: PLC0415
 
