@@ -9,7 +9,15 @@ from blackprop.directions import Directions, Gaussian, LowRankFactored, Orthogon
 from blackprop.errors import ArgumentError
 from support import draw
 
-FAMILIES = [Gaussian(), Rademacher(), Sphere(), Orthogonal(), LowRankFactored((2, 3), 4), LowRankFactored((6, 1))]
+FAMILIES = [
+    Gaussian(),
+    Rademacher(),
+    Sphere(),
+    Orthogonal(),
+    Orthogonal(2),
+    LowRankFactored((2, 3), 4),
+    LowRankFactored((6, 1)),
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -34,6 +42,16 @@ def test_the_variance_is_the_declared_one(family: Directions, count: int, genera
 def test_a_spanning_orthogonal_set_is_exact(generator):
     u = Orthogonal().sample(7, 7, generator, torch.zeros((), dtype=torch.float64))
     torch.testing.assert_close(u.mT @ u / 7, torch.eye(7, dtype=torch.float64))
+
+
+def test_blocks_span_their_parameters_apart_from_each_other(generator):
+    u = Orthogonal(3).sample(4, 12, generator, torch.zeros((), dtype=torch.float64))
+    for block in u.split(4, dim=1):
+        torch.testing.assert_close(block.mT @ block / 4, torch.eye(4, dtype=torch.float64))
+    assert not torch.allclose(u[:, :4], u[:, 4:8])
+    assert Orthogonal(3).relative_variance(4, 12, part=4) == 0
+    with pytest.raises(ArgumentError, match="do not fall into 5 equal blocks"):
+        Orthogonal(5).sample(4, 12, generator, u)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

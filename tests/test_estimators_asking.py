@@ -153,16 +153,9 @@ def test_each_output_is_credited_with_its_own_parameters():
     """So one direction a parameter of an output is enough: 12 in place of 96."""
     problem = Asked()
     truth = problem.truth()
-    estimator = RandomDirections(D_IN, 1e-6, _Blockwise(), Central(), credit=ByOutput(D_OUT))
+    estimator = RandomDirections(D_IN, 1e-6, Orthogonal(D_OUT), Central(), credit=ByOutput(D_OUT))
     torch.testing.assert_close(problem.of(estimator), truth, rtol=1e-5, atol=1e-7)
     assert estimator.credit.relative_variance(Rademacher(), 4, P) == Rademacher().relative_variance(4, P, part=D_IN)
-
-
-class _Blockwise(Orthogonal):
-    """The same orthogonal directions in each output's block."""
-
-    def sample(self, count, size, generator, like):
-        return Orthogonal().sample(count, D_IN, generator, like).repeat(1, size // D_IN)
 
 
 def test_wrong_credits_are_refused():

@@ -129,22 +129,43 @@ class Orthogonal(Directions):
     """Sets of up to n mutually orthogonal directions of length √n. Relative variance n/M − 1 for M ≤ n.
 
     M = n spans the space, and `Σ u uᵀ / M = I` then holds exactly. Needs `M n` numbers and `M² n` operations.
+
+    **Arguments:**
+
+    - `blocks` (default 1): into how many equal blocks the parameters fall. Each block then has orthogonal directions of
+      its own, drawn apart from the others, and M = n / `blocks` directions give the exact gradient of a device of which
+      each output answers to one block (`estimators.ByOutput`).
     """
+
+    blocks: int = 1
 
     joint = True
 
     def reach(self, size: int) -> float:
-        return min(6.0, math.sqrt(size))
+        return min(6.0, math.sqrt(size / self.blocks))
 
     def sample(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
-        blocks = []
+        if size % self.blocks:
+            raise ArgumentError(f"{self}: {size} parameters do not fall into {self.blocks} equal blocks")
+        return torch.cat([self._sets(count, size // self.blocks, generator, like) for _ in range(self.blocks)], 1)
+
+    def _sets(self, count: int, size: int, generator: torch.Generator, like: Tensor) -> Tensor:
+        sets = []
         for start in range(0, count, size):
             q, r = torch.linalg.qr(_normal(min(size, count - start), size, generator, like).mT)
-            blocks.append((q * r.diagonal().sign()).mT * math.sqrt(size))  # the sign makes q uniform (Haar)
-        return torch.cat(blocks)
+            sets.append((q * r.diagonal().sign()).mT * math.sqrt(size))  # the sign makes q uniform (Haar)
+        return torch.cat(sets)
 
     def relative_variance(self, count: int, size: int, part: int | None = None) -> float:
-        M, n, p = count % size, size, part or size  # complete sets are exact, and only dilute the others
+        """Return the law; of several blocks, a part is one of them, or lies within one."""
+        n = size // self.blocks
+        p = min(part or size, n)
+        others = 0 if part is not None and part <= n else self.blocks - 1
+        return self._of_block(count, n, p) + others * n / count
+
+    @staticmethod
+    def _of_block(count: int, n: int, p: int) -> float:
+        M = count % n  # complete sets are exact, and only dilute the others
         if n == 1:
             return 0.0
         # A uniformly random projector Q of rank M: E Q_ii² and E Q_ij², of which p − 1 meet each entry of a part.

@@ -235,4 +235,4 @@ class _Inquiry:
 
 
 def _vectors(dut: DeviceUnderTest) -> bool:
-    return len(dut.spec.in_shape) == len(dut.spec.out_shape) == 1
+    return dut.spec.of_vectors

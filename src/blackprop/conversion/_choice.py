@@ -67,5 +67,5 @@ def check_linear(linear: object) -> None:
 
 def require_matrix(spec: Declaration, what: str) -> None:
     """Raise `IncompatibleError` unless the device is declared a matrix."""
-    if not spec.linear or len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+    if not spec.linear or not spec.of_vectors:
         raise IncompatibleError(f"{spec.name} is not declared linear, from vectors to vectors: only there {what}")

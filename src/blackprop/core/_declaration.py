@@ -162,6 +162,11 @@ class Declaration:
         )
 
     @cached_property
+    def of_vectors(self) -> bool:
+        """Whether rows and readings are vectors."""
+        return len(self.in_shape) == len(self.out_shape) == 1
+
+    @cached_property
     def d_in(self) -> int:
         return math.prod(self.in_shape)
 

@@ -74,7 +74,7 @@ class Contraction(abc.ABC):
                 f"`{type(owner).__name__}(contraction={self})` needs a linear device and {spec.name} is not declared "
                 "linear; leave the contraction out"
             )
-        if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+        if not spec.of_vectors:
             raise IncompatibleError(f"{self} needs vectors; {spec.name} maps {spec.in_shape} to {spec.out_shape}")
 
 

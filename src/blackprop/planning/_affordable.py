@@ -9,12 +9,13 @@ from blackprop.core._declaration import Declaration
 from blackprop.errors import BudgetExhausted
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._choice import pick
-from blackprop.planning._methods import held_subspace, is_credited
+from blackprop.planning._methods import each, held_subspace, is_credited
 from blackprop.planning._price import Held, totals
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._finding import Family, InquiryResult
 
 FEWEST, CREDITED = 300, 16  # steps of a training by perturbations of the whole, and by those credited by output
+FRESH = (Quality.SINGLE, Quality.SAMPLED, Quality.SPANNED)  # of perturbations that are not remembered
 SHARE = 0.5  # of the parameters that an output answers to: their directions in all
 
 
@@ -42,15 +43,15 @@ def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
 def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workload) -> Candidate:
     """The best of the table that has enough steps within the limits of the workload.
 
-    Perturbations that are not remembered need 300 steps, 16 where each output is credited with its own parameters, and
-    in all a direction for every second parameter that an output answers to. With fewer, a device that stays as it is
-    does as well, and its rows serve the layers around it.
+    Perturbations that are not remembered need 300 steps, 16 where each output is credited with its own parameters or
+    they span all parameters, and in all a direction for every second parameter that an output answers to. With fewer, a
+    device that stays as it is does as well, and its rows serve the layers around it.
     """
     if not workload.limits:
         return pick(spec, candidates, workload)
 
     def enough(candidate: Candidate) -> bool:
-        if not Quality.FROZEN < candidate.quality <= Quality.SAMPLED or candidate.why_not(spec):
+        if candidate.quality not in FRESH or candidate.why_not(spec):
             return True
         if candidate.quality == Quality.SINGLE:
             return False
@@ -58,9 +59,8 @@ def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workl
         count = getattr(method.estimator, "count", 1)
         step = totals(candidate.price(method, Held(spec, None), workload.batch_size).step)
         steps = min(limit / step[name] if step[name] else math.inf for name, limit in workload.limits.items())
-        credited = is_credited(spec)
-        answers_to = spec.theta.size // spec.d_out if credited else spec.theta.size
-        return steps >= (CREDITED if credited else FEWEST) and count * steps >= SHARE * answers_to
+        exact = is_credited(spec) or candidate.quality == Quality.SPANNED
+        return steps >= (CREDITED if exact else FEWEST) and count * steps >= SHARE * each(spec)
 
     fitting = [candidate for candidate in candidates if enough(candidate)]
     try:

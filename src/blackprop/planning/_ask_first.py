@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blackprop.core._declaration import Declaration
 from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
 from blackprop.errors import BudgetExhausted
@@ -18,13 +19,13 @@ from blackprop.planning._affordable import fallback, held
 from blackprop.planning._candidates import Candidate
 from blackprop.planning._physics import CHIP, calibrated_chip, chip_queries, is_chip
 from blackprop.planning._price import totals
+from blackprop.planning._revision import revise
 from blackprop.planning._workload import Workload
-from blackprop.planning.inquiry._finding import Family, InquiryResult
-from blackprop.planning.inquiry._inquiry import PART, inquire, most
+from blackprop.planning.inquiry._cost import most
+from blackprop.planning.inquiry._finding import Family, InquiryResult, translated
+from blackprop.planning.inquiry._inquiry import PART, inquire
 from blackprop.presets import Method
 from blackprop.surrogates import PhaseMask, PowerMatrix, Surrogate
-
-T = TypeVar("T")
 
 NAME = "ask-first"
 MASK = "phase-mask"
@@ -75,16 +76,18 @@ class AskFirst(Surrogate):
             finding = yield from self._retrieve_power(finding, theta, generator, limits)
             if finding.family is Family.POWER:
                 return
-        method, name = self._method(finding)
-        known = finding.declaration(spec)
-        method.estimator.bind(known)
-        method.surrogate.bind(known)
-        for part in method:
-            if isinstance(part, nn.Module):
-                part.to(theta)
-        method.surrogate.input_rms = self.input_rms
-        yield from self._translated(method.surrogate.start(finding.ordered(theta), generator), finding)
-        self._settle(finding, *method, name)
+        yield from self._start(finding, theta, generator)
+
+    def _start(self, finding: InquiryResult, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        """Start the best method for the finding, and of a weaker one where the curves of single elements fail."""
+        while True:
+            method, name = self._method(finding)
+            method = self._bound(method, theta, finding.declaration(self.spec))
+            yield from translated(method.surrogate.start(finding.ordered(theta), generator), finding)
+            revised = yield from revise(finding, method.surrogate, self.spec, theta, self._amplitude, generator)
+            if revised is finding:
+                return self._settle(finding, *method, name)
+            finding = revised
 
     def _calibrate_chip(self, theta: Tensor, generator: torch.Generator) -> Procedure[str]:
         """Calibrate a declared chip, where the allowance suffices; return why that failed, empty where not tried."""
@@ -160,7 +163,10 @@ class AskFirst(Surrogate):
         inner, finding = self._settled
         inner.input_rms = self.input_rms
         old, new = finding.ordered(theta_old), finding.ordered(theta_new)
-        yield from self._translated(inner.track(old, new, generator), finding)
+        yield from translated(inner.track(old, new, generator), finding)
+        revised = yield from revise(finding, inner, self.spec, theta_new, self._amplitude, generator)
+        if revised is not finding:
+            yield from self._start(revised, theta_new, generator)
 
     def ask_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, generator: torch.Generator
@@ -170,14 +176,14 @@ class AskFirst(Surrogate):
         assert self.estimator is not None
         known = finding.declaration(self.spec)
         procedure = self.estimator.grad_theta(x, finding.ordered(theta), finding.lit(y), grad_y, known, generator)
-        return finding.placed((yield from self._translated(procedure, finding)))
+        return finding.placed((yield from translated(procedure, finding)))
 
     def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return self._settled[0].grad_x(x, grad_y)
 
     def read_grad_x(self, x: Tensor, grad_y: Tensor, theta: Tensor) -> Procedure[Tensor]:
         inner, finding = self._settled
-        return (yield from self._translated(inner.read_grad_x(x, grad_y, finding.ordered(theta)), finding))
+        return (yield from translated(inner.read_grad_x(x, grad_y, finding.ordered(theta)), finding))
 
     def grad_x_recalled(self, x: Tensor, y: Tensor, grad_y: Tensor) -> Tensor:
         inner, finding = self._settled
@@ -221,9 +227,11 @@ class AskFirst(Surrogate):
         mask = PhaseMask(24 if self.spec.x_limited else 8)
         return Method(FromSurrogate(mask), mask)
 
-    def _bound(self, method: Method, theta: Tensor) -> Method:
-        method.surrogate.bind(self.spec)
-        method.surrogate.to(theta)
+    def _bound(self, method: Method, theta: Tensor, spec: Declaration | None = None) -> Method:
+        for part in method:
+            part.bind(self.spec if spec is None else spec)
+            if isinstance(part, nn.Module):
+                part.to(theta)
         method.surrogate.input_rms = self.input_rms
         return method
 
@@ -242,25 +250,6 @@ class AskFirst(Surrogate):
 
     def _settle(self, finding: InquiryResult, estimator: Estimator, surrogate: Surrogate, name: str) -> None:
         self.finding, self.chosen, self.inner, self.estimator = finding, name, surrogate, estimator
-
-    def _translated(self, procedure: Procedure[T], finding: InquiryResult) -> Procedure[T]:
-        """The procedure, its settings in the device's own order, its readings beyond the dark level."""
-        if finding.order is None and finding.dark is None:
-            return (yield from procedure)
-        try:
-            queries = next(procedure)
-            while True:
-                placed = [replace(q, theta=finding.placed(q.theta)) for q in queries]
-                try:
-                    answers = yield placed
-                    pairs = zip(queries, answers, strict=True)
-                    readings = [finding.lit(y) if query.capability is None else y for query, y in pairs]
-                except BudgetExhausted as error:
-                    queries = procedure.throw(error)
-                else:
-                    queries = procedure.send(readings)
-        except StopIteration as stop:
-            return stop.value
 
     # The parts that were chosen are made anew before their buffers are loaded.
 
@@ -287,8 +276,8 @@ class AskFirst(Surrogate):
         else:
             table = (*held(finding, self._remaining), *self.candidates)
             method = next(each for each in table if each.name == saved["chosen"]).method(known, self._remaining)
-        method.estimator.bind(known)
-        method.surrogate.bind(known)
+        for part in method:
+            part.bind(known)
         self._settle(finding, *method, saved["chosen"])
 
     def extra_repr(self) -> str:

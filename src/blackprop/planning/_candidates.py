@@ -39,10 +39,11 @@ class Quality(enum.IntEnum):
     REMEMBERED = 2  # perturbations of a linear device, remembered
     HELD = 3  # derivatives of a linear device along directions that are held, as far as they are known to hold
     CREDITED = 4  # remembered, each output's own: 0.89 to 0.99 of the gap
-    ASKED = 5  # as good as the family of the device allows, or the subspace that is trained
-    ROUGH = 6  # response curves of 4 settings: one harmonic
-    COARSE = 7  # of 8 settings: three harmonics
-    EXACT = 8  # gradients that are exact but for noise: 0.99 to 1.0 of the gap
+    SPANNED = 5  # as many orthogonal perturbations as parameters: exact, where the noise is known
+    ASKED = 6  # as good as the family of the device allows, or the subspace that is trained
+    ROUGH = 7  # response curves of 4 settings: one harmonic
+    COARSE = 8  # of 8 settings: three harmonics
+    EXACT = 9  # gradients that are exact but for noise: 0.99 to 1.0 of the gap
 
 
 @dataclass(frozen=True)
@@ -203,14 +204,14 @@ DECLARED: tuple[Candidate, ...] = (
     ),
     Candidate(
         "complete-set",
-        Quality.EXACT,
-        lambda spec: _opaque(spec) and spec.theta.size <= FEW,
+        Quality.SPANNED,
+        lambda spec: not methods.is_matrix(spec) and methods.each(spec) <= FEW,
         methods.complete_set,
         lambda spec: (
-            f"{_coupling(spec)}, few parameters: orthogonal perturbations span all {spec.theta.size} of them"
-            f"{_rows(spec)}"
+            f"{_coupling(spec)}, few parameters: orthogonal perturbations span all {methods.each(spec)} of "
+            f"{'an output' if methods.is_credited(spec) else 'them'}{_rows(spec)}"
         ),
-        needs=f"{OPAQUE}, of at most {FEW} parameters",
+        needs=f"a device that is not both linear and of vectors, of at most {FEW} parameters, or {FEW} an output",
     ),
     _calibrated(8, Quality.COARSE),
     _calibrated(4, Quality.ROUGH),

@@ -32,12 +32,17 @@ PROBES = 12  # rows in place of the batch, on a linear device of vectors
 
 def is_matrix(spec: Declaration) -> bool:
     """Whether the device is declared a matrix: linear, and rows and outputs are vectors."""
-    return spec.linear and len(spec.in_shape) == len(spec.out_shape) == 1
+    return spec.linear and spec.of_vectors
 
 
 def is_credited(spec: Declaration) -> bool:
     """Whether each output is declared to have a block of parameters of its own, all equally long."""
     return spec.coupling is not Coupling.NONE and spec.theta.size % spec.d_out == 0
+
+
+def each(spec: Declaration) -> int:
+    """How many parameters an output answers to."""
+    return spec.theta.size // spec.d_out if is_credited(spec) else spec.theta.size
 
 
 def calibrated(settings: int | None) -> Method:
@@ -96,11 +101,12 @@ def perturbed(spec: Declaration, count: int, directions: Directions | None = Non
 
 
 def complete_set(spec: Declaration) -> Method:
-    """As many orthogonal directions a step as there are parameters, or, where readings are noisy, several such sets of
-    at most 16 together: together they span the gradient.
+    """As many orthogonal directions a step as there are parameters that an output answers to, or, where readings are
+    noisy, several such sets of at most 16 together: together they span the gradient.
     """
-    sets = max(1, 16 // spec.theta.size) if spec.noise else 1
-    return perturbed(spec, sets * spec.theta.size, Orthogonal())
+    size = each(spec)
+    sets = max(1, 16 // size) if spec.noise else 1
+    return perturbed(spec, sets * size, Orthogonal(spec.d_out if is_credited(spec) else 1))
 
 
 def frozen(spec: Declaration) -> Method:

@@ -14,13 +14,15 @@ from blackprop.planning._price import Price, dry_price
 from blackprop.planning._pulses import PULSED
 from blackprop.planning._two_way import SUBSPACE, TWO_WAY
 from blackprop.planning._workload import Workload
-from blackprop.planning.inquiry._inquiry import most
+from blackprop.planning.inquiry._cost import most
 from blackprop.presets import Method
 
 
 def _opaque(spec: Declaration) -> bool:
-    vectors = len(spec.in_shape) == len(spec.out_shape) == 1
-    return vectors and spec.coupling is Coupling.NONE and spec.theta.size > SMALL
+    """Whether a device has more to say than it declares: many parameters without a known place, or noise that is not
+    declared, whose size decides the step of every perturbation.
+    """
+    return spec.coupling is Coupling.NONE and (not spec.noise or (spec.of_vectors and spec.theta.size > SMALL))
 
 
 def _method(spec: Declaration, workload: Workload | None = None) -> Method:
@@ -42,6 +44,11 @@ def _price(method: Method, device: Measurable, batch_size: int) -> Price:
 def _reason(spec: Declaration) -> str:
     asked = most(spec)
     linear = "declared linear" if spec.linear else "not declared linear"
+    if not spec.of_vectors:
+        return (
+            f"no coupling declared, {linear}: the device is asked for its noise first, by {asked.total_rows} rows, and "
+            "the best of the table is then taken"
+        )
     return (
         f"no coupling declared, {linear}: the device is asked first, by at most {asked.total_programmings} "
         f"programmings and {asked.total_rows:,} rows, and the best of the table for its family is then taken"
@@ -62,7 +69,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate(
         CHIP,
         Quality.EXACT,
-        lambda spec: _opaque(spec) and is_chip(spec),
+        lambda spec: _opaque(spec) and spec.theta.size > SMALL and is_chip(spec),
         _method,
         _chip_reason,
         chip_price,
@@ -78,7 +85,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         _method,
         _reason,
         _price,
-        needs=f"a device of vectors that declares no coupling, of more than {SMALL} parameters",
+        needs=f"a device that declares no coupling, and no noise or, of vectors, more than {SMALL} parameters",
         divide=_method,
     ),
     *PULSED,

@@ -69,7 +69,7 @@ class PhaseMask(Surrogate):
         self.monitor: Monitor = Monitor(share)
 
     def check(self, spec: Declaration) -> None:
-        if len(spec.in_shape) != 1 or len(spec.out_shape) != 1 or spec.theta.size != spec.d_in:
+        if not spec.of_vectors or spec.theta.size != spec.d_in:
             raise IncompatibleError(
                 f"`PhaseMask` stands for a phase for each of the inputs, read as a vector, and {spec.name} has "
                 f"{spec.theta.size} parameters for inputs {spec.in_shape}"

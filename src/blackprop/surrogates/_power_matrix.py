@@ -45,7 +45,7 @@ class PowerMatrix(Surrogate):
         self.rows = rows
 
     def check(self, spec: Declaration) -> None:
-        if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+        if not spec.of_vectors:
             raise IncompatibleError(
                 f"`PowerMatrix` stands for a matrix that is read as power, and {spec.name} has inputs {spec.in_shape} "
                 f"and outputs {spec.out_shape}"

@@ -122,7 +122,7 @@ class DirectionalMemory(nn.Module, Estimator):
         return max(0.0, width / self.size - 1)
 
     def check(self, spec: Declaration) -> None:
-        if not spec.linear or len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
+        if not spec.linear or not spec.of_vectors:
             raise IncompatibleError(
                 f"`DirectionalMemory` needs a linear device of vectors, and {spec.name} does not declare linearity: "
                 "a remembered derivative then holds only at the rows where it was read; use `RandomDirections`"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core._procedure import Procedure
 from blackprop.core._theta import ThetaSpec
+from blackprop.errors import BudgetExhausted
+
+T = TypeVar("T")
 
 
 class Family(enum.Enum):
@@ -103,3 +107,23 @@ class InquiryResult:
         sure = "" if self.sure else ", not sure"
         dark = ", above a dark level" if self.dark is not None else ""
         return f"{self.family.name.lower()}{sure}: {self.family.value}{dark} ({self.why})"
+
+
+def translated(procedure: Procedure[T], finding: InquiryResult) -> Procedure[T]:
+    """The procedure, its settings in the device's own order, its readings beyond the dark level."""
+    if finding.order is None and finding.dark is None:
+        return (yield from procedure)
+    try:
+        queries = next(procedure)
+        while True:
+            placed = [replace(q, theta=finding.placed(q.theta)) for q in queries]
+            try:
+                answers = yield placed
+                pairs = zip(queries, answers, strict=True)
+                readings = [finding.lit(y) if query.capability is None else y for query, y in pairs]
+            except BudgetExhausted as error:
+                queries = procedure.throw(error)
+            else:
+                queries = procedure.send(readings)
+    except StopIteration as stop:
+        return stop.value

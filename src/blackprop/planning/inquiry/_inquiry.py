@@ -9,24 +9,22 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Ledger
-from blackprop.core._probes import Probes, spanning, spanning_count, within
+from blackprop.core._probes import Probes, spanning, within
 from blackprop.core._procedure import Procedure, ask, in_rounds
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.planning.inquiry._bounds import factor, is_noise, rms
 from blackprop.planning.inquiry._correlation import PROGRAMMINGS, correlation_length
+from blackprop.planning.inquiry._cost import LENGTH_ROWS, READ, SETTING_ROWS, copies_of, least, rows_each, zeros_of
 from blackprop.planning.inquiry._finding import Family, InquiryResult
-from blackprop.planning.inquiry._sums import COPIES, Sums, rows_needed
+from blackprop.planning.inquiry._noise import noise_alone
+from blackprop.planning.inquiry._sums import BENT, COPIES, Sums
 from blackprop.planning.inquiry._wiring import EARLY, FRESH, HiddenWiring, codes_needed
 from blackprop.surrogates.calibration._calibration import orthogonal
 
 PART = 0.25  # of an allowance that an inquiry may use
-READ = 4  # settings that tell elements and rows
 TOLERATED = 0.02  # of the changes: root mean square of leaks that spoil no gradient
 LEAK = 0.05  # of the changes; a family is sure where leaks as large would be seen
-LENGTH_ROWS = 32
-SETTING_ROWS = 64  # at a setting, at least half as many: few elements show little of the noise, and are read repeatedly
 
 
 def inquire(
@@ -41,6 +39,7 @@ def inquire(
 
     - Linear or quadratic in x: 7 rows or more, read 4 times. A dark level is subtracted. A device that is declared
       linear is taken as linear.
+    - A matrix whose readings of the row 0 move with the parameters is taken as a device that is not linear.
     - Elements or rows of a matrix: it is read at θ, with half of the elements of half of the outputs moved, with half
       of those of the other outputs moved, and at θ again, which shows the noise, that of programming included. Two
       further settings check the answer: the readings of these four predict them.
@@ -48,45 +47,19 @@ def inquire(
       to check. The search ends after 3 codes where elements do not take two values.
     - Any other matrix: the correlation length of its derivatives.
     - A device that is not linear: whether each output answers to a block of parameters alone, in the same way.
+    - Of a device whose rows or outputs are not vectors: the noise alone, from 8 rows that are read twice.
     - A phase mask: `f(2x) = 4 f(x)`, and one parameter for each input. `surrogates.PhaseMask` has to confirm it. With
       another number of parameters, a matrix of fields that is read as power, which `surrogates.PowerMatrix` confirms.
 
     **Arguments:** `amplitude`, the root mean square of the inputs in training. All queries are `CALIBRATE`.
     """
-    if len(spec.in_shape) != 1 or len(spec.out_shape) != 1:
-        return InquiryResult(Family.OTHER, "rows and outputs are not vectors", sure=False)
+    if not spec.of_vectors:
+        return (yield from noise_alone(spec, theta, amplitude, generator, programmings, rows))
     asking = _Asking(spec, theta, amplitude, generator)
     try:
         return (yield from asking.run(programmings, rows))
     except BudgetExhausted:
         return InquiryResult(Family.OTHER, "the budget ended the inquiry", sure=False, noise=asking.noise)
-
-
-def least(spec: Declaration) -> tuple[int, int]:
-    """Return the programmings and rows without which `inquire` makes no queries."""
-    return READ + FRESH, COPIES * rows_needed(spec) + (READ + FRESH) * _rows_each(spec)
-
-
-def most(spec: Declaration) -> Ledger:
-    """Return an upper bound of the queries of `inquire` for such a device, without those of a `PhaseMask`."""
-    count, P = _rows_each(spec), spec.theta.size
-    codes = codes_needed(P) if spec.d_in * spec.d_out == P else 0
-    found, early = Ledger(), EARLY * bool(codes)
-    wired = (codes + FRESH) * bool(codes)
-    programmings, rows = least(spec)
-    found.programmings[Purpose.CALIBRATE] = programmings + FRESH + max(wired, early + PROGRAMMINGS)
-    length = 2 * LENGTH_ROWS * PROGRAMMINGS
-    found.rows[Purpose.CALIBRATE] = rows + FRESH * count + max(wired * count, early * count + length)
-    return found
-
-
-def _copies(spec: Declaration) -> int:
-    """How often the rows are read at each setting."""
-    return max(1, SETTING_ROWS // spanning_count(spec))
-
-
-def _rows_each(spec: Declaration) -> int:
-    return _copies(spec) * spanning_count(spec)
 
 
 @dataclass(frozen=True)
@@ -113,8 +86,10 @@ class _Asking:
         unit = orthogonal(spec.d_in, theta, generator) * math.sqrt(spec.d_in) * amplitude
         self.probes: Probes = spanning(spec, unit, spec.d_in * amplitude**2, amplitude)
         self.far = theta + self._reach()
-        self.copies = _copies(spec)
+        self.copies = copies_of(spec)
         self.dark: Tensor | None = None
+        self.zeros, self.darks = zeros_of(spec), list[Tensor]()
+        self.spread = self.outputs = 0.0  # the standard deviation of a reading, and the size of those of training
         self.sure = True
 
     def run(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
@@ -125,27 +100,32 @@ class _Asking:
         sums = Sums.drawn(self.spec, self.amplitude, self.generator, self.theta)
         sums.take((yield from ask(*(Query(sums.rows, self.theta, Purpose.CALIBRATE) for _ in range(COPIES)))))
         self.noise, self.dark, self.sure = sums.noise, sums.dark, sums.sure or self.spec.linear
+        self.spread = sums.spread
         power = 1 if self.spec.linear else sums.power
         if power != 1:
-            quadratic = power == 2 and self.spec.theta.size == self.spec.d_in
-            why = "f(2x) = 4 f(x)" if power == 2 else "neither linear nor quadratic in x"
-            if quadratic:
-                return InquiryResult(Family.MASK, why, sure=False, noise=self.noise)
-            found = yield from self._blocks(why)
-            if found.family is Family.OTHER and power == 2:
-                return replace(found, family=Family.POWER, sure=False)
-            return found
-        found = yield from self._matrix(sums.spread, programmings, rows)
+            return (yield from self._not_linear(power))
+        found = yield from self._matrix(programmings, rows)
+        if not self._steady():
+            why = "its readings without input move with its parameters"
+            return replace(found, sure=False, why=why) if self.spec.linear else (yield from self._blocks(why))
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
             return self._found(found.family, found.why, found.sure, length=length)
         return found
 
+    def _not_linear(self, power: int) -> Procedure[InquiryResult]:
+        why = "f(2x) = 4 f(x)" if power == 2 else "neither linear nor quadratic in x"
+        if power == 2 and self.spec.theta.size == self.spec.d_in:
+            return InquiryResult(Family.MASK, why, sure=False, noise=self.noise)
+        found = yield from self._blocks(why)
+        quadratic = found.family is Family.OTHER and power == 2
+        return replace(found, family=Family.POWER, sure=False) if quadratic else found
+
     def _blocks(self, why: str) -> Procedure[InquiryResult]:
         """Whether each output of a device that is not a matrix answers to its block of parameters alone, on random
         rows.
         """
-        spec, count = self.spec, min(SETTING_ROWS, _rows_each(self.spec))
+        spec, count = self.spec, min(SETTING_ROWS, rows_each(self.spec))
         other = InquiryResult(Family.OTHER, why, noise=self.noise)
         if spec.theta.size % spec.d_out or spec.d_out == 1:
             return other
@@ -161,7 +141,7 @@ class _Asking:
         found = yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)
         return replace(other, family=Family.BLOCKS) if found else other
 
-    def _matrix(self, spread: float, programmings: float, rows: float) -> Procedure[InquiryResult]:
+    def _matrix(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
         spec, P, d_out = self.spec, self.spec.theta.size, self.spec.d_out
         block = P // d_out if P % d_out == 0 else 0
         moves, outputs = self._moves(block)
@@ -170,7 +150,8 @@ class _Asking:
         changes, repeated = [each - base for each in moved], again - base
         noise = rms(repeated)
         # Two rows may be read as little; rows of training are read as the whole matrix says.
-        self.noise = spread / (self.amplitude * float(base.norm()) / math.sqrt(d_out) or 1.0)
+        self.outputs = self.amplitude * float(base.norm()) / math.sqrt(d_out)
+        self.noise = self.spread / (self.outputs or 1.0)
         of_outputs = [changes[0][outputs], changes[1][~outputs]] if block and d_out > 1 else changes
         size = math.sqrt(sum(rms(each) ** 2 for each in of_outputs) / 2)
         if not size > 2 * noise:
@@ -190,7 +171,7 @@ class _Asking:
         if block and d_out > 1 and (yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)):
             return self._found(Family.ROW, "outputs whose parameters stay do not change", sure)
         needed = READ + codes_needed(P) + FRESH
-        if elements and programmings >= needed and rows >= (needed + FRESH) * _rows_each(spec):
+        if elements and programmings >= needed and rows >= (needed + FRESH) * rows_each(spec):
             wiring = HiddenWiring(self.theta, self.far, moves, self.generator)
             found = yield from wiring.find(self._read, [base, *moved], repeated, tolerance)
             if found.order is not None:
@@ -241,13 +222,25 @@ class _Asking:
         return all(predicted.holds(matrix, each) for matrix, each in zip(found, cells, strict=True))
 
     def _read(self, settings: list[Tensor]) -> Procedure[list[Tensor]]:
-        """The matrices (d_out, d_in) at these settings."""
+        """The matrices (d_out, d_in) at these settings. The row 0 is sent with the others, for `steady`."""
         copies = self.copies
         rows = self.probes.rows.repeat(copies, 1)
-        queries = [Query(rows, setting, Purpose.CALIBRATE) for setting in settings]
+        dark = zeros_of(self.spec)
+        queries = [
+            Query(torch.cat((rows, rows.new_zeros(dark, rows.shape[1]))), t, Purpose.CALIBRATE) for t in settings
+        ]
         readings = yield from in_rounds(queries, self.spec.d_out)
-        means = [y.unflatten(0, (copies, -1)).mean(0) for y in readings]
+        self.darks += [y[len(rows) :] for y in readings]
+        means = [y[: len(rows)].unflatten(0, (copies, -1)).mean(0) for y in readings]
         return [self.probes.matrix(y if self.dark is None else y - self.dark) for y in means]
+
+    def _steady(self) -> bool:
+        """Whether the readings of the row 0 have been the same at all settings, but for the noise of a reading."""
+        if not self.zeros:
+            return True
+        darks = torch.cat(self.darks)
+        changes = rms(darks - darks.mean(0))
+        return changes <= factor(darks.numel(), darks.numel()) * self.spread + BENT * self.outputs
 
     def _found(
         self, family: Family, why: str, sure: bool = True, order: Tensor | None = None, length: float | None = None
