@@ -128,17 +128,20 @@ def test_an_unknown_device_is_perturbed_where_there_are_steps_and_left_alone_whe
         assert bool(grad.any()) is (kind is RandomDirections)
 
 
-def test_outputs_of_a_device_that_is_not_linear_are_credited_with_their_own_parameters():
-    saturated = bp.devices.from_callable(
+def saturated() -> bp.Device:
+    return bp.devices.from_callable(
         lambda x, t: (3 * x @ t.cos().view(8, 12).mT).tanh(), in_shape=12, out_shape=8, theta_size=96, period=6.2832
     )
-    layer = layer_of(saturated, Workload(16, None, rows=20_000, programmings=400))
+
+
+def test_outputs_of_a_device_that_is_not_linear_are_credited_with_their_own_parameters():
+    layer = layer_of(saturated(), Workload(16, None, rows=20_000, programmings=400))
     backward(layer)
     assert layer.surrogate.finding.family is Family.BLOCKS
     assert layer.surrogate.chosen == "complete-set"
     assert isinstance(layer.surrogate.estimator.credit, ByOutput)
     assert layer.surrogate.estimator.relative_variance(96) == 0
-    few = layer_of(saturated, Workload(16, None, rows=4_000, programmings=60))
+    few = layer_of(saturated(), Workload(16, None, rows=4_000, programmings=60))
     backward(few)
     assert isinstance(few.surrogate.estimator, Still)
 
@@ -242,6 +245,55 @@ def test_coupling_that_is_declared_is_believed_and_linearity_alone_is_asked_abou
     assert cosine(found[0], right[0]) > 0.99
     assert cosine(found[1], right[1]) > 0.99
     assert layer.surrogate.finding.family is Family.ELEMENT
+
+
+def rows_declared(device: bp.Device, **declared: bool) -> Declared:
+    return Declared(device, coupling=bp.Coupling.ROW, period=device.theta.period, **declared)
+
+
+def mixed() -> bp.Device:
+    """Outputs that have a block of parameters each, which are no elements."""
+    mix = torch.linalg.qr(draw(12, 12, seed=4))[0]
+    return bp.devices.from_callable(
+        lambda x, t: x @ (t.cos().view(8, 12) @ mix).mT, in_shape=12, out_shape=8, theta_size=96, period=6.2832
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "family", "chosen"),
+    [
+        (bp.devices.as_built(LightModulator(12, 8), seed=3, camera=True), Family.ELEMENT, "calibrated-16"),
+        (rows_declared(LightModulator(12, 8), linear=True), Family.ELEMENT, "calibrated-16"),
+        (rows_declared(mixed(), linear=True), Family.ROW, "remembered-by-output"),
+        (rows_declared(mixed()), Family.ROW, "remembered-by-output"),
+        (rows_declared(saturated()), Family.BLOCKS, "complete-set"),
+    ],
+    ids=["camera", "elements", "rows", "rows of unknown law", "saturated"],
+)
+def test_a_declaration_of_rows_leads_to_no_worse_a_method_than_none(device: bp.Device, family: Family, chosen: str):
+    spent = []
+    for known in (device, undeclared(device)):
+        layer = layer_of(known, Workload(16, None, rows=40_000, programmings=800))
+        backward(layer)
+        assert layer.surrogate.finding.family is family
+        assert layer.surrogate.chosen == chosen
+        spent.append(layer.ledger.total_programmings)
+    assert spent[0] <= spent[1]  # what is declared is not asked
+    few = layer_of(device, Workload(16, None, rows=100, programmings=4))
+    backward(few)
+    assert "too small" in repr(few)
+    assert few.ledger.rows[Purpose.CALIBRATE] == 0
+
+
+def test_a_declaration_of_rows_survives_an_inquiry_that_sees_nothing():
+    still = bp.devices.from_callable(
+        lambda x, t: x[:, :8] * (1 + 0 * t.sum()), in_shape=12, out_shape=8, theta_size=96, period=6.2832
+    )
+    layer = layer_of(rows_declared(still), Workload(16, None, rows=40_000, programmings=800))
+    backward(layer)
+    assert layer.surrogate.finding.family is Family.ROW
+    assert not layer.surrogate.finding.sure
+    assert layer.surrogate.chosen == "remembered-by-output"
 
 
 def test_a_dark_level_is_subtracted():

@@ -77,7 +77,8 @@ def test_every_reason_is_true_of_its_device_and_of_its_method():
         said, estimator = plan.reason, plan.estimator
         seen.add(plan.name)
         if plan.name == "ask-first":  # what it then does is found out: see test_ask_first
-            assert coupling is Coupling.NONE
+            assert coupling is not Coupling.ELEMENT
+            assert f"{'no' if coupling is Coupling.NONE else 'row'} coupling declared" in said, said
             assert ("not declared linear" in said) is (not linear)
             assert noise == 0 or (not images and device.theta.size > 32)
             assert ("for its noise" in said) is images
@@ -121,7 +122,10 @@ def test_every_reason_is_true_of_its_device_and_of_its_method():
         seen
         == expected - {"calibrated-8", "calibrated-4", "remembered-4", "perturbed-by-output", *PHYSICAL} - by_pulses
     )
-    assert bp.plan(Bench(linear=False, coupling=Coupling.ROW, d_in=64), batch_size=5).name == "perturbed-by-output"
+    assert (
+        bp.plan(Bench(linear=False, coupling=Coupling.ROW, images=True, d_in=64), batch_size=5).name
+        == "perturbed-by-output"
+    )
 
 
 # A device for each candidate that needs more than a law, and one that lacks a part of that.
@@ -248,12 +252,13 @@ def trained(layer: bp.PhysicalLayer, steps: int) -> float:
 def test_row_coupling_serves_a_device_that_is_not_linear_and_trains_it_better_at_equal_rows():
     device = transistors()
     plan = bp.plan(device, 64)
-    assert isinstance(plan.estimator.credit, ByOutput)
     credited = bp.PhysicalLayer(device, *plan.method, generator=torch.Generator().manual_seed(0))
     before = RandomDirections(16, step_size(device.declaration), bp.directions.Rademacher())
     surrogate = bp.surrogates.Streaming(bias=True, exact_start=False)
     whole = bp.PhysicalLayer(device, before, surrogate, generator=torch.Generator().manual_seed(0))
     assert trained(credited, 71) < 0.7 * trained(whole, 40)
+    assert credited.surrogate.chosen == "perturbed-by-output"
+    assert isinstance(credited.surrogate.estimator.credit, ByOutput)
     assert credited.ledger.total_rows <= whole.ledger.total_rows
     assert credited.ledger.total_programmings <= whole.ledger.total_programmings
 

@@ -9,6 +9,7 @@ from blackprop.planning._affordable import fallback
 from blackprop.planning._ask_first import NAME, AskFirst
 from blackprop.planning._asked import Asked
 from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
+from blackprop.planning._methods import is_credited
 from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip
 from blackprop.planning._price import Price, dry_price
 from blackprop.planning._pulses import PULSED
@@ -19,10 +20,21 @@ from blackprop.presets import Method
 
 
 def _opaque(spec: Declaration) -> bool:
-    """Whether a device has more to say than it declares: many parameters without a known place, or noise that is not
-    declared, whose size decides the step of every perturbation.
+    return spec.coupling is Coupling.NONE and _large(spec)
+
+
+def _large(spec: Declaration) -> bool:
+    return spec.of_vectors and spec.theta.size > SMALL
+
+
+def _unknown(spec: Declaration) -> bool:
+    """Whether readings may tell more than the declaration: the places of parameters, elements in place of rows, a
+    matrix behind a dark level, or the noise, which decides the step of every perturbation.
     """
-    return spec.coupling is Coupling.NONE and (not spec.noise or (spec.of_vectors and spec.theta.size > SMALL))
+    if is_credited(spec):
+        elements = spec.d_in * spec.d_out == spec.theta.size
+        return _large(spec) and spec.coupling is Coupling.ROW and (elements or not spec.linear)
+    return _large(spec) or (spec.coupling is Coupling.NONE and not spec.noise)
 
 
 def _method(spec: Declaration, workload: Workload | None = None) -> Method:
@@ -43,6 +55,7 @@ def _price(method: Method, device: Measurable, batch_size: int) -> Price:
 
 def _reason(spec: Declaration) -> str:
     asked = most(spec)
+    coupling = "no" if spec.coupling is Coupling.NONE else spec.coupling.value
     linear = "declared linear" if spec.linear else "not declared linear"
     if not spec.of_vectors:
         return (
@@ -50,7 +63,7 @@ def _reason(spec: Declaration) -> str:
             "the best of the table is then taken"
         )
     return (
-        f"no coupling declared, {linear}: the device is asked first, by at most {asked.total_programmings} "
+        f"{coupling} coupling declared, {linear}: the device is asked first, by at most {asked.total_programmings} "
         f"programmings and {asked.total_rows:,} rows, and the best of the table for its family is then taken"
     )
 
@@ -81,11 +94,11 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate(
         NAME,
         Quality.ASKED,
-        _opaque,
+        _unknown,
         _method,
         _reason,
         _price,
-        needs=f"a device that declares no coupling, and no noise or, of vectors, more than {SMALL} parameters",
+        needs=f"a device of unknown noise, or of vectors and over {SMALL} parameters, that declares little",
         divide=_method,
     ),
     *PULSED,

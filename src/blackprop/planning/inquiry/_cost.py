@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blackprop.core._declaration import Declaration
+from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._probes import spanning_count
 from blackprop.core._query import Purpose
@@ -26,7 +26,7 @@ def least(spec: Declaration) -> tuple[int, int]:
 def most(spec: Declaration) -> Ledger:
     """Return an upper bound of the queries of `inquire` for such a device, without those of a `PhaseMask`."""
     found = Ledger()
-    if not spec.of_vectors:
+    if not spec.of_vectors or has_rows(spec):
         found.programmings[Purpose.CALIBRATE], found.rows[Purpose.CALIBRATE] = least(spec)
         return found
     count, P = rows_each(spec), spec.theta.size
@@ -38,6 +38,11 @@ def most(spec: Declaration) -> Ledger:
     length = 2 * LENGTH_ROWS * PROGRAMMINGS
     found.rows[Purpose.CALIBRATE] = rows + FRESH * count + max(wired * count, early * count + length)
     return found
+
+
+def has_rows(spec: Declaration) -> bool:
+    """Whether each output is declared to have a block of parameters: whether they are elements remains to be asked."""
+    return spec.coupling is Coupling.ROW and spec.theta.size % spec.d_out == 0
 
 
 def copies_of(spec: Declaration) -> int:

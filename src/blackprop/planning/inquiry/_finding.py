@@ -54,9 +54,9 @@ class InquiryResult:
     dark: Tensor | None = None
 
     def declaration(self, spec: Declaration) -> Declaration:
-        """The declaration that the device may have, its parameters in `order`."""
+        """The declaration that the device may have, its parameters in `order`. What `spec` declares is kept."""
         rows = dict.fromkeys((Family.ROW, Family.BLOCKS), Coupling.ROW)
-        coupling = {Family.ELEMENT: Coupling.ELEMENT, **rows}.get(self.family, Coupling.NONE)
+        coupling = {Family.ELEMENT: Coupling.ELEMENT, **rows}.get(self.family, spec.coupling)
         linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.LINEAR)
         noise = max(spec.noise, self.noise)
         return replace(spec, linear=linear, coupling=coupling, noise=noise, theta=self._theta(spec.theta))

@@ -15,7 +15,16 @@ from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
 from blackprop.planning.inquiry._bounds import factor, is_noise, rms
 from blackprop.planning.inquiry._correlation import PROGRAMMINGS, correlation_length
-from blackprop.planning.inquiry._cost import LENGTH_ROWS, READ, SETTING_ROWS, copies_of, least, rows_each, zeros_of
+from blackprop.planning.inquiry._cost import (
+    LENGTH_ROWS,
+    READ,
+    SETTING_ROWS,
+    copies_of,
+    has_rows,
+    least,
+    rows_each,
+    zeros_of,
+)
 from blackprop.planning.inquiry._finding import Family, InquiryResult
 from blackprop.planning.inquiry._noise import noise_alone
 from blackprop.planning.inquiry._sums import BENT, COPIES, Sums
@@ -25,6 +34,7 @@ from blackprop.surrogates.calibration._calibration import orthogonal
 PART = 0.25  # of an allowance that an inquiry may use
 TOLERATED = 0.02  # of the changes: root mean square of leaks that spoil no gradient
 LEAK = 0.05  # of the changes; a family is sure where leaks as large would be seen
+DECLARED_ROWS = "row coupling is declared"
 
 
 def inquire(
@@ -107,7 +117,7 @@ class _Asking:
         found = yield from self._matrix(programmings, rows)
         if not self._steady():
             why = "its readings without input move with its parameters"
-            return replace(found, sure=False, why=why) if self.spec.linear else (yield from self._blocks(why))
+            return replace(found, sure=False, why=why) if self.spec.linear else (yield from self._not_matrix(why))
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
             return self._found(found.family, found.why, found.sure, length=length)
@@ -115,11 +125,16 @@ class _Asking:
 
     def _not_linear(self, power: int) -> Procedure[InquiryResult]:
         why = "f(2x) = 4 f(x)" if power == 2 else "neither linear nor quadratic in x"
-        if power == 2 and self.spec.theta.size == self.spec.d_in:
+        if power == 2 and self.spec.theta.size == self.spec.d_in and not has_rows(self.spec):
             return InquiryResult(Family.MASK, why, sure=False, noise=self.noise)
-        found = yield from self._blocks(why)
+        found = yield from self._not_matrix(why)
         quadratic = found.family is Family.OTHER and power == 2
         return replace(found, family=Family.POWER, sure=False) if quadratic else found
+
+    def _not_matrix(self, why: str) -> Procedure[InquiryResult]:
+        if has_rows(self.spec):
+            return InquiryResult(Family.BLOCKS, f"{why}; {DECLARED_ROWS}", self.sure, self.noise)
+        return (yield from self._blocks(why))
 
     def _blocks(self, why: str) -> Procedure[InquiryResult]:
         """Whether each output of a device that is not a matrix answers to its block of parameters alone, on random
@@ -155,7 +170,8 @@ class _Asking:
         of_outputs = [changes[0][outputs], changes[1][~outputs]] if block and d_out > 1 else changes
         size = math.sqrt(sum(rms(each) ** 2 for each in of_outputs) / 2)
         if not size > 2 * noise:
-            return self._found(Family.LINEAR, "its changes drown in its noise", sure=False)
+            family = Family.ROW if has_rows(spec) else Family.LINEAR
+            return self._found(family, "its changes drown in its noise", sure=False)
         tolerance = TOLERATED * size
         sure = factor(repeated.numel(), repeated.numel()) * noise + tolerance < LEAK * size
 
@@ -168,8 +184,13 @@ class _Asking:
             choices = [all_moves & self._coins(P).view(d_out, -1) for _ in range(FRESH)]
             if (yield from self._checks(predicted, choices, choices)):
                 return self._found(Family.ELEMENT, "elements whose parameters stay do not change", sure)
-        if block and d_out > 1 and (yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)):
-            return self._found(Family.ROW, "outputs whose parameters stay do not change", sure)
+        declared, kept = has_rows(spec), False
+        if not declared and block and d_out > 1:
+            kept = yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)
+        if declared or kept:
+            at_all = "elements whose parameters stay change" if elements else "linear in x"
+            why = f"{at_all}; {DECLARED_ROWS}" if declared else "outputs whose parameters stay do not change"
+            return self._found(Family.ROW, why, sure)
         needed = READ + codes_needed(P) + FRESH
         if elements and programmings >= needed and rows >= (needed + FRESH) * rows_each(spec):
             wiring = HiddenWiring(self.theta, self.far, moves, self.generator)
@@ -223,15 +244,11 @@ class _Asking:
 
     def _read(self, settings: list[Tensor]) -> Procedure[list[Tensor]]:
         """The matrices (d_out, d_in) at these settings. The row 0 is sent with the others, for `steady`."""
-        copies = self.copies
-        rows = self.probes.rows.repeat(copies, 1)
-        dark = zeros_of(self.spec)
-        queries = [
-            Query(torch.cat((rows, rows.new_zeros(dark, rows.shape[1]))), t, Purpose.CALIBRATE) for t in settings
-        ]
-        readings = yield from in_rounds(queries, self.spec.d_out)
+        rows = self.probes.rows.repeat(self.copies, 1)
+        sent = torch.cat((rows, rows.new_zeros(self.zeros, rows.shape[1])))
+        readings = yield from in_rounds([Query(sent, t, Purpose.CALIBRATE) for t in settings], self.spec.d_out)
         self.darks += [y[len(rows) :] for y in readings]
-        means = [y[: len(rows)].unflatten(0, (copies, -1)).mean(0) for y in readings]
+        means = [y[: len(rows)].unflatten(0, (self.copies, -1)).mean(0) for y in readings]
         return [self.probes.matrix(y if self.dark is None else y - self.dark) for y in means]
 
     def _steady(self) -> bool:

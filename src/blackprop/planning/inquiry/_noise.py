@@ -1,4 +1,4 @@
-"""The noise of a device of which nothing else can be asked."""
+"""The noise of a device whose readings tell no family."""
 
 from __future__ import annotations
 
