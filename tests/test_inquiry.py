@@ -128,3 +128,25 @@ def test_what_was_found_survives_its_state():
     assert str(again) == str(found)
     spec = again.declaration(Declared(LightModulator(N, N)).declaration)
     assert (spec.linear, spec.coupling) == (True, bp.Coupling.ELEMENT)
+
+
+class Jolted(bp.devices.Wrapper):
+    """Its settings are displaced from programming `at` on, as those of a bench that was knocked."""
+
+    def __init__(self, device: bp.Device, at: int, size: float = 0.3) -> None:
+        super().__init__(device)
+        self.at, self.written = at, 0
+        self.jolt = size * draw(device.theta.size, seed=8)
+
+    def _setting(self, theta: torch.Tensor, fresh: bool) -> torch.Tensor:
+        self.written += fresh
+        return theta + self.jolt if self.written >= self.at else theta
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["in order", "wired at random"])
+@pytest.mark.parametrize("at", range(2, 10))
+@pytest.mark.parametrize("name", ["modulator", "rows"])
+def test_a_device_that_moves_while_it_is_asked_is_not_surely_another(name: str, at: int, hidden: bool):
+    device, family = TRUTHS[name]
+    found, _ = told(Jolted(device, at), 2, hidden=hidden and family is Family.ELEMENT)
+    assert found.family is family or not found.sure, found

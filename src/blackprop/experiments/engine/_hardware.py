@@ -19,6 +19,7 @@ from blackprop.errors import ArgumentError, IncompatibleError
 
 Shape = int | tuple[int, ...]  # of a row or a reading
 REMOTE = "remote"
+BUILT_NOISE = 0.01  # of every reading of a device as built, relative to the root mean square of the outputs
 REACH = (
     4  # range of a settings converter, in largest initial values, if the device declares neither limits nor a period
 )
@@ -62,6 +63,10 @@ class Hardware(enum.Enum):
     """Phase-change cells, with random errors at every programming and at every read row."""
     SCATTERING_MEDIUM = "scattering-medium"
     """A phase mask in front and a camera behind: few parameters, intensity readings."""
+    BUILT_MODULATOR = "built-modulator"
+    """A light modulator as built, `devices.as_built`: hidden offsets and gains, and 1 % read noise."""
+    UNDECLARED_MODULATOR = "undeclared-modulator"
+    """The same device, of which only the period of its settings is declared."""
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
         """Make the device. `seed` draws its hidden errors, if it has any."""
@@ -73,6 +78,16 @@ class Hardware(enum.Enum):
 def _crossbar(d_in: int, d_out: int, seed: int) -> Device:
     """Make a crossbar with a constant clock, so that its cells do not drift and results are the same everywhere."""
     return Memristive(Crossbar(d_in, d_out, memristor=PCM), seed=seed, clock=lambda: 0.0)
+
+
+def _built_modulator(d_in: int, d_out: int, seed: int) -> Device:
+    built = devices.as_built(devices.LightModulator(d_in, d_out), seed=seed)
+    return devices.Noisy(built, read=BUILT_NOISE, seed=seed + 1)
+
+
+def _undeclared_modulator(d_in: int, d_out: int, seed: int) -> Device:
+    device = _built_modulator(d_in, d_out, seed)
+    return devices.Declared(device, period=device.theta.period)
 
 
 _KINDS = {
@@ -92,6 +107,8 @@ _ERRING = {
     Hardware.IMPERFECT_MICRORING: devices.ImperfectMicroring,
     Hardware.CROSSBAR: _crossbar,
     Hardware.SCATTERING_MEDIUM: ScatteringMedium,
+    Hardware.BUILT_MODULATOR: _built_modulator,
+    Hardware.UNDECLARED_MODULATOR: _undeclared_modulator,
 }
 
 

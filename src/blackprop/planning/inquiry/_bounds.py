@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,3 +48,18 @@ def is_noise(error: Tensor, cells: Tensor, repeated: Tensor, tolerance: float) -
             return False
     most = noise * (math.sqrt(2 * math.log(max(2, total))) + Z)
     return float(error[cells].abs().max()) <= max(most, 1.5 * float(repeated.abs().max())) + 10 * tolerance
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The matrix (d_out, d_in) at θ, the one with all parameters moved, a repetition and a tolerance."""
+
+    base: Tensor
+    far: Tensor
+    repeated: Tensor
+    tolerance: float
+
+    def holds(self, matrix: Tensor, cells: Tensor) -> bool:
+        """Return whether the matrix is the moved one at these cells, and the other elsewhere."""
+        error = matrix - torch.where(cells, self.far, self.base)
+        return is_noise(error, torch.ones_like(cells), self.repeated, self.tolerance)

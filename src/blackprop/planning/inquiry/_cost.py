@@ -25,18 +25,20 @@ def least(spec: Declaration) -> tuple[int, int]:
 
 def most(spec: Declaration) -> Ledger:
     """Return an upper bound of the queries of `inquire` for such a device, without those of a `PhaseMask`."""
-    found = Ledger()
-    if not spec.of_vectors or has_rows(spec):
-        found.programmings[Purpose.CALIBRATE], found.rows[Purpose.CALIBRATE] = least(spec)
+    found, (programmings, rows) = Ledger(), least(spec)
+    if not spec.of_vectors:
+        found.programmings[Purpose.CALIBRATE], found.rows[Purpose.CALIBRATE] = programmings, rows
         return found
     count, P = rows_each(spec), spec.theta.size
+    if has_rows(spec):
+        found.programmings[Purpose.CALIBRATE], found.rows[Purpose.CALIBRATE] = programmings + 1, rows + count
+        return found
     codes = codes_needed(P) if spec.d_in * spec.d_out == P else 0
     early = EARLY * bool(codes)
     wired = (codes + FRESH) * bool(codes)
-    programmings, rows = least(spec)
-    found.programmings[Purpose.CALIBRATE] = programmings + FRESH + max(wired, early + PROGRAMMINGS)
+    found.programmings[Purpose.CALIBRATE] = programmings + FRESH + 1 + max(wired, early + PROGRAMMINGS)
     length = 2 * LENGTH_ROWS * PROGRAMMINGS
-    found.rows[Purpose.CALIBRATE] = rows + FRESH * count + max(wired * count, early * count + length)
+    found.rows[Purpose.CALIBRATE] = rows + (FRESH + 1) * count + max(wired * count, early * count + length)
     return found
 
 

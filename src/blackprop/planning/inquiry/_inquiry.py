@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from blackprop.core._probes import Probes, spanning, within
 from blackprop.core._procedure import Procedure, ask, in_rounds
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
-from blackprop.planning.inquiry._bounds import factor, is_noise, rms
+from blackprop.planning.inquiry._bounds import Predicted, factor, is_noise, rms
 from blackprop.planning.inquiry._correlation import PROGRAMMINGS, correlation_length
 from blackprop.planning.inquiry._cost import (
     LENGTH_ROWS,
@@ -72,21 +72,6 @@ def inquire(
         return InquiryResult(Family.OTHER, "the budget ended the inquiry", sure=False, noise=asking.noise)
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """The matrix (d_out, d_in) at θ, the one with all parameters moved, a repetition and a tolerance."""
-
-    base: Tensor
-    far: Tensor
-    repeated: Tensor
-    tolerance: float
-
-    def holds(self, matrix: Tensor, cells: Tensor) -> bool:
-        """Return whether the matrix is the moved one at these cells, and the other elsewhere."""
-        error = matrix - torch.where(cells, self.far, self.base)
-        return is_noise(error, torch.ones_like(cells), self.repeated, self.tolerance)
-
-
 class _Asking:
     """The readings of one inquiry."""
 
@@ -101,6 +86,7 @@ class _Asking:
         self.zeros, self.darks = zeros_of(spec), list[Tensor]()
         self.spread = self.outputs = 0.0  # the standard deviation of a reading, and the size of those of training
         self.sure = True
+        self.refuted: Predicted | None = None
 
     def run(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
         wanted = least(self.spec)
@@ -114,13 +100,13 @@ class _Asking:
         power = 1 if self.spec.linear else sums.power
         if power != 1:
             return (yield from self._not_linear(power))
-        found = yield from self._matrix(programmings, rows)
+        found = yield from self._unless_moved((yield from self._matrix(programmings, rows)))
         if not self._steady():
             why = "its readings without input move with its parameters"
             return replace(found, sure=False, why=why) if self.spec.linear else (yield from self._not_matrix(why))
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
-            return self._found(found.family, found.why, found.sure, length=length)
+            return replace(found, length=length)
         return found
 
     def _not_linear(self, power: int) -> Procedure[InquiryResult]:
@@ -134,7 +120,7 @@ class _Asking:
     def _not_matrix(self, why: str) -> Procedure[InquiryResult]:
         if has_rows(self.spec):
             return InquiryResult(Family.BLOCKS, f"{why}; {DECLARED_ROWS}", self.sure, self.noise)
-        return (yield from self._blocks(why))
+        return (yield from self._unless_moved((yield from self._blocks(why))))
 
     def _blocks(self, why: str) -> Procedure[InquiryResult]:
         """Whether each output of a device that is not a matrix answers to its block of parameters alone, on random
@@ -169,9 +155,9 @@ class _Asking:
         self.noise = self.spread / (self.outputs or 1.0)
         of_outputs = [changes[0][outputs], changes[1][~outputs]] if block and d_out > 1 else changes
         size = math.sqrt(sum(rms(each) ** 2 for each in of_outputs) / 2)
+        rowed = Family.ROW if has_rows(spec) else Family.LINEAR
         if not size > 2 * noise:
-            family = Family.ROW if has_rows(spec) else Family.LINEAR
-            return self._found(family, "its changes drown in its noise", sure=False)
+            return self._found(rowed, "its changes drown in its noise", sure=False)
         tolerance = TOLERATED * size
         sure = factor(repeated.numel(), repeated.numel()) * noise + tolerance < LEAK * size
 
@@ -179,12 +165,11 @@ class _Asking:
         elements = bool(still)
         if elements and all(is_noise(*pair, repeated, tolerance) for pair in zip(changes, still, strict=True)):
             far = torch.where(outputs[:, None], *moved) if d_out > 1 else moved[0]
-            predicted = _Predicted(base, far, repeated, tolerance)
             all_moves = ~still[0] | ~still[1]
             choices = [all_moves & self._coins(P).view(d_out, -1) for _ in range(FRESH)]
-            if (yield from self._checks(predicted, choices, choices)):
+            if (yield from self._checks(Predicted(base, far, repeated, tolerance), choices, choices)):
                 return self._found(Family.ELEMENT, "elements whose parameters stay do not change", sure)
-        declared, kept = has_rows(spec), False
+        declared, kept = rowed is Family.ROW, False
         if not declared and block and d_out > 1:
             kept = yield from self._by_rows(moves, outputs, base, moved, repeated, tolerance)
         if declared or kept:
@@ -193,12 +178,19 @@ class _Asking:
             return self._found(Family.ROW, why, sure)
         needed = READ + codes_needed(P) + FRESH
         if elements and programmings >= needed and rows >= (needed + FRESH) * rows_each(spec):
-            wiring = HiddenWiring(self.theta, self.far, moves, self.generator)
-            found = yield from wiring.find(self._read, [base, *moved], repeated, tolerance)
-            if found.order is not None:
-                return self._found(Family.ELEMENT, found.why, sure, found.order)
-            return self._found(Family.LINEAR, found.why, found.sure)
+            return (yield from self._wired(moves, [base, *moved], repeated, tolerance, sure))
         return self._found(Family.LINEAR, "parameters move outputs other than those of their place")
+
+    def _wired(
+        self, moves: list[Tensor], known: list[Tensor], repeated: Tensor, tolerance: float, sure: bool
+    ) -> Procedure[InquiryResult]:
+        """Whether elements have a hidden wiring; `known` are the matrices at θ and with each of `moves` moved."""
+        wiring = HiddenWiring(self.theta, self.far, moves, self.generator)
+        found = yield from wiring.find(self._read, known, repeated, tolerance)
+        if found.order is not None:
+            return self._found(Family.ELEMENT, found.why, sure, found.order)
+        self.refuted = Predicted(known[0], known[0], repeated, tolerance)
+        return self._found(Family.LINEAR, found.why, found.sure)
 
     def _by_rows(
         self,
@@ -216,7 +208,7 @@ class _Asking:
                 return False
         blocks = (moves[0] | moves[1]).view(len(outputs), -1)
         chosen = [self._coins(len(outputs))[:, None] for _ in range(FRESH)]
-        predicted = _Predicted(base, torch.where(outputs[:, None], *moved), repeated, tolerance)
+        predicted = Predicted(base, torch.where(outputs[:, None], *moved), repeated, tolerance)
         cells = [each.expand_as(base) for each in chosen]
         return (yield from self._checks(predicted, [blocks & each for each in chosen], cells))
 
@@ -234,13 +226,27 @@ class _Asking:
         half = drawn.argsort(1).argsort(1) < -(-block // 2)
         return [(half & mask[:, None]).flatten() for mask in (outputs, ~outputs)], outputs
 
-    def _checks(self, predicted: _Predicted, choices: list[Tensor], cells: list[Tensor]) -> Procedure[bool]:
+    def _checks(self, predicted: Predicted, choices: list[Tensor], cells: list[Tensor]) -> Procedure[bool]:
         """Move the parameters of each choice, and compare the matrices with the predicted ones: as they were read with
         these parameters moved at the `cells` (d_out, d_in), and unmoved elsewhere.
         """
         settings = [torch.where(choice.flatten(), self.far, self.theta) for choice in choices]
         found = yield from self._read(settings)
-        return all(predicted.holds(matrix, each) for matrix, each in zip(found, cells, strict=True))
+        holds = all(predicted.holds(matrix, each) for matrix, each in zip(found, cells, strict=True))
+        self.refuted = self.refuted if holds else predicted
+        return holds
+
+    def _unless_moved(self, found: InquiryResult) -> Procedure[InquiryResult]:
+        """The finding, not sure where the device moved while it was asked: its readings then fail to predict others.
+
+        Where they did, θ is read once more.
+        """
+        if self.refuted is None:
+            return found
+        (again,) = yield from self._read([self.theta])
+        if self.refuted.holds(again, torch.zeros_like(again, dtype=torch.bool)):
+            return found
+        return replace(found, why=f"{found.why}; the device moved while it was asked", sure=False)
 
     def _read(self, settings: list[Tensor]) -> Procedure[list[Tensor]]:
         """The matrices (d_out, d_in) at these settings. The row 0 is sent with the others, for `steady`."""
