@@ -15,7 +15,7 @@ from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._finding import Family, InquiryResult
 
 FEWEST, CREDITED = 300, 16  # steps of a training by perturbations of the whole, and by those credited by output
-FRESH = (Quality.SINGLE, Quality.SAMPLED, Quality.SPANNED)  # of perturbations that are not remembered
+RECALLED = 4  # steps of perturbations that are remembered
 SHARE = 0.5  # of the parameters that an output answers to: their directions in all
 
 
@@ -44,14 +44,16 @@ def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workl
     """The best of the table that has enough steps within the limits of the workload.
 
     Perturbations that are not remembered need 300 steps, 16 where each output is credited with its own parameters or
-    they span all parameters, and in all a direction for every second parameter that an output answers to. With fewer, a
-    device that stays as it is does as well, and its rows serve the layers around it.
+    they span all parameters, and in all a direction for every second parameter that an output answers to. Those that
+    are remembered need 4 steps. With fewer, a device that stays as it is does as well, and its rows serve the layers
+    around it.
     """
     if not workload.limits:
         return pick(spec, candidates, workload)
 
     def enough(candidate: Candidate) -> bool:
-        if candidate.quality not in FRESH or candidate.why_not(spec):
+        asks = Quality.FROZEN < candidate.quality <= Quality.HELD or candidate.quality == Quality.SPANNED
+        if not asks or candidate.why_not(spec):
             return True
         if candidate.quality == Quality.SINGLE:
             return False
@@ -59,6 +61,8 @@ def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workl
         count = getattr(method.estimator, "count", 1)
         step = totals(candidate.price(method, Held(spec, None), workload.batch_size).step)
         steps = min(limit / step[name] if step[name] else math.inf for name, limit in workload.limits.items())
+        if candidate.quality in (Quality.REMEMBERED, Quality.HELD):
+            return steps >= RECALLED
         exact = is_credited(spec) or candidate.quality == Quality.SPANNED
         return steps >= (CREDITED if exact else FEWEST) and count * steps >= SHARE * each(spec)
 
