@@ -9,7 +9,7 @@ from blackprop.core._declaration import Declaration
 from blackprop.errors import BudgetExhausted
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._choice import pick
-from blackprop.planning._methods import each, held_subspace, is_credited
+from blackprop.planning._methods import FRESH, each, held_subspace, is_credited
 from blackprop.planning._price import Held, totals
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._finding import Family, InquiryResult
@@ -33,7 +33,7 @@ def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
             lambda spec: spec.linear,
             lambda spec: held_subspace(spec, Workload(), length),
             lambda spec: (
-                f"derivatives hold over {length:.2g}: measured along 8 random directions a step, remembered as far"
+                f"derivatives hold over {length:.2g}: measured along {FRESH} random directions a step, remembered as far"
             ),
             divide=lambda spec, workload: held_subspace(spec, workload, length),
         ),

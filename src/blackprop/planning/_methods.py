@@ -24,8 +24,8 @@ from blackprop.presets import Method
 from blackprop.surrogates import CalibratedResponse, Frozen, Streaming
 
 MEMORY_BYTES = 2**28  # for remembered perturbations, unless told otherwise
-FRESH = 8  # new directions a step of a held subspace
-PACE = 3.0  # of its steps, in a training of 220 programmings
+FRESH = 4  # new directions a step of a held subspace
+PACE = 5 / 3  # of its steps, in a training of 220 programmings
 LEAST = 0.02  # of a correlation length: the step of differences of exact readings
 PROBES = 12  # rows in place of the batch, on a linear device of vectors
 
@@ -72,7 +72,7 @@ def remembered(spec: Declaration, credited: bool = False, **settings: int) -> Di
 
 
 def held_subspace(spec: Declaration, workload: Workload, length: float) -> Method:
-    """8 new directions a step, each counted as far as its derivative holds, at a pace of `3 √(220/T)`, T the
+    """4 new directions a step, each counted as far as its derivative holds, at a pace of `5/3 √(220/T)`, T the
     programmings. Rows that are left over make the measurements more complete.
 
     Differences are over `ℓ √(2 noise)`: there the error of the noise, `noise · ℓ/μ`, is that of the curvature, `μ/2ℓ`.
