@@ -21,6 +21,8 @@ import blackprop as bp
 from blackprop.cli._lab_commands import Serve
 from blackprop.lab import Server
 
+MakeDevice = Callable[[Path, float], bp.Device]
+
 
 def free_port() -> int:
     with socket.socket() as s:
@@ -66,6 +68,71 @@ class Recorder(bp.Device):
         return x * self.held
 
 
+class BothWays(bp.Device):
+    """A simulator that is also read backwards and inside; every setting and every row of each kind is a line.
+
+    Each row has its line before any of the kind is read, and each kind of reading takes `seconds`.
+    """
+
+    def __init__(self, inner: bp.Simulator, path: Path, seconds: float = 0.0) -> None:
+        kept = {"linear": inner.linear, "coupling": inner.coupling, "capabilities": inner.capabilities}
+        super().__init__(inner.in_shape, inner.out_shape, inner.theta, **kept)
+        self.inner, self.path, self.seconds = inner, path, seconds
+
+    def _noted(self, action: str, x: Tensor) -> Tensor:
+        with self.path.open("a") as file:
+            file.writelines(f"{action} {row}\n" for row in x.flatten(1).tolist())
+        time.sleep(self.seconds)
+        return getattr(self.inner, action)(x)
+
+    def program(self, theta: Tensor, /) -> None:
+        with self.path.open("a") as file:
+            file.write(f"program {theta.tolist()}\n")
+        self.inner.program(theta)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        return self._noted("read", x)
+
+    def read_back(self, g: Tensor, /) -> Tensor:
+        return self._noted("read_back", g)
+
+    def read_back_field(self, g: Tensor, /) -> Tensor:
+        return self._noted("read_back_field", g)
+
+    def tap_powers(self, x: Tensor, /) -> Tensor:
+        return self._noted("tap_powers", x)
+
+    def read_at_gains(self, x: Tensor, /) -> Tensor:
+        return self._noted("read_at_gains", x)
+
+    def read_fields(self, x: Tensor, /) -> Tensor:
+        return self._noted("read_fields", x)
+
+
+def mesh(path: Path, seconds: float = 0.0) -> BothWays:
+    """A mesh with taps, read backwards as a real row and as a field."""
+    chip = bp.devices.ImperfectMZIMesh(4, 3, phase=10.0, splitter=0.05)
+    return BothWays(bp.devices.TappedMesh(chip, loss=0.1), path, seconds)
+
+
+def factored(path: Path, seconds: float = 0.0) -> BothWays:
+    """Two chips and attenuators between them, read there."""
+    from blackprop.devices import Chip, SVDMesh, chips
+
+    parts = [Chip(chips.Rectangular(), *size, splitter=0.05, seed=sum(size)) for size in ((4, 4), (4, 3))]
+    return BothWays(SVDMesh(*parts), path, seconds)
+
+
+def crossbar(path: Path, seconds: float = 0.0) -> BothWays:
+    """Cells, read both ways."""
+    return BothWays(bp.devices.Crossbar(4, 3), path, seconds)
+
+
+def resonators(path: Path, seconds: float = 0.0) -> BothWays:
+    """Coupled modes without Kerr term, whose fields are read inside."""
+    return BothWays(bp.devices.CoupledModes(4, 3), path, seconds)
+
+
 class Mute(Exception):
     """An exception whose text cannot be had."""
 
@@ -78,9 +145,9 @@ def lines(path: Path, start: str = "") -> list[str]:
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
-def _serve(address: str, keys: Path, record: Path, seconds: float, ready: Connection) -> None:
+def _serve(address: str, keys: Path, record: Path, seconds: float, make: MakeDevice, ready: Connection) -> None:
     device_module = ModuleType("device_of_the_test")
-    device_module.__dict__["make"] = lambda: Recorder(record, seconds)
+    device_module.__dict__["make"] = lambda: make(record, seconds)
     sys.modules["device_of_the_test"] = device_module
     torch.set_num_threads(1)
 
@@ -95,9 +162,9 @@ def _serve(address: str, keys: Path, record: Path, seconds: float, ready: Connec
 class ServerProcess:
     """The command `blackprop serve` in a process that can be killed and started again, at one address."""
 
-    def __init__(self, keys: Path, record: Path, seconds: float = 0.0) -> None:
+    def __init__(self, keys: Path, record: Path, seconds: float = 0.0, make: MakeDevice = Recorder) -> None:
         self.address = f"tcp://127.0.0.1:{free_port()}"
-        self._arguments = (self.address, keys, record, seconds)
+        self._arguments = (self.address, keys, record, seconds, make)
         self._context = multiprocessing.get_context("forkserver")  # a fork of a small process that has imported all
         self._context.set_forkserver_preload(
             ["blackprop.cli._lab_commands", "blackprop.lab.remote.server._server", "tyro", "zmq.auth"]

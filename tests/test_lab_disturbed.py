@@ -36,7 +36,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("method", "insecure"), [("default", False), ("row", True)])
+@pytest.mark.parametrize(("method", "insecure"), [("default", False), ("row", True), ("two-way", False)])
 def test_training_ends_where_it_ends_in_peace_and_measures_nothing_twice(disturbed, folder, method, insecure):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -49,6 +49,8 @@ def test_training_ends_where_it_ends_in_peace_and_measures_nothing_twice(disturb
     verdict = disturbed.judged(peace, ran)
     assert verdict.holds, verdict
     assert ran.score > 0.7
+    ways = {"read_back", "read_back_field", "taps"} if method == "two-way" else set()
+    assert set(ran.ledger.actions) == set(peace.ledger.actions) == ways
     assert len(ran.lives) == 3
     assert ran.relay.lost
     assert ran.relay.corrupted

@@ -1,6 +1,6 @@
 """Training over a bad line, from a server that is killed: the same weights, nothing measured twice, the ledger exact.
 
-    python benchmarks/lab/disturbed.py [--methods default row] [--epochs 5] [--kills 5] [--insecure]
+    python benchmarks/lab/disturbed.py [--methods default row two-way] [--epochs 5] [--kills 5] [--insecure]
 
 `digits`, the hybrid network, its device served over loopback. Once in peace; then with 5 % of the frames lost and 1 %
 damaged on the way, both ways, 1 % of the rows NaN, and the server killed (SIGKILL) and started again at random moments.
@@ -9,8 +9,11 @@ The instrument itself writes every programming and every row to a file before it
 From that file alone it is judged what was measured: rows that were NaN and rows of a round that a kill cut short may be
 measured again, and are told apart; everything else must be in it exactly as often as in the file of the run in peace.
 
-It computes row by row: of a batch, a BLAS rounds a row's last bits by the rows beside it, and rows that are measured
-again are alone.
+*two-way* takes both gradients from another instrument, phases between two mixers of light, which is read backwards and
+has a power tap behind each phase (`InSitu`, `Reciprocal`). Its rows of these kinds are never NaN.
+
+Instruments compute row by row: of a batch, a BLAS rounds a row's last bits by the rows beside it, and rows that are
+measured again are alone.
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from relay import Relay
@@ -38,7 +42,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import Query
-from blackprop.experiments import Default, Digits, Row, Trial
+from blackprop.experiments import Default, Digits, Row, TrainingMethod, Trial
 from blackprop.experiments.engine._callbacks import Callbacks
 from blackprop.experiments.engine._hardware import Remote, _connected
 from blackprop.experiments.engine._training import Training
@@ -48,7 +52,21 @@ from blackprop.lab.remote.shared._keys import make_keys
 from blackprop.lab.wrappers._pass_through import PassThrough
 
 WIDTH = 128
-METHODS = {"default": Default(), "row": Row()}
+
+
+@dataclass(frozen=True)
+class TwoWay(TrainingMethod):
+    """Both gradients from the instrument itself."""
+
+    signal_scaled: ClassVar[bool] = False
+
+    name: str = "two-way"
+
+    def layer(self, device: bp.Device, generator: torch.Generator) -> bp.PhysicalLayer:
+        return bp.PhysicalLayer(device, bp.estimators.InSitu(), bp.surrogates.Reciprocal(), generator=generator)
+
+
+METHODS = {"default": Default(), "row": Row(), "two-way": TwoWay()}
 LOST, CORRUPTED, NAN_ROWS = 0.05, 0.01, 0.01  # of frames, of frames, of rows
 
 
@@ -86,6 +104,55 @@ class Instrument(bp.Device):
             # Where a row lies in memory may decide how it is rounded, too.
             y[i] = torch.nan if lost else self._matrix @ x[i].clone()
         return y
+
+
+class Screen(bp.Device):
+    """`y = Re(L e^{iθ} R x)`, L and R unitary: phases between two mixers, a tap behind each; computed row by row."""
+
+    def __init__(self, log: Log, nan_rows: float, seed: int) -> None:
+        ways = (
+            bp.core.ReadBack(),
+            bp.core.ReadBackField(modes=WIDTH),
+            bp.core.Taps(modes=WIDTH, units=WIDTH, combination=((1.0,),)),
+        )
+        super().__init__(WIDTH, WIDTH, bp.ThetaSpec(WIDTH, period=6.283185307179586), linear=True, capabilities=ways)
+        self._log, self._nan_rows, self._rng = log, nan_rows, random.Random(seed)
+        mixers = torch.randn(2, WIDTH, WIDTH, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+        self._left, self._right = torch.linalg.qr(mixers)[0]
+        self._inside = self._whole = torch.zeros_like(self._left)
+
+    def program(self, theta: Tensor, /) -> None:
+        self._log.write("program", hashed(theta))
+        self._inside = torch.polar(torch.ones(WIDTH), theta.float())[:, None] * self._right
+        self._whole = self._left @ self._inside
+
+    def read(self, x: Tensor, /) -> Tensor:
+        return self._rows("forwards", x, lambda row: (self._whole @ row.to(self._whole)).real)
+
+    def read_back(self, g: Tensor, /) -> Tensor:
+        return self._rows("backwards", g, lambda row: (self._whole.mT @ row.to(self._whole)).real)
+
+    def read_back_field(self, g: Tensor, /) -> Tensor:
+        def field_of(row: Tensor) -> Tensor:
+            z = self._whole.mT @ row.to(self._whole)
+            return torch.stack((z.real, z.imag))
+
+        return self._rows("field", g, field_of)
+
+    def tap_powers(self, x: Tensor, /) -> Tensor:
+        return self._rows("taps", x, lambda row: (self._inside @ torch.complex(*row)).abs().square())
+
+    def _rows(self, way: str, x: Tensor, one: Callable[[Tensor], Tensor]) -> Tensor:
+        readings = []
+        for row in x:
+            lost = way == "forwards" and self._rng.random() < self._nan_rows
+            self._log.write("read", f"{way}-{hashed(row)}", "nan" if lost else "right")
+            y = one(row.clone())
+            readings.append(torch.full_like(y, torch.nan) if lost else y)
+        return torch.stack(readings)
+
+
+INSTRUMENTS: dict[str, type[Instrument | Screen]] = {"default": Instrument, "row": Instrument, "two-way": Screen}
 
 
 class Marking(PassThrough):
@@ -153,7 +220,7 @@ def right(rounds: Iterable[Round]) -> Counter[tuple[str, str]]:
 # ---- the server, and its killer -------------------------------------------------------------------------------------
 
 
-def serve(address: str, keys: Path, log: Path, nan_rows: float, insecure: bool, ready: Connection) -> None:
+def serve(address: str, keys: Path, log: Path, method: str, nan_rows: float, insecure: bool, ready: Connection) -> None:
     torch.set_num_threads(1)
     lives = log.read_text().count("start") if log.exists() else 0
 
@@ -161,7 +228,7 @@ def serve(address: str, keys: Path, log: Path, nan_rows: float, insecure: bool, 
         lines = Log(log)
         lines.write("start")
         # Inside the server: a row that is wrong is measured again before the round has its answer.
-        return Marking(Checked(Instrument(lines, nan_rows, seed=lives)), lines)
+        return Marking(Checked(INSTRUMENTS[method](lines, nan_rows, seed=lives)), lines)
 
     journal = keys / "journal" if insecure else None
     server = Server(make, address, keys=None if insecure else keys, journal=journal)
@@ -172,11 +239,11 @@ def serve(address: str, keys: Path, log: Path, nan_rows: float, insecure: bool, 
 class Served:
     """A server in a process that can be killed and started again."""
 
-    def __init__(self, keys: Path, log: Path, *, nan_rows: float = 0.0, insecure: bool = False) -> None:
+    def __init__(self, keys: Path, log: Path, method: str, *, nan_rows: float = 0.0, insecure: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
-        self._arguments = (f"tcp://127.0.0.1:{self.port}", keys, log, nan_rows, insecure)
+        self._arguments = (f"tcp://127.0.0.1:{self.port}", keys, log, method, nan_rows, insecure)
         self._context = multiprocessing.get_context("forkserver")  # a fork of a small process that has imported all
         self._context.set_forkserver_preload(
             ["blackprop.lab.remote.server._server", "blackprop.experiments", "zmq.auth"]
@@ -230,7 +297,7 @@ def trained(
     """Train; disturbed where `whole` is given, the size that the instrument's file will have."""
     log, keys = folder / f"log-{method}-{whole}", folder / "keys"
     draws, over = random.Random(seed), threading.Event()
-    served = Served(keys, log, nan_rows=NAN_ROWS if whole else 0.0, insecure=insecure)
+    served = Served(keys, log, method, nan_rows=NAN_ROWS if whole else 0.0, insecure=insecure)
     relay = Relay(served.port, lost=LOST, corrupted=CORRUPTED, seed=seed) if whole else None
     address = f"tcp://127.0.0.1:{relay.port if relay else served.port}"
     sizes = sorted(int(draws.uniform(0.03, 0.97) * whole) for _ in range(kills))
@@ -306,7 +373,7 @@ def judged(peace: Ran, ran: Ran) -> Verdict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["default", "row"])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the disturbances")

@@ -11,6 +11,11 @@ from typing import Any, Protocol
 import torch
 
 from blackprop import devices
+from blackprop.core.capabilities._cells import Cells
+from blackprop.core.capabilities._fields import Fields
+from blackprop.core.capabilities._gains import Gains
+from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
+from blackprop.core.capabilities._taps import Taps
 from blackprop.devices import Device
 from blackprop.devices.electronic._crossbar import PCM, Crossbar
 from blackprop.devices.electronic._memristive import Memristive
@@ -18,6 +23,7 @@ from blackprop.devices.photonic._scattering_medium import ScatteringMedium
 from blackprop.errors import ArgumentError, IncompatibleError
 
 Shape = int | tuple[int, ...]  # of a row or a reading
+READ_BOTH_WAYS = (Cells, Fields, Gains, ReadBack, ReadBackField, Taps)  # which methods of the plan use
 REMOTE = "remote"
 BUILT_NOISE = 0.01  # of every reading of a device as built, relative to the root mean square of the outputs
 REACH = (
@@ -114,7 +120,9 @@ _ERRING = {
 
 @dataclass(frozen=True)
 class Remote:
-    """Devices of servers (`blackprop serve`). Each position of a network takes the first device of its size."""
+    """Devices of servers (`blackprop serve`), with their ways of being read. Each position of a network takes the first
+    device of its size.
+    """
 
     address: tuple[str, ...] = ()
     """Addresses of the servers, tcp://host:port."""
@@ -150,7 +158,9 @@ def _connected(address: str, keys: Path | None, repeat_in_doubt: bool) -> Device
     """Return the one connection of this process, which is shared when networks are built repeatedly."""
     from blackprop.lab import RemoteDevice  # noqa: PLC0415  # needs an extra
 
-    return RemoteDevice(address, keys=keys, insecure=keys is None, repeat_in_doubt=repeat_in_doubt)
+    return RemoteDevice(
+        address, keys=keys, insecure=keys is None, repeat_in_doubt=repeat_in_doubt, capabilities=READ_BOTH_WAYS
+    )
 
 
 @dataclass(frozen=True)
