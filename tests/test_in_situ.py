@@ -19,7 +19,7 @@ from blackprop.devices import (
     TappedMesh,
     ThreeSplitterMesh,
 )
-from blackprop.errors import ArgumentError, ContractError, IncompatibleError
+from blackprop.errors import ArgumentError, ContractError, IncompatibleError, ReadingError
 from blackprop.estimators import InSitu
 from blackprop.experiments import Digits
 from blackprop.surrogates import Reciprocal
@@ -247,12 +247,24 @@ def redeclared(**changes: object) -> bp.Device:
 def test_taps_that_do_not_serve_every_parameter_are_refused():
     with pytest.raises(IncompatibleError, match="declares them for 54 of its 56 parameters"):
         bp.PhysicalLayer(redeclared(units=27), InSitu(), Reciprocal())
+    with pytest.raises(IncompatibleError, match="declares them for 58 of its 56 parameters"):
+        bp.PhysicalLayer(redeclared(units=29), InSitu(), Reciprocal())
     with pytest.raises(IncompatibleError, match="reads the field at 8 and sends it at 10"):
         bp.PhysicalLayer(redeclared(modes=10), InSitu(), Reciprocal())
     device = MZIMesh(8, 8)
     device.linear = False
     with pytest.raises(IncompatibleError, match="needs a linear device"):
         InSitu().check(device.declaration)
+
+
+@pytest.mark.parametrize("taps", [83, 85, 0])
+def test_taps_that_answer_for_fewer_places_than_declared_or_for_more_are_refused(taps):
+    device = MZIMesh(8, 8)  # with 28 × 3 taps
+    device.tap_powers = lambda x: torch.ones(len(x), taps)
+    layer = bp.PhysicalLayer(device, InSitu(), Reciprocal(), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ReadingError, match="shape"):
+        layer(draw(5, 8)).square().sum().backward()
+    assert layer.theta.grad is None
 
 
 @pytest.mark.parametrize("pairs", [0, -1, 1.5, True])

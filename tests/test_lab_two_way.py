@@ -105,6 +105,33 @@ def test_a_served_mesh_of_an_experiment_is_planned_as_one_on_this_machine(keys, 
         _connected.cache_clear()
 
 
+@pytest.mark.parametrize("wrong", [0.6, float("nan")])
+@pytest.mark.parametrize("kind", [ReadBack, ReadBackField])
+def test_a_served_device_refuses_backward_rows_beyond_its_limit(keys, record, kind, wrong):
+    def make() -> bp.Device:
+        device = mesh(record)
+        weak = tuple(type(c)(**{**c.fields(), "limit": 0.5}) if isinstance(c, kind) else c for c in device.capabilities)
+        device.capabilities = weak
+        return device
+
+    with (
+        served(make, keys) as server,
+        RemoteDevice(server.address, keys=keys, capabilities=KINDS) as device,
+    ):
+        assert device.declaration.capability(kind).limit == 0.5
+        theta, rows, ledger = draw(device.theta.size, 1).flatten(), torch.zeros(3, 3), Ledger()
+        rows[2, 1] = wrong
+        query = Query(rows, theta, Purpose.PARAMETER, kind)
+        with pytest.raises(errors.LimitError, match="row 2 of"):
+            metered(device, ledger)([query])
+        assert ledger == Ledger()
+        device._connection.send(message(device, 1, [query]))  # of a client that does not check
+        answer = device._connection.hear(5)
+        assert answer is not None
+        assert (answer.kind, answer["error"], answer["rows"]) == (say.ERROR, "LimitError", {})
+    assert lines(record) == []
+
+
 def trained(
     device: bp.Device, estimator: Estimator, surrogate: Callable[[], Surrogate], steps: int = 25
 ) -> tuple[list[Tensor], Ledger]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import blackprop as bp
 from blackprop.core import ReadBack
+from blackprop.devices import Chip, chips
 from blackprop.errors import ContractError, IncompatibleError
 from blackprop.surrogates import Reciprocal
 from support import draw
@@ -87,17 +88,21 @@ def test_a_device_that_is_not_reciprocal_is_found_out():
 
 
 @pytest.mark.parametrize(
-    "device",
+    ("device", "words"),
     [
-        bp.devices.Diffraction(9, 4),
-        bp.devices.Differential(bp.devices.Matrix(4, 3)),
-        bp.devices.Chain(bp.devices.Matrix(4, 3), torch.tanh),
-        bp.devices.from_callable(lambda x, t: x * t, in_shape=3, out_shape=3, theta_size=3, linear=True),
+        (bp.devices.Differential(bp.devices.Matrix(4, 3)), "does not declare the capability `read_back`"),
+        (
+            bp.devices.from_callable(lambda x, t: x * t, in_shape=3, out_shape=3, theta_size=3, linear=True),
+            "does not declare the capability `read_back`",
+        ),
+        (bp.devices.Diffraction(9, 4), "reads powers needs homodyne detectors"),
+        (Chip(chips.Rectangular(), 4, 4, readout=chips.Power()), "reads powers needs homodyne detectors"),
+        (bp.devices.Chain(bp.devices.Matrix(4, 3), torch.tanh), "is not declared linear"),
     ],
     ids=str,
 )
-def test_what_does_not_declare_it_is_refused(device):
-    with pytest.raises(IncompatibleError, match="does not declare the capability `read_back`"):
+def test_what_does_not_declare_it_is_refused_with_what_it_needs(device, words):
+    with pytest.raises(IncompatibleError, match=words):
         bp.PhysicalLayer(device, bp.estimators.RandomDirections(1), Reciprocal())
 
 

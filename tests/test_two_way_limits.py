@@ -136,6 +136,27 @@ def test_methods_that_send_any_phase_are_refused_where_inputs_take_one_sign(devi
     assert bp.plan(device, 16).name not in {"in-situ", "forward-mode"}
 
 
+@pytest.mark.parametrize("make", [lambda: MZIMesh(4, 4), lambda: MirroredDiffraction(4, 4), factored])
+def test_complex_rows_are_refused_where_real_parts_are_sent(make):
+    device, ledger = make(), Ledger()
+    theta = device.theta.draw(torch.Generator().manual_seed(0))
+    for kind in (None, *map(type, device.capabilities)):
+        shape = device.in_shape if kind is None else device.declaration.row_shape(kind)
+        query = Query(torch.zeros(2, *shape, dtype=torch.complex64), theta, bp.Purpose.PARAMETER, kind)
+        with pytest.raises(ArgumentError, match="takes real rows, got torch.complex64: a field is sent as its real"):
+            metered(device, ledger)([query])
+    assert ledger == Ledger()
+    with pytest.raises(ArgumentError, match="takes real rows"):
+        bp.PhysicalLayer(device, *bp.presets.oracle())(torch.zeros(2, *device.in_shape, dtype=torch.complex64))
+
+
+def test_a_device_that_reads_powers_is_refused_by_every_method_with_what_it_needs():
+    device = Chip(chips.Rectangular(), 4, 4, readout=chips.Power())
+    for estimator in (InSitu(), Subspace(), ForwardMode()):
+        with pytest.raises(IncompatibleError, match=f"`{type(estimator).__name__}` needs a linear.*homodyne detectors"):
+            estimator.check(device.declaration)
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("inf"), float("nan")])
 @pytest.mark.parametrize("make", [ReadBack, lambda limit: ReadBackField(4, limit), lambda limit: Gains(0, 4, limit)])
 def test_a_limit_is_positive_and_finite(make, limit):

@@ -14,7 +14,7 @@ from blackprop.core._declaration import Declaration
 from blackprop.core._query import CODES, PURPOSES, Count, Query, same_setting
 from blackprop.core._stacking import all_finite, joined, stacked
 from blackprop.core.capabilities._capability import Capability
-from blackprop.errors import LimitError, ShapeError
+from blackprop.errors import ArgumentError, LimitError, ShapeError
 
 
 class Run(NamedTuple):
@@ -206,7 +206,7 @@ class Round(Sequence[Query]):
     def check(self, spec: Declaration) -> None:
         """Raise unless every row and every setting of the round may be sent to the device.
 
-        **Raises** `ShapeError` for a wrong shape, `LimitError` for a value that is not finite or outside the limits,
+        **Raises** `ShapeError` for a wrong shape, `ArgumentError` for complex rows, `LimitError` for a value that is not finite or outside the limits,
         `IncompatibleError` for a capability that the device does not declare.
         """
         limits = (id(spec.theta), spec.in_shape, spec.x_low, spec.x_high, spec.capabilities)
@@ -280,3 +280,9 @@ def _check_rows_shape(x: Tensor, kind: type[Capability] | None, spec: Declaratio
     if x.dim() == 0 or tuple(x.shape[1:]) != wanted:
         what = spec.name if kind is None else f"`{kind.name}` of {spec.name}"
         raise ShapeError(f"{what} takes rows of shape {wanted}, got {tuple(x.shape)}")
+    if x.is_complex():
+        what = spec.name if kind is None else f"`{kind.name}` of {spec.name}"
+        raise ArgumentError(
+            f"{what} takes real rows, got {x.dtype}: a field is sent as its real and its imaginary part, where a "
+            "capability takes both"
+        )

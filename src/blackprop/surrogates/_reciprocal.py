@@ -8,6 +8,7 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
+from blackprop.core.capabilities._drives import require_linear
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates._base import Surrogate
@@ -44,11 +45,8 @@ class Reciprocal(Surrogate):
         self.probes, self.tolerance = probes, tolerance
 
     def check(self, spec: Declaration) -> None:
+        require_linear("surrogates.Reciprocal", spec)
         spec.capability(ReadBack)
-        if not spec.linear:
-            raise IncompatibleError(
-                f"`surrogates.Reciprocal` needs a linear device and {spec.name} is not declared linear"
-            )
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self.track(theta, theta, generator)

@@ -19,6 +19,15 @@ def reach(spec: Declaration) -> float:
     return max(0.0, min(-low, high))
 
 
+def require_linear(owner: str, spec: Declaration) -> None:
+    """Raise `IncompatibleError` unless the device is declared linear, for the method `owner`."""
+    if not spec.linear:
+        raise IncompatibleError(
+            f"`{owner}` needs a linear device and {spec.name} is not declared linear; one that reads powers needs "
+            "homodyne detectors at its outputs, whose readings have the phase that the error is sent back with"
+        )
+
+
 def require_any_phase(owner: str, spec: Declaration) -> None:
     """Raise `IncompatibleError` unless the inputs take fields of any phase, for the method `owner`."""
     if reach(spec) == 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.core.capabilities._drives import fitting, reach, require_any_phase
+from blackprop.core.capabilities._drives import fitting, reach, require_any_phase, require_linear
 from blackprop.core.capabilities._fields import Fields, as_complex
 from blackprop.errors import IncompatibleError
 from blackprop.estimators._base import Estimator, Nudged
@@ -128,9 +128,8 @@ class ForwardMode(Estimator):
         return spec.capability(Fields).asymmetry
 
     def check(self, spec: Declaration) -> None:
+        require_linear("ForwardMode", spec)
         spec.capability(Fields).check("ForwardMode", spec)
-        if not spec.linear:
-            raise IncompatibleError(f"`ForwardMode` needs a linear device and {spec.name} is not declared linear")
         require_any_phase("ForwardMode", spec)
 
     def grad_theta(

@@ -11,7 +11,7 @@ from torch import Tensor
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.core.capabilities._drives import fitting, reach, require_any_phase
+from blackprop.core.capabilities._drives import fitting, reach, require_any_phase, require_linear
 from blackprop.core.capabilities._read_back import ReadBackField
 from blackprop.core.capabilities._taps import Taps
 from blackprop.errors import ArgumentError, IncompatibleError
@@ -67,11 +67,7 @@ class InSitu(Estimator):
         return None
 
     def check(self, spec: Declaration) -> None:
-        if not spec.linear:
-            raise IncompatibleError(
-                f"`InSitu` needs a linear device and {spec.name} is not declared linear; one that reads powers needs "
-                "homodyne detectors at its outputs, whose readings have the phase that the error is sent back with"
-            )
+        require_linear("InSitu", spec)
         taps, back = spec.capability(Taps), spec.capability(ReadBackField)
         if taps.parameters != spec.theta.size:
             raise IncompatibleError(

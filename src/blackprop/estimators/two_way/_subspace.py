@@ -12,10 +12,9 @@ from blackprop.core._declaration import Declaration
 from blackprop.core._probes import signed
 from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
-from blackprop.core.capabilities._drives import fitting
+from blackprop.core.capabilities._drives import fitting, require_linear
 from blackprop.core.capabilities._fields import as_complex
 from blackprop.core.capabilities._gains import Gains
-from blackprop.errors import IncompatibleError
 from blackprop.estimators._base import Estimator
 from blackprop.estimators.two_way._in_situ import check_pairs, singular_pairs
 
@@ -57,10 +56,8 @@ class Subspace(Estimator):
         return None
 
     def check(self, spec: Declaration) -> None:
-        gains = spec.capability(Gains)
-        if not spec.linear:
-            raise IncompatibleError(f"`Subspace` needs a linear device and {spec.name} is not declared linear")
-        gains.check("Subspace", spec)
+        require_linear("Subspace", spec)
+        spec.capability(Gains).check("Subspace", spec)
 
     def trained(self, spec: Declaration) -> Tensor:
         mask = torch.zeros(spec.theta.size, dtype=torch.bool)
