@@ -293,7 +293,7 @@ def test_forward_mode_needs_a_linear_device():
 @pytest.mark.parametrize("estimator", [ForwardMode(), ScatteringBackprop()], ids=str)
 def test_a_device_without_fields_is_refused(estimator):
     for device in (bp.devices.MZIMesh(4, 4), bp.devices.Chain(MirroredDiffraction(4, 4), torch.tanh)):
-        with pytest.raises(IncompatibleError, match="does not declare the capability `fields`|is not declared linear"):
+        with pytest.raises(IncompatibleError, match=r"does not declare the capability `fields`|is not declared linear"):
             estimator.check(device.declaration)
 
 

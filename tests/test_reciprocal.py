@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 import blackprop as bp
 from blackprop.core import ReadBack
 from blackprop.devices import Chip, chips
-from blackprop.errors import ContractError, IncompatibleError
+from blackprop.errors import BlackpropWarning, ContractError, IncompatibleError
 from blackprop.surrogates import Reciprocal
 from support import draw
 
@@ -85,6 +87,47 @@ class Isolator(bp.devices.Matrix):
 def test_a_device_that_is_not_reciprocal_is_found_out():
     with pytest.raises(ContractError, match=r"reciprocal: measured ⟨g, A x⟩ and ⟨Aᵀ g, x⟩ differ"):
         bp.testing.check_device(Isolator(7, 5))
+
+
+class Reversed(bp.devices.Matrix):
+    """Its ports at the inputs are read in the reverse order."""
+
+    def read_back(self, g: Tensor, /) -> Tensor:
+        return super().read_back(g).flip(1)
+
+
+def network(device: bp.Device) -> Callable[[int], bp.PhysicalLayer]:
+    """A function that takes steps of training, of the device and a layer before it, and returns the layer."""
+    layer = bp.PhysicalLayer(
+        device, bp.estimators.RandomDirections(1), Reciprocal(), generator=torch.Generator().manual_seed(0)
+    )
+    model = torch.nn.Sequential(torch.nn.Linear(9, 7), layer)
+
+    def steps(number: int) -> bp.PhysicalLayer:
+        for seed in range(number):
+            loss = torch.nn.functional.cross_entropy(model(draw(32, 9, seed=seed)), torch.arange(32) % 5)
+            loss.backward()
+        return layer
+
+    return steps
+
+
+def test_a_device_that_is_not_reciprocal_is_told_while_it_trains_after_five_batches_and_once():
+    steps = network(Reversed(7, 5))
+    assert steps(4).surrogate.contradictions == 4
+    with pytest.warns(BlackpropWarning, match=r"declares that it is read backwards.*without=\[core.ReadBack\]") as told:
+        steps(1)
+    steps(8)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_reciprocal_device_is_not_accused_for_its_noise(noise, declared):
+    device = bp.devices.Noisy(bp.devices.Matrix(7, 5), read=noise) if noise else bp.devices.Matrix(7, 5)
+    if not declared:
+        device.noise = 0.0
+    assert network(device)(60).surrogate.contradictions < 5  # warnings are errors
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_complex_rows_are_refused_where_real_parts_are_sent(make):
     for kind in (None, *map(type, device.capabilities)):
         shape = device.in_shape if kind is None else device.declaration.row_shape(kind)
         query = Query(torch.zeros(2, *shape, dtype=torch.complex64), theta, bp.Purpose.PARAMETER, kind)
-        with pytest.raises(ArgumentError, match="takes real rows, got torch.complex64: a field is sent as its real"):
+        with pytest.raises(ArgumentError, match=r"takes real rows, got torch\.complex64: a field is sent as its real"):
             metered(device, ledger)([query])
     assert ledger == Ledger()
     with pytest.raises(ArgumentError, match="takes real rows"):

@@ -206,8 +206,8 @@ class Round(Sequence[Query]):
     def check(self, spec: Declaration) -> None:
         """Raise unless every row and every setting of the round may be sent to the device.
 
-        **Raises** `ShapeError` for a wrong shape, `ArgumentError` for complex rows, `LimitError` for a value that is not finite or outside the limits,
-        `IncompatibleError` for a capability that the device does not declare.
+        **Raises** `ShapeError` for a wrong shape, `ArgumentError` for complex rows, `LimitError` for a value that is
+        not finite or outside the limits, `IncompatibleError` for a capability that the device does not declare.
         """
         limits = (id(spec.theta), spec.in_shape, spec.x_low, spec.x_high, spec.capabilities)
         if limits in self._checked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,14 @@ from blackprop.core._procedure import Procedure, in_rounds
 from blackprop.core._query import Purpose, Query
 from blackprop.core.capabilities._drives import require_linear
 from blackprop.core.capabilities._read_back import ReadBack
-from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.errors import ArgumentError, BlackpropWarning, IncompatibleError
 from blackprop.surrogates._base import Surrogate
+
+COMPARED = 16  # rows of a batch
+APART = 0.5  # of the products' size, beyond which they contradict each other
+UNDECLARED = 0.05  # noise that is allowed for beside the declared one
+SIGMAS = 4.0
+IN_TURN = 5  # batches that contradict each other before it is said
 
 
 class Reciprocal(Surrogate):
@@ -24,6 +32,10 @@ class Reciprocal(Surrogate):
     **Costs** these rows in every backward pass in which the input needs a gradient (booked as `SURROGATE`), at the
     setting that the forward pass wrote, so no programming. Tracking costs no query.
 
+    **Checks.** `⟨∂L/∂y_i, y_j⟩ = ⟨∂L/∂x_i, x_j⟩` for the rows i and j of a batch: readings forwards and backwards must
+    agree, which costs no query. Five batches in turn that contradict it by half, beyond the noise, are told once, by a
+    `BlackpropWarning`. `testing.check_device` finds smaller faults.
+
     - `probes` (default None): the most rows of a backward pass. With fewer than the rank of G the gradient is that of
       the nearest G of this rank.
     - `tolerance` (default 1e-6): singular values below this fraction of the largest are left out.
@@ -33,6 +45,8 @@ class Reciprocal(Surrogate):
 
     probes: int | None
     tolerance: float
+    contradictions: int
+    """Batches in turn whose readings forwards and backwards contradict each other."""
 
     asks = True
 
@@ -43,6 +57,8 @@ class Reciprocal(Surrogate):
         if not 0 <= tolerance < 1:
             raise ArgumentError(f"`Reciprocal(tolerance=...)` must be from 0 to below 1, got {tolerance}")
         self.probes, self.tolerance = probes, tolerance
+        self.contradictions = 0
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     def check(self, spec: Declaration) -> None:
         require_linear("surrogates.Reciprocal", spec)
@@ -73,7 +89,34 @@ class Reciprocal(Surrogate):
             size = size.minimum(limit / right[:count].abs().max())
         rows = (size * right[:count]).unflatten(1, self.spec.out_shape)
         (read,) = yield from in_rounds([Query(rows, theta, Purpose.SURROGATE, ReadBack)], self.spec.d_in)
-        return ((left[:, :count] * (values[:count] / size)) @ read.flatten(1)).reshape(x.shape)
+        found = (left[:, :count] * (values[:count] / size)) @ read.flatten(1)
+        if self.probes is None:
+            self._compare(x, g, found)
+        return found.reshape(x.shape)
+
+    def observe(self, x: Tensor, y: Tensor) -> None:
+        self._seen = (x, y)
+
+    def _compare(self, x: Tensor, g: Tensor, found: Tensor) -> None:
+        """Compare the readings of the batch forwards with those backwards, and warn of a lasting contradiction."""
+        seen, self._seen = self._seen, None
+        if seen is None or seen[0].data_ptr() != x.data_ptr() or seen[0].shape != x.shape:
+            return
+        y, x, g, found = (each.flatten(1)[:COMPARED].to(found) for each in (seen[1], x, g, found))
+        ahead = g @ y.mT
+        apart, size = float((ahead - found @ x.mT).norm()), float(ahead.norm())
+        noise = SIGMAS * (self.spec.noise + UNDECLARED) / min(self.spec.d_in, self.spec.d_out) ** 0.5
+        strong = max(float(g.norm() * y.norm()), float(found.norm() * x.norm()))
+        self.contradictions = self.contradictions + 1 if apart > max(APART * size, noise * strong) else 0
+        if self.contradictions == IN_TURN:
+            warnings.warn(
+                f"{self.spec.name} declares that it is read backwards, and its readings of {IN_TURN} batches "
+                f"contradict it: ⟨g, y⟩ and ⟨Aᵀ g, x⟩ differ by {apart / max(size, 1e-30):.0%}. The gradients of the "
+                "layers before it are then wrong. `testing.check_device` finds the cause; "
+                "`devices.Declared(device, without=[core.ReadBack])` trains without",
+                BlackpropWarning,
+                stacklevel=2,
+            )
 
     def extra_repr(self) -> str:
         return "" if self.probes is None else f"probes={self.probes}"
