@@ -15,12 +15,14 @@ Devices, as designed (*ideal*) and as built:
 - *three-splitter*, *mzi*: phase offsets anywhere on the circle, splitters off by 0.05 rad, tap noise 1 %, tap gains
   ± 5 %, read noise 2 %. *lossy*: the same with 0.3 dB ± 30 % an interferometer and tap noise 5 %. *drifting*: the same
   as as-built, and each phase moves steadily, by 0.5 rad (rms) over the allowance. Rates fall as a cosine to zero, those
-  of θ no further than to `--follow` times the drift a step that `optim.DriftFloor` measures (0: to zero).
+  of θ no further than to `--follow` times the drift a step that `optim.DriftFloor` measures (0: to zero). The running
+  statistics of the batch norms have the momentum `--norms`, so that they follow the device.
 - *crossbar*: phase-change cells, whose conductance varies at every programming and reading and falls with time (a
   minute a round), wires of 1 Ω between cells, 1 % of the cells stuck.
 
 Read noise holds for readings, backward readings and taps. Printed: test accuracy in %, steps, rows and programmings.
-Each cell has the rate of `--rates` with the best test accuracy on the first seed.
+Each cell has the rate of `--rates` with the best test accuracy on the first seed, or on the seed `--tune`, which is
+then not among those reported.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ from blackprop.experiments import (
     Trial,
     train,
 )
+from blackprop.experiments.tasks._task import MakeLayer
 
 ANYWHERE = 10.0  # rad: a normal distribution as wide as this is uniform on the circle
 MESHES = {
@@ -129,9 +132,20 @@ class Chip:
 
 @dataclass(frozen=True)
 class HeldUp(Digits):
-    """Digits whose rates of θ fall as a cosine, no further than to `follow` times the drift that is measured."""
+    """Digits whose rates of θ fall as a cosine, no further than to `follow` times the drift that is measured.
+
+    Batch norms have the momentum `norms`.
+    """
 
     follow: float = 0.0
+    norms: float = 0.1
+
+    def build(self, layer: MakeLayer, seed: int) -> nn.Module:
+        model = super().build(layer, seed)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = self.norms
+        return model
 
     def optimizers(self, model: nn.Module, steps: int) -> list[tuple[Optimizer, LRScheduler]]:
         adam = Adam(bp.param_groups(model, lr=self.lr, device_lr=self.device_lr))
@@ -159,20 +173,29 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=1)
     parser.add_argument("--epochs", type=int, default=10, help="of the allowance of factor 1")
     parser.add_argument("--follow", type=float, default=3.0, help="rates over the drift a step, on drifting devices")
+    parser.add_argument("--norms", type=float, default=0.3, help="momentum of batch norms, on drifting devices")
+    parser.add_argument("--tune", type=int, help="the seed on which rates are chosen")
     args = parser.parse_args()
     torch.set_num_threads(1)
     head = f"{'device':16}{'chip':10}{'method':10}{'rate':>6}{'accuracy, %':>16}"
     print(head + f"{'steps':>7}{'rows':>8}{'programmings':>14}")
     for device in args.devices:
         for value in args.chips if device in MESHES else [each for each in args.chips if each in ("ideal", "as-built")]:
-            task = HeldUp(epochs=args.epochs, follow=args.follow if value == "drifting" else 0.0)
+            task = HeldUp(epochs=args.epochs)
+            if value == "drifting":
+                task = replace(task, follow=args.follow, norms=args.norms)
             for method in (OracleReference(), FrozenReference(), TwoWay(args.pairs)):
                 chip = Chip(device, value)
                 rates = args.rates[:1] if isinstance(method, FrozenReference) else args.rates
-                first = {rate: run(replace(task, device_lr=rate), method, chip, 0, args.factor) for rate in rates}
-                rate = max(first, key=lambda each: first[each]["accuracy"])
-                chosen = replace(task, device_lr=rate)
-                found = [first[rate], *(run(chosen, method, chip, s, args.factor) for s in range(1, args.seeds))]
+                tried = 0 if args.tune is None else args.tune
+                first = {
+                    rate: run(replace(task, device_lr=rate), method, chip, tried, args.factor)
+                    for rate in (rates if len(rates) > 1 or args.tune is None else [])
+                }
+                rate = max(first, key=lambda each: first[each]["accuracy"], default=rates[0])
+                chosen, kept = replace(task, device_lr=rate), [first[rate]] if args.tune is None else []
+                rest = range(len(kept), args.seeds)
+                found = kept + [run(chosen, method, chip, seed, args.factor) for seed in rest]
                 scores = [each["accuracy"] for each in found]
                 spread = f" ± {statistics.stdev(scores):4.1f}" if len(scores) > 1 else ""
                 print(
