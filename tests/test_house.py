@@ -33,6 +33,7 @@ PUBLIC = (
     "blackprop.foreign",
     "blackprop.lab",
     "blackprop.learning_rules",
+    "blackprop.monitoring",
     "blackprop.nn",
     "blackprop.optim",
     "blackprop.planning",
@@ -106,7 +107,7 @@ def test_public_names_are_sorted_and_documented(package):
 
 def test_the_public_names_are_these_many():
     """A name more is a promise more: raise the number with a reason, and prefer a method of what is there."""
-    assert len(public()) <= 332
+    assert len(public()) <= 334
 
 
 def test_the_core_imports_neither_extras_nor_dynamo():

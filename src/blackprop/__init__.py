@@ -31,7 +31,7 @@ from blackprop.nn import (
 from blackprop.planning import Plan, plan
 
 if TYPE_CHECKING:
-    from blackprop import conversion, foreign, lab, learning_rules, optim, testing
+    from blackprop import conversion, foreign, lab, learning_rules, monitoring, optim, testing
     from blackprop.characterisation import Characterisation, characterise
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "lab",
     "learning_rules",
     "ledger",
+    "monitoring",
     "optim",
     "param_groups",
     "plan",
@@ -78,7 +79,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Packages that a layer does not need are loaded at their first use.
-_LATER = {name: f"blackprop.{name}" for name in ("conversion", "foreign", "lab", "learning_rules", "optim", "testing")}
+_PACKAGES = ("conversion", "foreign", "lab", "learning_rules", "monitoring", "optim", "testing")
+_LATER = {name: f"blackprop.{name}" for name in _PACKAGES}
 _FROM_LATER = {"Characterisation": "blackprop.characterisation", "characterise": "blackprop.characterisation"}
 
 
