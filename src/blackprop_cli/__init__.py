@@ -19,6 +19,7 @@ COMMANDS = {
     "sweep": "What compare does, its runs side by side in the workers of a Ray cluster; the same files and figures.",
     "price": "What one run of each method on each device would cost, without asking any device anything.",
     "report": "Write one self-contained page of what runs found: tables and charts that open offline.",
+    "watch": "Serve one page that follows runs while they run: losses, costs, health of devices, warnings.",
     "check-device": "Hold a device of yours to what it declares: the contract tests of blackprop.testing.",
     "characterise": "Find out what a device of yours is, by asking it alone, and report it with a declaration of it.",
     "serve": "Serve a device of yours over the network, to clients whose keys are authorised; Ctrl-C ends it in order.",

@@ -34,6 +34,7 @@ from blackprop.cli._run_commands import (
     ReportCommand,
     SweepCommand,
     TrainCommand,
+    WatchCommand,
 )
 from blackprop.errors import ArgumentError, BlackpropError
 from blackprop_cli import COMMANDS, UnknownName, answered, resolve
@@ -94,6 +95,7 @@ def _by_tyro(arguments: list[str]) -> Callable[[Console], None]:
         "sweep": _on_tasks(SweepCommand),
         "price": _on_tasks(PriceCommand),
         "report": ReportCommand,
+        "watch": WatchCommand,
         "check-device": CheckDevice,
         "characterise": Characterise,
         "serve": Serve,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from blackprop.experiments.comparison._sweep import sweep
 from blackprop.experiments.engine._callbacks import Callbacks
 from blackprop.experiments.engine._execution import ORDINARY, Execution, first_process
 from blackprop.experiments.engine._hardware import FLAWLESS, NOWHERE, REMOTE, Hardware, Imperfections, Kind, Remote
+from blackprop.experiments.engine._live import LiveCallback
 from blackprop.experiments.engine._price import price
 from blackprop.experiments.methods._by_feedback import DirectFeedbackAlignment, FeedbackAlignment
 from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Perturbative, Spsa
@@ -40,6 +42,7 @@ from blackprop.experiments.report import write_report
 from blackprop.experiments.report._progress import Progress
 from blackprop.experiments.report._table import price_table, results_table
 from blackprop.experiments.report._tensorboard import TensorBoardCallback
+from blackprop.experiments.report._watch import PORT, Watch
 from blackprop.experiments.tasks._digits import Digits
 from blackprop.experiments.tasks._mnist import Mnist
 from blackprop.experiments.tasks._task import Task
@@ -125,9 +128,10 @@ class RunOptions:
             raise ArgumentError(f"`--threads` must be at least 1, got {self.threads}")
         torch.set_num_threads(self.threads)
         try:
-            with Progress(console, *self._trials(grid, path)) as progress:
+            follow = LiveCallback(path, grid.allowance, go_on=existing is Existing.RESUME)
+            with Progress(console, *self._trials(grid, path)) as progress, follow as live:
                 others = (TensorBoardCallback(path / "tensorboard"),) if self.tensorboard else ()
-                summary = how(grid, path, Callbacks((progress, *others)), existing)
+                summary = how(grid, path, Callbacks((progress, live, *others)), existing)
         except KeyboardInterrupt as interrupt:
             raise (Interrupted(path) if path.exists() else interrupt) from None
         finally:
@@ -256,3 +260,21 @@ class ReportCommand:
 
     def __call__(self, console: Console) -> None:
         console.print(f"report: {write_report(self.runs, self.output)}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class WatchCommand:
+    """Serve one page that follows runs while they run: losses, costs against budgets, health of devices, warnings."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The run folders, of commands and of `RunMonitor`, side by side on the page. They may begin later."""
+    host: str = "127.0.0.1"
+    """The address to listen at. Another one than that of this machine alone is given a key, which is in the link."""
+    port: int = PORT
+    """The port; 0 for any free one."""
+
+    def __call__(self, console: Console) -> None:
+        with Watch(self.runs, self.host, self.port) as page:
+            console.print(f"watching at {page.address} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                page.serve()

@@ -1,6 +1,6 @@
 """Following a training in any loop or framework: records on disk, numbers in its log, and a stop at a budget.
 
-`RunMonitor` writes a run folder that `blackprop watch` follows while it grows, and that `blackprop report` reads. Lightning
+`RunMonitor` writes a run folder, which `blackprop watch` follows while it grows and `blackprop report` reads. Lightning
 and transformers are imported when their callback is made.
 """
 

@@ -217,14 +217,16 @@ class RunMonitor:
         state |= {"loss": line["loss"], "scores": self._scores, **spent, **totals, "seconds": seconds}
         state |= {"limits": spending.limits(), "layers": line["layers"]}
         self._line = {**line, "limits": state["limits"]}
-        self._record.write(state, line)
+        self._record.write(state, {name: value for name, value in line.items() if name not in self._scores})
         self.recorded, self._written = self.recorded + 1, self._at
         if evaluated:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(finite(line)) + "\n")
 
     def _key(self) -> dict[str, Any]:
-        devices = dict.fromkeys(str(type(layer.device).__name__) for layer in self._required().layers.values())
+        devices = dict.fromkeys(
+            layer.device.declaration.name.partition("(")[0] for layer in self._required().layers.values()
+        )
         return {"method": self._name, "device": ", ".join(devices) or "none", "seed": 0}
 
     def _open(self, step: int) -> None:

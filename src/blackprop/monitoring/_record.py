@@ -49,6 +49,7 @@ class LiveRecord:
         self._written: dict[str, Any] = {}
         self._failed = False
         self._told: set[str] = set()
+        self._waiting: list[dict[str, Any]] = []  # given before the record begins
         self._step = 0
         self._begun = False
         self._others: Any = None
@@ -64,6 +65,8 @@ class LiveRecord:
         if not self.go_on:
             for name in (STATUS, LIVE, WARNINGS):
                 self._try(lambda name=name: (self.folder / name).unlink(missing_ok=True))
+        if self._waiting:
+            self._try(lambda: _append(self.folder / WARNINGS, self._waiting))
         self._save({"state": "running", "reason": "", **(state or {})})
 
     def write(self, state: Mapping[str, Any], line: Mapping[str, Any]) -> None:
@@ -105,7 +108,10 @@ class LiveRecord:
         if issubclass(category, BlackpropWarning) and str(message) not in self._told:
             self._told.add(str(message))
             entry = {"time": time.time(), "step": self._step, "kind": category.__name__, "message": str(message)}
-            self._try(lambda: _append(self.folder / WARNINGS, [entry]))
+            if self._begun:
+                self._try(lambda: _append(self.folder / WARNINGS, [entry]))
+            else:
+                self._waiting.append(entry)
         if self._others is not None:
             self._others(message, category, *where, **more)
 

@@ -11,7 +11,8 @@ from typing import Any
 from blackprop.experiments.comparison._grid import Grid
 from blackprop.experiments.comparison._in_turn import compare_in_turn
 from blackprop.experiments.comparison._summary import begun, reference_scores, summarised
-from blackprop.experiments.engine._callbacks import SILENT, Callback
+from blackprop.experiments.engine._callbacks import Callback
+from blackprop.experiments.engine._live import LiveCallback
 from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.records._result import gap, tag
 from blackprop.experiments.records._run_folder import Existing, RunFolder, encoded
@@ -60,7 +61,8 @@ def run_alone(grid: Grid, path: Path) -> None:
     existing = Existing.RESUME if (path / "config.json").exists() else Existing.REFUSE
     if existing is Existing.REFUSE:  # it was killed before it wrote its configuration
         shutil.rmtree(path, ignore_errors=True)
-    compare_in_turn(grid, path, SILENT, existing)
+    with LiveCallback(path, grid.allowance, go_on=existing is Existing.RESUME) as live:
+        compare_in_turn(grid, path, live, existing)
 
 
 def _alone(trial: Trial) -> Grid:

@@ -22,7 +22,10 @@ class Callback(Protocol):
     """
 
     def step(self, progress: Mapping[str, Any]) -> None:
-        """Follow an optimizer step: the trial's key, the step and the total, the loss, the rows and programmings."""
+        """Follow an optimizer step: the trial's key, the step and the total, the loss, the rows and programmings.
+
+        `spent` holds the rows and programmings by purpose, and the lab time.
+        """
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Follow an evaluation: the line of metrics.jsonl."""

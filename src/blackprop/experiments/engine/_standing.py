@@ -40,7 +40,7 @@ class Standing:
         """Return the progress that callbacks receive after a step."""
         spent = ledger(model)
         at = {"step": self.steps, "steps": max(steps, self.steps)}
-        cost = {"rows": spent.total_rows, "programmings": spent.total_programmings}
+        cost = {"rows": spent.total_rows, "programmings": spent.total_programmings, "spent": spent.state_dict()}
         health = {"cosine": self._lowest("oracle_cosine"), "snr": self._lowest("snr")}
         return {**self.trial.key, **at, "loss": loss, "scores": self.scores, **cost, **health}
 

@@ -17,7 +17,7 @@ from blackprop.experiments.engine._execution import Workers
 from blackprop.experiments.engine._trial import Stream, Trial
 from blackprop.experiments.methods._rule import Batch, GradientRule
 from blackprop.experiments.tasks._task import Data
-from blackprop.nn._diagnostics import diagnose
+from blackprop.monitoring._health import health
 from blackprop.nn._layer import PhysicalLayer
 
 
@@ -101,9 +101,10 @@ class Stepper:
 
     def _diagnosed(self, watched: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         unknown = {"oracle_cosine": None, "oracle_cosine_x": None}
+        layers = {name: module for name, module in self._model.named_modules() if isinstance(module, PhysicalLayer)}
         return {
-            name: {**found.plain(), **(watched[name].cosines() if name in watched else unknown)}
-            for name, found in diagnose(self._model).items()
+            name: {**found, **(watched[name].cosines() if name in watched else unknown)}
+            for name, found in health(layers).items()
         }
 
     def _check_sizes(self) -> None:

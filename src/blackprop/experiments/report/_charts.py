@@ -82,7 +82,10 @@ def _series(run: StoredRun, line: Entry) -> dict[str, float | None]:
     return found
 
 
-LAYER_SERIES = ("signal", "snr", "oracle_cosine", "oracle_cosine_x", "residual")
+LAYER_SERIES = (
+    *("signal", "snr", "oracle_cosine", "oracle_cosine_x", "residual"),
+    *("noise", "drift", "recalibrations", "at_limit"),
+)
 
 
 def portraits(run: StoredRun) -> list[Entry]:

@@ -13,7 +13,8 @@ from blackprop._origin import origin
 from blackprop.characterisation._page import DRAW, STYLE
 from blackprop.errors import RunFolderError
 from blackprop.experiments.report import _parts as parts
-from blackprop.experiments.report._charts import comparison, curves, packed, portraits
+from blackprop.experiments.report._charts import comparison, curves, packed
+from blackprop.experiments.report._charts import portraits as drawn
 from blackprop.experiments.report._runs import Entry, StoredRun, read, references
 
 
@@ -27,21 +28,21 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     folders = list({Path(path).resolve(): Path(path) for path in runs}.values())
     if not folders:
         raise RunFolderError("a report needs at least one run folder")
-    found = [read(path, name) for path, name in zip(folders, _names(folders), strict=True)]
+    found = [read(path, name) for path, name in zip(folders, names(folders), strict=True)]
     _write(Path(output), _page(found))
     return Path(output)
 
 
 def _page(runs: Sequence[StoredRun]) -> str:
-    document = _document(runs)
-    tasks: dict[str, Entry] = document["tasks"]
+    content = document(runs)
+    tasks: dict[str, Entry] = content["tasks"]
     asset = {
         name: (files("blackprop.experiments.report") / name).read_text("utf-8")
         for name in ("page.css", "charts.js", "page.js")
     }
-    tables = "".join(parts.table(document, name) for name in tasks)
+    tables = "".join(parts.table(content, name) for name in tasks)
     title = escape(", ".join(tasks))
-    data = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><title>{title}</title><style>{STYLE}{asset["page.css"]}</style></head>
@@ -69,14 +70,14 @@ def _written() -> str:
     return f"{now['version']}{commit}, {now['begun']}"
 
 
-def _document(runs: Sequence[StoredRun]) -> Entry:
-    """Return the data for the script of the page."""
+def document(runs: Sequence[StoredRun], *, portraits: bool = True) -> Entry:
+    """Return the data for the script of the page, with or without the portraits of trained devices."""
     found = {
         "runs": [run.name for run in runs],
         "tasks": {run.task: {"metric": run.metric, "higher": run.higher_is_better} for run in runs},
         "results": [row for run in runs for row in comparison(run)],
         "curves": [curve for run in runs for curve in curves(run)],
-        "portraits": packed([portrait for run in runs for portrait in portraits(run)]),
+        "portraits": packed([each for run in runs for each in drawn(run)] if portraits else []),
     }
     return {**found, "methods": _methods(runs, [*found["results"], *found["curves"]])}
 
@@ -93,7 +94,7 @@ def _methods(runs: Sequence[StoredRun], entries: Iterable[Entry]) -> dict[str, E
     }
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def names(folders: Sequence[Path]) -> list[str]:
     """Return the names of the folders, with as many parent folders as make them different."""
     paths = [folder.resolve().parts for folder in folders]
     depth = 1

@@ -121,7 +121,7 @@ class Section:
     charts: tuple[Chart, ...]
 
 
-_SCALES = {"linear": "linear", "log": "logarithmic"}
+SCALES = {"linear": "linear", "log": "logarithmic"}
 SECTIONS = (
     Section(
         "comparison",
@@ -138,8 +138,8 @@ SECTIONS = (
         "Learning",
         {
             "across": ("against", {"steps": "steps", "rows": "rows", "lab": "estimated lab time"}),
-            "scale": ("on an axis that is", _SCALES),
-            "loss": ("loss axis", _SCALES),
+            "scale": ("on an axis that is", SCALES),
+            "loss": ("loss axis", SCALES),
         },
         (
             Chart("metric", "Evaluation"),

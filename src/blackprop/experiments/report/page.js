@@ -1,7 +1,7 @@
 // The page: what is selected, the cards, and when they are drawn.
 "use strict";
-const report = JSON.parse(document.getElementById("report").textContent);
-const view = { task: Object.keys(report.tasks)[0], run: "", device: "", across: "steps", scale: "linear", loss: "linear",
+let report = JSON.parse(document.getElementById("report")?.textContent ?? '{"runs":[],"tasks":{},"methods":{},"results":[],"curves":[],"portraits":[],"now":[]}');
+const view = { task: Object.keys(report.tasks)[0] ?? "", run: "", device: "", across: "steps", scale: "linear", loss: "linear",
   overhead: "row_overhead", layer: "", method: "", seed: "", hidden: new Set() };
 const $ = (id) => document.getElementById(id);
 const unique = (list) => [...new Set(list)];
@@ -23,6 +23,10 @@ const CHARTS = [
   ["snr", () => lines([`layer/snr/${view.layer}`], "ρ/(1 − ρ)", { log: true })],
   ["cosine", () => lines([`layer/oracle_cosine/${view.layer}`], "cosine")],
   ["cosine_x", () => lines([`layer/oracle_cosine_x/${view.layer}`], "cosine")],
+  ["noise", () => lines([`layer/noise/${view.layer}`], "relative noise")],
+  ["drift", () => lines([`layer/drift/${view.layer}`], "displacement of θ")],
+  ["recalibrations", () => lines([`layer/recalibrations/${view.layer}`], "recalibrations")],
+  ["at_limit", () => lines([`layer/at_limit/${view.layer}`], "share of θ at a limit", { share: true })],
   ["residual", () => lines([`layer/residual/${view.layer}`], "relative residual", { log: true })],
 ];
 const metricName = () => task().metric.replaceAll("_", " ");
@@ -44,6 +48,7 @@ function choices() {
 function offer(name, values, names = {}, least = 2) {
   if (!values.includes(view[name])) view[name] = values[0] ?? "";
   const select = $(name);
+  if (!select) return; // the live page has fewer
   select.replaceChildren(...values.map((value) => element("option", { value }, names[value] ?? value)));
   select.value = view[name];
   select.parentElement.hidden = values.length < least;
@@ -56,11 +61,13 @@ function paint() {
   hint();
   choices();
   chips();
-  const figures = CHARTS.map(([name, make]) => [$("plot-" + name), make()]);
+  if (!view.task) return;
+  const figures = CHARTS.filter(([name]) => $("plot-" + name)).map(([name, make]) => [$("plot-" + name), make()]);
   for (const [plot, figure] of figures) plot.closest(".card").hidden = !figure; // first: it decides how wide the others are
   const empty = (id) => !$(id).querySelector(".card:not([hidden])");
-  for (const id of ["comparison", "learning", "health"]) $(id).hidden = empty(id);
+  for (const id of ["comparison", "learning", "health"].filter($)) $(id).hidden = empty(id);
   for (const [plot, figure] of figures) show(plot, figure);
+  if (!$("gap-note")) return; // of the report alone
   const outside = inView(report.results).filter((r) => !reference(r.method) && r.figures.gap_closed && !(r.figures[view.overhead][0] > 0));
   $("gap-note").textContent = outside.length
     ? "At no overhead: " + outside.map((r) => `${r.method} ${plain(r.figures.gap_closed[0])}`).join(", ") + "."
