@@ -26,7 +26,8 @@ from blackprop.experiments.engine._callbacks import SILENT
 from blackprop.experiments.engine._evaluation import evaluate
 from blackprop.experiments.engine._training import Training
 from blackprop.experiments.methods._by_loss import Spsa
-from blackprop.experiments.methods._methods import FrozenReference, OracleReference, TrainingMethod
+from blackprop.experiments.methods._methods import TrainingMethod
+from blackprop.experiments.methods._references import FrozenReference, OracleReference
 from blackprop.planning import AskFirst
 
 TASK = Digits(epochs=10)

@@ -8,6 +8,7 @@ steps in each device, and one programming of each device a step. A method trains
 its rates fall as a cosine of the share that is spent. Of `--rates`, for θ, each method takes at each allowance the one
 of the best test accuracy on the first seed; physical local learning, which moves no θ, takes its matrices' rate from
 the same ones.
+On pulsed crossbars, whose programmings switch tiles, rows alone are limited, and the rate of the pulses is ten times that.
 
 Results are kept in `--run-dir`; what is there is not run again. A method that cannot serve a device is a – in the
 table, and below it stands why.
@@ -46,6 +47,7 @@ from blackprop.experiments import (
 )
 from blackprop.experiments.comparison._within import stored
 from blackprop.experiments.methods._by_loss import Mixed, Multiplexed, Spsa
+from blackprop.experiments.methods._by_pulses import PULSED_METHODS, ByPulses
 from blackprop.experiments.tasks.audio._tasks import SpeechDigits
 
 METHODS: tuple[TrainingMethod, ...] = (
@@ -65,6 +67,7 @@ METHODS: tuple[TrainingMethod, ...] = (
     DirectFeedbackAlignment(),
     LocalLearning(),
     LocalLearning(reads=False, name="local-no-device"),
+    *(ByPulses(name) for name in PULSED_METHODS),
 )
 DEVICES = (
     Hardware.LIGHT_MODULATOR,
@@ -73,6 +76,8 @@ DEVICES = (
     Hardware.SCATTERING_MEDIUM,
     Hardware.THREE_SPLITTER_MESH,
     Hardware.IMPERFECT_THREE_SPLITTER_MESH,
+    Hardware.PULSED_RERAM,
+    Hardware.PULSED_10,
 )
 EPOCHS = {"digits": 10, "mnist": 2, "speech-digits": 6}
 

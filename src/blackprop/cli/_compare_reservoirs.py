@@ -16,7 +16,8 @@ from blackprop.errors import ArgumentError, DataError
 from blackprop.experiments.comparison._within import AllowanceGrid, compare_within
 from blackprop.experiments.engine._callbacks import Callback
 from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Perturbative, Spsa
-from blackprop.experiments.methods._methods import Default, FrozenReference, OracleReference, TrainingMethod
+from blackprop.experiments.methods._methods import Default, TrainingMethod
+from blackprop.experiments.methods._references import FrozenReference, OracleReference
 from blackprop.experiments.report._table import reservoir_table
 from blackprop.experiments.reservoirs._by_surrogate import DesignTwin, LocalLinear
 from blackprop.experiments.reservoirs._hardware import Reservoirs

@@ -25,18 +25,18 @@ from blackprop.experiments.engine._live import LiveCallback
 from blackprop.experiments.engine._price import price
 from blackprop.experiments.methods._by_feedback import DirectFeedbackAlignment, FeedbackAlignment
 from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Perturbative, Spsa
+from blackprop.experiments.methods._by_pulses import PULSED_METHODS, ByPulses
 from blackprop.experiments.methods._methods import (
     Characterised,
     Default,
     FittedTwin,
-    FrozenReference,
     Memory,
-    OracleReference,
     Paper,
     Planned,
     Row,
     TrainingMethod,
 )
+from blackprop.experiments.methods._references import FrozenReference, OracleReference
 from blackprop.experiments.records._run_folder import Existing, RunFolder
 from blackprop.experiments.report import write_report
 from blackprop.experiments.report._progress import Progress
@@ -67,6 +67,7 @@ class MethodOptions:
 METHODS: dict[str, Callable[[MethodOptions], TrainingMethod]] = {
     # The plan's table, by name; of the same names, those below are the references.
     **{candidate.name: lambda _, name=candidate.name: Planned(name) for candidate in CANDIDATES},
+    **{name: lambda _, name=name: ByPulses(name) for name in PULSED_METHODS},
     "oracle": lambda _: OracleReference(),
     "frozen": lambda _: FrozenReference(),
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),

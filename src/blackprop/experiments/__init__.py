@@ -20,13 +20,12 @@ from blackprop.experiments.methods._by_loss import Perturbative
 from blackprop.experiments.methods._methods import (
     Default,
     FittedTwin,
-    FrozenReference,
     Memory,
-    OracleReference,
     Paper,
     Row,
     TrainingMethod,
 )
+from blackprop.experiments.methods._references import FrozenReference, OracleReference
 from blackprop.experiments.records._run_folder import Existing
 from blackprop.experiments.tasks._digits import Digits
 from blackprop.experiments.tasks._mnist import Mnist

@@ -146,5 +146,6 @@ def _difference(larger: Ledger, smaller: Ledger) -> Ledger:
     left = Ledger()
     left.rows = larger.rows - smaller.rows  # a Counter keeps the positive part
     left.programmings = larger.programmings - smaller.programmings
+    left.actions = larger.actions - smaller.actions
     left.lab_seconds = max(0.0, larger.lab_seconds - smaller.lab_seconds)
     return left

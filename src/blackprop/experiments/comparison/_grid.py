@@ -11,7 +11,8 @@ from blackprop.experiments.engine._allowance import Allowance
 from blackprop.experiments.engine._execution import ORDINARY, Execution
 from blackprop.experiments.engine._hardware import FLAWLESS, Imperfections, Kind
 from blackprop.experiments.engine._trial import Trial, plain
-from blackprop.experiments.methods._methods import FrozenReference, OracleReference, TrainingMethod
+from blackprop.experiments.methods._methods import TrainingMethod
+from blackprop.experiments.methods._references import FrozenReference, OracleReference
 from blackprop.experiments.tasks._task import Task
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from blackprop.errors import CheckpointError, RunFolderError
 from blackprop.experiments.comparison._grid import Grid
 from blackprop.experiments.engine._trial import Trial
-from blackprop.experiments.methods._methods import FrozenReference, OracleReference
+from blackprop.experiments.methods._references import FrozenReference, OracleReference
 from blackprop.experiments.records._result import gap, is_number, is_trial, tag
 from blackprop.experiments.records._run_folder import RunFolder
 

@@ -12,7 +12,7 @@ from typing import Any
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError, RunFolderError
 from blackprop.experiments.engine._allowance import Allowance
 from blackprop.experiments.engine._callbacks import SILENT, Callback
-from blackprop.experiments.engine._hardware import Kind
+from blackprop.experiments.engine._hardware import Hardware, Kind
 from blackprop.experiments.engine._standing import names
 from blackprop.experiments.engine._train import train
 from blackprop.experiments.engine._trial import Trial
@@ -31,7 +31,8 @@ class AllowanceGrid:
     - `task`: its settings `lr` and `device_lr` are the learning rates.
     - `methods`, `hardware`: at least one of each.
     - `batches`: the allowances, at least one, each at least 1. An allowance of n covers n training batches of the task
-      through every device of its network, with one programming per batch.
+      through every device of its network, with one programming per batch. Programmings of devices that are moved by
+      pulses are not limited: they switch tiles.
     - `seeds` (default 0): at least one.
     - `rates` (default: the task's own): the learning rates to try. At each allowance, each method uses the rate with
       the best score on the first seed.
@@ -76,7 +77,9 @@ class AllowanceGrid:
         at_rate: Any = self.task  # a dataclass by protocol
         if any(getattr(at_rate, name) != rate for name in self.searched) and self.rates_of(method) is self.rates:
             at_rate = replace(at_rate, **dict.fromkeys(self.searched, rate))
-        return Trial(at_rate, method, hardware, seed, allowance=Allowance.of_batches(self.task, batches))
+        pulsed = isinstance(hardware, Hardware) and hardware.pulsed
+        allowance = Allowance.of_batches(self.task, batches, programmings=not pulsed)
+        return Trial(at_rate, method, hardware, seed, allowance=allowance)
 
 
 def compare_within(grid: AllowanceGrid, path: Path, callback: Callback = SILENT) -> list[dict[str, Any]]:

@@ -42,10 +42,12 @@ class Allowance:
                 raise ArgumentError(f"`Allowance({name}=...)` must be at least 1, got {limit}")
 
     @classmethod
-    def of_batches(cls, task: Task, batches: int) -> Allowance:
-        """Allow `batches` training batches of `task` through each of its devices, with one programming per batch."""
+    def of_batches(cls, task: Task, batches: int, *, programmings: bool = True) -> Allowance:
+        """Allow `batches` training batches of `task` through each of its devices, with one programming per batch or, if
+        not `programmings`, any number of them.
+        """
         places = count_devices(task)
-        return cls(batches * task.batch_size * places, batches * places)
+        return cls(batches * task.batch_size * places, batches * places if programmings else None)
 
     def less(self, rows: int) -> Allowance:
         """Return the allowance minus one reading of `rows` rows."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from blackprop.core._ledger import Ledger
 from blackprop.core._query import Purpose
+from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.nn._layer import PhysicalLayer
 
 _BEYOND = (Purpose.PARAMETER, Purpose.SURROGATE, Purpose.CALIBRATE)
@@ -22,14 +23,15 @@ class Bill:
     row overhead = (PARAMETER + SURROGATE + CALIBRATE rows) / FORWARD rows,
     programming overhead = (FORWARD + PARAMETER + SURROGATE + CALIBRATE programmings − needed) / needed,
 
-    where a layer needs one programming per optimizer step if its θ is trained, and its forward programmings if θ is
-    frozen.
+    where a layer needs one programming per optimizer step if its θ is trained, and its forward programmings if θ stays:
+    frozen, or of a device that is moved by pulses.
     """
 
     rows: dict[str, int]
     programmings: dict[str, int]
     needed: int  # programmings that every method takes
     lab_seconds: float  # all queries, including evaluation
+    actions: dict[str, int]  # units of capabilities, such as pulses
 
     @classmethod
     def of(cls, ledgers: Iterable[tuple[Ledger, bool]], steps: int) -> Bill:
@@ -41,12 +43,13 @@ class Bill:
             programmings={purpose.value: total.programmings[purpose] for purpose in Purpose},
             needed=sum(steps if trained else ledger.programmings[Purpose.FORWARD] for ledger, trained in ledgers),
             lab_seconds=total.lab_seconds,
+            actions={name: n for name, n in total.actions.items() if n},
         )
 
     @classmethod
     def of_model(cls, model: nn.Module, steps: int) -> Bill:
         layers = [module for module in model.modules() if isinstance(module, PhysicalLayer)]
-        return cls.of([(layer.ledger, layer.theta.requires_grad) for layer in layers], steps)
+        return cls.of([(layer.ledger, moves_theta(layer)) for layer in layers], steps)
 
     def plain(self) -> dict[str, Any]:
         """Return the entries of a result in summary.json."""
@@ -56,6 +59,7 @@ class Bill:
             "row_overhead": self.row_overhead,
             "programming_overhead": self.programming_overhead,
             "lab_seconds": self.lab_seconds,
+            **({"actions": self.actions} if self.actions else {}),
         }
 
     @property
@@ -66,3 +70,8 @@ class Bill:
     def programming_overhead(self) -> float:
         training = sum(self.programmings[purpose.value] for purpose in (Purpose.FORWARD, *_BEYOND))
         return (training - self.needed) / self.needed
+
+
+def moves_theta(layer: PhysicalLayer) -> bool:
+    """Return whether training moves the setting of the layer. Pulses move cells and leave it."""
+    return layer.theta.requires_grad and not isinstance(layer.estimator, PulsedUpdate)

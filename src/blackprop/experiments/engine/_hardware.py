@@ -16,7 +16,7 @@ from blackprop.core.capabilities._fields import Fields
 from blackprop.core.capabilities._gains import Gains
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
-from blackprop.devices import Device
+from blackprop.devices import Device, cells
 from blackprop.devices.electronic._crossbar import PCM, Crossbar
 from blackprop.devices.electronic._memristive import Memristive
 from blackprop.devices.photonic._scattering_medium import ScatteringMedium
@@ -73,9 +73,24 @@ class Hardware(enum.Enum):
     """A light modulator as built, `devices.as_built`: hidden offsets and gains, and 1 % read noise."""
     UNDECLARED_MODULATOR = "undeclared-modulator"
     """The same device, of which only the period of its settings is declared."""
+    PULSED_ECRAM = "pulsed-ecram"
+    """Cells that are moved by pulses: electrochemical ones, of 1,000 states."""
+    PULSED_RERAM = "pulsed-reram"
+    """Resistive memory of 1,000 states, with much noise of a pulse and of a state."""
+    PULSED_10 = "pulsed-10-states"
+    """Soft bounds, ten states between −0.6 and 0.6."""
+    PULSED_HFO2 = "pulsed-hfo2"
+    """Oxide cells of four to five states, which differ much from cell to cell."""
+
+    @property
+    def pulsed(self) -> bool:
+        """Whether the device is moved by pulses: its programmings switch tiles, and write no setting."""
+        return self in _CELLS
 
     def make(self, d_in: int, d_out: int, seed: int = 0) -> Device:
         """Make the device. `seed` draws its hidden errors, if it has any."""
+        if self in _CELLS:
+            return devices.PulsedCrossbar(d_in, d_out, _CELLS[self], seed=seed)
         if self in _ERRING:
             return _ERRING[self](d_in, d_out, seed=seed)
         return _KINDS[self](d_in, d_out)
@@ -115,6 +130,12 @@ _ERRING = {
     Hardware.SCATTERING_MEDIUM: ScatteringMedium,
     Hardware.BUILT_MODULATOR: _built_modulator,
     Hardware.UNDECLARED_MODULATOR: _undeclared_modulator,
+}
+_CELLS = {
+    Hardware.PULSED_ECRAM: cells.ECRAM,
+    Hardware.PULSED_RERAM: cells.RERAM_SB,
+    Hardware.PULSED_10: cells.SoftBounds(step=0.12),
+    Hardware.PULSED_HFO2: cells.ARRAY_HFO2,
 }
 
 

@@ -14,12 +14,16 @@ from blackprop.core._metered import price as dry_run
 from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
-from blackprop.experiments.engine._bill import Bill
+from blackprop.core.capabilities._pulse import Pulse
+from blackprop.experiments.engine._bill import Bill, moves_theta
 from blackprop.experiments.engine._execution import lent_generators
 from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.tasks._task import Data
+from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.nn._layer import PhysicalLayer
+from blackprop.planning._price import PULSED_ERROR, PULSED_RATE
 
+PRICED = 100  # steps of a method of pulses, some of which are dearer than others
 _NUDGE = 1e-3  # makes the settings of a dry run differ; their values do not affect the price
 
 
@@ -29,7 +33,8 @@ def price(trial: Trial, data: Data) -> Bill:
     The parameter procedure of one step is run without a device, and its cost is multiplied by the number of steps. The
     procedures of the surrogate are run for every step, because a surrogate that rebuilds itself at intervals costs more
     in some steps. The price is exact if the queries do not depend on the course of training. A device with limits reads
-    its base rows once more in each step whose settings are near a limit, which the price does not include.
+    its base rows once more in each step whose settings are near a limit, which the price does not include. The number of pulses
+    is an estimate, since it depends on the size of the gradients.
 
     - `trial`: the trial.
     - `data`: the rows of its task; only their shapes and number count.
@@ -60,7 +65,7 @@ def price(trial: Trial, data: Data) -> Bill:
         layer = trial.layer(found.d_in, found.d_out, index)
         by_loss = rule.passes() > 1
         cost = _asked_by_loss(layer, found, schedule, rule.passes()) if by_loss else _layer(layer, found, schedule)
-        priced.append((cost, layer.theta.requires_grad))
+        priced.append((cost, moves_theta(layer)))
     return Bill.of(priced, schedule.steps)
 
 
@@ -90,17 +95,21 @@ class _Place(nn.Module):
 
 
 def _layer(layer: PhysicalLayer, place: _Place, schedule: _Schedule) -> Ledger:
-    trained = layer.theta.requires_grad
-    parameter = _parameter_step(layer, place) if trained else Ledger()
-    walk = _Walk(layer, place, trained, asks=parameter.total_programmings > 0)
+    trained = moves_theta(layer)
+    pulsed = isinstance(layer.estimator, PulsedUpdate)
+    updates = min(schedule.steps, PRICED) if pulsed else 1
+    parameter = _parameter_steps(layer, place, updates) if layer.theta.requires_grad else Ledger()
+    asks = parameter.programmings[Purpose.PARAMETER] if pulsed else parameter.total_programmings
+    walk = _Walk(layer, place, trained, asks=asks > 0)
     segments = [dry_run(lambda steps=steps: walk.segment(steps), layer.device) for steps in schedule.segments()]
     spent = Count()
-    for ledger, times in ((parameter, schedule.steps), *((segment, 1) for segment in segments)):
+    for ledger, times in ((parameter, schedule.steps), *((segment, updates) for segment in segments)):
         # A walk only marks where the parameter procedure would leave the device. That procedure is priced separately.
         skipped = Purpose.FORWARD if ledger is parameter else Purpose.PARAMETER
         for purpose in set(Purpose) - {skipped}:
-            spent.rows[purpose] += times * ledger.rows[purpose]
-            spent.programmings[purpose] += times * ledger.programmings[purpose]
+            spent.rows[purpose] += times * ledger.rows[purpose] // updates
+            spent.programmings[purpose] += times * ledger.programmings[purpose] // updates
+        spent.actions.update({name: times * n // updates for name, n in ledger.actions.items()})
     return _booked(layer, spent)
 
 
@@ -117,24 +126,31 @@ def _asked_by_loss(layer: PhysicalLayer, place: _Place, schedule: _Schedule, pas
 def _booked(layer: PhysicalLayer, spent: Count) -> Ledger:
     cost, total = layer.device.cost, Ledger()
     seconds = sum(spent.rows.values()) * cost.row + sum(spent.programmings.values()) * cost.programming
-    total.add(spent, seconds)
+    total.add(spent, seconds + spent.actions[Pulse.name] * cost.actions.get(Pulse.name, 0.0))
     return total
 
 
-def _parameter_step(layer: PhysicalLayer, place: _Place) -> Ledger:
-    """Return the queries of one step's parameter procedure, on a device that the forward pass has just read."""
+def _parameter_steps(layer: PhysicalLayer, place: _Place, steps: int) -> Ledger:
+    """Return the queries of the parameter procedure of so many steps, on a device that the forward pass has just read."""
     generator = torch.Generator().manual_seed(0)
     x, y, grad_y = (
         torch.randn(place.rows, width, generator=generator) for width in (place.d_in, place.d_out, place.d_out)
     )
-    theta, spec = layer.theta.detach(), layer.device.declaration
+    theta, spec, estimator = layer.theta.detach(), layer.device.declaration, layer.estimator
     x = within(spec, x)
 
-    def step() -> Procedure[Tensor]:
-        yield from ask(Query(x, theta, Purpose.FORWARD))
-        return (yield from layer.estimator.grad_theta(x, theta, y, grad_y, spec, generator))
+    def walk() -> Procedure[None]:
+        for _ in range(steps):
+            yield from ask(Query(x, theta, Purpose.FORWARD))
+            if isinstance(estimator, PulsedUpdate):
+                if place.wants_grad_x and layer.surrogate.asks:
+                    yield from layer.surrogate.read_grad_x(x, grad_y, theta)
+                yield from estimator.update(x, PULSED_ERROR * grad_y, PULSED_RATE, theta, spec, generator)
+            else:
+                yield from estimator.grad_theta(x, theta, y, grad_y, spec, generator)
 
-    return dry_run(step, layer.device)
+    with torch.no_grad():
+        return dry_run(walk, layer.device)
 
 
 class _Walk:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from blackprop.core._ledger import Ledger
-from blackprop.experiments.engine._bill import Bill
+from blackprop.experiments.engine._bill import Bill, moves_theta
 from blackprop.experiments.engine._execution import Workers
 from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.records._result import gap
@@ -91,7 +91,7 @@ class Standing:
 
     def _bill(self, devices: Layers, workers: Workers) -> dict[str, Any]:
         """Return the costs of all processes together."""
-        own = [(layer.ledger.state_dict(), layer.theta.requires_grad) for layer in devices.values()]
+        own = [(layer.ledger.state_dict(), moves_theta(layer)) for layer in devices.values()]
         everyone = [entry for process in workers.gather(own) for entry in process]
         return Bill.of([(_ledger(state), trained) for state, trained in everyone], self.steps).plain()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from blackprop.errors import BudgetExhausted, CheckpointError
-from blackprop.experiments.engine._allowance import Allowance, asked
+from blackprop.estimators.pulsed._base import PulsedUpdate
+from blackprop.experiments.engine._allowance import Allowance, asked, physical_layers
 from blackprop.experiments.engine._callbacks import Callback
 from blackprop.experiments.engine._evaluation import evaluate
 from blackprop.experiments.engine._execution import Workers
@@ -28,10 +30,10 @@ from blackprop.experiments.engine._step import Stepper
 from blackprop.experiments.engine._trial import Stream, Trial
 from blackprop.experiments.methods._methods import SelfContained
 from blackprop.experiments.records._portrait import snapshot
-from blackprop.experiments.tasks._task import Data
+from blackprop.experiments.tasks._task import Data, Task
 from blackprop.nn._diagnostics import advise
 from blackprop.nn._layer import PhysicalLayer
-from blackprop.optim import SignalScaled
+from blackprop.optim import Pulsed, SignalScaled
 
 
 class Training:
@@ -44,8 +46,8 @@ class Training:
         self.trial, self.data, self.workers = trial, data, workers or Workers()
         self.model = trial.model(self.workers.rank)
         total, segment = task.steps(rows), task.segment(rows)
-        pairs = task.optimizers(self.model, total)
-        self.optimizers = [scaled(one, self.model) if trial.method.signal_scaled else one for one, _ in pairs]
+        pairs = with_pulse_rate(trial, self.model).optimizers(self.model, total)
+        self.optimizers = [stepping(one, self.model, trial.method.signal_scaled) for one, _ in pairs]
         schedules = [schedule for _, schedule in pairs]
         self.pace: Pace = (
             TaskPace(schedules, total, segment)
@@ -200,11 +202,23 @@ class Training:
             ) from error
 
 
-def scaled(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer, wrapped in `SignalScaled` if it trains any θ of `model`."""
-    thetas = {id(m.theta) for m in model.modules() if isinstance(m, PhysicalLayer) and m.theta.requires_grad}
-    held = any(id(p) in thetas for group in optimizer.param_groups for p in group["params"])
-    return SignalScaled(optimizer, model) if held else optimizer
+def stepping(optimizer: torch.optim.Optimizer, model: torch.nn.Module, scaled: bool) -> torch.optim.Optimizer:
+    """Return the optimizer as it steps θ of `model`, if it holds any: by pulses, or, if `scaled`, by the signal."""
+    layers = [m for m in physical_layers(model) if m.theta.requires_grad]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(layer.theta) in held for layer in layers):
+        return optimizer
+    if any(isinstance(layer.estimator, PulsedUpdate) for layer in layers):
+        return Pulsed(optimizer, model)
+    return SignalScaled(optimizer, model) if scaled else optimizer
+
+
+def with_pulse_rate(trial: Trial, model: torch.nn.Module) -> Task:
+    """Return the task of the trial, with the learning rate of pulses if they train the model."""
+    task: Any = trial.task  # a dataclass by protocol
+    if not any(isinstance(layer.estimator, PulsedUpdate) for layer in physical_layers(model)):
+        return task
+    return replace(task, device_lr=trial.method.pulse_rate * task.device_lr)
 
 
 def _tensor(value: Any) -> Tensor:

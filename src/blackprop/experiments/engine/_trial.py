@@ -90,7 +90,7 @@ class Trial:
         In processes that share a run, devices have the same hidden errors and settings, but independent noise and
         perturbations.
         """
-        device = self.hardware.make(d_in, d_out, self.stream(Stream.IMPERFECTIONS, index))
+        device = self.method.arranged(self.hardware.make(d_in, d_out, self.stream(Stream.IMPERFECTIONS, index)))
         device = self.imperfections.wrap(device, self.stream(Stream.IMPERFECTIONS, index, rank))
         layer = self.method.layer(device, torch.Generator().manual_seed(self.stream(Stream.LAYER, index)))
         if rank:

@@ -48,6 +48,14 @@ class TrainingMethod(abc.ABC):
     published method and for methods that do not measure a gradient.
     """
 
+    pulse_rate: ClassVar[float] = 10.0
+    """The learning rate of pulses, in units of the task's rate for θ: pulses follow the plain gradient, Adam does not.
+    """
+
+    def arranged(self, device: Device) -> Device:
+        """Return the device as the method needs it, such as with more tiles. By default unchanged."""
+        return device
+
     @abc.abstractmethod
     def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
         """Make a layer of `device`. Draw θ first from `generator`, so that all methods start from the same θ."""
@@ -113,35 +121,6 @@ class Backpropagation:
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         del state
-
-
-@dataclass(frozen=True)
-class OracleReference(TrainingMethod):
-    """The upper reference: both gradients by autograd through the simulator, without queries."""
-
-    signal_scaled: ClassVar[bool] = False
-
-    name: str = "oracle"
-
-    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
-        return PhysicalLayer(device, *presets.oracle(), generator=generator)
-
-
-@dataclass(frozen=True)
-class FrozenReference(TrainingMethod):
-    """The lower reference: θ keeps its initial value. The digital parameters are trained with exact gradients through
-    the simulator, without queries.
-    """
-
-    signal_scaled: ClassVar[bool] = False
-    rates: ClassVar[tuple[str, ...]] = ("lr",)
-
-    name: str = "frozen"
-
-    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
-        layer = PhysicalLayer(device, *presets.oracle(), generator=generator)
-        layer.theta.requires_grad_(False)
-        return layer
 
 
 @dataclass(frozen=True)

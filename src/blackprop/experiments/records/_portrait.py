@@ -94,7 +94,7 @@ def _parts(layer: PhysicalLayer) -> Iterator[tuple[str, Tensor]]:
         truth.to(theta)
         run(truth.start(theta.clone(), torch.Generator()), _asks_nothing)
         yield "matrix", _thumbnail(_matrix(truth, theta))
-    if layer.started:
+    if layer.started and not layer.surrogate.asks:  # one that reads the device has no model to draw
         with contextlib.suppress(SurrogateError):
             yield "surrogate", _thumbnail(_matrix(layer.surrogate, theta))
 

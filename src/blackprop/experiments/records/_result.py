@@ -10,6 +10,7 @@
 | `steps`, `planned_steps` | optimizer steps made; steps of the task without an allowance |
 | `rows`, `programmings` | counts by purpose |
 | `row_overhead`, `programming_overhead`, `lab_seconds` | see `Bill` |
+| `actions` | units of capabilities, such as pulses, by name; missing where there are none |
 | `found` | of devices that were asked first, their family and the chosen method; missing where there is none |
 
 If the device or the allowance does not suit the method, the result has `refused`, the reason, and no scores.

@@ -13,7 +13,7 @@ from blackprop.experiments.tasks._task import MakeLayer
 
 
 class DigitTask(EpochTask):
-    """Rows of pixels in [0, 1], ten classes, one of two small networks."""
+    """Rows of pixels in [0, 1], ten classes, one of four networks."""
 
     network: DigitNetwork
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from blackprop._extras import install
-from blackprop.errors import DataError
+from blackprop.errors import ArgumentError, DataError
 from blackprop.experiments.records import _settings as settings
 from blackprop.experiments.tasks._digit_task import DigitTask
 from blackprop.experiments.tasks._networks import DigitNetwork
@@ -22,7 +22,8 @@ class Digits(DigitTask):
     """Handwritten digits in ten classes: 1,437 training images and 360 test images, pixels in [0, 1]."""
 
     network: DigitNetwork = DigitNetwork.PHYSICAL
-    """physical: two devices with batch norms. hybrid: one device between two digital layers."""
+    """physical: two devices with batch norms. hybrid: one device between two digital layers. perceptron: three devices
+    with sigmoids. lenet needs larger images."""
     epochs: int = 20
     """Passes over the training images."""
     batch_size: int = 64
@@ -35,6 +36,8 @@ class Digits(DigitTask):
     widths: ClassVar[tuple[int, int, int]] = (64, 64, 128)
 
     def __post_init__(self) -> None:
+        if self.network is DigitNetwork.LENET:
+            raise ArgumentError("the network lenet needs images of 28×28 pixels, and digits has 8×8: choose mnist")
         settings.at_least(self, epochs=1)
         settings.between(self, "batch_size", 2, TRAIN)  # batch norm needs two rows
         settings.rates(self, "lr", "device_lr")

@@ -41,7 +41,8 @@ class Mnist(DigitTask):
 
     network: DigitNetwork = DigitNetwork.PHYSICAL
     """physical: device 784→128, BatchNorm, ReLU, device 128→10, BatchNorm. hybrid: Linear 784→256, ReLU,
-    device 256→256, BatchNorm, ReLU, Linear 256→10."""
+    device 256→256, BatchNorm, ReLU, Linear 256→10. perceptron: devices 784→256→128→10 with sigmoids. lenet: two
+    convolutions and two matrices, all devices."""
     train_images: int = 12_000
     """Number of training images: the first ones after a fixed permutation, the same for every seed."""
     epochs: int = 5

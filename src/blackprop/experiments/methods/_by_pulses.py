@@ -1,0 +1,106 @@
+"""Methods that move the cells of pulsed crossbars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from blackprop.core.capabilities._pulse import Pulse
+from blackprop.devices import Device, PulsedCrossbar
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.estimators import pulsed
+from blackprop.experiments.methods._methods import TrainingMethod
+from blackprop.nn._layer import PhysicalLayer
+from blackprop.planning._methods import fitted
+from blackprop.planning._physics import reads_back
+from blackprop.surrogates import Reciprocal
+
+FINER = 1.25  # a tile's gain to the next, in ranges of a cell over its states
+LEAST, MOST = 0.02, 0.4  # of that gain; the theory of residual learning has at most 1/√6
+
+
+@dataclass(frozen=True)
+class PulsedMethod:
+    """How a method is made, and the gains of its tiles on a device with these pulses."""
+
+    make: Callable[[], pulsed.PulsedUpdate]
+    gains: Callable[[Pulse], tuple[float, ...]]
+
+
+def finer(pulse: Pulse) -> float:
+    """The gain γ of a finer tile: its range then covers a little more than one step of the next."""
+    return min(max(FINER / pulse.states, LEAST), MOST)
+
+
+def _one(pulse: Pulse) -> tuple[float, ...]:
+    del pulse
+    return (1.0,)
+
+
+def _beside(pulse: Pulse) -> tuple[float, ...]:
+    del pulse
+    return 0.0, 1.0
+
+
+def _read_too(pulse: Pulse) -> tuple[float, ...]:
+    return max(0.2, finer(pulse)), 1.0
+
+
+def _three(pulse: Pulse) -> tuple[float, ...]:
+    gain = finer(pulse)
+    return gain**2, gain, 1.0
+
+
+# Trainings of a few hundred steps: columns are read several at a time, and signs flip often.
+PULSED_METHODS: dict[str, PulsedMethod] = {
+    "analog-sgd": PulsedMethod(pulsed.AnalogSGD, _one),
+    "mixed-precision": PulsedMethod(pulsed.MixedPrecision, _one),
+    "tiki-taka": PulsedMethod(pulsed.TikiTaka, _beside),
+    "tiki-taka-v2": PulsedMethod(pulsed.TikiTakaV2, _beside),
+    "chopped-tiki-taka": PulsedMethod(pulsed.ChoppedTikiTaka, _beside),
+    "agad": PulsedMethod(lambda: pulsed.AGAD(chop=0.5), _beside),
+    "symmetric-point-tracking": PulsedMethod(pulsed.SymmetricPointTracking, _beside),
+    "residual": PulsedMethod(lambda: pulsed.ResidualLearning(transfer=0.05), _read_too),
+    "filtered-residual": PulsedMethod(pulsed.FilteredResidual, _read_too),
+    "multi-tile": PulsedMethod(pulsed.MultiTile, _three),
+}
+
+
+@dataclass(frozen=True)
+class ByPulses(TrainingMethod):
+    """A method of `estimators.pulsed`, by its name in the plan's table, on a crossbar with the tiles that it needs.
+
+    The learning rate of the pulses is `pulse_rate` times the task's rate for θ.
+    """
+
+    candidate: str
+
+    signal_scaled: ClassVar[bool] = False
+    rates: ClassVar[tuple[str, ...]] = ("lr", "device_lr")
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.candidate
+
+    def __post_init__(self) -> None:
+        if self.candidate not in PULSED_METHODS:
+            raise ArgumentError(
+                f"`ByPulses(candidate=...)` must be one of {', '.join(PULSED_METHODS)}; got {self.candidate!r}"
+            )
+
+    def arranged(self, device: Device) -> Device:
+        if not isinstance(device, PulsedCrossbar):
+            return device
+        return device.tiled(*PULSED_METHODS[self.candidate].gains(device.declaration.capability(Pulse)))
+
+    def layer(self, device: Device, generator: torch.Generator) -> PhysicalLayer:
+        spec = device.declaration
+        if not spec.has(Pulse):
+            raise IncompatibleError(
+                f"`{self.candidate}` moves cells by pulses, and {spec.name} does not declare the capability `pulse`"
+            )
+        surrogate = Reciprocal() if reads_back(spec) else fitted(spec)
+        return PhysicalLayer(device, PULSED_METHODS[self.candidate].make(), surrogate, generator=generator)
