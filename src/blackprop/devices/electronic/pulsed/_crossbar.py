@@ -17,6 +17,7 @@ from blackprop.devices._base import Device
 from blackprop.devices._imperfections import restored
 from blackprop.devices.electronic.cells._cell import Cell
 from blackprop.devices.electronic.cells._linear import ConstantStep
+from blackprop.devices.electronic.pulsed import _compiled as compiled
 from blackprop.devices.electronic.pulsed._trains import drawn, merged
 from blackprop.errors import ArgumentError, ShapeError
 
@@ -110,7 +111,11 @@ class PulsedCrossbar(Device):
             raise ShapeError(f"a train has {self.in_shape[0] + self.out_shape[0] + 1} numbers, got {trains.shape}")
         trains = trains.detach().cpu().float()
         for tile, gain in enumerate(gains.tolist()):
-            if gain and len(trains):
+            if not (gain and len(trains)):
+                continue
+            if compiled.serves(self.cell, self._weights[0].numel(), trains):
+                self._move_compiled(tile, trains, gain < 0)
+            else:
                 x, d = drawn(trains, self.in_shape[0], self._generator)
                 self._move(tile, x, d if gain > 0 else -d)
         self._weights = self.cell.aged(self._weights, self._cells, self._generator)
@@ -129,6 +134,18 @@ class PulsedCrossbar(Device):
         if self.cell.write_noise:
             mask = torch.zeros(self._weights.shape, dtype=torch.bool)
             mask[block] = touched
+            self._rewrite(mask)
+
+    def _move_compiled(self, tile: int, trains: Tensor, turned: bool) -> None:
+        if turned:
+            trains = torch.cat((-trains[:, : self.in_shape[0]], trains[:, self.in_shape[0] :]), 1)
+        columns, rows = compiled.fired(trains, self.in_shape[0], self._generator)
+        cells = {name: value[tile] for name, value in self._cells.items()}
+        w, touched = compiled.moved(self.cell, self._weights[tile], columns, rows, cells, self._generator)
+        self._weights[tile] = w
+        if self.cell.write_noise:
+            mask = torch.zeros(self._weights.shape, dtype=torch.bool)
+            mask[tile] = touched
             self._rewrite(mask)
 
     def _rewrite(self, touched: Tensor) -> None:
