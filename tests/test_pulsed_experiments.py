@@ -68,7 +68,7 @@ def test_methods_share_the_cells_of_a_seed_and_references_start_from_their_weigh
 
 
 def test_methods_for_pulses_and_devices_without_do_not_meet():
-    with pytest.raises(IncompatibleError, match="`tiki-taka` moves cells by pulses, and Matrix.* does not declare"):
+    with pytest.raises(IncompatibleError, match=r"`tiki-taka` moves cells by pulses, and Matrix.* does not declare"):
         Trial(TASK, ByPulses("tiki-taka"), Hardware.MATRIX).model()
     with pytest.raises(ArgumentError, match="must be one of analog-sgd, mixed-precision"):
         ByPulses("adam")

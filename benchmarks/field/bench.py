@@ -8,7 +8,7 @@ steps in each device, and one programming of each device a step. A method trains
 its rates fall as a cosine of the share that is spent. Of `--rates`, for θ, each method takes at each allowance the one
 of the best test accuracy on the first seed; physical local learning, which moves no θ, takes its matrices' rate from
 the same ones.
-On pulsed crossbars, whose programmings switch tiles, rows alone are limited, and the rate of the pulses is ten times that.
+On pulsed crossbars, whose programmings switch tiles, rows alone are limited, and pulses take ten times that rate.
 
 Results are kept in `--run-dir`; what is there is not run again. A method that cannot serve a device is a – in the
 table, and below it stands why.

@@ -21,6 +21,9 @@ from blackprop.characterisation._linearity import linearity
 from blackprop.characterisation._response import period, response, useful_step
 from blackprop.characterisation._signal import influence, signal
 from blackprop.characterisation._stability import stability
+from blackprop.characterisation.pulsed._array import Array
+from blackprop.characterisation.pulsed._rest import rest
+from blackprop.characterisation.pulsed._steps import steps
 from blackprop.characterisation.two_way._reciprocity import reciprocity
 from blackprop.characterisation.two_way._tap_gains import TapGains, tap_gains
 from blackprop.core._budget import Budget
@@ -29,6 +32,7 @@ from blackprop.core._ledger import Ledger
 from blackprop.core._metered import metered
 from blackprop.core._procedure import Procedure, ask, run
 from blackprop.core._query import Count, Purpose
+from blackprop.core.capabilities._pulse import Pulse
 from blackprop.core.capabilities._read_back import ReadBack
 from blackprop.devices import Declared, Device, Simulator
 from blackprop.devices._wrapper import unwrapped
@@ -57,6 +61,16 @@ QUESTIONS = (
     "step",
     "cost",
 )
+PULSED = (
+    "step size",
+    "states",
+    "asymmetry",
+    "cell variation",
+    "symmetric point",
+    "cycle variation",
+    "write noise",
+    "retention",
+)
 
 
 def characterise(
@@ -73,11 +87,12 @@ def characterise(
     backwards or has power taps, whether it is reciprocal and which gains the taps have. Declared shapes, limits and
     initial values are trusted; other declarations are not used. All queries are booked as `CALIBRATE` and stay within
     the limits of θ and within `budget`, the cheapest question first. When the budget ends, the remaining properties are
-    unknown. At the end, also after an error, θ is the earlier setting, or the initial one. A faulty device is
-    diagnosed, not refused.
+    unknown. Of a device that is moved by pulses, the cells of tile 0 are asked last: **they are moved** over their
+    whole range, and come to rest elsewhere. At the end, also after an error, θ is the earlier setting, or the initial one. A
+    faulty device is diagnosed, not refused.
 
     **Costs** some 200 programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` for
-    a hidden wiring.
+    a hidden wiring; of pulsed cells some 350 readings of the matrix, and pulses of about 30 times the number of states.
 
     **Arguments:**
 
@@ -113,6 +128,8 @@ class _Inquiry:
         self.wiring: Wiring | None = None
         self.step: float | None = None
         self.taps: TapGains | None = None
+        self.questions = QUESTIONS
+        self.pulse: Pulse | None = None
 
     def carry_out(self) -> Characterisation:
         stopped = ""
@@ -166,6 +183,28 @@ class _Inquiry:
         self._take(self._run(lambda: reciprocity(dut)))
         self.taps = self._run(lambda: tap_gains(dut))
         self._take(self.taps.finding)
+        if dut.spec.has(Pulse):
+            self._move_cells()
+
+    def _move_cells(self) -> None:
+        """Ask about the cells of tile 0, which takes the gradient where there are several."""
+        self.questions = (*QUESTIONS[:-1], *PULSED, QUESTIONS[-1])
+        if not self.dut.linear:
+            self._take(*(unknown(name, "not asked: the device was not found linear") for name in PULSED))
+            return
+        array = Array.of(self.dut.spec, 0)
+        seen = self._run(lambda: steps(array))
+        self._take(seen.asymmetry, seen.variation)
+        found = self._run(lambda: rest(array, seen))
+        self._take(*found.findings)
+        if (step := found.value("step size")) is not None:
+            uneven = seen.asymmetry.value if isinstance(seen.asymmetry.value, float) else None
+            low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+            self.pulse = Pulse(
+                *(_rounded(value) for value in (step, low, high)),
+                self.dut.spec.capability(Pulse).longest,
+                *map(_rounded, (found.value("symmetric point"), uneven, found.value("cycle variation"))),
+            )
 
     def _harmonics(self) -> Finding:
         """Asked only if a plan can use the answer: for few parameters, without linearity or coupling."""
@@ -208,6 +247,7 @@ class _Inquiry:
             period=self.dut.period,
             order=self.wiring.order if self.wiring is not None else None,
             without=(ReadBack,) if one_way is not None and one_way.value is False else (),
+            capabilities=() if self.pulse is None else (self.pulse,),
         )
 
     def _cost(self) -> Cost | None:
@@ -217,14 +257,14 @@ class _Inquiry:
 
     def _result(self, why: str) -> Characterisation:
         self.findings["cost"] = cost(self.clock)
-        for name in QUESTIONS:
+        for name in self.questions:
             self.findings.setdefault(name, unknown(name, why))
         noise = self.findings["noise"].value
         # Differences meet rounding as they meet noise: the declared noise, which sets their step, has both.
         rounding = self.dut.rounding / self.dut.size if self.dut.rounding else 0.0
         device = self._declared(float(f"{math.hypot(noise if isinstance(noise, float) else 0.0, rounding):.4g}"))
         return Characterisation(
-            {name: self.findings[name] for name in QUESTIONS},
+            {name: self.findings[name] for name in self.questions},
             tuple(self.diagnoses),
             device,
             self.step if self.step is not None else step_size(device.declaration),
@@ -232,6 +272,10 @@ class _Inquiry:
             self.curves,
             self.taps.gains if self.taps is not None else None,
         )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _vectors(dut: DeviceUnderTest) -> bool:

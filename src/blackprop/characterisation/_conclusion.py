@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blackprop.characterisation._findings import Finding
 from blackprop.core._declaration import Cost
+from blackprop.core.capabilities._pulse import Pulse
 from blackprop.devices import Declared
 from blackprop.planning._plan import choose
 
@@ -73,6 +74,8 @@ def _line(device: Declared, one_way: bool) -> str:
         parts.append(_cost(spec.cost))
     if one_way:
         parts.append("without=[bp.core.ReadBack]")
+    if spec.has(Pulse) and spec.capability(Pulse) != device.device.declaration.capability(Pulse):
+        parts.append(f"capabilities=[bp.core.{spec.capability(Pulse)!r}]")
     before = ""
     if device.order is not None:
         before, order = _order(device.order)

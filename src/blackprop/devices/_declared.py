@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackprop.core._declaration import Cost, Coupling, input_limits
 from blackprop.core._theta import ThetaSpec
-from blackprop.core.capabilities._capability import ALL, Capability, Survives
+from blackprop.core.capabilities._capability import ALL, Capability, Survives, declared
 from blackprop.devices._base import Device
 from blackprop.devices._wrapper import Wrapper
 from blackprop.errors import ArgumentError
@@ -25,6 +25,7 @@ class Declared(Wrapper):
     - `device`: the device.
     - `linear`, `coupling`, `noise`, `period`, `harmonics` (defaults: unknown): replace the device's own declarations.
     - `cost`, `x_low`, `x_high` (default None, the device's own): replace them if given.
+    - `capabilities` (default none): descriptions in place of the device's own ones of the same types.
     - `without` (default none): types of capabilities that the device declares and does not have.
     - `drawing` (default False): keep the design that the device declares, in its own order of parameters.
     - `order` (P,) (default None): a permutation that renumbers the parameters. Parameter k is the device's own
@@ -61,9 +62,15 @@ class Declared(Wrapper):
         x_high: float | None = None,
         drawing: bool = False,
         without: Iterable[type[Capability]] = (),
+        capabilities: Iterable[Capability] = (),
     ) -> None:
         super().__init__(device)
-        lasting = tuple(each for each in self.capabilities if not isinstance(each, tuple(without)))
+        instead = {type(each): each for each in declared("Declared", capabilities)}
+        if missing := [each.name for kind, each in instead.items() if not device.declaration.has(kind)]:
+            raise ArgumentError(f"`Declared(capabilities=...)`: {device} does not have the capability {missing[0]!r}")
+        lasting = tuple(
+            instead.get(type(each), each) for each in self.capabilities if not isinstance(each, tuple(without))
+        )
         self.capabilities: tuple[Capability, ...] = lasting
         self.cost: Cost = cost if cost is not None else device.cost
         self.linear, self.coupling, self.noise = linear, coupling, noise

@@ -52,6 +52,25 @@ def _residual(spec: Declaration) -> bool:
     return spec.theta.size == 2 and is_residual(spec)
 
 
+OFF = 0.1  # of half the range: a symmetric point that drags a tile which is not told about it
+FEW = 50  # states below which single pulses of a fast tile's transfer are too coarse
+
+
+def _drags(spec: Declaration) -> bool:
+    """Whether the cells of the fast tile are known to rest elsewhere than at 0."""
+    pulse = spec.capability(Pulse)
+    return pulse.symmetric_point is not None and pulse.symmetric_point > OFF * (pulse.high - pulse.low) / 2
+
+
+def _few(spec: Declaration) -> bool:
+    """Whether the cells have so few states that their steps are better added up digitally."""
+    return spec.capability(Pulse).states < FEW
+
+
+def _summed(spec: Declaration) -> bool:
+    return _tiles(1)(spec) or (_tiles(2)(spec) and not is_residual(spec) and _few(spec))
+
+
 def _several(spec: Declaration) -> bool:
     gains = spec.theta.draw(torch.Generator().manual_seed(0)).abs()
     return len(gains) > 2 and bool((gains[1:] > gains[:-1]).all())
@@ -70,8 +89,20 @@ PULSED: tuple[Candidate, ...] = (
         _residual,
         f"{TWO}, both read",
     ),
-    _pulsed("tiki-taka", Quality.EXACT, pulsed.TikiTaka, lambda s: _tiles(2)(s) and not is_residual(s), TWO),
-    _pulsed("mixed-precision", Quality.EXACT, pulsed.MixedPrecision, _tiles(1), ONE),
+    _pulsed(
+        "tiki-taka",
+        Quality.EXACT,
+        pulsed.TikiTaka,
+        lambda s: _tiles(2)(s) and not is_residual(s) and not _drags(s) and not _few(s),
+        f"{TWO}, of at least {FEW} states, whose cells are not known to rest away from 0",
+    ),
+    _pulsed(
+        "mixed-precision",
+        Quality.EXACT,
+        pulsed.MixedPrecision,
+        _summed,
+        f"{ONE}; of two, where it has less than {FEW} states",
+    ),
     # Slow at first, and robust against unknown symmetric points, which a declaration does not tell.
     _pulsed("agad", Quality.COARSE, pulsed.AGAD, _tiles(2), TWO),
     _pulsed("chopped-tiki-taka", Quality.COARSE, pulsed.ChoppedTikiTaka, _tiles(2), TWO),

@@ -38,6 +38,10 @@ class Pulse(Capability):
     - `granularity` (units of W): g, the nominal step of a pulse.
     - `low`, `high` (units of W): the nominal range of a cell.
     - `longest` (default 31): the most slots of a train.
+    - `symmetric_point` (units of W, default None, unknown): the root mean square over the cells of the weight at which
+      steps up and down are equal.
+    - `asymmetry` (default None, unknown): the root mean square over the range of `(Δ₋ − Δ₊)/(Δ₋ + Δ₊)`, from 0 to 1.
+    - `noise` (default None, unknown): the standard deviation of a step, in units of the step.
 
     **Raises** `ArgumentError` for a granularity that is not positive and for a range that does not contain 0.
     """
@@ -50,6 +54,9 @@ class Pulse(Capability):
     low: float
     high: float
     longest: int = 31
+    symmetric_point: float | None = None
+    asymmetry: float | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.granularity < math.inf:
@@ -58,6 +65,11 @@ class Pulse(Capability):
             raise ArgumentError(f"`Pulse(low=..., high=...)` is a range that contains 0, got {self.low} to {self.high}")
         if not (isinstance(self.longest, int) and self.longest >= 1):
             raise ArgumentError(f"`Pulse(longest=...)` must be a whole number from 1, got {self.longest!r}")
+
+        for name in ("symmetric_point", "asymmetry", "noise"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ArgumentError(f"`Pulse({name}=...)` must be finite and not negative, or None, got {value}")
 
     @property
     def states(self) -> float:

@@ -15,11 +15,11 @@ from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core.capabilities._pulse import Pulse
+from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.experiments.engine._bill import Bill, moves_theta
 from blackprop.experiments.engine._execution import lent_generators
 from blackprop.experiments.engine._trial import Trial
 from blackprop.experiments.tasks._task import Data
-from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.planning._price import PULSED_ERROR, PULSED_RATE
 
@@ -33,8 +33,8 @@ def price(trial: Trial, data: Data) -> Bill:
     The parameter procedure of one step is run without a device, and its cost is multiplied by the number of steps. The
     procedures of the surrogate are run for every step, because a surrogate that rebuilds itself at intervals costs more
     in some steps. The price is exact if the queries do not depend on the course of training. A device with limits reads
-    its base rows once more in each step whose settings are near a limit, which the price does not include. The number of pulses
-    is an estimate, since it depends on the size of the gradients.
+    its base rows once more in each step whose settings are near a limit, which the price does not include. The number
+    of pulses is an estimate, since it depends on the size of the gradients.
 
     - `trial`: the trial.
     - `data`: the rows of its task; only their shapes and number count.
@@ -131,7 +131,7 @@ def _booked(layer: PhysicalLayer, spent: Count) -> Ledger:
 
 
 def _parameter_steps(layer: PhysicalLayer, place: _Place, steps: int) -> Ledger:
-    """Return the queries of the parameter procedure of so many steps, on a device that the forward pass has just read."""
+    """Return the queries of the parameter procedure of so many steps, each on a device that was just read."""
     generator = torch.Generator().manual_seed(0)
     x, y, grad_y = (
         torch.randn(place.rows, width, generator=generator) for width in (place.d_in, place.d_out, place.d_out)

@@ -20,8 +20,8 @@ class DigitNetwork(enum.Enum):
     - `PHYSICAL`: device 64→64, BatchNorm, ReLU, device 64→10, BatchNorm. It has almost no digital weights, so its score
       depends on the θ-gradient.
     - `HYBRID`: Linear 64→128, ReLU, device 128→128, BatchNorm, ReLU, Linear 128→10.
-    - `PERCEPTRON`: three devices with a sigmoid between them, 64→128→64→10; for MNIST 784→256→128→10. Source: Gokmen and
-      Vlasov, Front. Neurosci. 10, 333 (2016).
+    - `PERCEPTRON`: three devices with a sigmoid between them, 64→128→64→10; for MNIST 784→256→128→10. Source: Gokmen
+      and Vlasov, Front. Neurosci. 10, 333 (2016).
     - `LENET`: 28×28 pixels alone. Four devices: two 5×5 convolutions of 16 and 32 channels, each with tanh and max-pool
       2, and 512→128, tanh, 128→10. A convolution sends a row for each place of its window. Source: LeCun et al., Proc.
       IEEE 86, 2278 (1998), in the sizes of Gokmen et al., Front. Neurosci. 11, 538 (2017).

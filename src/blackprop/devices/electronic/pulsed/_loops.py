@@ -87,7 +87,7 @@ def normal(s):
         if abs(u) < RATIOS[layer]:
             return u * EDGES[layer], s
         found, s = _rare(s, np.int64(layer), u)
-        if found == found:
+        if not np.isnan(found):
             return found, s
 
 
@@ -121,8 +121,7 @@ def interpolated(nodes, place):
 
 @numba.njit(**OPTIONS)
 def clipped(w, low, high):
-    w = low if w < low else w
-    return high if w > high else w
+    return min(max(w, low), high)
 
 
 @numba.njit(**OPTIONS)
@@ -158,7 +157,7 @@ def pulses(kind, n, sign, w, low, high, size, slope, sigma, power, factor, rate,
 
 @numba.njit(**OPTIONS)
 def affine(w, rows, columns, up, down, rise, fall, above, below, out):
-    """Mean and variance after all trains, the extreme means on the way and the largest variance, as if without bounds."""
+    """Mean and variance after all trains, the extreme means and the largest variance, as if without bounds."""
     mean, variance = w, 0.0
     out[2], out[3], out[4] = w, w, 0.0
     for t in range(len(rows)):
@@ -178,7 +177,9 @@ def affine(w, rows, columns, up, down, rise, fall, above, below, out):
 
 
 @numba.njit(**OPTIONS)
-def move(w, touched, rows, columns, kind, low, high, up, down, extra, par, rising, falling, state):
+def move(  # noqa: PLR0912  # one pass over each cell
+    w, touched, rows, columns, kind, low, high, up, down, extra, par, rising, falling, state
+):
     """Move the cells w (rows, columns), flat, by the lines' slots (rows, trains) and (columns, trains)."""
     width, count = columns.shape
     active, mine = np.empty(count, np.int64), np.empty(count, np.uint64)
@@ -218,15 +219,15 @@ def move(w, touched, rows, columns, kind, low, high, up, down, extra, par, risin
                     continue
                 moves = True
                 rises = ((mine[k] ^ line[k]) & SIGN) == 0
-                if kind == AFFINE or kind == MULTIPLICATIVE:
+                if kind <= MULTIPLICATIVE:
                     slope = -extra[0, cell] if rises else extra[1, cell]
                     if kind == AFFINE:
                         sigma = extra[2, cell] if rises else extra[3, cell]
                 elif kind == POWER:
                     power = extra[0, cell] if rises else extra[1, cell]
-                side = 0 if rises else 1
+                side, size = (0, up[cell]) if rises else (1, down[cell])
                 here, s = pulses(
-                    kind, n, 1.0 if rises else -1.0, here, floor, ceiling, np.float64(up[cell] if rises else down[cell]),
+                    kind, n, 1.0 if rises else -1.0, here, floor, ceiling, np.float64(size),
                     slope, sigma, power, par[1 + side], par[3 + side] / span, par[5], par[6],
                     rising if rises else falling, s,
                 )  # fmt: skip
