@@ -26,7 +26,7 @@ from blackprop.experiments import (
     train,
 )
 from blackprop.experiments.engine._training import Training
-from blackprop.experiments.methods._by_pulses import PULSED_METHODS, ByPulses
+from blackprop.experiments.methods._by_pulses import PULSED_METHODS, TrainedByPulses
 from blackprop.experiments.tasks._networks import Convolution, DigitNetwork, build
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.optim import Pulsed
@@ -43,11 +43,11 @@ def devices_of(model: nn.Module) -> list[PulsedCrossbar]:
 
 @pytest.mark.parametrize("name", PULSED_METHODS)
 def test_every_method_gets_the_tiles_that_it_needs_and_steps_by_pulses(name):
-    training = Training(Trial(TASK, ByPulses(name), Hardware.PULSED_10), TASK.data())
+    training = Training(Trial(TASK, TrainedByPulses(name), Hardware.PULSED_10), TASK.data())
     (optimizer,) = training.optimizers
     assert isinstance(optimizer, Pulsed)
     rates = {group["lr"] for group in optimizer.param_groups}
-    assert rates == {TASK.lr, ByPulses.pulse_rate * TASK.device_lr}
+    assert rates == {TASK.lr, TrainedByPulses.pulse_rate * TASK.device_lr}
     before = [device.state_dict()["weights"] for device in devices_of(training.model)]
     training.stepper.step(0)
     after = [device.state_dict()["weights"] for device in devices_of(training.model)]
@@ -56,22 +56,24 @@ def test_every_method_gets_the_tiles_that_it_needs_and_steps_by_pulses(name):
 
 
 def test_methods_share_the_cells_of_a_seed_and_references_start_from_their_weights():
-    trials = [Trial(TASK, method, Hardware.PULSED_RERAM) for method in (ByPulses("analog-sgd"), FrozenReference())]
+    trials = [
+        Trial(TASK, method, Hardware.PULSED_RERAM) for method in (TrainedByPulses("analog-sgd"), FrozenReference())
+    ]
     (crossbar, _), (matrix, _) = (devices_of(trial.model()) for trial in trials)
     gains = crossbar.theta.draw(torch.Generator())
     crossbar.program(gains)
     start = matrix.theta.draw(torch.Generator())
     assert torch.equal(crossbar.read(torch.eye(64)).mT.flatten(), start)
-    main_tile = devices_of(Trial(TASK, ByPulses("tiki-taka"), Hardware.PULSED_RERAM).model())[0]
+    main_tile = devices_of(Trial(TASK, TrainedByPulses("tiki-taka"), Hardware.PULSED_RERAM).model())[0]
     assert main_tile.theta.size == 2
     assert main_tile.cell == cells.RERAM_SB
 
 
 def test_methods_for_pulses_and_devices_without_do_not_meet():
     with pytest.raises(IncompatibleError, match=r"`tiki-taka` moves cells by pulses, and Matrix.* does not declare"):
-        Trial(TASK, ByPulses("tiki-taka"), Hardware.MATRIX).model()
+        Trial(TASK, TrainedByPulses("tiki-taka"), Hardware.MATRIX).model()
     with pytest.raises(ArgumentError, match="must be one of analog-sgd, mixed-precision"):
-        ByPulses("adam")
+        TrainedByPulses("adam")
 
 
 @pytest.mark.parametrize("kind", PULSED, ids=lambda kind: kind.value)
@@ -88,7 +90,7 @@ def test_the_default_learns_the_digits_on_every_kind_of_pulsed_cell(kind):
 def test_the_price_counts_rows_programmings_and_an_estimate_of_the_pulses():
     task = Digits(epochs=2, batch_size=128)
     for name in ("analog-sgd", "tiki-taka", "mixed-precision"):
-        trial = Trial(task, ByPulses(name), Hardware.PULSED_ECRAM)
+        trial = Trial(task, TrainedByPulses(name), Hardware.PULSED_ECRAM)
         told, found = price(trial, task.data()).plain(), train(trial, task.data())
         for what in ("rows", "programmings"):
             assert {k: v for k, v in told[what].items() if k != "surrogate"} == {
@@ -99,7 +101,9 @@ def test_the_price_counts_rows_programmings_and_an_estimate_of_the_pulses():
 
 
 def test_imperfections_wrap_the_tiles_that_a_method_needs():
-    trial = Trial(TASK, ByPulses("tiki-taka"), Hardware.PULSED_ECRAM, imperfections=Imperfections(read_noise=0.01))
+    trial = Trial(
+        TASK, TrainedByPulses("tiki-taka"), Hardware.PULSED_ECRAM, imperfections=Imperfections(read_noise=0.01)
+    )
     (layer, _) = (m for m in trial.model().modules() if isinstance(m, PhysicalLayer))
     assert layer.device.theta.size == 2
     assert layer.device.declaration.has(Pulse)
@@ -107,7 +111,7 @@ def test_imperfections_wrap_the_tiles_that_a_method_needs():
 
 @pytest.mark.parametrize("name", ["agad", "multi-tile", "mixed-precision"])
 def test_a_run_killed_within_an_epoch_and_resumed_is_bit_identical_cells_included(name, tmp_path):
-    grid = dataclasses.replace(one(ByPulses(name), Hardware.PULSED_HFO2, Digits(epochs=3, batch_size=256)))
+    grid = dataclasses.replace(one(TrainedByPulses(name), Hardware.PULSED_HFO2, Digits(epochs=3, batch_size=256)))
     compare(grid, tmp_path / "whole", Quiet())
     with pytest.raises(KeyboardInterrupt):
         compare(grid, tmp_path / "killed", Quiet(interrupt_at=8))

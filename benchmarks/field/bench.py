@@ -47,7 +47,7 @@ from blackprop.experiments import (
 )
 from blackprop.experiments.comparison._within import stored
 from blackprop.experiments.methods._by_loss import Mixed, Multiplexed, Spsa
-from blackprop.experiments.methods._by_pulses import PULSED_METHODS, ByPulses
+from blackprop.experiments.methods._by_pulses import PULSED_METHODS, TrainedByPulses
 from blackprop.experiments.tasks.audio._tasks import SpeechDigits
 
 METHODS: tuple[TrainingMethod, ...] = (
@@ -67,7 +67,7 @@ METHODS: tuple[TrainingMethod, ...] = (
     DirectFeedbackAlignment(),
     LocalLearning(),
     LocalLearning(reads=False, name="local-no-device"),
-    *(ByPulses(name) for name in PULSED_METHODS),
+    *(TrainedByPulses(name) for name in PULSED_METHODS),
 )
 DEVICES = (
     Hardware.LIGHT_MODULATOR,

@@ -88,8 +88,8 @@ def characterise(
     initial values are trusted; other declarations are not used. All queries are booked as `CALIBRATE` and stay within
     the limits of θ and within `budget`, the cheapest question first. When the budget ends, the remaining properties are
     unknown. Of a device that is moved by pulses, the cells of tile 0 are asked last: **they are moved** over their
-    whole range, and come to rest elsewhere. At the end, also after an error, θ is the earlier setting, or the initial one. A
-    faulty device is diagnosed, not refused.
+    whole range, and come to rest elsewhere. At the end, also after an error, θ is the earlier setting, or the initial
+    one. A faulty device is diagnosed, not refused.
 
     **Costs** some 200 programmings of 8 rows each, and for element coupling 9 d_in rows, or `(2 log2 P + 13) d_in` for
     a hidden wiring; of pulsed cells some 350 readings of the matrix, and pulses of about 30 times the number of states.

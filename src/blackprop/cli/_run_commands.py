@@ -25,7 +25,7 @@ from blackprop.experiments.engine._live import LiveCallback
 from blackprop.experiments.engine._price import price
 from blackprop.experiments.methods._by_feedback import DirectFeedbackAlignment, FeedbackAlignment
 from blackprop.experiments.methods._by_loss import Homodyne, Mixed, Multiplexed, Perturbative, Spsa
-from blackprop.experiments.methods._by_pulses import PULSED_METHODS, ByPulses
+from blackprop.experiments.methods._by_pulses import PULSED_METHODS, TrainedByPulses
 from blackprop.experiments.methods._methods import (
     Characterised,
     Default,
@@ -67,7 +67,7 @@ class MethodOptions:
 METHODS: dict[str, Callable[[MethodOptions], TrainingMethod]] = {
     # The plan's table, by name; of the same names, those below are the references.
     **{candidate.name: lambda _, name=candidate.name: Planned(name) for candidate in CANDIDATES},
-    **{name: lambda _, name=name: ByPulses(name) for name in PULSED_METHODS},
+    **{name: lambda _, name=name: TrainedByPulses(name) for name in PULSED_METHODS},
     "oracle": lambda _: OracleReference(),
     "frozen": lambda _: FrozenReference(),
     "paper": lambda options: Paper(rank=options.rank, samples=options.samples),

@@ -8,9 +8,11 @@ from torch.nn.parameter import is_lazy
 
 from blackprop.conversion._base import Programmer
 from blackprop.conversion._by_model import ByModel, mesh_model
+from blackprop.conversion._by_pulses import ByPulses
 from blackprop.conversion._by_queries import ByQueries
 from blackprop.conversion._by_response import ByResponse
 from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core.capabilities._pulse import Pulse
 from blackprop.devices import Device
 from blackprop.devices._declared import Declared
 from blackprop.devices._wrapper import unwrapped
@@ -22,9 +24,11 @@ from blackprop.surrogates import CalibratedResponse, Surrogate, Twin
 def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Programmer:
     """Choose the programmer for a device, by the layer's knowledge or the device's declaration.
 
-    In this order: its twin; its response curves, if it is a matrix of independent elements; the design of an ideal
+    In this order: pulses, if they move it; its twin; its response curves, if it is a matrix of independent elements; the design of an ideal
     mesh; queries.
     """
+    if device.declaration.has(Pulse):
+        return ByPulses()
     if isinstance(surrogate, Twin):
         return ByModel(surrogate)
     if isinstance(surrogate, CalibratedResponse):

@@ -70,7 +70,7 @@ PULSED_METHODS: dict[str, PulsedMethod] = {
 
 
 @dataclass(frozen=True)
-class ByPulses(TrainingMethod):
+class TrainedByPulses(TrainingMethod):
     """A method of `estimators.pulsed`, by its name in the plan's table, on a crossbar with the tiles that it needs.
 
     The learning rate of the pulses is `pulse_rate` times the task's rate for θ.
@@ -88,7 +88,7 @@ class ByPulses(TrainingMethod):
     def __post_init__(self) -> None:
         if self.candidate not in PULSED_METHODS:
             raise ArgumentError(
-                f"`ByPulses(candidate=...)` must be one of {', '.join(PULSED_METHODS)}; got {self.candidate!r}"
+                f"`TrainedByPulses(candidate=...)` must be one of {', '.join(PULSED_METHODS)}; got {self.candidate!r}"
             )
 
     def arranged(self, device: Device) -> Device:

@@ -185,12 +185,16 @@ class Cell(abc.ABC):
         result.index_copy_(0, at, here)
         return result.view(w.shape)
 
-    def aged(self, w: Tensor, cells: Population, generator: torch.Generator) -> Tensor:
-        """Return the weights after one mini-batch of decay and diffusion."""
-        if "keep" in cells:
-            w = cells["reset"] + (w - cells["reset"]) * cells["keep"]
+    def aged(self, w: Tensor, cells: Population, generator: torch.Generator, batches: int = 1) -> Tensor:
+        """Return the weights after so many mini-batches of decay and diffusion; the bounds act at the end."""
+        if not batches:
+            return w
+        keep = cells.get("keep")
+        if keep is not None:
+            w = cells["reset"] + (w - cells["reset"]) * keep**batches
         if "diffusion" in cells:
-            w = w + cells["diffusion"] * torch.randn(w.shape, generator=generator)
+            steps = batches if keep is None or batches == 1 else (1 - keep ** (2 * batches)) / (1 - keep**2)
+            w = w + cells["diffusion"] * steps**0.5 * torch.randn(w.shape, generator=generator)
         if "keep" in cells or "diffusion" in cells:
             w = torch.minimum(torch.maximum(w, cells["low"]), cells["high"])
         return w

@@ -121,6 +121,13 @@ class PulsedCrossbar(Device):
         self._weights = self.cell.aged(self._weights, self._cells, self._generator)
         self._matrix = None
 
+    def age(self, batches: int) -> None:
+        """Let the decay and the diffusion of so many mini-batches act without a pulse, as between two uses."""
+        if not (isinstance(batches, int) and batches >= 0):
+            raise ArgumentError(f"`age(batches)` takes a whole number from 0, got {batches!r}")
+        self._weights = self.cell.aged(self._weights, self._cells, self._generator, batches)
+        self._matrix = None
+
     def _move(self, tile: int, x: Tensor, d: Tensor) -> None:
         """Move a tile by slots in which lines fire: x (B, S, d_in), d (B, S, d_out)."""
         rows, columns = (fires.any(1).any(0).nonzero().squeeze(1) for fires in (d, x))
