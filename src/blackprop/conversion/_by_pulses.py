@@ -27,9 +27,9 @@ class ByPulses(Programmer):
     """In each round the matrix is read, and a cell that is off by e gets `round(e/Δ)` pulses, until |e| is at most the
     tolerance times the root mean square of the weights, or half of its own step Δ, which is learnt on the way.
 
-    The gain places the largest weight at 0.8 of the smaller bound; if weights stay out of reach, since the bounds of cells
-    differ, at 0.5 and at 0.3 of it, as long as that helps. Of several tiles the one with the largest gain is
-    written first, and each finer one is written to the error that is left. Cells that are near enough are not touched,
+    The gain places the largest weight at 0.8 of the smaller bound; if weights stay out of reach, since the bounds of
+    cells differ, at 0.5 and at 0.3 of it, as long as that helps. Of several tiles the one with the largest gain is
+    written first, and each finer one to the error that is left. Cells that are near enough are not touched,
     so that writing again after drift takes few pulses.
 
     **Costs** at most `rounds` readings of the matrix and as many groups of pulses for each tile and place.

@@ -24,8 +24,8 @@ from blackprop.surrogates import CalibratedResponse, Surrogate, Twin
 def choose(device: Device, estimator: Estimator, surrogate: Surrogate) -> Programmer:
     """Choose the programmer for a device, by the layer's knowledge or the device's declaration.
 
-    In this order: pulses, if they move it; its twin; its response curves, if it is a matrix of independent elements; the design of an ideal
-    mesh; queries.
+    In this order: pulses, if they move it; its twin; its response curves, if it is a matrix of independent elements;
+    the design of an ideal mesh; queries.
     """
     if device.declaration.has(Pulse):
         return ByPulses()
