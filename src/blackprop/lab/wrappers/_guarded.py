@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
-import torch
 from torch import Tensor
 
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices import Device, Wrapper
-from blackprop.errors import ArgumentError, DeviceError, IncompatibleError, InterlockError, LimitError, ShapeError
-from blackprop.lab.wrappers._limits import Limit, tightened
+from blackprop.errors import ArgumentError, DeviceError, IncompatibleError, InterlockError
+from blackprop.lab.wrappers._limits import Limit, checked_idle, checked_park, tightened
 from blackprop.lab.wrappers._pass_through import NOT_ASKED, Asked, PassThrough
 from blackprop.lab.wrappers._setpoint import SetpointTracker
+from blackprop.lab.wrappers._wear import Wear
 
 Interlock = Callable[[Tensor, Tensor], str | bool | None]
 
@@ -39,6 +39,10 @@ class Guarded(PassThrough):
 
     **Rate.** `rows_per_second`: a round waits until the rows before it have had their time; rounds are never dropped.
 
+    **Wear.** `wear`: the pulses that a cell of a pulsed device may have. A round that would give one more is refused
+    with `LimitError` before a pulse is sent. Random trains count by their expected pulses, in `worn.pulses` (tiles,
+    d_out, d_in), which a checkpoint keeps.
+
     **Interlock.** `interlock(theta, x)` is called for every query (without rows: for a step, or `program`) and returns
     None or True to agree. A reason, False, or an exception is a veto: the round is not written, the device is parked,
     and `InterlockError` is raised, now and for every later round until `reset()`. With `latch=False` the interlock is
@@ -53,8 +57,8 @@ class Guarded(PassThrough):
     `with` block then close the device too, if it has a `close()` method.
 
     - `device`: the device to guard.
-    - `low`, `high` (default None, no further limit), `slew`, `rows_per_second`, `interlock`, `park`, `idle` (default
-      None, off), `latch` (default True): as above.
+    - `low`, `high` (default None, no further limit), `slew`, `rows_per_second`, `wear`, `interlock`, `park`, `idle`
+      (default None, off), `latch` (default True): as above.
     - `clock`, `sleep` (default those of `time`): return the time in s, and wait for seconds.
     """
 
@@ -66,6 +70,7 @@ class Guarded(PassThrough):
         high: Limit = None,
         slew: float | None = None,
         rows_per_second: float | None = None,
+        wear: float | None = None,
         interlock: Interlock | None = None,
         latch: bool = True,
         park: Tensor | None = None,
@@ -83,40 +88,22 @@ class Guarded(PassThrough):
             if value is not None and not 0 < value < math.inf:
                 raise ArgumentError(f"`Guarded({name}=...)` must be positive and finite, got {value}")
         self.theta: ThetaSpec = tightened(device.theta, low, high)
-        self._setpoint = SetpointTracker(device, self._checked_park(park), slew, self._checked_idle(idle))
+        self._setpoint = SetpointTracker(
+            device, checked_park(self.theta, park), slew, checked_idle(self.in_shape, idle)
+        )
         self._slew, self._rate, self._interlock, self._latch = slew, rows_per_second, interlock, latch
         self._clock, self._sleep = clock, sleep
+        self.worn: Wear | None = None if wear is None else Wear(device.declaration, wear)
         self._paid_at = -math.inf  # when the rows sent so far are paid for
         self.closed: str | None = None  # the reason of a veto, until it is opened again
         # Runs once: when the guard is dropped, or when the interpreter ends.
         self._finalizer = weakref.finalize(self, self._setpoint.leave_if_used)
 
-    def _checked_park(self, park: Tensor | None) -> Tensor | None:
-        if park is None:
-            return None
-        try:
-            park = torch.as_tensor(park, dtype=torch.get_default_dtype()).detach().clone()
-            self.theta.check(park)
-        except (LimitError, ShapeError, TypeError, ValueError) as error:
-            raise ArgumentError(f"`Guarded(park=...)` must be a setting that the device may take: {error}") from error
-        return park
-
-    def _checked_idle(self, idle: Tensor | None) -> Tensor | None:
-        if idle is None:
-            return None
-        try:
-            idle = torch.as_tensor(idle, dtype=torch.get_default_dtype()).detach().clone()
-        except (TypeError, ValueError) as error:
-            raise ArgumentError(f"`Guarded(idle=...)` must be one row: {error}") from error
-        if tuple(idle.shape) != self.in_shape or not bool(idle.isfinite().all()):
-            raise ArgumentError(
-                f"`Guarded(idle=...)` must be one finite row of shape {self.in_shape}, got {tuple(idle.shape)}"
-            )
-        return idle
-
     def measure(self, queries: Sequence[Query], /) -> list[Tensor]:
         queries = Round.of(queries, self.declaration)
         self.admit([queries])
+        if self.worn is not None:  # of a round that fails, too, since its pulses may have been sent
+            self.worn.pulses += self.worn.of([queries])
         if self._slew is not None:
             return self._step_by_step(queries)
         if self._rate is not None:
@@ -127,6 +114,9 @@ class Guarded(PassThrough):
         """Check a whole round, whose parts are measured one by one afterwards; raises as `measure` does."""
         self._check_open()
         at = self._setpoint.at
+        parts = list(parts)
+        if self.worn is not None:
+            self.worn.check(parts)
         for part in parts:
             part.check(self.declaration)
             at = self._ask_interlock(part, at)
@@ -221,6 +211,15 @@ class Guarded(PassThrough):
             self._again.add(self._setpoint.steps)
             self._setpoint.steps = Count()
         return super().repeated()
+
+    def state_dict(self) -> dict[str, Any]:
+        worn = {} if self.worn is None else {"worn": self.worn.pulses.clone()}
+        return {**super().state_dict(), **worn}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        super().load_state_dict(state)
+        if self.worn is not None:
+            self.worn.load(state["worn"])
 
     def _check_open(self) -> None:
         if self.closed is not None and self._latch:

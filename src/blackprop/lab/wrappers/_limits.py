@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._theta import ThetaSpec
-from blackprop.errors import ArgumentError
+from blackprop.errors import ArgumentError, LimitError, ShapeError
 
 Limit = float | Tensor | None
 
@@ -29,6 +29,31 @@ def tightened(spec: ThetaSpec, low: Limit, high: Limit) -> ThetaSpec:
     return (
         tight if spec.initial is None else replace(tight, initial=lambda generator: tight.clamp(spec.draw(generator)))
     )
+
+
+def checked_park(spec: ThetaSpec, park: Tensor | None) -> Tensor | None:
+    """Return the parking setting (P,), which the device must be allowed to take."""
+    if park is None:
+        return None
+    try:
+        park = torch.as_tensor(park, dtype=torch.get_default_dtype()).detach().clone()
+        spec.check(park)
+    except (LimitError, ShapeError, TypeError, ValueError) as error:
+        raise ArgumentError(f"`Guarded(park=...)` must be a setting that the device may take: {error}") from error
+    return park
+
+
+def checked_idle(in_shape: tuple[int, ...], idle: Tensor | None) -> Tensor | None:
+    """Return the idle row (in_shape)."""
+    if idle is None:
+        return None
+    try:
+        idle = torch.as_tensor(idle, dtype=torch.get_default_dtype()).detach().clone()
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"`Guarded(idle=...)` must be one row: {error}") from error
+    if tuple(idle.shape) != in_shape or not bool(idle.isfinite().all()):
+        raise ArgumentError(f"`Guarded(idle=...)` must be one finite row of shape {in_shape}, got {tuple(idle.shape)}")
+    return idle
 
 
 def _tighter(own: Limit, other: Limit, size: int, pick: Callable[[float, float], float]) -> Limit:

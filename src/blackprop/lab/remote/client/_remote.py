@@ -47,7 +47,8 @@ class RemoteDevice(Greeting):
     - `insecure` (default False): connect without keys, to a server on this machine that needs none.
     - `wait` (s, default 60): the longest wait for other clients, for a session and for each round.
     - `deadline` (s, default 20): for the answer to a round, in addition to twice its declared time and the wait.
-    - `repeat_in_doubt` (default False): repeat rounds of which it is unknown whether they were measured.
+    - `repeat_in_doubt` (default False): repeat rounds of which it is unknown whether they were measured; never those
+      with pulses, or another capability that lasts.
     - `capabilities` (default none): types of the served device's capabilities that this client uses; others are left
       out of the declaration.
 
@@ -221,6 +222,14 @@ class RemoteDevice(Greeting):
         return False
 
     def _doubt(self, out: Outgoing, counted: Count | None) -> None:
+        lasting = [each.name for each in self._spec.capabilities if each.lasting and each.name in out.kinds]
+        if lasting and self.repeat_in_doubt:
+            self._outgoing = None
+            raise InDoubtError(
+                f"{self}: the server was stopped in the middle of a round with {lasting[0]}, and it is unknown whether it "
+                "was carried out; such rounds are never repeated, since they would move the device twice: read its "
+                "state, and go on from there"
+            )
         if not self.repeat_in_doubt:
             self._outgoing = None
             raise InDoubtError(
