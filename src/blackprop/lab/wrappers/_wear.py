@@ -42,10 +42,10 @@ class Wear:
         after = self.pulses + self.of(parts)
         if float(after.max()) > self.limit * (1 + 1e-9):
             tile, row, column = (int(n) for n in torch.unravel_index(after.argmax(), after.shape))
+            had, would = float(self.pulses[tile, row, column]), float(after[tile, row, column])
             raise LimitError(
-                f"the cell of row {row} and column {column} of tile {tile} has had "
-                f"{self.pulses[tile, row, column]:.6g} pulses and would have {after[tile, row, column]:.6g}, of {self.limit:.6g} that the guard allows: "
-                "replace the array, or raise `Guarded(wear=...)`"
+                f"the cell of row {row} and column {column} of tile {tile} has had {had:.6g} pulses and would have "
+                f"{would:.6g}, of {self.limit:.6g} that the guard allows: replace the array, or raise `Guarded(wear=...)`"
             )
 
     def load(self, pulses: Tensor) -> None:
