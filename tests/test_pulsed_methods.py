@@ -225,6 +225,21 @@ def test_pulses_are_limited_by_the_budget_and_a_refused_step_changes_no_cell():
     assert torch.equal(matrix(layer), before)
 
 
+@pytest.mark.parametrize("ended", ["step", "zero_grad"])
+def test_a_matrix_is_not_read_or_written_while_pulses_wait(ended):
+    """They belong to the weights before; a step sends them, and `zero_grad` drops them."""
+    layer = layer_of(pulsed.AnalogSGD())
+    optimizer = optimizer_of(layer)
+    layer(draw(2, 6)).sum().backward()
+    for use in (layer.to_linear, lambda: layer.approximate(draw(4, 6))):
+        with pytest.raises(ArgumentError, match=r"a backward pass waits for its pulses.*call `optimizer.step\(\)`"):
+            use()
+    layer.eval()(draw(2, 6))  # an evaluation reads the weights as they are
+    getattr(optimizer, ended)()
+    layer.to_linear()
+    layer.approximate(0.1 * draw(4, 6))
+
+
 def test_a_copy_of_a_layer_waits_for_an_optimizer_of_its_own():
     layer = layer_of(pulsed.AnalogSGD())
     optimizer_of(layer)

@@ -22,7 +22,7 @@ from blackprop.nn import _state
 from blackprop.nn._autograd import BlackBox
 from blackprop.nn._diagnostics import Diagnosis
 from blackprop.nn._measured_layer import MeasuredLayer
-from blackprop.nn._refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta
+from blackprop.nn._refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta, refuse_waiting_pulses
 from blackprop.nn._sparse_weights import SparseWeights
 from blackprop.planning._plan import complete
 from blackprop.surrogates import Surrogate
@@ -166,11 +166,10 @@ class PhysicalLayer(MeasuredLayer):
         booked as `CALIBRATE`, in this layer's ledger and budget. The surrogate is at the new θ afterwards if the
         readings suffice for it. Warns where more than half of the weights' norm is out of reach.
         """
+        refuse_waiting_pulses(self.estimator, self.theta, "approximate")
         spec, weight = self.device.declaration, weight.detach().to(self.theta)
-        wanted = weight if self.digital is None else weight - self.digital.matrix()
-        check_wanted(wanted, spec)
-        if programmer is None:
-            programmer = choose(self.device, self.estimator, self.surrogate)
+        check_wanted(wanted := weight if self.digital is None else weight - self.digital.matrix(), spec)
+        programmer = programmer or choose(self.device, self.estimator, self.surrogate)
         generator = self._generator_beside(self.theta)
         found = self._run(programmer.program(wanted, spec.theta.clamp(self.theta.clone()), spec, generator))
         self.theta.copy_(found.theta)
@@ -189,6 +188,7 @@ class PhysicalLayer(MeasuredLayer):
 
         **Costs** the power of two rows that is at least d_in, of ±1.
         """
+        refuse_waiting_pulses(self.estimator, self.theta, "to_linear")
         spec = self.device.declaration
         require_matrix(spec, "a device can be read as weights")
         theta = spec.theta.clamp(self.theta.detach().clone())

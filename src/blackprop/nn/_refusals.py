@@ -9,8 +9,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from blackprop.errors import ArgumentError, IncompatibleError, ShapeError
+from blackprop.estimators.pulsed._base import PulsedUpdate
 
 FLOATS = (torch.float32, torch.float64)
+PULSES_WAIT = (
+    "a backward pass waits for its pulses, which belong to the present weights: call `optimizer.step()`, or "
+    "`optimizer.zero_grad()` to drop them, before `{}`"
+)
 NO_GRAPH = "a device is measured and cannot be traced: convert the layer with `to_linear()` first"
 NO_WEIGHT = (
     "a `PhysicalLayer` has no `weight`: its matrix is inside the device. A module that reads its child's weight cannot "
@@ -71,3 +76,9 @@ def check_rows(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: obje
             f"the input is float64 and the layer around {name} is float32: convert one of them, with `x.float()` or "
             "`layer.double()`"
         )
+
+
+def refuse_waiting_pulses(estimator: object, theta: Tensor, what: str) -> None:
+    """Raise `ArgumentError` if pulses of a backward pass wait for the optimizer's step."""
+    if isinstance(estimator, PulsedUpdate) and estimator.waiting and theta.grad is not None:
+        raise ArgumentError(PULSES_WAIT.format(what))

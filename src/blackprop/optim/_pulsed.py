@@ -34,7 +34,7 @@ class Gathered:
         grad = theta.grad
         fresh = grad is None or grad is not self.grad or (bool(new) and torch.equal(_total(new), grad))
         self.parts = new if fresh else self.parts + new
-        self.grad = grad
+        self.grad, self.method.waiting = grad, bool(self.parts)
 
     def factor(self) -> float:
         """The factor by which clipping or a loss scaler scaled the gradient of θ after the backward pass."""
@@ -120,6 +120,7 @@ class Pulsed(torch.optim.Optimizer):
                 self._send(each, torch.cat([x for x, _, _ in parts]), factor * torch.cat([g for _, g, _ in parts]))
         for each in self.gathered:
             each.layer.theta.grad = None  # the gains stay
+            each.method.waiting = False
         self.inner.step()
         return loss
 
@@ -140,7 +141,7 @@ class Pulsed(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.inner.zero_grad(set_to_none)
         for each in self.gathered:
-            each.parts, each.grad, each.method.kept = [], None, []
+            each.parts, each.grad, each.method.kept, each.method.waiting = [], None, [], False
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()

@@ -45,6 +45,8 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
         """Rows (B, d_in), cotangents (B, d_out) and the gradient for θ of backward passes that no step has used yet."""
         self.attached = False
         """Whether a `bp.optim.Pulsed` collects them."""
+        self.waiting = False
+        """Whether it has collected some that no step has sent yet."""
         self.steps = 0
         self._bound: str | None = None
         self._warned = False
@@ -53,7 +55,7 @@ class PulsedUpdate(nn.Module, Estimator, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no optimizer yet."""
-        return {**self.__dict__, "kept": [], "attached": False}
+        return {**self.__dict__, "kept": [], "attached": False, "waiting": False}
 
     @property
     def bias_order(self) -> int | None:

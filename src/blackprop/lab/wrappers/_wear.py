@@ -45,7 +45,8 @@ class Wear:
             had, would = float(self.pulses[tile, row, column]), float(after[tile, row, column])
             raise LimitError(
                 f"the cell of row {row} and column {column} of tile {tile} has had {had:.6g} pulses and would have "
-                f"{would:.6g}, of {self.limit:.6g} that the guard allows: replace the array, or raise `Guarded(wear=...)`"
+                f"{would:.6g}, of {self.limit:.6g} that the guard allows: replace the array, or raise "
+                "`Guarded(wear=...)`"
             )
 
     def load(self, pulses: Tensor) -> None:

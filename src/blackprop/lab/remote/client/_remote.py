@@ -227,8 +227,8 @@ class RemoteDevice(Greeting):
             self._outgoing = None
             raise InDoubtError(
                 f"{self}: the server was stopped in the middle of a round with {lasting[0]}, and it is unknown "
-                "whether it was carried out; such rounds are never repeated, since they would move the device twice: read its "
-                "state, and go on from there"
+                "whether it was carried out; such rounds are never repeated, since they would move the device twice: "
+                "read its state, and go on from there"
             )
         if not self.repeat_in_doubt:
             self._outgoing = None
