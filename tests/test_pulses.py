@@ -12,6 +12,7 @@ from torch import Tensor
 import blackprop as bp
 from blackprop.core import Ledger, Pulse, Purpose, Query, ask, metered, run
 from blackprop.devices import PulsedCrossbar, cells
+from blackprop.devices.electronic.cells._measured import _hats
 from blackprop.devices.electronic.pulsed._trains import drawn
 from blackprop.errors import ArgumentError, BudgetExhausted, ContractError, IncompatibleError, LimitError
 from blackprop.lab.remote.shared._keys import make_keys
@@ -230,6 +231,37 @@ def test_a_cell_is_fitted_to_measured_curves(tmp_path):
         torch.testing.assert_close(got, wanted, rtol=0.1, atol=1e-3)
     assert fit.residual_up < 0.1
     assert (fit.steps_up, fit.steps_down) == (480, 480)
+    assert (fit.directions == 1).sum() == (fit.directions == -1).sum() == 480
+    left = fit.directions * fit.steps / found.step - torch.where(
+        fit.directions > 0, *(hat_sum(fit.weights, nodes) for nodes in (found.nodes_up, found.nodes_down))
+    )
+    assert float(left.square().mean().sqrt()) == pytest.approx(
+        math.hypot(fit.residual_up, fit.residual_down) / math.sqrt(2), rel=0.02
+    )
+    pytest.importorskip("matplotlib")
+    top, bottom = fit.plot().axes
+    assert [line.get_label() for line in top.lines] == ["up, measured", "up, fit", "down, measured", "down, fit"]
+    drawn_residual = torch.cat([torch.as_tensor(line.get_ydata()) for line in bottom.lines[:2]])
+    torch.testing.assert_close(drawn_residual.sort().values, left.sort().values)
+
+
+def hat_sum(w: Tensor, nodes: tuple[float, ...]) -> Tensor:
+    return _hats(w, len(nodes)) @ torch.tensor(nodes, dtype=w.dtype)
+
+
+def test_steps_that_a_bound_cuts_off_are_no_part_of_the_fit(tmp_path):
+    """A constant step up to hard bounds, at which a cell is pulsed on: the fit is constant, and has no noise."""
+    w, lines = 0.0, ["direction,conductance", ",5"]
+    for word, sign in (("up", 1), ("down", -1)) * 3:
+        for _ in range(60):
+            w = min(max(w + 0.03 * sign, -0.6), 0.6)
+            lines.append(f"{word},{5 + w}")
+    (tmp_path / "curve.csv").write_text("\n".join(lines))
+    fit = cells.from_measurements(tmp_path / "curve.csv")
+    nodes = torch.tensor(fit.cell.nodes_up + fit.cell.nodes_down)
+    torch.testing.assert_close(nodes, torch.ones_like(nodes), atol=1e-3, rtol=0)
+    assert fit.residual_up < 1e-3
+    assert fit.cell.step == pytest.approx(0.05, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,16 +13,22 @@ from torch import Tensor
 from blackprop.devices.electronic.cells._piecewise import PiecewiseStep
 from blackprop.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ALIKE = 1e-12
+AT_BOUND = 3  # readings at an end of the range, from which on it is a bound that cuts steps off
 
 
 class MeasuredCell(NamedTuple):
     """A fit to measured curves.
 
     - `cell`: the fitted cell; its weight is 0 in the middle of the measured range, and ±1 at its ends.
-    - `residual_up`, `residual_down`: root mean square of the steps that the fit does not explain, in units of the mean
-      step. This is the noise of a pulse and the error of the fit together.
-    - `steps_up`, `steps_down`: the number of measured steps.
+    - `residual_up`, `residual_down`: root mean square of what a fit to every second step leaves of the other steps, in
+      units of the mean step. This is the noise of a pulse and the error of the fit together.
+    - `steps_up`, `steps_down`: the number of measured steps. Those that a bound cut off are left out.
+    - `weights`, `directions`, `steps` (N,): the weight before each measured step, its direction (1 or −1), and its
+      signed size.
     """
 
     cell: PiecewiseStep
@@ -30,6 +36,37 @@ class MeasuredCell(NamedTuple):
     residual_down: float
     steps_up: int
     steps_down: int
+    weights: Tensor
+    directions: Tensor
+    steps: Tensor
+
+    def plot(self) -> Figure:
+        """Return a Matplotlib figure: measured steps and the fit against the weight, and below what the fit leaves.
+
+        **Raises** `ArgumentError` without Matplotlib, which only this method needs.
+        """
+        try:
+            from matplotlib.figure import Figure  # noqa: PLC0415  # optional, and slow to import
+        except ImportError as error:
+            raise ArgumentError("`plot` needs Matplotlib: pip install matplotlib") from error
+        figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        line = torch.linspace(-1, 1, 200, dtype=torch.float64)
+        unit = self.cell.step
+        for name, sign, colour in (("up", 1, "#0072B2"), ("down", -1, "#D55E00")):
+            at = self.directions == sign
+            w, size = self.weights[at], sign * self.steps[at] / unit
+            nodes = torch.tensor(self.cell.nodes_up if sign > 0 else self.cell.nodes_down, dtype=torch.float64)
+            fit = [_hats(each, len(nodes)) @ nodes for each in (line, w)]
+            top.plot(w.numpy(), size.numpy(), ".", color=colour, alpha=0.35, markersize=3, label=f"{name}, measured")
+            top.plot(line.numpy(), fit[0].numpy(), color=colour, label=f"{name}, fit")
+            bottom.plot(w.numpy(), (size - fit[1]).numpy(), ".", color=colour, alpha=0.35, markersize=3)
+        top.set_ylabel("step / mean step")
+        top.legend(fontsize="small")
+        bottom.axhline(0, color="black", linewidth=0.8)
+        bottom.set_ylabel("measured − fit")
+        bottom.set_xlabel("weight, −1 and 1 at the ends of the measured range")
+        return figure
 
 
 def from_measurements(path: str | Path, *, nodes: int = 5) -> MeasuredCell:
@@ -39,7 +76,8 @@ def from_measurements(path: str | Path, *, nodes: int = 5) -> MeasuredCell:
       reading; empty for the first reading of a curve) and `conductance` (any unit, read after each pulse).
     - `nodes` (default 5): nodes of the fit for each direction, at least 2.
 
-    Spreads from cell to cell are 0: give them with `dataclasses.replace`.
+    Spreads from cell to cell are 0: give them with `dataclasses.replace`. Look at the fit before you use it:
+    `from_measurements(path).plot().savefig("fit.png")`.
 
     **Raises** `ArgumentError` for a file without these columns, and for fewer steps than nodes in a direction.
     """
@@ -51,16 +89,20 @@ def from_measurements(path: str | Path, *, nodes: int = 5) -> MeasuredCell:
         raise ArgumentError(f"the conductance in {path} does not change: the pulses move no cell")
     w = (2 * g - high - low) / (high - low)
     steps, before = w[1:] - w[:-1], w[:-1]
+    inside = ~_cut_off(w, direction)
     fitted, residual, count = {}, {}, {}
     for name, sign in (("up", 1), ("down", -1)):
-        at = direction[1:] == sign
+        at = (direction[1:] == sign) & inside
         count[name] = int(at.sum())
         if count[name] < nodes:
             raise ArgumentError(f"{path} has {count[name]} steps {name}, and {nodes} nodes need at least as many")
         size = sign * steps[at]
         hats = _hats(before[at], nodes)
-        found = torch.linalg.lstsq(hats, size[:, None], driver="gelsd").solution.squeeze(1).clamp_min(0)
-        fitted[name], residual[name] = found, float((size - hats @ found).square().mean().sqrt())
+        fitted[name] = _solved(hats, size)
+        # Each half of the steps beside the fit to the other half, which has not seen them.
+        halves = [slice(start, None, 2) for start in (0, 1)]
+        left = [size[a] - hats[a] @ _solved(hats[b], size[b]) for a, b in (halves, halves[::-1])]
+        residual[name] = float(torch.cat(left).square().mean().sqrt())
     step = float(torch.cat([fitted["up"], fitted["down"]]).mean())
     if not step > 0:
         raise ArgumentError(f"the steps in {path} go against their direction: are `up` and `down` exchanged?")
@@ -75,7 +117,17 @@ def from_measurements(path: str | Path, *, nodes: int = 5) -> MeasuredCell:
         nodes_down=tuple((fitted["down"] / step).tolist()),
         **spreads,
     )
-    return MeasuredCell(cell, residual["up"] / step, residual["down"] / step, count["up"], count["down"])
+    pulsed = (direction[1:] != 0) & inside
+    return MeasuredCell(
+        cell,
+        residual["up"] / step,
+        residual["down"] / step,
+        count["up"],
+        count["down"],
+        before[pulsed],
+        direction[1:][pulsed],
+        steps[pulsed],
+    )
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:
@@ -93,6 +145,20 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
         raise ArgumentError(f"{path} needs at least two finite conductances, got {len(pairs)} rows")
     direction, g = zip(*pairs, strict=True)
     return torch.tensor(direction), torch.tensor(g, dtype=torch.float64)
+
+
+def _solved(hats: Tensor, size: Tensor) -> Tensor:
+    return torch.linalg.lstsq(hats, size[:, None], driver="gelsd").solution.squeeze(1).clamp_min(0)
+
+
+def _cut_off(w: Tensor, direction: Tensor) -> Tensor:
+    """Which steps start or end at a hard bound: an end of the range, −1 or 1, that was read at least three times."""
+    found = torch.zeros(len(w) - 1, dtype=torch.bool)
+    for sign in (1, -1):
+        there = (w - sign).abs() < 1e-9
+        if int(there.sum()) >= AT_BOUND:
+            found |= (direction[1:] == sign) & (there[1:] | there[:-1])
+    return found
 
 
 def _hats(w: Tensor, nodes: int) -> Tensor:
