@@ -50,7 +50,7 @@ def test_over_a_bad_link_every_train_arrives_once_and_in_order(keys, record):
 
 
 def test_a_server_that_is_killed_between_rounds_repeats_no_pulse(keys, record):
-    process = ServerProcess(keys, record, kind=PulseRecorder)
+    process = ServerProcess(keys, record, make=PulseRecorder)
     try:
         with RemoteDevice(process.address, keys=keys, capabilities=[Pulse]) as device:
             for k in range(4):
@@ -68,7 +68,7 @@ def test_a_server_that_is_killed_between_rounds_repeats_no_pulse(keys, record):
 @pytest.mark.parametrize("repeat", [False, True])
 def test_pulses_in_which_the_server_was_killed_are_in_doubt_and_never_sent_again(keys, record, repeat):
     """Also where the client lets rounds of readings be repeated."""
-    process = ServerProcess(keys, record, seconds=0.3, kind=PulseRecorder)
+    process = ServerProcess(keys, record, seconds=0.3, make=PulseRecorder)
     outcome: list[object] = []
 
     def send() -> None:
