@@ -352,3 +352,33 @@ def test_a_report_is_written_and_a_folder_that_is_no_run_is_refused(tmp_path, ca
     capsys.readouterr()
     assert cli.main(["report", str(tmp_path), "--output", str(tmp_path / "none.html")]) == 2
     assert not (tmp_path / "none.html").exists()
+
+
+LAB = """
+import torch, blackprop as bp
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(bp.PhysicalLayer(bp.devices.Matrix(4, 3)))
+
+def chip():
+    return bp.devices.Declared(bp.devices.as_built(bp.devices.Matrix(4, 3), spread=0.1), linear=True)
+
+def rows():
+    return torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+"""
+
+
+def test_deploy_writes_a_folder_that_the_library_reads(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_lab.py").write_text(LAB)
+    assert code_of(["deploy", "own_lab:model", "own_lab:chip", "--data", "own_lab:rows", "--output", "chip"]) == 0
+    told = capsys.readouterr().out
+    assert "ports" in told
+    assert "chip" in told
+    made = bp.deployment.load("chip", sys.modules["own_lab"].model(), sys.modules["own_lab"].chip())
+    assert made[0].device.in_shape == (4,)
+    assert code_of(["deploy", "own_lab:chip", "own_lab:chip"]) == 2
+    assert "not a torch module" in capsys.readouterr().err
+    assert code_of(["deploy", "own_lab:model", "own_lab:chip", "--rows", "3"]) == 2
+    sys.modules.pop("own_lab")

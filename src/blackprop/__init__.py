@@ -31,8 +31,9 @@ from blackprop.nn import (
 from blackprop.planning import Plan, plan
 
 if TYPE_CHECKING:
-    from blackprop import conversion, foreign, lab, learning_rules, monitoring, optim, testing
+    from blackprop import conversion, deployment, foreign, lab, learning_rules, monitoring, optim, testing
     from blackprop.characterisation import Characterisation, characterise
+    from blackprop.deployment import deploy
 
 __all__ = [
     "Budget",
@@ -53,6 +54,8 @@ __all__ = [
     "advise",
     "characterise",
     "conversion",
+    "deploy",
+    "deployment",
     "devices",
     "diagnose",
     "directions",
@@ -79,9 +82,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Packages that a layer does not need are loaded at their first use.
-_PACKAGES = ("conversion", "foreign", "lab", "learning_rules", "monitoring", "optim", "testing")
+_PACKAGES = ("conversion", "deployment", "foreign", "lab", "learning_rules", "monitoring", "optim", "testing")
 _LATER = {name: f"blackprop.{name}" for name in _PACKAGES}
-_FROM_LATER = {"Characterisation": "blackprop.characterisation", "characterise": "blackprop.characterisation"}
+_FROM_LATER = {
+    "Characterisation": "blackprop.characterisation",
+    "characterise": "blackprop.characterisation",
+    "deploy": "blackprop.deployment",
+}
 
 
 def __getattr__(name: str) -> Any:

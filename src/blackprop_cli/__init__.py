@@ -22,6 +22,7 @@ COMMANDS = {
     "watch": "Serve one page that follows runs while they run: losses, costs, health of devices, warnings.",
     "check-device": "Hold a device of yours to what it declares: the contract tests of blackprop.testing.",
     "characterise": "Find out what a device of yours is, by asking it alone, and report it with a declaration of it.",
+    "deploy": "Carry a trained model to devices of yours, stage by stage, and write its settings.",
     "serve": "Serve a device of yours over the network, to clients whose keys are authorised; Ctrl-C ends it in order.",
     "keys": "Make the keys of a server and of one client, who is authorised.",
 }

@@ -1,4 +1,4 @@
-"""The commands about a device of yours: `blackprop check-device`, `characterise`, `serve` and `keys`."""
+"""The commands about a device of yours: `blackprop check-device`, `characterise`, `deploy`, `serve`, `keys`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import tyro
 from rich.console import Console
+from torch import nn
 
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError
@@ -55,6 +57,40 @@ class Characterise:
         console.print(str(found), highlight=False, soft_wrap=True, markup=False)
         if self.output is not None:
             console.print(found.save(self.output), highlight=False, soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """Carry a trained model to devices of yours, stage by stage, and write its settings."""
+
+    model: tyro.conf.Positional[str]
+    """package.module:factory, a function of no arguments that returns the trained model."""
+    devices: tyro.conf.Positional[str]
+    """package.module:factory, a function that returns the devices: one, a list, or a dictionary by names of layers."""
+    data: str | None = None
+    """package.module:factory, a function that returns rows, or rows and targets; by default rows are random."""
+    rows: int | None = None
+    """The most rows that may be asked; by default as many as it takes."""
+    programmings: int | None = None
+    """The most programmings that may be asked."""
+    steps: int = 10
+    """The most steps in place."""
+    output: Path | None = None
+    """The folder for settings.safetensors and deployment.json; by default only the report is printed."""
+
+    def __call__(self, console: Console) -> None:
+        from blackprop.core._budget import Budget  # noqa: PLC0415
+        from blackprop.deployment import deploy  # noqa: PLC0415
+
+        model, devices = factory_of(self.model)(), factory_of(self.devices)()
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"{self.model} returned a {type(model).__name__}, not a torch module")
+        data = None if self.data is None else factory_of(self.data)()
+        budget = Budget(rows=self.rows, programmings=self.programmings)
+        report = deploy(model, devices, data, budget=budget, steps=self.steps)
+        console.print(str(report), highlight=False, soft_wrap=True, markup=False)
+        if self.output is not None:
+            console.print(report.save(self.output), highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -138,10 +174,15 @@ def _device(name: str) -> Device:
 
 
 def device_factory(name: str) -> Callable[[], Device]:
+    """The function `package.module:factory` of a device."""
+    return factory_of(name, "a device")
+
+
+def factory_of(name: str, what: str = "a model, devices or data") -> Callable[[], Any]:
     """The function `package.module:factory`; modules are looked for in the present folder too."""
     module_name, colon, factory_name = name.partition(":")
     if not colon or not module_name or not factory_name:
-        raise ArgumentError(f"a device is named as package.module:factory, got {name!r}")
+        raise ArgumentError(f"{what} is named as package.module:factory, got {name!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module_name), factory_name)

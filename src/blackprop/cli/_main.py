@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 
 from blackprop.cli._arguments import TASKS_OF, understood
 from blackprop.cli._compare_reservoirs import CompareReservoirs
-from blackprop.cli._lab_commands import Characterise, CheckDevice, Keys, Serve
+from blackprop.cli._lab_commands import Characterise, CheckDevice, Deploy, Keys, Serve
 from blackprop.cli._run_commands import (
     TASKS,
     CompareCommand,
@@ -98,6 +98,7 @@ def _by_tyro(arguments: list[str]) -> Callable[[Console], None]:
         "watch": WatchCommand,
         "check-device": CheckDevice,
         "characterise": Characterise,
+        "deploy": Deploy,
         "serve": Serve,
         "keys": Keys,
     }

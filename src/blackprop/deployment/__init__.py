@@ -1,0 +1,9 @@
+"""Deployment: carry a trained model to devices, and keep it working there."""
+
+from blackprop.deployment._deploy import deploy
+from blackprop.deployment._file import load
+from blackprop.deployment._judge import Score
+from blackprop.deployment._ports import PortGains
+from blackprop.deployment._report import Deployment, StageReport
+
+__all__ = ["Deployment", "PortGains", "Score", "StageReport", "deploy", "load"]
