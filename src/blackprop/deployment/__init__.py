@@ -5,5 +5,6 @@ from blackprop.deployment._file import load
 from blackprop.deployment._judge import Score
 from blackprop.deployment._ports import PortGains
 from blackprop.deployment._report import Deployment, StageReport
+from blackprop.deployment._sampled import SampledChips
 
-__all__ = ["Deployment", "PortGains", "Score", "StageReport", "deploy", "load"]
+__all__ = ["Deployment", "PortGains", "SampledChips", "Score", "StageReport", "deploy", "load"]

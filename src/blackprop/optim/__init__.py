@@ -7,6 +7,7 @@ from blackprop.optim._multiplexed import MultiplexedGradientDescent
 from blackprop.optim._perturbative import PerturbativeGradient
 from blackprop.optim._pulsed import Pulsed
 from blackprop.optim._recent_norms import RecentNorms
+from blackprop.optim._sharpness_aware import SharpnessAware
 from blackprop.optim._signal_scaled import SignalScaled
 from blackprop.optim._spsa import SPSA
 
@@ -20,5 +21,6 @@ __all__ = [
     "PerturbativeGradient",
     "Pulsed",
     "RecentNorms",
+    "SharpnessAware",
     "SignalScaled",
 ]
