@@ -111,6 +111,19 @@ def test_the_public_names_are_these_many():
     assert len(public()) <= 341
 
 
+def test_a_step_imports_neither_the_compiler_nor_the_devices_of_others():
+    """The compiler takes seconds to import. (Each optimizer of PyTorch imports it when it is made, so none is used.)"""
+    code = """
+import sys, torch, blackprop as bp
+layer = bp.PhysicalLayer(bp.devices.LightModulator(4, 4))
+for _ in range(2):
+    layer(torch.rand(3, 4, requires_grad=True)).sum().backward()
+    layer.theta.data -= layer.theta.grad
+print([m for m in sys.modules if m in ("torch._dynamo", "sympy") or m.startswith("blackprop.devices.electronic")])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_the_core_imports_neither_extras_nor_dynamo():
     code = "import blackprop, sys; print([m for m in ('tyro', 'rich', 'sklearn', 'torch._dynamo') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

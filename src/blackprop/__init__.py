@@ -1,9 +1,9 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blackprop import devices, directions, errors, estimators, planning, presets, surrogates, twins
+from blackprop._later import later
 from blackprop.core import (
     Budget,
     Cost,
@@ -81,23 +81,16 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Packages that a layer does not need are loaded at their first use.
-_PACKAGES = ("conversion", "deployment", "foreign", "lab", "learning_rules", "monitoring", "optim", "testing")
-_LATER = {name: f"blackprop.{name}" for name in _PACKAGES}
-_FROM_LATER = {
-    "Characterisation": "blackprop.characterisation",
-    "characterise": "blackprop.characterisation",
-    "deploy": "blackprop.deployment",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return import_module(_LATER[name])
-    if name in _FROM_LATER:
-        return getattr(import_module(_FROM_LATER[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Packages that a layer does not need are imported at their first use.
+__getattr__ = later(
+    __name__,
+    {
+        "blackprop": "conversion deployment foreign lab learning_rules monitoring optim testing",
+        "blackprop.characterisation": "Characterisation characterise",
+        "blackprop.deployment": "deploy",
+    },
+)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_LATER, *_FROM_LATER]
+    return sorted({*globals(), *__all__})

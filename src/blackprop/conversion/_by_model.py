@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackprop import devices, twins
 from blackprop.conversion._base import Programmed, Programmer, bound, corrected
 from blackprop.conversion._decomposition import decomposed
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure
-from blackprop.devices import MZIMesh, ThreeSplitterMesh
-from blackprop.devices.photonic._imperfect import ImperfectMZIMesh, ImperfectThreeSplitterMesh
 from blackprop.errors import ArgumentError, IncompatibleError
 from blackprop.surrogates import Surrogate, Twin
-from blackprop.twins import MeshTwin
 
 HISTORY = 20  # of L-BFGS
 
@@ -66,12 +64,12 @@ class ByModel(Programmer):
         model = twin.model if twin is not None else self.model.to(wanted.device)
         if (shape := tuple(_matrix(model, theta, spec).shape)) != tuple(wanted.shape):
             raise IncompatibleError(f"this {type(model).__name__} is a model of a matrix {shape}, not of {spec.name}")
-        if isinstance(model, MeshTwin):
+        if isinstance(model, twins.MeshTwin):
             theta = _mesh_start(model, wanted)
         if twin is not None:
             bound(twin, spec)
             yield from twin.start(theta, generator)
-            if isinstance(model, MeshTwin):
+            if isinstance(model, twins.MeshTwin):
                 theta = _mesh_start(model, wanted)  # now that the offsets are known
 
         def solve(off: Tensor, theta: Tensor) -> Procedure[tuple[Tensor, Tensor]]:
@@ -85,17 +83,15 @@ class ByModel(Programmer):
         return best
 
 
-def mesh_model(device: object) -> MeshTwin | None:
+def mesh_model(device: object) -> twins.MeshTwin | None:
     """Return the model of an ideal mesh; None for any other device."""
-    return MeshTwin(device) if isinstance(device, (MZIMesh, ThreeSplitterMesh)) else None
+    return twins.MeshTwin(device) if isinstance(device, (devices.MZIMesh, devices.ThreeSplitterMesh)) else None
 
 
-def _mesh_start(model: MeshTwin, wanted: Tensor) -> Tensor:
-    mesh = model.design
-    assert isinstance(mesh, (ImperfectMZIMesh, ImperfectThreeSplitterMesh))
-    theta = decomposed(wanted, mesh.modes, isinstance(mesh, ImperfectThreeSplitterMesh)) - model.offset.detach().to(
-        wanted
-    )
+def _mesh_start(model: twins.MeshTwin, wanted: Tensor) -> Tensor:
+    mesh, three = model.design, devices.ImperfectThreeSplitterMesh
+    assert isinstance(mesh, (devices.ImperfectMZIMesh, three))
+    theta = decomposed(wanted, mesh.modes, isinstance(mesh, three)) - model.offset.detach().to(wanted)
     return theta.remainder(2 * math.pi)
 
 

@@ -24,6 +24,7 @@ from blackprop.nn._diagnostics import Diagnosis
 from blackprop.nn._measured_layer import MeasuredLayer
 from blackprop.nn._refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta, refuse_waiting_pulses
 from blackprop.nn._sparse_weights import SparseWeights
+from blackprop.nn._uncompiled import Uncompiled
 from blackprop.planning._plan import complete
 from blackprop.surrogates import Surrogate
 
@@ -111,9 +112,8 @@ class PhysicalLayer(MeasuredLayer):
     def in_shape(self) -> tuple[int, ...]:
         return self.device.in_shape
 
-    # torch.compile runs this as it is. (Unlike the public name, this one imports the compiler only when it is used.)
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
-    def forward(self, x: Tensor) -> Tensor:
+    @Uncompiled
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         theta = self.theta
         check_execution(x, theta)
         shape = self.device.in_shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blackprop import twins
 from blackprop.core._declaration import Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import Measurable
@@ -17,8 +18,6 @@ from blackprop.planning import _methods as methods
 from blackprop.planning._price import Price
 from blackprop.presets import Method
 from blackprop.surrogates import Reciprocal, Surrogate
-from blackprop.twins import CalibratedChip
-from blackprop.twins.chips._ways import closed
 
 CHIP = "calibrated-chip"
 SERVED = 0.75  # of the modes that are read, from which one pass of the calibration serves (`CalibratedChip`)
@@ -86,7 +85,7 @@ def reciprocal(spec: Declaration) -> Method:
 
 def calibrated_chip(spec: Declaration) -> Method:
     """Both gradients from the declared design, calibrated in closed form."""
-    surrogate = CalibratedChip(_design(spec))
+    surrogate = _chip(spec)
     return Method(FromSurrogate(surrogate), surrogate)
 
 
@@ -100,17 +99,19 @@ def is_chip(spec: Declaration) -> bool:
     if spec.drawing is None:
         return False
     try:
-        chip = CalibratedChip(_design(spec))
+        chip = _chip(spec)
         chip.check(spec)
     except (ArgumentError, IncompatibleError):
         return False
+    from blackprop.twins.chips._ways import closed  # noqa: PLC0415  # used by chips alone
+
     # Other designs and readouts are served too, but have not been tried in training yet.
     return closed(chip.model.chip, spec) and spec.d_out >= SERVED * chip.model.chip.modes
 
 
 def chip_queries(spec: Declaration) -> Ledger:
     """The programmings and rows of the calibration, with their lab time."""
-    chip = CalibratedChip(_design(spec))
+    chip = _chip(spec)
     found = Ledger()
     found.programmings[Purpose.CALIBRATE] = chip.programmings
     found.rows[Purpose.CALIBRATE] = chip.total_rows
@@ -127,6 +128,6 @@ def chip_price(method: Method, device: Measurable, batch_size: int) -> Price:
     return Price(Ledger.sum([step, chip_queries(spec)]), step)
 
 
-def _design(spec: Declaration) -> Device:
+def _chip(spec: Declaration) -> twins.CalibratedChip:
     assert isinstance(spec.drawing, Device)
-    return spec.drawing
+    return twins.CalibratedChip(spec.drawing)

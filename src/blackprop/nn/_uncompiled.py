@@ -1,0 +1,29 @@
+"""Methods that `torch.compile` runs as they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+
+
+class Uncompiled:
+    """A method that `torch.compile` does not look into, as `torch.compiler.disable` makes; but one that does not import
+    the compiler, which takes seconds, where nothing else has.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+        self.disabled = torch._disable_dynamo(method)  # pyright: ignore[reportPrivateImportUsage]
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Callable[..., Any]:
+        method: Any = self.disabled if "torch._dynamo" in sys.modules else self.method
+        if instance is None:
+            return method
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break(f"`{owner.__name__ if owner else ''}.forward` should not be traced")
+        return MethodType(method, instance)
