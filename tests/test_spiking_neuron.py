@@ -13,6 +13,7 @@ from blackprop import errors
 from blackprop.core import Ledger, Purpose, Query, metered
 from blackprop.devices import Biases, SpikingNeurons
 from blackprop.devices.electronic._spiking_neuron import time_constant
+from blackprop.devices.electronic.compiled import _neurons
 from blackprop.errors import ArgumentError
 from blackprop.testing import check_device
 
@@ -147,3 +148,23 @@ def test_rates_below_zero_are_refused_and_not_taken_for_none(trains):
         device.read(x)
     signed = bp.devices.Differential(device)
     metered(signed, Ledger())([Query(x, theta, Purpose.FORWARD)])
+
+
+@pytest.mark.skipif(not _neurons.serves(_neurons.LONG, torch.device("cpu")), reason="needs Numba: the extra `fast`")
+@pytest.mark.parametrize("trains", [False, True], ids=("rates", "trains"))
+@pytest.mark.parametrize("stacked", ["one", "settings", "both"])
+def test_compiled_code_counts_the_same_spikes(trains, stacked, monkeypatch):
+    device = SpikingNeurons(30, 20, trains=trains, duration=60.0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 4, *device.in_shape, generator=generator)
+    x = (x < 0.1).double() if trains else 3 * x
+    thetas = torch.stack([device.theta.draw(generator) for _ in range(3)])
+    asked = {"one": (x[0], thetas[0]), "settings": (x[0], thetas), "both": (x, thetas)}[stacked]
+    monkeypatch.setattr(_neurons, "LONG", 10**9)
+    plain = device.transfer(*asked)
+    monkeypatch.setattr(_neurons, "LONG", 1)
+    monkeypatch.setattr(SpikingNeurons, "fire", None)  # which compiled code does not call
+    assert torch.equal(device.transfer(*asked), plain)
+    assert float(plain.std()) > 1
+    with pytest.raises(errors.LimitError):
+        device.transfer(-1 - asked[0], asked[1])

@@ -14,6 +14,7 @@ from blackprop.core._declaration import Cost, Coupling
 from blackprop.core._theta import ThetaSpec
 from blackprop.devices._matrix import uniform
 from blackprop.devices._simulator import Simulator, apply_matrix
+from blackprop.devices.electronic.compiled import _neurons as compiled
 from blackprop.errors import ArgumentError
 
 T = TypeVar("T", float, Tensor)
@@ -159,19 +160,57 @@ class SpikingNeurons(Simulator):
 
     def transfer(self, x: Tensor, theta: Tensor, /) -> Tensor:
         with torch.no_grad():
-            counts = self._arriving(x.detach().double())
-            return self.fire(*self.synaptic(counts, theta.detach().double())).to(x.dtype)
+            rows, settings = x.detach().double(), theta.detach().double()
+            alone = x.dim() == 1 + len(self.in_shape)
+            each = (x if alone else x[0]).shape[0] * self.steps * self.out_shape[0]
+            if compiled.serves(each * (len(theta) if theta.dim() > 1 else 1), x.device):
+                return self._compiled(rows[None] if alone else rows, settings).to(x.dtype)
+            return self.fire(*self.synaptic(self._arriving(rows), settings)).to(x.dtype)
+
+    def _compiled(self, x: Tensor, theta: Tensor) -> Tensor:
+        """The same by compiled code, of rows (1 or S, rows, *in_shape)."""
+        self.declaration.check_rows(x.flatten(0, -1 - len(self.in_shape)))
+        b = self.biases
+        strength = torch.cat([each.mT for each in self._strengths(theta)], -1)  # (..., d_in, 2 d_out)
+        leak, gain = self.membrane_leak, self.membrane_gain
+        pace = self.step / time_constant(leak, b.membrane_capacitance)
+        membranes = compiled.Membranes(
+            torch.stack((leak, gain, gain / leak, pace, self.threshold)),
+            (b.feedback, b.onset, b.width, DARK, self.steps),
+            round(b.refractory / self.step),
+        )
+        found = compiled.fire(
+            (x.round() if self.trains else x).contiguous(),
+            self.trains,
+            self._phases,
+            self.peak * self.step / 1000,
+            (strength if strength.dim() == 3 else strength[None]).contiguous(),
+            torch.cat(list(self._kept())),
+            membranes,
+        )
+        return found if theta.dim() > 1 else found[0]
+
+    def _kept(self) -> list[Tensor]:
+        """The part of the excitatory and of the inhibitory currents (d_out,) that a step leaves."""
+        taus = (time_constant(leak, self.biases.synapse_capacitance) for leak in self.synapse_leak)
+        return [(-self.step / tau).exp() for tau in taus]
+
+    def _strengths(self, theta: Tensor) -> list[Tensor]:
+        """The jumps of both currents (..., d_out, d_in) by a spike."""
+        w = theta.unflatten(-1, (*self.out_shape, -1))
+        return [
+            (sign * w).relu() * (gain / leak)[:, None].to(theta) * self.synapse_weight.to(theta)
+            for sign, leak, gain in zip((1, -1), self.synapse_leak, self.synapse_gain, strict=True)
+        ]
 
     def synaptic(self, counts: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the excitatory and the inhibitory currents (..., rows, steps, d_out) in pA, after each step.
 
         `counts` (..., rows, steps, d_in) are the spikes.
         """
-        w = theta.unflatten(-1, (*self.out_shape, -1))
         currents = []
-        for sign, leak, gain in zip((1, -1), self.synapse_leak, self.synapse_gain, strict=True):
-            kept = (-self.step / time_constant(leak, self.biases.synapse_capacitance)).exp().to(theta.device)
-            strength = (sign * w).relu() * (gain / leak)[:, None].to(theta) * self.synapse_weight.to(theta)
+        for left, strength in zip(self._kept(), self._strengths(theta), strict=True):
+            kept = left.to(theta.device)
             jumps = apply_matrix(strength, counts.flatten(-3, -2)).unflatten(-2, counts.shape[-3:-1])
             current, course = torch.zeros_like(jumps[..., 0, :]), []
             for jump in jumps.unbind(-2):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from blackprop.core._compiling import or_none
 from blackprop.devices.photonic._blocks import Blocks
-from blackprop.errors import BlackpropWarning
 
 TILE, LARGE = 16, 64  # rows at a time: few keep the field in the cache, many share the numbers of a large mesh
 CROWDED = 512  # modes from which on the numbers of a mesh exceed the cache
@@ -115,23 +114,15 @@ def _call(tile: int, light: Light, way: int, *args: Tensor | bool) -> None:
 @cache
 def _passes(tile: int, general: bool) -> tuple[Callable[..., None], Callable[..., None]] | None:
     """The passes forward and backward of so many rows at a time, compiled; None where Numba is absent or fails."""
-    try:
-        from blackprop.devices.photonic.compiled._loops import build  # noqa: PLC0415
+    return or_none(partial(_build, tile, general), "meshes")
 
-        forward, backward = build(tile, general)
-        one, table, out = np.zeros((1, 1, 2), np.float32), np.zeros((1, 1, 4 if general else 2), np.float32), (1, 1, 8)
-        fields = np.zeros((1, 1, 4 * tile), np.float32)
-        forward(one, table, table, fields, one.copy(), True)  # compiles, or fails here
-        backward(fields, table, table, one, one.copy(), np.zeros(out, np.float32))
-    except Exception as error:
-        if not (isinstance(error, ModuleNotFoundError) and error.name == "numba"):
-            _warn(str(error))
-        return None
+
+def _build(tile: int, general: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+    from blackprop.devices.photonic.compiled._loops import build  # noqa: PLC0415
+
+    forward, backward = build(tile, general)
+    one, table, out = np.zeros((1, 1, 2), np.float32), np.zeros((1, 1, 4 if general else 2), np.float32), (1, 1, 8)
+    fields = np.zeros((1, 1, 4 * tile), np.float32)
+    forward(one, table, table, fields, one.copy(), True)  # compiles, or fails here
+    backward(fields, table, table, one, one.copy(), np.zeros(out, np.float32))
     return forward, backward
-
-
-@cache
-def _warn(cause: str) -> None:
-    warnings.warn(
-        f"meshes are computed without compiled code: Numba fails with {cause}", BlackpropWarning, stacklevel=4
-    )

@@ -1,0 +1,29 @@
+"""Code that Numba compiles, where it is installed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+from blackprop.errors import BlackpropWarning
+
+T = TypeVar("T")
+
+
+def or_none(build: Callable[[], T], what: str) -> T | None:
+    """Return what `build` compiles; None where Numba is absent, or fails, which one warning tells: `what` is slower."""
+    try:
+        return build()
+    except Exception as error:
+        if not (isinstance(error, ModuleNotFoundError) and error.name == "numba"):
+            _warn(what, str(error))
+        return None
+
+
+@cache
+def _warn(what: str, cause: str) -> None:
+    warnings.warn(
+        f"{what} are computed without compiled code: Numba fails with {cause}", BlackpropWarning, stacklevel=5
+    )

@@ -1,0 +1,1 @@
+"""Spiking neurons in compiled code, where Numba is installed."""
