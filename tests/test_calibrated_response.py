@@ -223,11 +223,12 @@ def test_the_common_curve_is_finer_than_its_settings():
     beat = -2 * 0.9 * 0.8 * phi.cos()
     curve = 2 * ((beat + 0.8**2 + 0.9**2) / (beat + 1 + 0.72**2)).sqrt() - 1
     (slope,) = torch.autograd.grad(curve.sum(), phi)
-    from blackprop.surrogates.calibration._curves import TABLE, read_table
+    from blackprop.surrogates.calibration._curves import TABLE, read_common
 
-    value, per_turn = read_table(surrogate.table, (TABLE * phi.detach() / (2 * math.pi)).float())
+    columns = surrogate.table[:, 0].contiguous(), surrogate.table[:, 1].contiguous()
+    value, per_turn = read_common(columns, (TABLE * phi.detach() / (2 * math.pi)).float())
     assert float((value - curve.detach()).norm() / curve.detach().norm()) < 0.01
-    assert float((per_turn[0] / (2 * math.pi) - slope).norm() / slope.norm()) < 0.03
+    assert float((per_turn / (2 * math.pi) - slope).norm() / slope.norm()) < 0.03
 
 
 def test_a_coarse_detector_does_not_spoil_the_calibration():

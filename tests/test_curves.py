@@ -15,11 +15,12 @@ from blackprop.surrogates.calibration._curve_fit import CurveFit
 from blackprop.surrogates.calibration._curves import (
     TABLE,
     WIDTHS,
+    Curves,
     clearest,
     common_table,
     own_harmonics,
+    read_common,
     read_harmonics,
-    read_table,
     smoothing,
 )
 from blackprop.surrogates.calibration._displacement import nearest_offset
@@ -27,6 +28,7 @@ from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import estimate
 from blackprop.surrogates.calibration._trust import Trust
 from blackprop.surrogates.calibration._waves import slopes, waves
+from blackprop.surrogates.calibration.compiled import _curves as compiled
 from elements import Elements
 from support import draw
 
@@ -134,7 +136,10 @@ def test_the_common_curve_and_its_mean_slopes_are_read_from_a_table(even):
         return waves(turns, 8, even) @ found.common
 
     turns = draw(500, dtype=torch.float64)  # any number of turns
-    value, mean_slopes = read_table(common_table(found), turns * TABLE)
+    table = common_table(found)
+    value, tangent = read_common((table[:, 0].contiguous(), table[:, 1].contiguous()), turns * TABLE)
+    mean_slopes = table[(turns * TABLE).round().long() % TABLE, 1:].mT
+    torch.testing.assert_close(tangent, mean_slopes[0])
     torch.testing.assert_close(value, curve(turns), atol=1e-6, rtol=0)
     torch.testing.assert_close(mean_slopes, chords(curve, turns, even), atol=2e-2, rtol=0)
     torch.testing.assert_close(mean_slopes[0], slopes(turns, 8, even) @ found.common, atol=2e-2, rtol=0)
@@ -243,3 +248,36 @@ def test_both_sides_of_a_resonance_are_looked_at():
     assert left < 1e-3
     alone, _ = nearest_offset(read, values[:1], torch.zeros_like(true), 0.5, 1e-4)
     assert float((alone.abs() - true.abs()).abs().max()) < 0.03
+
+
+@pytest.mark.skipif(compiled._loop() is None, reason="needs Numba: the extra `fast`")
+def test_compiled_code_reads_the_same_common_curve(monkeypatch):
+    common = draw(TABLE), draw(TABLE, seed=1)
+    place = TABLE * draw(compiled.MANY, seed=2)
+    fast = read_common(common, place, 0.3)
+    monkeypatch.setattr(compiled, "MANY", len(place) + 1)
+    for one, other in zip(fast, read_common(common, place, 0.3), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+@EVEN
+@pytest.mark.parametrize("orders", [2, 3, 5])
+def test_own_curves_are_read_as_their_tangents_or_wider_where_those_are_vague(even, orders):
+    """By fewer operations than all slopes of all elements, which `clearest` chooses from."""
+    table = draw(TABLE, 1 + len(WIDTHS), seed=3)
+    own, span = draw(orders, 40, 20, 2), torch.tensor([[0.0], [2.0]])
+    doubts = torch.linspace(0.5, 0.01, len(WIDTHS))
+    curves = Curves.of(table, own, doubts, span, not even)
+    theta = 2 * torch.rand(800, generator=torch.Generator().manual_seed(0))
+    value, slope = curves.read(theta)
+    place, per_theta, beyond = curves.range.places(theta, TABLE)
+    used = torch.view_as_complex(own).flatten(1)
+    own_value, own_slopes = read_harmonics(used, place / TABLE, even)
+    common, tangent = read_common((table[:, 0].contiguous(), table[:, 1].contiguous()), place)
+    slopes = table[place.round().long() % TABLE, 1:].mT + own_slopes
+    torch.testing.assert_close(slopes[0] - own_slopes[0], tangent)
+    chosen = clearest(slopes, doubts) * per_theta
+    assert 10 < int((slopes[0].abs() <= 3 * doubts[0]).sum()) < 700  # both kinds
+    torch.testing.assert_close(slope, chosen, atol=1e-3, rtol=1e-4)
+    expected = common + own_value
+    torch.testing.assert_close(value, expected if beyond is None else expected + chosen * beyond, atol=1e-4, rtol=1e-4)

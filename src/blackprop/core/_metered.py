@@ -16,7 +16,7 @@ from blackprop.core._ledger import Ledger
 from blackprop.core._procedure import Measure, Procedure, run
 from blackprop.core._query import Count, Query
 from blackprop.core._round import KIND, SIZE, Round
-from blackprop.core._stacking import all_finite
+from blackprop.core._stacking import all_finite, equal
 from blackprop.errors import ReadingError
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def measure(device: Measurable, ledger: Ledger, budget: Budget | None, queries: 
             if budget is not None:
                 budget.spend(again, spec.seconds(again))
             ledger.add(again, spec.seconds(again))
-    if not all(map(torch.equal, sent.parts, asked.parts)):
+    if not all(map(equal, sent.parts, asked.parts)):
         raise ReadingError(
             f"a device leaves the rows as sent, and {spec.name} has written into them; work on a copy, as `x.clone()`"
         )

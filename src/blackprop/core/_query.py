@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackprop.core._stacking import MANY, equal
 from blackprop.core.capabilities._capability import Capability
 
 
@@ -85,5 +86,6 @@ def same_setting(a: Tensor | None, b: Tensor) -> bool:
         return a is b
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
         return False
-    # Settings that differ mostly do so from the first parameters on.
-    return (a.numel() < 4096 or torch.equal(a[:64], b[:64])) and torch.equal(a, b)
+    if a.numel() < MANY:
+        return torch.equal(a, b)
+    return torch.equal(a[:64], b[:64]) and equal(a, b)  # settings that differ mostly do so from the first numbers on

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blackprop.core._declaration import Declaration
 from blackprop.core._query import CODES, PURPOSES, Count, Query, same_setting
-from blackprop.core._stacking import all_finite, joined, stacked
+from blackprop.core._stacking import all_finite, equal, joined, stacked
 from blackprop.core.capabilities._capability import Capability
 from blackprop.errors import ArgumentError, LimitError, ShapeError
 
@@ -135,7 +135,7 @@ class Round(Sequence[Query]):
         which = self.table[:, SETTING]
         moved = [n + 1 for n in (which[1:] != which[:-1]).nonzero()[0].tolist()]
         if len(moved) <= FEW:
-            return [0, *(n for n in moved if not torch.equal(self.settings[which[n]], self.settings[which[n - 1]]))]
+            return [0, *(n for n in moved if not equal(self.settings[which[n]], self.settings[which[n - 1]]))]
         step, found = max(1, COMPARED // max(1, self.settings.shape[1])), [0]
         for some in (np.array(moved[at : at + step]) for at in range(0, len(moved), step)):
             one, other = (self.settings[torch.from_numpy(which[some - k])] for k in (0, 1))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackprop.core._kept import Kept, unchanged
-from blackprop.core._query import Purpose, Query
+from blackprop.core._kept import Kept
+from blackprop.core._query import Purpose, Query, same_setting
 from blackprop.core._round import Round, Run
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError
@@ -38,6 +38,7 @@ class Simulator(Device):
     follow at its setting. Rows and purpose alone decide, so that a reading does not depend on those before it.
     """
     __kept: Kept | None = None  # its name is mangled, so that subclasses may have a `_held` of their own
+    __read: Tensor | None = None  # the setting whose coefficients were made last
 
     def coefficients(self, theta: Tensor, /) -> Tensor:
         """Return the part of `transfer` that depends on theta (P,) alone.
@@ -68,8 +69,8 @@ class Simulator(Device):
     def _read_at(self, x: Tensor, theta: Tensor, purpose: Purpose) -> Tensor:
         """Return the reading of x at theta, which is not written to later."""
         least = self.kept_from
-        if least is not None and purpose is Purpose.EVALUATE:
-            least //= EVALUATIONS
+        if least and purpose is Purpose.EVALUATE:
+            least = max(1, least // EVALUATIONS)
         if least is None or len(x) < least or x.dtype != theta.dtype:
             return self.transfer(x, theta)
         if not _describes(type(self)) or "transfer" in vars(self):  # one that was set on this object
@@ -79,11 +80,15 @@ class Simulator(Device):
             return self.answer(x, kept.coefficients)
         kept = self.__kept = None  # not both at once
         coefficients = self.coefficients(theta)
-        self.__kept = Kept.of(theta, coefficients, vars(self))
+        # Those that any number of rows goes through are cheap, and training mostly moves θ before it reads again: they
+        # are kept from the second reading on, whose numbers are the same.
+        if least or purpose is Purpose.EVALUATE or self.__read is theta:
+            self.__kept = Kept.of(theta, coefficients, vars(self))
+        self.__read = theta
         return self.answer(x, coefficients)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_Simulator__kept"}
+        return {name: value for name, value in super().__getstate__().items() if not name.startswith("_Simulator__")}
 
     def read_back(self, g: Tensor, /) -> Tensor:
         """`A(θ)ᵀ g` for rows g (rows, *out_shape) sent into the outputs, of a linear simulator: (rows, *in_shape)."""
@@ -104,7 +109,7 @@ class Simulator(Device):
             single = len(asked.table) == 1
             if single or len(asked.runs) == 1:
                 query, held = asked[0], self._programmed
-                last = held if held is not None and unchanged(held, query.theta) else query.theta.detach().clone()
+                last = held if held is not None and same_setting(held, query.theta) else query.theta.detach().clone()
                 y = self._read_at(query.x if single else asked.rows_of(asked.runs[0]), last, query.purpose)
                 readings = [y] if single else list(y.split(asked.sizes()))
             else:

@@ -152,7 +152,7 @@ class MeasuredLayer(nn.Module):
                     followed = self._stands_at(clamped)
             now.sent = sent = clamped.clone()
             now.followed = followed
-        if clamped is not wanted and self.training and not torch.equal(sent, theta):
+        if clamped is not wanted and self.training and not same_setting(sent, theta):
             theta.copy_(sent)
         return sent
 
@@ -165,7 +165,7 @@ class MeasuredLayer(nn.Module):
             tell_allowance(surrogate, self._now.batch, self.budget)
             yield from surrogate.start(setting, generator)
             self.started: bool = True
-        self.theta_tracked = setting  # not in place: rounds may hold the old one
+        self._buffers["theta_tracked"] = setting  # not in place: rounds may hold the old one
         self._now.followed = True
 
     def _stands_at(self, setting: Tensor) -> bool:

@@ -161,7 +161,8 @@ class CalibratedResponse(Surrogate):
     def assimilate(self, x: Tensor, y: Tensor) -> float:
         verdict, count = self.verdict, len(x)
         part = max(16, NUMBERS // self.spec.d_out) if verdict.trusted else count  # tells as well as a large batch
-        x, y = x[:part].flatten(1), y[:part].flatten(1)
+        if part < count or x.dim() != 2 or y.dim() != 2:
+            x, y = x[:part].flatten(1), y[:part].flatten(1)
         residual = torch.addmm(y, x, self.A.mT, alpha=-1)
         left, whole, length = map(float, map(torch.linalg.vector_norm, (residual, y, x)))
         each, length = y.numel(), length**2 / len(x)
@@ -284,8 +285,8 @@ class CalibratedResponse(Surrogate):
         if not verdict.trusted and bool(self.theta.any()):  # keep the corrections of the batches
             A = self.A + A - self._curves.read(self.theta + self.offset)[0].view_as(A)
         self.theta.copy_(theta)
-        self.A = A
-        self.slope = slope.view_as(A) if verdict.known else torch.zeros_like(A)
+        self._buffers["A"] = A  # faster than an assignment
+        self._buffers["slope"] = slope.view_as(A) if verdict.known else torch.zeros_like(A)
 
     @property
     def _curves(self) -> Curves:

@@ -14,10 +14,13 @@ from blackprop.surrogates.calibration._range import Range
 from blackprop.surrogates.calibration._spectra import Spectra
 from blackprop.surrogates.calibration._sweep import Sweep, blocks
 from blackprop.surrogates.calibration._waves import orders, tabulated
+from blackprop.surrogates.calibration.compiled import _curves as compiled
 
 TABLE = 16384  # points of the common curve; each holds its value and its slope
 WIDTHS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the range, that slopes are averaged over
 BLOCK = 16384  # elements that are read at once
+WIDE = 65536  # the same, of few operations on each
+SHORT = 3  # orders that are read one by one
 CLEAR = 3.0  # standard errors
 FAINT = 1e-5  # of all slopes' power: an order with less of it is left out
 
@@ -36,7 +39,13 @@ class Curves:
         return cls(table, own, doubts, Range(periodic, *span))
 
     @cached_property
-    def common(self) -> tuple[Tensor, Tensor]:
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        """The common curve's value and tangent (TABLE,)."""
+        value, tangent = self.table[:, :2].mT.contiguous()
+        return value, tangent
+
+    @cached_property
+    def _common(self) -> tuple[Tensor, Tensor]:
         """The common curve's value and the clearest of its slopes (TABLE,) each, which depend on the place alone."""
         value, *slopes = self.table.mT.contiguous()
         return value, clearest(torch.stack(slopes), self.doubts)
@@ -45,14 +54,31 @@ class Curves:
         """Value and slope (P,) of every curve at theta (P,); straight on beyond the range."""
         place, per_theta, beyond = self.range.places(theta, TABLE)
         if len(self.own):
-            value, slopes = read_table(self.table, place)
-            used = torch.view_as_complex(self.own).flatten(1)
-            own, own_slopes = read_harmonics(used, place / TABLE, not self.range.periodic)
-            value, slope = value + own, clearest(slopes + own_slopes, self.doubts)
+            value, slope = self._read_own(place)
+            slope *= per_theta
         else:
-            value, slope = read_common(self.common, place)
-        slope *= per_theta
+            value, slope = read_common(self._common, place, per_theta)
         return value if beyond is None else torch.addcmul(value, slope, beyond), slope
+
+    def _read_own(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """The slope per turn: the tangent, and where it is not clear, the slope over a wider part."""
+        even, turns = not self.range.periodic, place / TABLE
+        value, slope = read_common(self._columns, place)
+        if len(self.own) <= SHORT and not even:
+            add_orders(torch.view_as_real(self._used), turns, value, slope)
+        else:
+            more, slopes = read_harmonics(self._used, turns, even, 1)
+            value, slope = value.add_(more), slope.add_(slopes[0])
+        few = (slope.abs() <= CLEAR * self.doubts[0]).nonzero()[:, 0]
+        if len(few):
+            slopes = read_harmonics(self._used[:, few], turns[few], even)[1]
+            slope[few] = clearest(self.table[_nearest(place[few])[0], 1:].mT + slopes, self.doubts)
+        return value, slope
+
+    @property
+    def _used(self) -> Tensor:
+        """The own curves (H, P), complex."""
+        return torch.view_as_complex(self.own).flatten(1)
 
 
 def smoothing(order: Tensor, even: bool) -> Tensor:
@@ -107,22 +133,36 @@ def own_harmonics(fit: CurveFit, sweep: Sweep, values: Tensor, room: int) -> Ten
     return torch.complex(real[0::2], real[1::2])
 
 
-def read_table(table: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """The common curve at `place` (n,) in points of the table, the nearest point and its tangent; and its slopes
-    (S, n), per turn.
-    """
-    index, beside = _nearest(place)
-    value, *slopes = table[index].unbind(-1)
-    return torch.addcmul(value, slopes[0], beside, value=1 / TABLE), torch.stack(slopes)
-
-
-def read_common(common: tuple[Tensor, Tensor], place: Tensor) -> tuple[Tensor, Tensor]:
+def read_common(common: tuple[Tensor, Tensor], place: Tensor, per_theta: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
     """The common curve at `place` (n,) in points of the table, straight on from the nearest; and its slope (n,), per
-    turn. Where the tangent is not clear, another slope serves as well over half the way between two points.
+    turn times `per_theta`. Where the tangent is not clear, another slope serves as well over half the way between two
+    points.
     """
-    index, beside = _nearest(place)
-    slope = common[1].index_select(0, index)
-    return common[0].index_select(0, index).addcmul_(slope, beside, value=1 / TABLE), slope
+    scale = per_theta if isinstance(per_theta, float) else 1.0
+    found = compiled.read_common(place, common, scale)
+    if found is None:
+        index, beside = _nearest(place)
+        slope = common[1].index_select(0, index)
+        found = common[0].index_select(0, index).addcmul_(slope, beside, value=1 / TABLE), slope
+        scale = 1.0
+    if scale is not per_theta:
+        found[1].mul_(per_theta)
+    return found
+
+
+def add_orders(own: Tensor, turns: Tensor, value: Tensor, slope: Tensor) -> None:
+    """Add the elements' own curves (H, n, 2) of few orders at `turns` (n,) to their values, and their derivatives per
+    turn to the slopes: `Re (a + ib) e^{i…}` by order, in real numbers.
+    """
+    value += own[0, :, 0]
+    for at in range(0, len(turns), WIDE):
+        some = slice(at, at + WIDE)
+        angle = turns[some] * (2 * math.pi)
+        for order in range(1, len(own)):
+            (a, b), u, v = own[order, some].unbind(-1), (order * angle).cos(), (order * angle).sin()
+            value[some].addcmul_(a, u).addcmul_(b, v, value=-1)
+            rate = -2 * math.pi * order
+            slope[some].addcmul_(a, v, value=rate).addcmul_(b, u, value=rate)
 
 
 def _nearest(place: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,16 +172,17 @@ def _nearest(place: Tensor) -> tuple[Tensor, Tensor]:
     return index, torch.sub(place, whole, out=whole)
 
 
-def read_harmonics(own: Tensor, turns: Tensor, even: bool = False) -> tuple[Tensor, Tensor]:
-    """The elements' own curves (H, n) at `turns` (n,), and their slopes over each of `WIDTHS` (S, n).
+def read_harmonics(own: Tensor, turns: Tensor, even: bool = False, widths: int = len(WIDTHS)) -> tuple[Tensor, Tensor]:
+    """The elements' own curves (H, n) at `turns` (n,), and their slopes over each of the first `widths` of `WIDTHS`
+    (S, n).
 
     Powers of `exp(2πi turn)` by doubling, and one product for the value and all slopes; in blocks that fit the cache.
     """
     own = torch.view_as_real(own).movedim(-1, 1).flatten(0, 1) if even else own
     count = len(own)
     order = torch.arange(count, device=turns.device)
-    mix = torch.cat((torch.ones_like(order)[None], -2 * math.pi * order * smoothing(order, even))).to(turns)
-    found = turns.new_empty(1 + len(WIDTHS), len(turns))
+    mix = torch.cat((torch.ones_like(order)[None], -2 * math.pi * order * smoothing(order, even)[:widths])).to(turns)
+    found = turns.new_empty(len(mix), len(turns))
     for at in range(0, len(turns), BLOCK):
         some = turns[at : at + BLOCK]
         wave = torch.empty(count, len(some), dtype=turns.dtype.to_complex(), device=turns.device)

@@ -1,0 +1,1 @@
+"""Response curves read in compiled code, where Numba is installed."""
