@@ -11,6 +11,7 @@ import torch
 import blackprop as bp
 from blackprop.core._probes import spanning
 from blackprop.surrogates.calibration import _calibration, _sweep
+from blackprop.surrogates.calibration._calibration import BLOCK, spanning_probes
 from blackprop.surrogates.calibration._curve_fit import CurveFit
 from blackprop.surrogates.calibration._curves import own_harmonics
 from blackprop.surrogates.calibration._spectra import Samples, estimate
@@ -21,7 +22,7 @@ def test_rows_in_blocks_are_decoded_block_by_block(monkeypatch):
     monkeypatch.setattr(_calibration, "BLOCK", 4)
     device = bp.devices.Matrix(10, 7)
     theta, generator = draw(70), torch.Generator().manual_seed(0)
-    probes = _calibration.spanning_probes(device.declaration, 2.0, theta, generator)
+    probes = spanning_probes(device.declaration, 2.0, theta, generator)
     assert probes.block == 4
     assert float(probes.rows[:4, 4:].abs().max()) == float(probes.rows[8:, :8].abs().max()) == 0
     torch.testing.assert_close(probes.matrix(device.transfer(probes.rows, theta)), theta.view(7, 10))
@@ -72,7 +73,7 @@ def step(d):
     layer = bp.PhysicalLayer(bp.devices.LightModulator(d, d))
     layer(torch.randn(4, d).requires_grad_()).sum().backward()
     return layer
-step(96)
+step(160)  # loads compiled code
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
 step(768)
@@ -82,3 +83,18 @@ print((resident("VmHWM") - before) / 768**2)
     assert done.returncode == 0, done.stderr
     bytes_each = float(done.stdout)
     assert 64 < bytes_each < 260  # 64 for the 16 samples; some 138 in all at 2048 × 2048
+
+
+@pytest.mark.parametrize("d", [1025, 2048, 2500])
+def test_many_inputs_are_spanned_by_rows_that_a_fast_transform_decodes(d):
+    device = bp.devices.LightModulator(d, 6)
+    drawn = [
+        spanning_probes(device.declaration, 3.0, torch.zeros(1), torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    ]
+    for probes in drawn:
+        rows = probes.rows
+        torch.testing.assert_close(rows.mT @ rows, 9.0 * torch.eye(d), atol=1e-4, rtol=0)
+        matrix = draw(6, d)
+        torch.testing.assert_close(probes.matrix(rows @ matrix.mT), matrix, atol=1e-5, rtol=0)
+        assert float(rows.abs().max()) <= 1.01 * 3.0 * (2 / min(BLOCK, d % BLOCK or BLOCK)) ** 0.5
+    assert not torch.equal(drawn[0].rows, drawn[1].rows)

@@ -25,12 +25,15 @@ class Probes:
     - `weights` (default None, the answers are the products): `c Dᵀ` (n, k).
     - `divisor` (default 1): c.
     - `block` (default None): the size of the diagonal blocks outside of which rows and weights are zero.
+    - `signs` (default None): σ (d_in,), where each block of the weights is `√c · hartley(n) diag(σ)`: a product with it
+      is a fast transform.
     """
 
     rows: Tensor
     weights: Tensor | None = None
     divisor: float = 1.0
     block: int | None = None
+    signs: Tensor | None = None
 
     def products(self, y: Tensor) -> Tensor:
         """`Z Aᵀ` (..., k, d_out) of the readings y (..., n, d_out)."""
@@ -48,7 +51,11 @@ class Probes:
         found = y.new_empty(y.shape[1], self.weights.shape[1])
         for at in range(0, len(y), self.block):
             some = slice(at, at + self.block)
-            torch.mm(y[some].mT, self.weights[some, some], out=found[:, some])
+            if self.signs is None or at + self.block > len(y):
+                torch.mm(y[some].mT, self.weights[some, some], out=found[:, some])
+            else:
+                _transform(y[some].mT.contiguous(), found[:, some])
+                found[:, some] *= self.signs[some] * math.sqrt(self.divisor)
         return found.div_(self.divisor)
 
     def cotangents(self, w: Tensor) -> Tensor:
@@ -74,18 +81,43 @@ def signed(spec: Declaration, rows: Tensor) -> Probes:
     return Probes(sent, torch.cat((-(1 / scale)[None], (1 / scale).diag())))
 
 
-def spanning(spec: Declaration, rows: Tensor, power: float, amplitude: float, block: int | None = None) -> Probes:
+def hartley(size: int, like: Tensor) -> Tensor:
+    """The orthogonal, symmetric matrix `(cos + sin)(2πij / n) / √n` of a size n: entries of at most √2 times their root
+    mean square.
+    """
+    at = torch.arange(size, device=like.device)
+    angle = (2 * math.pi / size) * ((at[:, None] * at) % size).double()
+    return ((angle.cos() + angle.sin()) / math.sqrt(size)).to(like)
+
+
+def _transform(rows: Tensor, out: Tensor) -> None:
+    """Write `rows @ hartley(n)` of rows (·, n) into `out`, by a fast Fourier transform."""
+    size = rows.shape[1]
+    found, half = torch.fft.rfft(rows, norm="ortho"), size // 2 + 1
+    torch.sub(found.real, found.imag, out=out[:, :half])
+    out[:, half:] = (found.real + found.imag)[:, 1 : size - half + 1].flip(1)
+
+
+def spanning(
+    spec: Declaration,
+    rows: Tensor,
+    power: float,
+    amplitude: float,
+    block: int | None = None,
+    signs: Tensor | None = None,
+) -> Probes:
     """Probes for the matrix of a device: Z = I.
 
     Where the inputs have no limits, `rows` (n, d_in) are sent, for which `rowsᵀ rows = power · I`. They are zero
-    outside diagonal blocks of the size `block`, if it is given. Where the inputs have limits, the rows are the
-    two-level rows `m ± h` of a quadratic-residue S-matrix, h the `amplitude` (root mean square of the entries) as far
-    as it fits and m as near to 0 as it can be. They are as many as the first prime p ≥ d_in of the form 4k + 3, and
-    read noise of variance σ² leaves at most `2 σ² / (p + 1) h²` in an element: for inputs in [0, 1] about 4 σ²/p, where
-    unit rows leave σ². Source: Harwit and Sloane, Hadamard Transform Optics, 1979.
+    outside diagonal blocks of the size `block`, if it is given, and are made with `signs` as those of `Probes`, if they
+    are given. Where the inputs have limits, the rows are the two-level rows `m ± h` of a quadratic-residue S-matrix, h
+    the `amplitude` (root mean square of the entries) as far as it fits and m as near to 0 as it can be. They are as
+    many as the first prime p ≥ d_in of the form 4k + 3, and read noise of variance σ² leaves at most `2 σ² / (p + 1)
+    h²` in an element: for inputs in [0, 1] about 4 σ²/p, where unit rows leave σ². Source: Harwit and Sloane, Hadamard
+    Transform Optics, 1979.
     """
     if not spec.x_limited:
-        return Probes(rows, rows, power, block)
+        return Probes(rows, rows, power, block, signs)
     low, high = spec.x_range
     d = spec.d_in
     p = order(d)

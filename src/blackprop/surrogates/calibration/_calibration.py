@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._declaration import Declaration
-from blackprop.core._probes import Probes, spanning
+from blackprop.core._probes import Probes, hartley, spanning
 from blackprop.core._procedure import ROUND_BYTES, Procedure
 from blackprop.core._query import Purpose, Query
 from blackprop.errors import BudgetExhausted
@@ -77,13 +77,13 @@ def calibrate(
     turns, values = torch.zeros(0, len(sweep.shift)).to(sweep.shift), theta.new_zeros(0, theta.numel())
     best, asked = None, 0
 
-    def fitted(turns: Tensor, values: Tensor) -> CurveFit:
-        samples = Samples.of(turns, groups, values, sweep.even)
+    def fitted(samples: Samples, turns: Tensor) -> CurveFit:
         return CurveFit(estimate(samples, harmonics, spec.noise**2 * samples.power), None, turns)
 
     def judged(turns: Tensor, values: Tensor, held: int, drift: float = 0.0) -> Calibration:
         before, group = values[:-held], sweep.group[some].long()
-        first, full = fitted(turns[:-held], before), fitted(turns, values)
+        samples = Samples.of(turns, groups, values, sweep.even)
+        first, full = fitted(samples.first(len(before)), turns[:-held]), fitted(samples, turns)
         noise = min(first.noise, full.noise)
 
         def seen_by(fit: CurveFit) -> Surprise:
@@ -162,8 +162,16 @@ def _chosen(theta: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def spanning_probes(spec: Declaration, input_rms: float | None, theta: Tensor, generator: torch.Generator) -> Probes:
     """Rows that span the inputs: a random orthogonal set, each as long as the data's are; within limits, others."""
     norm = input_rms or math.sqrt(spec.d_in)
-    rows = orthogonal(spec.d_in, theta, generator).mul_(norm)
-    return spanning(spec, rows, norm**2, norm / math.sqrt(spec.d_in), BLOCK if spec.d_in > BLOCK else None)
+    if spec.d_in <= BLOCK or spec.x_limited:
+        rows = orthogonal(spec.d_in, theta, generator).mul_(norm)
+        return spanning(spec, rows, norm**2, norm / math.sqrt(spec.d_in))
+    # Many inputs: random signs before a transform that is fast, in place of products and of a decomposition.
+    drawn = torch.randint(2, (spec.d_in,), generator=generator, device=generator.device).to(theta)
+    signs, full = 2 * drawn - 1, hartley(BLOCK, theta)
+    sizes = [min(BLOCK, spec.d_in - start) for start in range(0, spec.d_in, BLOCK)]
+    parts = [full if size == BLOCK else hartley(size, theta) for size in sizes]
+    rows = torch.block_diag(*parts).mul_(norm * signs)
+    return spanning(spec, rows, norm**2, norm / math.sqrt(spec.d_in), BLOCK, signs)
 
 
 def orthogonal(size: int, like: Tensor, generator: torch.Generator) -> Tensor:

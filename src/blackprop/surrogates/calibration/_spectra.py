@@ -49,6 +49,11 @@ class Samples:
                 moments[g] += part.mT @ part
         return cls(turns.mT, turns.new_tensor([len(some) for some in groups]), sums, moments, even)
 
+    def first(self, settings: int) -> Samples:
+        """The samples at the first so many places."""
+        turns, sums, moments = self.turns[:, :settings], self.sums[:, :settings], self.moments[:, :settings, :settings]
+        return Samples(turns, self.counts, sums, moments, self.even)
+
     @property
     def size(self) -> float:
         """How many elements there are."""
