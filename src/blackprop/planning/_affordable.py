@@ -33,7 +33,7 @@ def held(finding: InquiryResult, workload: Workload) -> tuple[Candidate, ...]:
             lambda spec: spec.linear,
             lambda spec: held_subspace(spec, Workload(), length),
             lambda spec: (
-                f"derivatives hold over {length:.2g}: measured along {FRESH} random directions a step, remembered as far"
+                f"derivatives hold over {length:.2g}: measured along {FRESH} random directions a step, and kept as far"
             ),
             divide=lambda spec, workload: held_subspace(spec, workload, length),
         ),
