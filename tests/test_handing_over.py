@@ -91,10 +91,11 @@ def test_the_ledger_times_a_device_that_declares_no_cost():
     layer(torch.rand(2, 6))
     assert 0.02 <= layer.ledger.measured_seconds < 2
     assert layer.ledger.lab_seconds == 0
-    assert "measured lab time 0.0" in repr(layer.ledger)
+    assert "measured lab time 0." in repr(layer.ledger)
     assert "estimated" not in repr(layer.ledger)
     priced = bp.PhysicalLayer(Slow(cost=bp.Cost(row=1.0)))
-    priced(torch.rand(2, 6))
+    with torch.no_grad():
+        priced(torch.rand(2, 6))
     assert priced.ledger.measured_seconds == 0
     assert "estimated lab time 2 s" in repr(priced.ledger)
     assert "measured" not in repr(priced.ledger)

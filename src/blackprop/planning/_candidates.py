@@ -251,5 +251,6 @@ DECLARED: tuple[Candidate, ...] = (
         lambda spec: True,
         methods.frozen,
         lambda spec: "theta stays as it is, and what surrounds the device is trained through it",
+        divide=methods.frozen_within,
     ),
 )

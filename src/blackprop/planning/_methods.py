@@ -114,6 +114,17 @@ def frozen(spec: Declaration) -> Method:
     return Method(Still(), Frozen() if spec.linear else fitted(spec))
 
 
+def frozen_within(spec: Declaration, workload: Workload) -> Method:
+    """`frozen`, whose matrix is read where that takes at most half of each limit, and is else fitted to the rows of
+    training.
+    """
+    rows = spec.d_in
+    needed = {"rows": rows, "programmings": 1, "seconds": rows * spec.cost.row + spec.cost.programming}
+    if all(2 * needed.get(name, 0) <= limit for name, limit in workload.limits.items()):
+        return frozen(spec)
+    return Method(Still(), Streaming(bias=not spec.linear, exact_start=False))
+
+
 def fitted(spec: Declaration) -> Streaming:
     """The input gradient of a matrix, or of a local linear fit, that follows the rows of training."""
     return Streaming() if spec.linear else Streaming(bias=True, exact_start=False)

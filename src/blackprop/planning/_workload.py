@@ -87,4 +87,4 @@ def left(budget: Budget | Mapping[str, float] | None, spec: Declaration | None =
                 f"of {spec.name if spec is not None else 'the device'}, got {budget!r}"
             )
         budget = Budget(**budget)  # pyright: ignore[reportArgumentType]
-    return {name: limit - budget.spent[name] for name, limit in budget.limits.items() if limit is not None}
+    return {name: max(0, limit - budget.spent[name]) for name, limit in budget.limits.items() if limit is not None}
