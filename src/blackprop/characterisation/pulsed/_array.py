@@ -82,7 +82,7 @@ class Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class CellSweep:
     """One way up or down: the weights (readings, d_out, d_in) between equal numbers of pulses."""
 
     weights: Tensor
@@ -99,7 +99,7 @@ class Sweep:
         return change if float(change.mean()) > 0 else -change
 
 
-def swept(array: Array, sign: float, pulses: int, parts: int) -> Procedure[Sweep]:
+def swept(array: Array, sign: float, pulses: int, parts: int) -> Procedure[CellSweep]:
     """Move all cells in one direction by so many pulses, and read after each part of them."""
     each = max(1, math.ceil(pulses / parts))
     (here,) = yield from array.read()
@@ -108,4 +108,4 @@ def swept(array: Array, sign: float, pulses: int, parts: int) -> Procedure[Sweep
         yield from array.send(sign, each)
         (now,) = yield from array.read()
         weights.append(now)
-    return Sweep(torch.stack(weights).double(), each)
+    return CellSweep(torch.stack(weights).double(), each)

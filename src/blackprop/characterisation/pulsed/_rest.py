@@ -28,7 +28,7 @@ SIGMAS = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class PulseGroup:
     """Changes by `size` pulses up, and then down, again and again: each (repeats, d_out, d_in), positive."""
 
     size: int
@@ -93,7 +93,7 @@ def _settled(array: Array) -> Procedure[Tensor]:
     return total
 
 
-def _repeated(array: Array, size: int) -> Procedure[Group]:
+def _repeated(array: Array, size: int) -> Procedure[PulseGroup]:
     (here,) = yield from array.read()
     ups, downs = [], []
     for _ in range(REPEATS):
@@ -104,10 +104,10 @@ def _repeated(array: Array, size: int) -> Procedure[Group]:
         ups.append(top - here)
         downs.append(top - now)
         here = now
-    return Group(size, torch.stack(ups).double(), torch.stack(downs).double())
+    return PulseGroup(size, torch.stack(ups).double(), torch.stack(downs).double())
 
 
-def _step(groups: list[Group]) -> Finding:
+def _step(groups: list[PulseGroup]) -> Finding:
     """From the first half of the repetitions of the smallest number of pulses that is exact enough; the second half
     must agree.
     """
@@ -131,7 +131,7 @@ def _states(step: Finding, seen: Steps) -> Finding:
     return Finding("states", states, True, text, step.confidence, states * step.error / step.value)
 
 
-def _point(ends: list[Tensor], groups: list[Group], range_: float, pulses: int) -> Finding:
+def _point(ends: list[Tensor], groups: list[PulseGroup], range_: float, pulses: int) -> Finding:
     """The root mean square over the cells, from two independent ways to it, whose noise so does not enter."""
     name, apart = "symmetric point", float((ends[0] - ends[1]).mean().abs())
     if apart > APART * range_:
@@ -157,7 +157,7 @@ def _point(ends: list[Tensor], groups: list[Group], range_: float, pulses: int) 
     return Finding(name, spread, True, text, checks, doubt / max(2 * spread, doubt**0.5))
 
 
-def _cycles(groups: list[Group]) -> list[Finding]:
+def _cycles(groups: list[PulseGroup]) -> list[Finding]:
     """From three numbers of pulses n: the variance of a change is `a + n b`, of reading and writing a, of pulses b."""
     names = ("cycle variation", "write noise")
     first, middle, last = groups

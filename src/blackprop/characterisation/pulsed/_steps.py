@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blackprop.characterisation._findings import Finding, sure, unknown
-from blackprop.characterisation.pulsed._array import Array, Sweep, swept
+from blackprop.characterisation.pulsed._array import Array, CellSweep, swept
 from blackprop.core._procedure import Procedure
 
 PARTS = 24  # readings of a sweep
@@ -22,7 +22,7 @@ CHECKED = 100.0  # checks at most that the cells of an array count for
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What four sweeps tell: the mean bounds, their findings, and the pulses from one bound to the other."""
+    """The results of four sweeps: the mean bounds, their findings, and the pulses from one bound to the other."""
 
     asymmetry: Finding
     variation: Finding
@@ -36,7 +36,7 @@ class Steps:
 
 
 def steps(array: Array) -> Procedure[Steps]:
-    """Sweep all cells down and up, twice: what the first pair tells, the second one must repeat."""
+    """Sweep all cells down and up, twice: the second pair must repeat the findings of the first."""
     yield from array.drive(1.0)
     _, fall = yield from array.drive(-1.0)
     _, rise = yield from array.drive(1.0)
@@ -55,7 +55,7 @@ def steps(array: Array) -> Procedure[Steps]:
     return Steps(_asymmetry(pairs, checks), _variation(pairs, checks), low, high, pulses)
 
 
-def _asymmetry(pairs: list[tuple[Sweep, Sweep]], checks: float) -> Finding:
+def _asymmetry(pairs: list[tuple[CellSweep, CellSweep]], checks: float) -> Finding:
     """Root mean square of `(Δ₋ − Δ₊)/(Δ₋ + Δ₊)` over the inner nodes of the cells' own ranges."""
     name, found = "asymmetry", []
     for up, down in pairs:
@@ -75,7 +75,7 @@ def _asymmetry(pairs: list[tuple[Sweep, Sweep]], checks: float) -> Finding:
     return Finding(name, sum(found) / 2, True, text, sure(checks), apart / 2)
 
 
-def _curve(sweep: Sweep, low: Tensor, high: Tensor) -> Tensor | None:
+def _curve(sweep: CellSweep, low: Tensor, high: Tensor) -> Tensor | None:
     """The mean step at the nodes of the cells' own ranges: least squares over hat functions, for all cells together.
 
     Readings of cells that have arrived at their bounds are left out; None for too few others.
@@ -93,7 +93,7 @@ def _curve(sweep: Sweep, low: Tensor, high: Tensor) -> Tensor | None:
     return mean + torch.linalg.solve(normal, hats.mT @ (sweep.steps[inside] - mean))
 
 
-def _variation(pairs: list[tuple[Sweep, Sweep]], checks: float) -> Finding:
+def _variation(pairs: list[tuple[CellSweep, CellSweep]], checks: float) -> Finding:
     """From cell to cell, by the covariance of two measurements of each: the noise of both does not enter."""
     name = "cell variation"
     first, second = (_own(up, down) for up, down in pairs)
@@ -113,7 +113,7 @@ def _variation(pairs: list[tuple[Sweep, Sweep]], checks: float) -> Finding:
     return Finding(name, relative, True, text, sure(checks), doubt / mean**2 / (2 * relative))
 
 
-def _own(up: Sweep, down: Sweep) -> Tensor:
+def _own(up: CellSweep, down: CellSweep) -> Tensor:
     """The mean step of each cell (cells,) in the middle of its own range; nan where no reading lies there."""
     low, high = down.weights[-1], up.weights[-1]
     total = torch.zeros_like(low)

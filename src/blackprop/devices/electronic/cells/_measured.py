@@ -24,8 +24,8 @@ class MeasuredCell(NamedTuple):
     """A fit to measured curves.
 
     - `cell`: the fitted cell; its weight is 0 in the middle of the measured range, and ±1 at its ends.
-    - `residual_up`, `residual_down`: root mean square of what a fit to every second step leaves of the other steps, in
-      units of the mean step. This is the noise of a pulse and the error of the fit together.
+    - `residual_up`, `residual_down`: root mean square of the residuals of every second step beside a fit to the other
+      steps, in units of the mean step. This is the noise of a pulse and the error of the fit together.
     - `steps_up`, `steps_down`: the number of measured steps. Those that a bound cut off are left out.
     - `weights`, `directions`, `steps` (N,): the weight before each measured step, its direction (1 or −1), and its
       signed size.
@@ -41,7 +41,7 @@ class MeasuredCell(NamedTuple):
     steps: Tensor
 
     def plot(self) -> Figure:
-        """Return a Matplotlib figure: measured steps and the fit against the weight, and below what the fit leaves.
+        """Return a Matplotlib figure: measured steps and the fit against the weight, with the residuals below.
 
         **Raises** `ArgumentError` without Matplotlib, which only this method needs.
         """
