@@ -201,9 +201,13 @@ class _Inquiry:
             uneven = seen.asymmetry.value if isinstance(seen.asymmetry.value, float) else None
             low, high = min(seen.low, 0.0), max(seen.high, 0.0)
             self.pulse = Pulse(
-                *(_rounded(value) for value in (step, low, high)),
+                float(f"{step:.4g}"),
+                float(f"{low:.4g}"),
+                float(f"{high:.4g}"),
                 self.dut.spec.capability(Pulse).longest,
-                *map(_rounded, (found.value("symmetric point"), uneven, found.value("cycle variation"))),
+                symmetric_point=_rounded(found.value("symmetric point")),
+                asymmetry=_rounded(uneven),
+                noise=_rounded(found.value("cycle variation")),
             )
 
     def _harmonics(self) -> Finding:

@@ -111,16 +111,19 @@ def _step(groups: list[PulseGroup]) -> Finding:
     """From the first half of the repetitions of the smallest number of pulses that is exact enough; the second half
     must agree.
     """
-    halves = slice(0, REPEATS // 2), slice(REPEATS // 2, REPEATS)
-    for group in groups:
-        (first, error), (second, other) = (group.mean(half) for half in halves)
-        if max(error, other) <= EXACT * first or group is groups[-1]:
-            break
+    exact = (group for group in groups if max(error for _, error in _halves(group)) <= EXACT * _halves(group)[0][0])
+    group = next(exact, groups[-1])
+    (first, error), (second, other) = _halves(group)
     text = f"{first:.4g} a pulse where the cells rest, by {group.size} pulses at a time; {second:.4g} in later ones"
     if not first > 0 or abs(first - second) > ALIKE * first + SIGMAS * math.hypot(error, other):
         return unknown("step size", f"{text}: they do not agree")
     mean, error = group.mean()
     return Finding("step size", mean, True, text, sure(min(float(group.up.numel()), CHECKED)), error)
+
+
+def _halves(group: PulseGroup) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The mean change of a pulse, with its error, of the first half of the repetitions and of the second."""
+    return group.mean(slice(0, REPEATS // 2)), group.mean(slice(REPEATS // 2, REPEATS))
 
 
 def _states(step: Finding, seen: Steps) -> Finding:

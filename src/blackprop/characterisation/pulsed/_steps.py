@@ -51,7 +51,7 @@ def steps(array: Array) -> Procedure[Steps]:
     if not high > low:
         why = f"{pulses} pulses up end at {high:.3g} and as many down at {low:.3g}: the pulses move no cell"
         return Steps(unknown("asymmetry", why), unknown("cell variation", why), low, high, pulses)
-    checks = min(float(up.weights[0].numel()), CHECKED)
+    checks = min(float(pairs[0][0].weights[0].numel()), CHECKED)
     return Steps(_asymmetry(pairs, checks), _variation(pairs, checks), low, high, pulses)
 
 

@@ -75,7 +75,7 @@ class PulsedCrossbar(Device):
         theta = ThetaSpec(len(gains), lambda generator: torch.tensor(gains, device=generator.device))
         super().__init__(d_in, d_out, theta, linear=True, cost=cost, capabilities=(ReadBack(), pulse))
         self.cell, self._generator = cell, torch.Generator().manual_seed(seed)
-        self._made = {"initial": initial, "longest": longest, "seed": seed, "cost": cost}
+        self._made: dict[str, Any] = {"initial": initial, "longest": longest, "seed": seed, "cost": cost}
         shape = (len(gains), *self.out_shape, *self.in_shape)
         self._cells = cell.draw(shape, self._generator)
         start = torch.zeros(shape)
@@ -88,7 +88,8 @@ class PulsedCrossbar(Device):
 
     def tiled(self, *gains: float) -> PulsedCrossbar:
         """Return a new crossbar of the same size, cells and seed, with a tile for each of these gains."""
-        return PulsedCrossbar(*self.in_shape, *self.out_shape, self.cell, gains=gains, **self._made)
+        sizes = self.in_shape[0], self.out_shape[0]
+        return PulsedCrossbar(*sizes, self.cell, gains=gains, **self._made)
 
     def program(self, theta: Tensor, /) -> None:
         self.theta.check(theta)

@@ -161,7 +161,7 @@ def affine(w, rows, columns, up, down, rise, fall, above, below, out):
     mean, variance = w, 0.0
     out[2], out[3], out[4] = w, w, 0.0
     for t in range(len(rows)):
-        n = ones(rows[t] & columns[t] & SLOTS)
+        n = ones(rows[t] & columns[t] & SLOTS)  # pyright: ignore[reportCallIssue]
         if n == 0:
             continue
         if (rows[t] ^ columns[t]) & SIGN:
@@ -214,7 +214,7 @@ def move(  # noqa: PLR0912  # one pass over each cell
             floor, ceiling, moves = np.float64(low[cell]), np.float64(high[cell]), False
             span, slope, sigma, power = max(ceiling - floor, 1e-12), 0.0, par[0], 1.0
             for k in range(some):
-                n = ones(mine[k] & line[k] & SLOTS)
+                n = ones(mine[k] & line[k] & SLOTS)  # pyright: ignore[reportCallIssue]
                 if n == 0:
                     continue
                 moves = True
