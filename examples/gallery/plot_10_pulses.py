@@ -18,11 +18,12 @@ from torch import nn
 import blackprop as bp
 from blackprop.estimators import pulsed
 
-EPOCHS = 3  # quick: 2
-STATES = (5, 10, 100, 1000)
+IMAGES = 1437  # quick: 1000
+EPOCHS, BATCH = 2, 10
+STATES = (10, 100, 1000)
 images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
 images = images.float() / 16
-train, test = slice(0, 1437), slice(1437, None)
+test = slice(1437, None)
 
 # %%
 # The methods
@@ -62,9 +63,9 @@ def network(method: str, states: int) -> tuple[nn.Sequential, float]:
 def learnt(model: nn.Sequential, rate: float) -> float:
     """Test accuracy in % after the training."""
     optimizer = bp.optim.Pulsed(torch.optim.SGD(bp.param_groups(model, lr=0.1, device_lr=rate)), model)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * 144)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * -(-IMAGES // BATCH))
     for _ in range(EPOCHS):
-        for batch in torch.randperm(1437).split(10):
+        for batch in torch.randperm(IMAGES).split(BATCH):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
@@ -92,8 +93,9 @@ for method, values in accuracy.items():
 axis.set(xlabel="states of a cell", ylabel="test accuracy (%)", title="Digits on cells that are moved by pulses")
 axis.set_xticks(STATES, [str(states) for states in STATES])
 axis.legend(loc="lower right")
+axis.minorticks_off()
 plt.show()
 
 best = accuracy["mixed precision"]
-assert best[1] > max(values[1] for name, values in accuracy.items() if name != "mixed precision") + 2
-assert min(best[1:]) > best[-1] - 10
+assert best[0] > max(values[0] for name, values in accuracy.items() if name != "mixed precision") + 2
+assert best[0] > best[-1] - 10
