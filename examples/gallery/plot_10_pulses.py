@@ -84,8 +84,8 @@ for method in METHODS:
     print(f"{method:18}", *(f"{value:5.1f}" for value in accuracy[method]), f"{pulses[method]:>9,} pulses")
 
 # %%
-# With few states, a single step of a cell is larger than most corrections. The method that adds them up before it sends a
-# pulse loses least. Its outer products are digital, which is its price.
+# With few states, a single step of a cell is larger than most corrections. The method that adds them up before it sends
+# a pulse loses least. Its outer products are digital, which is its price.
 
 figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
 for method, values in accuracy.items():
