@@ -51,6 +51,9 @@ def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workl
     if not workload.limits:
         return pick(spec, candidates, workload)
 
+    if min(workload.limits.values()) <= 0:
+        return min(candidates, key=lambda candidate: candidate.quality)
+
     def enough(candidate: Candidate) -> bool:
         asks = Quality.FROZEN < candidate.quality <= Quality.HELD or candidate.quality == Quality.SPANNED
         if not asks or candidate.why_not(spec):

@@ -120,7 +120,7 @@ def frozen_within(spec: Declaration, workload: Workload) -> Method:
     """
     rows = spec.d_in
     needed = {"rows": rows, "programmings": 1, "seconds": rows * spec.cost.row + spec.cost.programming}
-    if all(2 * needed.get(name, 0) <= limit for name, limit in workload.limits.items()):
+    if all(2 * needed.get(name, 0) <= limit > 0 for name, limit in workload.limits.items()):
         return frozen(spec)
     return Method(Still(), Streaming(bias=not spec.linear, exact_start=False))
 
