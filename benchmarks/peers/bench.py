@@ -14,7 +14,9 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -24,6 +26,7 @@ PEERS = {
     "reservoirpy": ["reservoirpy"],
     "snntorch": ["snntorch"],
     "badcrossbar": ["scipy", "sigfig", "pathvalidate"],
+    "aihwkit-lightning": ["aihwkit-lightning"],
 }
 ALONE = {"badcrossbar": ["badcrossbar"]}  # installed without what it needs for its charts
 
@@ -34,8 +37,11 @@ def installed(peer: str, folder: Path, fresh: bool, limit: float) -> str | None:
     if mark.exists() and not fresh:
         return None
     venv.create(folder / peer, with_pip=True, clear=True)
+    # PyTorch and Numba are those of this interpreter: pip finds them there, and installs what is missing.
+    paths = sysconfig.get_paths(vars={"base": str(folder / peer), "platbase": str(folder / peer)})
+    Path(paths["purelib"], "beside.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
-    commands = [[*pip, "torch==2.13.0", *PEERS[peer]]]
+    commands = [[*pip, f"torch=={version('torch').partition('+')[0]}", *PEERS[peer]]]
     commands += [[*pip, "--no-deps", *ALONE[peer]]] if peer in ALONE else []
     for command in commands:
         try:

@@ -168,7 +168,45 @@ def badcrossbar(seconds: float) -> Iterator[Case]:
         )
 
 
+def lightning(seconds: float) -> Iterator[Case]:
+    """Training steps: a calibrated layer beside a crossbar layer with noise-aware training, which differentiates."""
+    from aihwkit_lightning.nn import AnalogLinear  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+    from aihwkit_lightning.simulator.configs import (  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+        TorchInferenceRPUConfig,
+    )
+
+    for d, rows in ((64, 32), (256, 32), (256, 512), (1024, 512)):
+        config = TorchInferenceRPUConfig()
+        config.forward.inp_res, config.forward.out_res, config.forward.out_noise = 254, -1, 0.04
+        config.forward.is_perfect, config.pre_post.input_range.enable = False, True
+        quantised = bp.devices.Quantised(bp.devices.Crossbar(d, d), input_bits=8, output_bits=8)
+        ours = bp.PhysicalLayer(bp.devices.Noisy(quantised, read=0.04))
+        theirs = AnalogLinear(d, d, bias=False, rpu_config=config)
+        x, g = draw(rows, d).clamp(-1, 1).requires_grad_(), draw(rows, d, seed=1)
+
+        def step(layer: torch.nn.Module, x: Tensor = x, g: Tensor = g) -> Callable[[], None]:
+            optimizer = torch.optim.SGD(layer.parameters(), 1e-4)
+
+            def run() -> None:
+                optimizer.zero_grad()
+                layer(x).backward(g)
+                optimizer.step()
+
+            return run
+
+        yield case(
+            "crossbar, training step",
+            f"{d} × {d}, {rows} rows",
+            "aihwkit-lightning",
+            step(ours),
+            step(theirs),
+            seconds,
+            same=False,
+        )
+
+
 CASES = {
+    "aihwkit-lightning": lightning,
     "meshes": meshes,
     "reservoirpy": reservoirpy,
     "snntorch": snntorch,

@@ -267,9 +267,8 @@ class CalibratedResponse(Surrogate):
         trust = new.trust
         verdict = Verdict(trust.cosine, trust.signs, new.settings, new.trusted, new.moving)
         verdict.spread = float(new.fit.noise + trust.left)
-        fit = (
-            new.fit if verdict.known else replace(new.fit, family=None)
-        )  # slopes are withheld: cheaper curves serve as well
+        # Where slopes are withheld, cheaper curves serve as well.
+        fit = new.fit if verdict.known else replace(new.fit, family=None)
         own = own_harmonics(fit, new.sweep, new.values, 1 + self.harmonics)
         self.table.copy_(common_table(fit.found))
         self.own = torch.view_as_real(own).view(len(own), *self.own.shape[1:]).to(self.own)
