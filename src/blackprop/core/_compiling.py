@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 def or_none(build: Callable[[], T], what: str) -> T | None:
-    """Return what `build` compiles; None where Numba is absent, or fails, which one warning tells: `what` is slower."""
+    """Return the result of `build`, or None where Numba is absent or fails; one warning names the failure.
+
+    - `what`: the computation that is then slower, in the plural, for the warning.
+    """
     try:
         return build()
     except Exception as error:

@@ -11,8 +11,8 @@ import torch
 
 
 class Uncompiled:
-    """A method that `torch.compile` does not look into, as `torch.compiler.disable` makes; but one that does not import
-    the compiler, which takes seconds, where nothing else has.
+    """A method that `torch.compile` runs as it is, as one with `torch.compiler.disable`. The latter imports the compiler,
+    which takes seconds; this one uses it only if it is loaded.
     """
 
     def __init__(self, method: Callable[..., Any]) -> None:
