@@ -11,8 +11,9 @@ import torch
 
 
 class Uncompiled:
-    """A method that `torch.compile` runs as it is, as one with `torch.compiler.disable`. The latter imports the compiler,
-    which takes seconds; this one uses it only if it is loaded.
+    """A method that `torch.compile` runs as it is, as one with `torch.compiler.disable`.
+
+    The latter imports the compiler, which takes seconds; this one uses it only if it is loaded.
     """
 
     def __init__(self, method: Callable[..., Any]) -> None:
