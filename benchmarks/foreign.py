@@ -27,12 +27,12 @@ r3 b 0 {r3}
 """
 
 
-def kept(rows: int) -> float:
+def kept(rows: int, processes: int = 1) -> float:
     names: dict[str, Any] = {"parameters": ["r1", "r2", "r3"], "inputs": ["vin"], "outputs": ["v(a)", "v(b)"]}
     text = NETLIST.format(vin=0, r1=1000, r2=1000, r3=1000)
-    with bp.foreign.from_spice(text, **names, low=100.0, high=10_000.0) as device:
+    with bp.foreign.from_spice(text, **names, low=100.0, high=10_000.0, processes=processes) as device:
         device.program(torch.full((3,), 1000.0))
-        device.read(torch.zeros(1, 1))  # starts the program
+        device.read(torch.zeros(8 * processes, 1))  # starts the programs
         begun = time.perf_counter()
         device.read(torch.linspace(-1, 1, rows)[:, None])
         return (time.perf_counter() - begun) / rows
@@ -56,11 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=20)
+    parser.add_argument("--pool", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     for _ in range(given.repeats):
         one, other = kept(given.rows), process_each(given.processes)
-        print(f"kept {1e3 * one:.3f} ms, a process each {1e3 * other:.1f} ms, ratio {other / one:.0f}")
+        pool = kept(given.rows, given.pool)
+        print(f"kept {1e3 * one:.3f} ms, {given.pool} kept {1e3 * pool:.3f} ms, a process each {1e3 * other:.1f} ms")
+        print(f"ratio {other / one:.0f}, of the pool {other / pool:.0f}")
 
 
 if __name__ == "__main__":

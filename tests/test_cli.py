@@ -309,6 +309,8 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(tmp_path):
         "checkpoint.bin",
         "checkpoint.previous.bin",
         "summary.json",
+        "status.json",
+        "live.jsonl",
     }
     assert json.loads((metrics.parent / "summary.json").read_text())["results"] == []
     command = shlex.split(err.splitlines()[-1])

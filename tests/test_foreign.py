@@ -264,6 +264,25 @@ d1 out 0 diode
 
 
 @spice
+def test_a_pool_of_processes_reads_as_one_does():
+    theta, x = 100 + 9900 * torch.rand(6), torch.randn(50, 2)
+    with from_spice(NETWORK, **NETWORK_NAMES, linear=True, processes=3) as device:
+        bp.testing.check_device(device)
+        for rows in (50, 7, 0):
+            device.program(theta)
+            assert torch.allclose(device.read(x[:rows]).double(), by_hand(theta, x[:rows].double()), atol=1e-6)
+        pids = [child(member) for member in device._members]  # pyright: ignore[reportAttributeAccessIssue]
+        assert len(set(pids)) == 3
+        first = device.read(x)
+        os.kill(pids[1], signal.SIGKILL)
+        device._members[1]._program._process.wait()  # pyright: ignore[reportAttributeAccessIssue]
+        assert torch.equal(device.read(x), first)
+    assert not any(alive(pid) for pid in pids)
+    with pytest.raises(ArgumentError, match="processes"):
+        from_spice(NETWORK, **NETWORK_NAMES, processes=0)
+
+
+@spice
 def test_a_netlist_trains():
     torch.manual_seed(0)
     with from_spice(NETWORK, **NETWORK_NAMES, linear=True) as device:

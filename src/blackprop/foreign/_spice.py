@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from blackprop.core._theta import ThetaSpec
 from blackprop.errors import ArgumentError, DeviceError, ReadingError
 from blackprop.foreign._process import ProcessDevice, Program
 
+SHARE = 8  # rows of a query that are worth another process
 _VALUE = re.compile(r"bp(\d+) = (\S+)")
 _END = "blackprop: end"
 _UNKNOWN = "blackprop_unknown_command"
@@ -33,6 +35,7 @@ def from_spice(
     high: float | Tensor | None = None,
     timeout: float = 60.0,
     command: Sequence[str] = ("ngspice",),
+    processes: int = 1,
     **declared: Any,
 ) -> ProcessDevice:
     """Make a device of a netlist: θ are values of its elements, rows drive its sources, readings are its voltages.
@@ -55,6 +58,8 @@ def from_spice(
     - `low`, `high` (units of θ): the limits of the values; an element such as a resistor needs them.
     - `timeout` (s, default 60): for the rows of one query.
     - `command` (default `("ngspice",)`): how ngspice is started.
+    - `processes` (default 1): as many ngspice processes share the rows of a query, side by side; useful up to the
+      number of cores.
     - The others are those of `ThetaSpec` and `Device`. Without `initial`, θ starts at random within its limits.
 
     **Raises** `UnreachableError` if ngspice cannot be started, `DeviceError` with its words if it does not know a name
@@ -70,8 +75,12 @@ def from_spice(
             raise ArgumentError(f"`from_spice({name}=...)` takes names on one line, got {wrong[0]!r}")
     if isinstance(netlist, Path) and re.search(r"\s", str(netlist.resolve())):
         raise ArgumentError(f"`from_spice(netlist=...)`: ngspice does not take a path with spaces, {str(netlist)!r}")
+    if not processes >= 1:
+        raise ArgumentError(f"`from_spice(processes=...)` must be at least 1, got {processes}")
     theta = ThetaSpec(len(parameters), initial, low, high)
-    return _Spice(command, netlist, parameters, inputs, outputs, theta, timeout=timeout, **declared)
+    given = (command, netlist, parameters, inputs, outputs, theta)
+    members = [_Spice(*given, timeout=timeout, **declared) for _ in range(processes)]
+    return members[0] if processes == 1 else _SpicePool(members)
 
 
 class _Spice(ProcessDevice):
@@ -155,3 +164,27 @@ class _Spice(ProcessDevice):
     def close(self) -> None:
         super().close()
         self._written = None
+
+
+class _SpicePool(_Spice):
+    """Several processes with the same circuit, which share the rows of each query in order."""
+
+    def __init__(self, members: Sequence[_Spice]) -> None:
+        self.__dict__.update(members[0].__dict__)
+        self._members = list(members)
+        self._threads = ThreadPoolExecutor(len(members), thread_name_prefix="blackprop-ngspice")
+
+    def program(self, theta: Tensor, /) -> None:
+        for member in self._members:
+            member.program(theta)
+
+    def read(self, x: Tensor, /) -> Tensor:
+        count = max(1, min(len(self._members), len(x) // SHARE))
+        parts = list(zip(self._members, x.tensor_split(count), strict=False))
+        waiting = [self._threads.submit(member.read, rows) for member, rows in parts]
+        wait(waiting)  # all, so that an error of one leaves no other behind
+        return torch.cat([each.result() for each in waiting])
+
+    def close(self) -> None:
+        for member in self._members:
+            member.close()

@@ -122,7 +122,7 @@ class RunMonitor:
         self.reason = _agreed(spending.stepped()) if spending.limited else ""
         if scores:
             self._scores |= {name: float(value) for name, value in scores.items()}
-        if _is_first() and (scores or self.reason or self._record.due):
+        if _is_first() and (self._record.due or scores or self.reason):
             self._write(loss, evaluated=bool(scores))
         return bool(self.reason)
 

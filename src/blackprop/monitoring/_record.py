@@ -25,6 +25,7 @@ from blackprop.monitoring._process import this_process
 
 STATUS, LIVE, WARNINGS = "status.json", "live.jsonl", "warnings.jsonl"
 FORMAT = "blackprop live 1"
+SHARE = 0.01  # of the time, that writes may take on a slow disk
 SPACING = 0.005  # of the time so far, between two lines of the history
 
 
@@ -43,6 +44,8 @@ class LiveRecord:
             raise ArgumentError(f"`every` must be a positive number of seconds, got {every}")
         self.folder, self.every, self.go_on = folder, every, go_on
         self._next, self._next_line = -math.inf, -math.inf
+        self.asked: float = time.monotonic()
+        """When `due` was asked for last, that is, when the caller began to prepare a write."""
         self._began = time.time()
         self._state: dict[str, Any] = {"format": FORMAT, "process": this_process(), "begun": self._began}
         self._last: tuple[dict[str, Any], dict[str, Any]] | None = None
@@ -56,8 +59,9 @@ class LiveRecord:
 
     @property
     def due(self) -> bool:
-        """Whether a write is due. Makes no system call but that for the clock."""
-        return time.monotonic() >= self._next
+        """Whether a write is due: one that the caller prepares and writes now takes at most 1 % of the time."""
+        self.asked = time.monotonic()
+        return self.asked >= self._next
 
     def begin(self, state: Mapping[str, Any] | None = None) -> None:
         """Write the first status, and clear the record of an earlier run."""
@@ -78,13 +82,14 @@ class LiveRecord:
         if not self._begun:
             self.begin()
         now = time.monotonic()
-        self._next = now + self.every
         self._step = int(line.get("step", 0))
         self._last = dict(state), dict(line)
         self._save({"state": "running", "reason": "", **state})
         if now >= self._next_line:
             self._line(line)
             self._next_line = now + max(self.every, SPACING * (time.time() - self._began))
+        end = time.monotonic()
+        self._next = end + max(self.every, (end - self.asked) / SHARE)
 
     def end(self, state: str, reason: str = "") -> None:
         """Write the last status and the last line: the run is `finished`, `stopped` or `failed` for this reason."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from blackprop.core._budget import ROUNDING, Budget
 from blackprop.core._ledger import Ledger
 from blackprop.nn._layer import PhysicalLayer
 
-LATEST = 50  # steps, of which the dearest is expected again
+LATEST = 50  # steps of a block; the dearest of two blocks is expected again
 
 
 class Spending:
@@ -28,11 +28,22 @@ class Spending:
             name: module for name, module in model.named_modules() if isinstance(module, PhysicalLayer)
         }
         own = {id(layer.budget): layer.budget for layer in self.layers.values() if layer.budget is not None}
-        self._budgets = list(own.values())
-        self._over_all = None if budget is None or id(budget) in own else budget
-        self._before = self._spent()
-        self._first = True
-        self._steps: deque[list[float]] = deque(maxlen=LATEST)
+        self._limits: list[tuple[str, float, Callable[[], float]]] = [
+            (name, limit, partial(_booked, each, name))
+            for each in own.values()
+            for name, limit in each.limits.items()
+            if limit is not None
+        ]
+        if budget is not None and id(budget) not in own:
+            self._limits += [
+                (name, limit, partial(self._counted, name))
+                for name, limit in budget.limits.items()
+                if limit is not None
+            ]
+        self._before = [spent() for _, _, spent in self._limits]
+        self._first, self._steps = True, 0
+        # The dearest step of this block of steps and of the one before.
+        self._most = [[0.0] * len(self._limits), [0.0] * len(self._limits)]
 
     def ledger(self) -> Ledger:
         """Return the ledger of all layers together."""
@@ -41,50 +52,53 @@ class Spending:
     def limits(self) -> dict[str, tuple[float, float]]:
         """Return the amount spent and the limit, by unit; of several limits of a unit, the one with the least left."""
         found: dict[str, tuple[float, float]] = {}
-        for name, spent, limit in self._entries():
-            if limit is not None and (name not in found or limit - spent < found[name][1] - found[name][0]):
+        for name, limit, count in self._limits:
+            spent = count()
+            if name not in found or limit - spent < found[name][1] - found[name][0]:
                 found[name] = (spent, limit)
         return found
 
     @property
     def limited(self) -> bool:
         """Whether there is any limit."""
-        budgets = self._budgets if self._over_all is None else [*self._budgets, self._over_all]
-        return any(limit is not None for budget in budgets for limit in budget.limits.values())
+        return bool(self._limits)
 
     def stepped(self) -> str:
         """Follow a step, and return why the next one must not be made: a sentence, or "" while it may.
 
-        The next step is expected to take as much as the dearest of the last 50, without the first, which calibrates.
+        The next step is expected to take as much as the dearest of the last 50 to 100, without the first, which
+        calibrates.
         """
-        entries = self._entries()
-        now = [spent for _, spent, _ in entries]
-        if not self._first:
-            self._steps.append([a - b for a, b in zip(now, self._before, strict=True)])
-        self._first, self._before = False, now
-        for k, (name, spent, limit) in enumerate(entries):
-            most = max((step[k] for step in self._steps), default=1.0)
-            if limit is not None and most > 0 and spent + most > limit * (1 + ROUNDING):
-                return f"{spent:,.6g} of {limit:,.6g} {name} are spent, and a step takes up to {most:,.6g}"
-        return ""
+        now = [spent() for _, _, spent in self._limits]
+        reason = ""
+        if self._steps == LATEST:
+            self._steps, self._most = 0, [[0.0] * len(now), self._most[0]]
+        latest, earlier = self._most
+        for k, (name, limit, _) in enumerate(self._limits):
+            spent = now[k]
+            if self._first:
+                most = 1.0
+            else:
+                latest[k] = max(latest[k], spent - self._before[k])
+                most = max(latest[k], earlier[k])
+            if most > 0 and spent + most > limit * (1 + ROUNDING):
+                reason = reason or f"{spent:,.6g} of {limit:,.6g} {name} are spent, and a step takes up to {most:,.6g}"
+        self._first, self._before, self._steps = False, now, self._steps + 1
+        return reason
 
-    def _spent(self) -> list[float]:
-        return [spent for _, spent, _ in self._entries()]
+    def _counted(self, name: str) -> float:
+        ledgers = [layer.ledger for layer in self.layers.values()]
+        if name == "rows":
+            return float(sum(sum(each.rows.values()) for each in ledgers))
+        if name == "programmings":
+            return float(sum(sum(each.programmings.values()) for each in ledgers))
+        if name == "seconds":
+            return sum(each.lab_seconds + each.measured_seconds for each in ledgers)
+        return float(sum(each.actions[name] for each in ledgers))
 
-    def _entries(self) -> list[tuple[str, float, float | None]]:
-        entries = [
-            (name, budget.spent[name], limit) for budget in self._budgets for name, limit in budget.limits.items()
-        ]
-        if self._over_all is None:
-            return entries
-        total = self.ledger()
-        basic = {
-            "rows": total.total_rows,
-            "programmings": total.total_programmings,
-            "seconds": total.lab_seconds + total.measured_seconds,
-        }
-        counted = {name: basic.get(name, total.actions[name]) for name in self._over_all.limits}
-        return entries + [(name, float(counted[name]), limit) for name, limit in self._over_all.limits.items()]
+
+def _booked(budget: Budget, name: str) -> float:
+    return budget.spent[name]
 
 
 def costs(ledger: Ledger) -> dict[str, Any]:
