@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo report-example docs gallery dist test check format clean
+.PHONY: help setup demo report-example docs links gallery dist test check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test    install everything, then run every check"
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
 	@echo "make docs    the documentation site, in docs/_build/html (6 minutes, most of them for the gallery)"
+	@echo "make links   whether the pages that the documentation links to elsewhere are there (needs a network)"
 	@echo "make dist    wheel and source package in dist/, checked, and tried in an empty environment (3 minutes)"
 	@echo "make gallery  run every script of the gallery (4 minutes)"
 	@echo "make format  put the code into its one layout"
@@ -56,8 +57,12 @@ docs: $(READY_FOR_DOCS)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs 2 --quiet docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
+# Asks each other host that a page links to, so it is not a part of the checks.
+links: $(READY_FOR_DOCS)
+	$(BIN)/python -m sphinx --builder linkcheck --keep-going --jobs 2 --quiet -D plot_gallery=0 docs docs/_build/links
+
 gallery: $(READY_FOR_DOCS)
-	@for script in examples/gallery/plot_*.py; do \
+	@for script in $$($(BIN)/python docs/_extension/needs.py examples/gallery/plot_*.py); do \
 		echo "$$script"; MPLBACKEND=agg timeout 120 $(BIN)/python -W ignore::UserWarning $$script || exit 1; done
 
 dist: $(READY_FOR_DIST)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from _extension.needs import runnable  # beside this file
+
 project = "blackprop"
 author = "The blackprop developers"
 copyright = author  # noqa: A001  # Sphinx's name
@@ -39,10 +41,15 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 viewcode_line_numbers = True
 
+GALLERY = Path(__file__).parents[1] / "examples/gallery"
+# Scripts whose package or program is not here are left out of the site.
+absent = [script.stem for script in sorted(GALLERY.glob("plot_*.py")) if not runnable(script)]
+
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",
     "filename_pattern": r"plot_.*\.py",
+    "ignore_pattern": "|".join([r"__init__\.py", *absent]),
     "reset_modules": ("_extension.gallery.start",),
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
@@ -52,6 +59,9 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "write_computation_times": False,
 }
+
+linkcheck_timeout, linkcheck_retries, linkcheck_workers = 20, 2, 4
+linkcheck_anchors = False
 
 html_theme = "furo"
 html_title = f"blackprop {release}"

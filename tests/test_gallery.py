@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 plt = pytest.importorskip("matplotlib.pyplot", reason="the gallery draws with matplotlib")
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "examples/gallery").glob("plot_*.py"))
+NEEDS, PROGRAMS = (re.compile(rf"^# {word}: (\w+)$", re.MULTILINE) for word in ("needs", "needs-program"))
 QUICK = re.compile(r"^([A-Z]+) = \d+  # quick: (\d+)$", re.MULTILINE)
 
 
@@ -26,6 +28,11 @@ def test_scripts_of_the_gallery(path: Path, tmp_path: Path, monkeypatch: pytest.
     plt.switch_backend("agg")
     torch.manual_seed(0)
     text, count = QUICK.subn(r"\1 = \2", path.read_text())
+    for needed in NEEDS.findall(text):
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
+    for needed in PROGRAMS.findall(text):
+        if shutil.which(needed) is None:
+            pytest.skip(f"{needed} is not installed")
     assert count == 1
     tree = ast.parse(text)
     assert any(isinstance(node, ast.Assert) for node in tree.body[-6:])

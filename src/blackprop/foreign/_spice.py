@@ -170,7 +170,8 @@ class _SpicePool(_Spice):
     """Several processes with the same circuit, which share the rows of each query in order."""
 
     def __init__(self, members: Sequence[_Spice]) -> None:
-        self.__dict__.update(members[0].__dict__)
+        for name, value in vars(members[0]).items():
+            setattr(self, name, value)
         self._members = list(members)
         self._threads = ThreadPoolExecutor(len(members), thread_name_prefix="blackprop-ngspice")
 

@@ -1,4 +1,4 @@
-"""What a page tells of a run that needs attention, and what to do about it."""
+"""Sentences on a run that needs attention, each with a way out."""
 
 from __future__ import annotations
 
