@@ -121,7 +121,7 @@ def test_the_page_shows_means_and_gaps_without_the_seed_of_the_choice(modules, t
     assert "old" not in text
     assert text.startswith("before")
     assert text.endswith("after")
-    assert "| modulator | 100.0* | 20.0* | 92.0 ± 2.8 | 60.0* | 0.90 | 0.50 |" in text
+    assert "| modulator | 100.0* | 20.0* | 92.0 ± 2.0 | 60.0* | 0.90 | 0.50 |" in text
     chart = tmp_path / "chart.svg"
     modules.page.draw(results, chart)
     assert "nothing declared" in chart.read_text()

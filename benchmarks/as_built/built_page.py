@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ COLUMNS = (
     ("sep-CMA", "sep-cma", DECLARED),
 )
 SHOWN = ((DECLARED, "#0072b2", "o"), (NOTHING, "#d55e00", "D"))
-OTHERS = {"spsa": ("#8a8a8a", "v"), "snes": ("#8a8a8a", "^"), "sep-cma": ("#8a8a8a", "s"), "paper": ("#8a8a8a", "x")}
+OTHERS = {"spsa": ("SPSA", "v"), "snes": ("SNES", "^"), "sep-cma": ("sep-CMA", "s"), "paper": ("published", "x")}
+GREY = "#8a8a8a"
 
 
 def chosen(results: Sequence[Result]) -> list[Result]:
@@ -78,10 +80,15 @@ def groups(results: Sequence[Result]) -> list[tuple[int, int, str]]:
     return sorted(found, key=lambda group: (group[0], group[1] != 64, group[1], STATES.index(group[2])))
 
 
+def error(values: Sequence[float]) -> float:
+    """The standard error of the mean, of two values or more."""
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
 def entry(values: Sequence[float]) -> str:
     if not values:
         return ""
-    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if values[1:] else f"{values[0]:.1f}*"
+    return f"{statistics.fmean(values):.1f} ± {error(values):.1f}" if values[1:] else f"{values[0]:.1f}*"
 
 
 def gap(oracle: Sequence[float], frozen: Sequence[float], found: Sequence[float]) -> str:
@@ -149,14 +156,13 @@ def draw(results: Sequence[Result], file: Path) -> None:
                     if values := at(reference, DECLARED):
                         mean = statistics.fmean(values)
                         ax.plot([mean, mean], [place - 0.4, place + 0.4], color=INK, linewidth=1, linestyle=dashes)
-                for method, (colour, shape) in OTHERS.items():
+                for method, (_, shape) in OTHERS.items():
                     if values := at(method, DECLARED):
-                        ax.plot(statistics.fmean(values), place, color=colour, marker=shape, markersize=4)
+                        ax.plot(statistics.fmean(values), place, color=GREY, marker=shape, markersize=4)
                 for shift, (told, colour, shape) in zip((-0.15, 0.15), SHOWN, strict=True):
                     if values := at("default", told):
-                        error = statistics.stdev(values) if values[1:] else None
-                        mean = statistics.fmean(values)
-                        ax.errorbar(mean, place + shift, xerr=error, color=colour, marker=shape, markersize=5)
+                        mean, spread = statistics.fmean(values), error(values) if values[1:] else None
+                        ax.errorbar(mean, place + shift, xerr=spread, color=colour, marker=shape, markersize=5)
         for ax in list(axes.flat)[len(shown) :]:
             ax.set_visible(False)
         for ax in axes[:, 0]:
@@ -164,7 +170,11 @@ def draw(results: Sequence[Result], file: Path) -> None:
         axes[0, 0].invert_yaxis()
         handles = [
             *(Line2D([], [], color=c, marker=m, linestyle="none", label=f"default, {told}") for told, c, m in SHOWN),
-            *(Line2D([], [], color=c, marker=m, linestyle="none", label=n) for n, (c, m) in OTHERS.items()),
+            *(
+                Line2D([], [], color=GREY, marker=shape, linestyle="none", label=name)
+                for method, (name, shape) in OTHERS.items()
+                if any(each["method"] == method for each in results)
+            ),
             *(Line2D([], [], color=INK, linewidth=1, linestyle=dashes, label=n) for n, dashes in DASHES.items()),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
