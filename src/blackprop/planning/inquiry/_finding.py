@@ -54,7 +54,7 @@ class InquiryResult:
     dark: Tensor | None = None
 
     def declaration(self, spec: Declaration) -> Declaration:
-        """The declaration that the device may have, its parameters in `order`. The properties that `spec` declares are kept."""
+        """The declaration that the device may have, its parameters in `order`. It keeps the properties of `spec`."""
         rows = dict.fromkeys((Family.ROW, Family.BLOCKS), Coupling.ROW)
         coupling = {Family.ELEMENT: Coupling.ELEMENT, **rows}.get(self.family, spec.coupling)
         linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.LINEAR)
