@@ -43,7 +43,7 @@ class Columns:
     that is seen at its upper output alone, None where there is none.
 
     **Attributes:** `offset` (columns, n, 2), rad; `errors` (columns, n, 2), rad; `slopes` (columns, n, 2); `loss`,
-    nepers of amplitude in each block.
+    nepers of amplitude in each block; `doubted`, whether a phase seemed not to answer to its setting.
     """
 
     def __init__(self, layout: Layout, outputs: int, loss: float = 0.0, drives: Drives | None = None) -> None:
@@ -57,6 +57,7 @@ class Columns:
         shape = (self.count, self.widest, 2)
         self.offset, self.errors, self.slopes = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
         self.loss = loss
+        self.doubted: bool = False
         self.drives = drives if drives is not None else Drives()
 
     def blocks(self, column: int) -> int:

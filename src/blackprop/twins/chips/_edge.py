@@ -9,6 +9,7 @@ from blackprop.twins.chips._columns import BALANCED, Columns, fields, wave
 from blackprop.twins.chips._programme import Programming, Role, flipped
 
 Waves = tuple[Tensor, Tensor]
+STILL = 0.2  # of an output, a change below which a phase seems not to have turned
 WORST = 0.3  # rad, of a splitter
 
 
@@ -23,6 +24,9 @@ def solve_edge(columns: Columns, column: int, stage: list[tuple[Programming, Ten
     (upper, lower, left), (upper_flipped, lower_flipped, left_flipped) = (
         _outputs(columns, column, [each for each in stage if each[0].role is role])
         for role in (Role.EDGE, Role.EDGE_FLIP)
+    )
+    columns.doubted |= _silent(
+        columns, column, stage, upper, [upper[0], upper_flipped[0]], [lower[0], lower_flipped[0]]
     )
     a, b = _halves(upper), _halves(lower)
     alpha, second = _second_splitter(a, b, _real_alone(columns, column))
@@ -47,6 +51,22 @@ def solve_edge(columns: Columns, column: int, stage: list[tuple[Programming, Ten
         columns.offset[column, half], columns.errors[column, half] = found
         columns.offset[column, half, 1] -= columns.drives.straight
     return max(left, left_flipped)
+
+
+def _silent(columns: Columns, column: int, stage: list[tuple[Programming, Tensor]], *pairs: list[Tensor]) -> bool:
+    """Whether a phase seems not to turn: φ, which changes the upper outputs, the first of `pairs`; what flips an input,
+    which changes one or both outputs; or θ, of which the readings behind the last column tell.
+    """
+    seen = columns.seen[column]
+    moved = [
+        (pair[1] - pair[0])[:, :seen].norm(dim=0) / pair[0][:, :seen].norm(dim=0).clamp_min(1e-12) for pair in pairs
+    ]
+    found = [moved[0], torch.maximum(*moved[1:])]
+    if column == columns.count - 1:
+        straight, on = (y for each, y in stage[:2] if each.role is Role.EDGE)
+        upper = slice(columns.span(column).start, columns.span(column).start + 2 * seen, 2)
+        found.append((on - straight)[:, upper].norm(dim=0) / straight[:, upper].norm(dim=0).clamp_min(1e-12))
+    return bool((torch.cat(found) < STILL).any())
 
 
 def _half(plain: list[Tensor], turned: list[Tensor], upper: bool) -> tuple[Tensor, Tensor]:

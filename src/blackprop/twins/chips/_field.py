@@ -15,6 +15,8 @@ from blackprop.twins.chips._first import first_column, pin
 from blackprop.twins.chips._programme import Programming, Role, flipped
 
 POOL = 192  # programmings that tell a field, at most: more of them are slow, and tell little more
+SILENT = 0.5  # of the size of a change, below which a phase seems not to have turned
+CALM = 0.3  # relative residual of a stage up to which such a sign is believed
 LOST = 0.95  # relative residual above which a stage has failed: the columns before it cannot be found either
 SIGMA = torch.tensor([[[1, 0], [0, -1]], [[0, -1j], [1j, 0]], [[0, 1], [1, 0]]], dtype=torch.complex128)  # z, y, x
 
@@ -84,7 +86,8 @@ def grown(
         if residual > LOST:
             break
         stage = _known(columns, column, stages[column])
-        _solve_column(columns, column, base, rows, z, stage, ridge)
+        doubted = _solve_column(columns, column, base, rows, z, stage, ridge)
+        columns.doubted |= doubted and residual < CALM
         pool = pool.latest(stage).before(columns, column)
     return columns, left
 
@@ -106,15 +109,21 @@ def _signs(columns: Columns, column: int, pool: _Known) -> Tensor:
 
 def _solve_column(
     columns: Columns, column: int, base: Tensor, rows: Tensor, z: Tensor, stage: _Known, ridge: float
-) -> None:
-    """Fill in a column, the field z (rows, modes) behind it at the base setting being known."""
+) -> bool:
+    """Fill in a column, the field z (rows, modes) behind it at the base setting being known; whether a phase of it or
+    of the column before seems not to turn.
+    """
     seen, half, start = columns.seen[column], columns.half[column], columns.span(column).start
     near, place = slice(start, start + 2 * seen), None if half is None else start + 2 * half
     signs = flipped(columns, column)[1] if column else torch.ones(columns.modes, dtype=torch.float64)
     upper = signs[near.start : near.stop : 2, None, None, None]  # −1 where the upper input is flipped
     passed, cases, extras, halves = signs * z, [(stage.of(Role.TURN), z)], None, None
     passed[:, near] = z[:, near]
-    flip = _sum(_fit(near, place, [(stage.of(Role.FLIP), passed)], upper * SIGMA)[0], upper * SIGMA) if column else None
+    flip, silent = None, False
+    if column:
+        t = _fit(near, place, [(stage.of(Role.FLIP), passed)], upper * SIGMA)[0]
+        silent = bool((t.norm(dim=1) < SILENT).any())  # 1 where a phase turns as it should
+        flip = _sum(t, upper * SIGMA)
     if flip is not None and place is not None:
         passed[:, near] = (flip @ z[:, near].unflatten(1, (-1, 2))[..., None])[..., 0].flatten(1)
         passed[:, place] = _output(place, stage.of(Role.FLIP), passed, ridge)
@@ -122,6 +131,7 @@ def _solve_column(
         cases.append((stage.of(Role.BOTH), passed))
         extras = [torch.stack((kept, 1j * kept, sign * turned, sign * 1j * turned)) for sign in (1, -1)]
     t, g = _fit(near, place, cases, (1j * SIGMA).expand(seen, 3, 2, 2), extras)
+    silent = silent or bool((t.norm(dim=1) < SILENT).any())
     alpha, second = torch.atan2(t[:, 2], t[:, 1]), _angle(t)
     frame = _frame(alpha, second)
     if flip is None:
@@ -139,6 +149,7 @@ def _solve_column(
         order = (1, 0) if upper_flips(columns, column, half) else (0, 1)
         phases, errors = half_seen(*(halves[k] for k in order), *(multiples[k] for k in order))
         columns.offset[column, half], columns.errors[column, half] = phases - base[column, half], errors
+    return silent
 
 
 def _angle(t: Tensor) -> Tensor:

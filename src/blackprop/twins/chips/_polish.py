@@ -17,6 +17,7 @@ from blackprop.twins.chips._adjoint import Propagation
 
 TOGETHER = 2**22  # bytes of a field that are held at a time: settings beyond them are taken in turn
 HISTORY = 40
+DEAD = -1.0  # the slope of a shifter that does not answer
 UNITS = {"slopes": 0.25, "crosstalk": 0.005}  # of these parameters, where a unit of 1 rad is too long a step
 
 
@@ -50,8 +51,9 @@ def polishing(
 ) -> Iterator[Build]:
     """Yield the build after every so many `steps` of L-BFGS on `Σ|ŷ − y|² / Σ|y|²` with its priors, from `build` on.
 
-    The gain of all outputs together is always free. The model is evaluated in `dtype`, the parameters and the search
-    are in float64. A prior weighs as much as the readings' relative `noise` says.
+    The gain of all outputs together is always free. Shifters that do not answer, of a slope of −1, stay so. The model is
+    evaluated in `dtype`, the parameters and the search are in float64. A prior weighs as much as the readings'
+    relative `noise` says.
     """
     units = {name: UNITS.get(name, 1.0) for name in free}
     middle = chip.heaters.top / 2 if chip.heaters is not None else 0.0
@@ -62,9 +64,12 @@ def polishing(
     for value in scaled.values():
         value.requires_grad_()
 
+    dead = build.slopes == DEAD
+
     def present() -> Build:
         parts = {name: scaled[name] * units[name] for name in free}
         if "slopes" in free:
+            parts["slopes"] = torch.where(dead, DEAD, parts["slopes"])
             parts["offset"] = scaled["offset"] - parts["slopes"] * middle
         parts["loss_out"] = parts.get("loss_out", build.loss_out) - scaled["gain"]
         return replace(build, **parts)
@@ -84,7 +89,8 @@ def polishing(
             loss += left.detach()
         for name, prior in (priors or {}).items():
             if name in free:
-                far = weight * ((getattr(present(), name) - prior.mean) / prior.std).square().sum()
+                off = (getattr(present(), name) - prior.mean) / prior.std
+                far = weight * (torch.where(dead, 0.0, off) if name == "slopes" else off).square().sum()
                 far.backward()
                 loss += far.detach()
         return loss

@@ -17,6 +17,8 @@ from blackprop.twins.chips._calibration import calibrate, check_design, costs, u
 from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._twin import ChipTwin
 
+NAMED = 16  # numbers that a text lists
+
 
 class CalibratedChip(Surrogate):
     """`∂L/∂x` and `∂L/∂θ` by autograd through a model of the chip, found at the first setting.
@@ -30,6 +32,14 @@ class CalibratedChip(Surrogate):
       from the last column to the first, 2N + 19 programmings of N modes at least (`Precision.programmings`).
     - All other designs and readouts, and few outputs: layer by layer from the inputs (`programmings`), one programming
       a phase layer for fields, two for powers, and two or four where three-splitter blocks of two columns meet.
+
+    Phase shifters that do not answer to their setting, such as dead or shorted heaters, are found: `dead` (P,) is True
+    for them, and a `CalibrationWarning` names them at the first batch. Their gradient is zero, and the rest is
+    calibrated and trained as usual. The closed form gives way to the growth layer by layer there, for one pass more.
+    Where powers are read they are not found in general; the check on held-out readings says so.
+
+    One held-out setting is read at the first and at the last programming. Where the readings differ by more than noise,
+    `moved` is True and a `CalibrationWarning` says that the chip moved meanwhile.
 
     After that every training batch refines the model by `online_steps` steps, as `Twin` does.
 
@@ -51,7 +61,10 @@ class CalibratedChip(Surrogate):
     held_out: Tensor
     fitted: Tensor
     noise: Tensor
+    drift: Tensor
+    moved: Tensor
     accepted: Tensor
+    dead: Tensor
     said: Tensor
 
     def __init__(
@@ -91,10 +104,11 @@ class CalibratedChip(Surrogate):
         self.twin.bind(spec)
 
     def _allocate(self, spec: Declaration) -> None:
-        del spec
-        for name in ("held_out", "fitted", "noise"):
+        self.register_buffer("dead", torch.zeros(spec.theta.size, dtype=torch.bool))
+        for name in ("held_out", "fitted", "noise", "drift"):
             self.register_buffer(name, torch.full((), math.inf))
         self.register_buffer("accepted", torch.tensor(False))
+        self.register_buffer("moved", torch.tensor(False))
         self.register_buffer("said", torch.tensor(False))
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
@@ -105,25 +119,43 @@ class CalibratedChip(Surrogate):
         yield from self.twin.start(theta, generator)
         if math.isfinite(found.held_out):
             self.model.take(found.build)
-        for name in ("held_out", "fitted", "noise", "accepted"):
+        for name in ("held_out", "fitted", "noise", "accepted", "drift", "moved"):
             getattr(self, name).fill_(getattr(found, name))
+        self.dead.copy_(found.dead)
         self.said.fill_(False)
 
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         yield from self.twin.track(theta_old, theta_new, generator)
 
     def observe(self, x: Tensor, y: Tensor) -> None:
-        if not self.accepted and not self.said:
+        if not self.said:
             self.said.fill_(True)
-            warnings.warn(
-                f"{self.spec.name}: the calibration leaves {float(self.held_out):.0%} of the readings unexplained at "
-                f"settings that it was not made from, so its gradients may be wrong. Give `Precision(rows=..., "
-                f"repeats=...)` more than {self.precision.rows} and {self.precision.repeats}, or take a method that "
-                "needs no design, such as `DirectionalMemory`",
-                CalibrationWarning,
-                stacklevel=2,
-            )
+            for text in self._doubts():
+                warnings.warn(f"{self.spec.name}: {text}", CalibrationWarning, stacklevel=2)
         self.twin.observe(x, y)
+
+    def _doubts(self) -> list[str]:
+        """What the calibration found wrong, and what to do."""
+        found, dead = [], self.dead.nonzero().flatten().tolist()
+        if dead:
+            found.append(
+                f"{len(dead)} of {len(self.dead)} phase shifters do not answer to their setting: {listed(dead)}. Their "
+                "gradient is zero, and training goes around them; check their heaters and drivers"
+            )
+        if self.moved:
+            found.append(
+                f"the chip moves while it is calibrated: the reading of one setting changed by {float(self.drift):.1%} "
+                "from the first programming to the last, beyond its noise. Steady the chip or let it warm up and start "
+                "again, or calibrate in fewer programmings or rows, `CalibratedChip(precision=Precision(rows=...))`"
+            )
+        if not self.accepted:
+            found.append(
+                f"the calibration leaves {float(self.held_out):.0%} of the readings unexplained at settings that it "
+                f"was not made from, so its gradients may be wrong. Give `Precision(rows=..., repeats=...)` more than "
+                f"{self.precision.rows} and {self.precision.repeats}, or take a method that needs no design, such as "
+                "`DirectionalMemory`"
+            )
+        return found
 
     def grad_x(self, x: Tensor, grad_y: Tensor) -> Tensor:
         return self.twin.grad_x(x, grad_y)
@@ -135,7 +167,19 @@ class CalibratedChip(Surrogate):
     def diagnosis(self) -> dict[str, float]:
         if not self.held_out.isfinite():
             return {}
-        return {"check_residual": float(self.held_out), "noise": float(self.noise), **self.twin.diagnosis()}
+        return {
+            "check_residual": float(self.held_out),
+            "noise": float(self.noise),
+            "drift": float(self.drift),
+            **self.twin.diagnosis(),
+        }
 
     def extra_repr(self) -> str:
-        return f"precision={self.precision}"
+        dead = self.dead.nonzero().flatten().tolist() if "dead" in self._buffers else []
+        return f"precision={self.precision}" + (f", dead={listed(dead)}" if dead else "")
+
+
+def listed(numbers: list[int]) -> str:
+    """The first of some numbers, and how many there are more."""
+    more = len(numbers) - NAMED
+    return ", ".join(map(str, numbers[:NAMED])) + (f" and {more} more" if more > 0 else "")

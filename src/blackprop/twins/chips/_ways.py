@@ -15,7 +15,7 @@ from blackprop.core._declaration import Declaration
 from blackprop.devices.photonic.chips import Build, Chip, Field, Rectangular
 from blackprop.twins.chips._columns import HEATED, Columns
 from blackprop.twins.chips._field import LOST, grown
-from blackprop.twins.chips._polish import ChipReadings
+from blackprop.twins.chips._polish import DEAD, ChipReadings
 from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._programme import count, programme
 from blackprop.twins.chips.growth._linear import LinearGrowth
@@ -33,12 +33,13 @@ class Way(abc.ABC):
     """A programme of readings, and a build of the chip from them.
 
     **Attributes:** `drives` (settings, P), rad, at which `precision.rows` rows are sent; `more` (settings, P), at which
-    `more_rows` others are.
+    `more_rows` others are; `doubted`, whether the readings showed a shifter that seems dead, and the way knows none.
     """
 
     drives: Tensor
     more: Tensor
     more_rows: int = 0
+    doubted: bool = False
 
     @abc.abstractmethod
     def build(self, fitted: ChipReadings, others: ChipReadings) -> tuple[Build, bool]:
@@ -62,6 +63,7 @@ class ClosedForm(Way):
         rows = pad(fitted.x, (0, self._chip.modes - fitted.x.shape[-1]))
         measured = list(zip(self._programmings, fitted.readings, strict=True))
         columns, left = grown(self._columns, self._base, rows, measured)
+        self.doubted = columns.doubted
         return scaled(self._chip, columns.build(self._chip.build), fitted), max(left) <= LOST
 
 
@@ -98,7 +100,9 @@ class Grown(Way):
         if self._signs is None:
             growth = LinearGrowth(self._walk, self._base, fitted.x, measured)
             growth.run()
-            build = replace(nominal, offset=growth.offset, splitters=growth.errors)
+            build = replace(
+                nominal, offset=growth.offset, splitters=growth.errors, slopes=_slopes(nominal, growth.dead)
+            )
             return scaled(self._chip, build, fitted), growth.left[-1] <= LOST
         flips = (others.x, others.readings[0], others.readings[1]) if len(self.more) else None
         growth = PowerGrowth(self._walk, self._base, fitted.x, measured, self._signs, flips)
@@ -108,6 +112,7 @@ class Grown(Way):
         dark = torch.zeros(len(growth.dark), each, dtype=torch.float64)
         dark[:, 0] = growth.dark
         build = replace(nominal, offset=growth.offset, splitters=growth.errors, dark=dark.flatten())
+        build = replace(build, slopes=_slopes(nominal, growth.dead))
         return replace(build, responsivity=gains.repeat_interleave(each)), growth.left[-1] <= LOST
 
 
@@ -139,6 +144,12 @@ def scaled(chip: Chip, build: Build, fitted: ChipReadings) -> Build:
     found = chip.transfer_with(fitted.x, fitted.theta, build)
     gain = fitted.readings.norm() / found.norm().clamp_min(1e-30)
     return replace(build, loss_out=build.loss_out - gain.clamp_min(1e-12).log())
+
+
+def _slopes(nominal: Build, dead: list[int]) -> Tensor:
+    slopes = nominal.slopes.clone()
+    slopes[dead] = DEAD
+    return slopes
 
 
 def amplitude(build: Build) -> Tensor:

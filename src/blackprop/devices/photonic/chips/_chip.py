@@ -33,7 +33,7 @@ class Build:
 
     offset: Tensor  # (P,)
     splitters: Tensor  # (blocks, splitters a block)
-    slopes: Tensor  # (P,), h of each heater
+    slopes: Tensor  # (P,), h of each heater; −1 for one that does not answer to its setting
     loss: Tensor  # (blocks,)
     loss_in: Tensor  # (n_in,)
     loss_out: Tensor  # (ports read,)
@@ -212,7 +212,7 @@ class Chip(Simulator):
     def phases_with(self, theta: Tensor, build: Build) -> Tensor:
         """The phases (..., P) in rad at the setting theta."""
         if self.heaters is None or self._warmth is None:
-            return theta + build.offset
+            return (1 + build.slopes) * theta + build.offset
         heat = (1 + build.slopes) * self.heaters.nominal(theta)
         return build.offset + heat + build.crosstalk * self._warmth.spilt(heat)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import cmath
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from blackprop.twins.chips.growth._programme import EARLY, Setpoint, Walk
 from blackprop.twins.chips.growth._step import LayerStep
 
 WORSE = 1.2  # times the residual of the layer before: a layer's unknowns are not right
+GRID, LATER = 12, 2  # points of the search for an offset that dead shifters left open, and the layers that are asked
 BACK = 4  # layers that are fitted jointly, where real light shows too little of one
 
 
@@ -38,7 +40,7 @@ class Growth(abc.ABC):
     readings (rows, outputs).
 
     **Attributes:** `offset` (P,), rad; `errors` (blocks, splitters), rad; `left`, the relative residual of each layer's
-    readings.
+    readings; `dead`, the numbers in θ of the shifters that do not answer to their setting. Their offset is their phase.
     """
 
     def __init__(self, walk: Walk, base: Tensor, rows: Tensor, measured: list[tuple[Setpoint, Tensor]]) -> None:
@@ -52,6 +54,8 @@ class Growth(abc.ABC):
         self.offset = torch.zeros(len(base), dtype=torch.float64)
         self.errors = torch.zeros(walk.layout.blocks, 2 if walk.two else 3, dtype=torch.float64)
         self.left: list[float] = []
+        self.dead: list[int] = []
+        self._unseen: dict[int, int] = {}  # of an offset that dead shifters alone would have shown: its layer
         entering = pad(rows, (0, self.modes - rows.shape[1])).mT.to(torch.complex128)
         self.field = entering.expand(len(measured), -1, -1)  # in front of the present layer
         self.fields: dict[int, Tensor] = {}  # in front of the last few layers
@@ -85,8 +89,9 @@ class Growth(abc.ABC):
 
     def stages(self, number: int, step: LayerStep) -> list[Stage]:
         found = []
-        for colour, members in enumerate(step.colours):
-            here = (self.layer == number) & (self.colour == colour)
+        silent = torch.tensor([number in self.dead for number in step.shifters.number.tolist()])
+        for colour, every in enumerate(step.colours):
+            here, members = (self.layer == number) & (self.colour == colour), every[~silent[every]]
             found += [Stage(here & (self.turns == turn), members, float(turn)) for turn in self.turns[here].unique()]
         return found
 
@@ -130,11 +135,38 @@ class Growth(abc.ABC):
                 self._source[lower], self._open[each] = each // 2, upper
                 self._source.pop(upper, None)
 
+    def silence(self, number: int, step: LayerStep, dead: list[int]) -> None:
+        """Take shifters of a layer, by their numbers in θ, for dead: the offsets in front that only they would have
+        shown are left to the layers behind.
+        """
+        self.dead += dead
+        self.drives[:, dead] = 0.0
+        self.base[dead] = 0.0
+        live = torch.tensor([each not in self.dead for each in step.shifters.number.tolist()])
+        shown = {m for group in step.groups for m in group.support[live[group.which]].flatten().tolist()}
+        self._unseen |= {each: number for mode, (each, _) in step.consumed.items() if mode not in shown}
+
+    def search(self, number: int, loss: Callable[[], float]) -> None:
+        """Take for each offset that dead shifters left open the one of a grid that leaves the least loss."""
+        self._unseen = {each: layer for each, layer in self._unseen.items() if layer >= number - LATER}
+        for each in [*self._unseen] * (2 if len(self._unseen) > 1 else 1):
+            found = []
+            for _ in range(GRID):
+                self._moved(each, number, 2 * math.pi / GRID)
+                found.append(loss())
+            self._moved(each, number, 2 * math.pi / GRID * (found.index(min(found)) + 1))
+
+    def _moved(self, each: int, number: int, turn: float) -> None:
+        first = self._unseen[each]
+        self.offset[each] += turn
+        steps = self.walk.steps[first:number]
+        self.rewound(first, steps, torch.cat([step.gathered(self.offset, self.errors) for step in steps]))
+
     def doubtful(self, number: int) -> bool:
         """Whether the last layers want to be fitted jointly: real light shows too little of one, or a layer leaves more
-        of the readings than those before it.
+        of the readings than those before it, or dead shifters left some open.
         """
-        worse = len(self.left) > 1 and self.left[-1] > WORSE * self.left[-2]
+        worse = (len(self.left) > 1 and self.left[-1] > WORSE * self.left[-2]) or bool(self._unseen)
         return number < EARLY or worse or any(self.walk.blind[max(0, number - BACK + 1) : number + 1])
 
     def rewound(self, first: int, steps: list[LayerStep], unknowns: Tensor) -> None:

@@ -12,6 +12,7 @@ from blackprop.twins.chips.growth._growth import BACK, Growth, Stage, changes, t
 from blackprop.twins.chips.growth._layers import Shifters
 from blackprop.twins.chips.growth._pin import pinned
 from blackprop.twins.chips.growth._programme import EARLY
+from blackprop.twins.chips.growth._silent import answers
 from blackprop.twins.chips.growth._step import LayerStep
 from blackprop.twins.chips.growth._window import Window
 
@@ -19,6 +20,7 @@ ALTERNATIONS, STILL = 8, 1e-9  # of a layer's unknowns and the functionals; rad,
 ROUNDS = 30  # of a joint fit
 POOR = 8  # times the noise: a layer's offsets are wrong
 EXACT = 1e-14  # of the readings' power: less is rounding
+SILENT, SURE = 0.3, 0.5  # of a shifter's answer: below that it is dead, where the error is below this
 CAREFUL = 1e-4  # of the readings' power, the noise that is assumed at first where little is known
 
 
@@ -32,6 +34,10 @@ class LinearGrowth(Growth):
         """The first functionals follow from readings, as all others."""
 
     def solve(self, number: int, step: LayerStep) -> None:
+        self.search(number, lambda: self._tried(number, step))
+        self._solve(number, step)
+
+    def _solve(self, number: int, step: LayerStep) -> None:
         field, y = self.light(self.pool(number))
         size = float(y.square().mean())
         noise = max(self.left[-1] ** 2 if self.left else 0.0, EXACT) * size
@@ -40,6 +46,7 @@ class LinearGrowth(Growth):
         gram, right = parts.mT @ parts, parts.mT @ y
         gram.diagonal().add_(ridge)
         prior = s = torch.linalg.solve(gram, right)  # (2 modes, outputs), real
+        self._listen(number, step, _complex(s), noise)
         stages, unknowns, moved = self.stages(number, step), None, math.inf
         told = torch.cat([self.light(each.which)[1] for each in stages])
         now = parts[:0]
@@ -51,7 +58,7 @@ class LinearGrowth(Growth):
                 signs = self.corrected(step, t)
                 if signs is not None:
                     self.field = signs[:, None] * self.field
-                    self.solve(number, step)
+                    self._solve(number, step)
                     return
                 unknowns = step.begun(t)
             else:
@@ -73,6 +80,29 @@ class LinearGrowth(Growth):
             self.settle(number, step, unknowns)
         if number and self.doubtful(number):
             self._jointly(number, ridge, noise, CAREFUL * size)
+
+    def _listen(self, number: int, step: LayerStep, s: Tensor, noise: float) -> None:
+        """Find the shifters of a layer that do not answer."""
+        stages = [(each, *self.light(each.which)) for each in self.stages(number, step)]
+        much, error = answers(step, s, stages, noise, number < self.walk.front or self.walk.blind[number])
+        silent = (much < SILENT) & (error < SURE)
+        dead = [each for each in step.shifters.number[silent].tolist() if each not in self.dead]
+        if dead:
+            self.silence(number, step, dead)
+
+    def _tried(self, number: int, step: LayerStep) -> float:
+        """The power that a layer leaves of the readings at the present field in front of it, without refinement."""
+        field, y = self.light(self.pool(number))
+        parts, size = _parts(field), float(y.square().mean())
+        gram = parts.mT @ parts
+        gram.diagonal().add_(EXACT * float(field.abs().square().sum(1).mean()))
+        s = torch.linalg.solve(gram, parts.mT @ y)
+        normal = self._normal(step, self.stages(number, step), s, s, gram, None)
+        noise = max(self.left[-1] ** 2, CAREFUL) * size
+        trust = 1e-9 * float(normal[0].diagonal().mean()) + 4 * noise
+        t = torch.linalg.solve(normal[0] + trust * torch.eye(len(normal[0])), normal[1])
+        t = step.coefficients(step.fitted(step.begun(t), *normal[:2], noise))
+        return float((y - parts @ s).square().sum() + normal[2] + t @ (normal[0] @ t) - 2 * (normal[1] @ t))
 
     def end(self) -> None:
         field, y = self.light(self.layer >= 0)

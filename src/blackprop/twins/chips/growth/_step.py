@@ -14,6 +14,7 @@ from blackprop.twins.chips.growth._layers import Shifters, Splitters, modes_of
 SPREAD = 0.05  # rad, of the splitters, as foundries build them
 ROUNDS, LEAST_GAIN = 40, 1e-14  # of the fit of a layer
 STARTS, SWEEPS, GRID = 3, 2, 8  # of the search for the offsets of a layer that does not fit
+UNSEEN = 1e-12  # of the largest curvature: an unknown with less stays
 MOST = 1e10  # damping with which the fit of a layer gives up
 
 Pending = dict[int, tuple[int, int]]  # mode: the number in θ of the offset that stands there unknown, and its sign
@@ -212,6 +213,8 @@ class LayerStep:
         for _ in range(ROUNDS):
             slope = self.slopes(here)
             curved = slope.mT @ gram @ slope + prior.diag()
+            # Behind shifters that do not answer, some unknowns are not seen.
+            curved.diagonal().add_(UNSEEN * float(curved.diagonal().max()) + 1e-30)
             downhill = slope.mT @ (right - gram @ self.coefficients(here)) - prior * here
             while damping < MOST:
                 step = torch.linalg.solve(curved + damping * scale * torch.eye(self.count), downhill)
