@@ -41,3 +41,29 @@ def test_a_chip_that_stands_is_not_suspected(noise, outputs):
         chip = Chip(chips.Rectangular(), 8, outputs, modes=8, seed=seed)
         surrogate = calibrated(Noisy(chip, read=noise, seed=seed) if noise else chip, seed)
         assert not bool(surrogate.moved)
+
+
+def again(surrogate, device):
+    generator = torch.Generator().manual_seed(5)
+    run(surrogate.start(device.theta.draw(generator), generator), device.measure)
+
+
+def test_a_worse_calibration_does_not_replace_the_one_that_is_held():
+    chip = Chip(chips.Rectangular(), 6, 6, seed=1)
+    surrogate = calibrated(Noisy(chip, read=1e-3))
+    held = surrogate.model.offset.clone()
+    again(surrogate, Noisy(chip, read=0.2))
+    torch.testing.assert_close(surrogate.model.offset, held, rtol=0, atol=0)
+    assert float(surrogate.noise) > 0.1  # its verdict is of the new readings
+    assert float(surrogate.held_out) < 0.3
+
+
+def test_a_chip_that_has_moved_is_calibrated_anew():
+    chip = Chip(chips.Rectangular(), 6, 6, seed=1)
+    surrogate = calibrated(Noisy(chip, read=1e-3))
+    chip.build.offset[:8] += 1.0
+    again(surrogate, Noisy(chip, read=1e-3))
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(2))
+    theta = 2 * math.pi * torch.rand(4, 30, generator=torch.Generator().manual_seed(3))
+    y = chip.transfer(x, theta)
+    assert float((surrogate.model(x, theta) - y).norm() / y.norm()) < 0.02

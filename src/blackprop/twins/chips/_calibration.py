@@ -28,7 +28,7 @@ ROUNDS = 4  # of the joint fit, between which it is looked at
 ENOUGH, GAIN = 1.02, 1e-3  # times the noise, and of the residual: a fit that leaves and gains no more is done
 FAR = 5.0  # times the noise: readings that are left beyond are not explained
 EXACT = 1e-6  # a residual below which single precision cannot improve the fit
-MOVED, LITTLE = 1.5, 1e-3  # times the noise, and of a reading: a change beyond is no chance
+MOVED, LITTLE = 1.5, 1e-3  # times the noise, and of a reading: a larger change is not chance
 FAINT = -0.75  # of a slope that the joint fit found, below which a heater does not heat
 CLEAR = 0.25  # held-out residual up to which shifters are named as dead
 ACCEPTED = 0.5  # held-out residual up to which the gradients still train as well as exact ones
@@ -43,7 +43,7 @@ class Found:
     are read twice show it; `accepted`, whether the build explains the held-out readings; `dead`, the numbers in θ of
     shifters that do not answer to their setting, where the build explains the readings well; `drift`, by how much of
     its size the reading of one setting changed from the first to the last programming, noise taken off; `moved`,
-    whether that is more than chance.
+    whether that is more than chance; `check`, the held-out readings, None where there are none.
     """
 
     build: Build
@@ -52,6 +52,7 @@ class Found:
     noise: float
     accepted: bool
     drift: float = 0.0
+    check: ChipReadings | None = None
 
     @property
     def moved(self) -> bool:
@@ -147,7 +148,7 @@ def _once(
     more, last = (_anywhere(chip, count, generator) for count in (precision.more, held_out(chip, spec) - 1))
     grid, last, twice = torch.cat((drives, more)), torch.cat((last, last[:1])), torch.cat((held, held))
     # One of the held-out settings is read first and last: a chip that moves meanwhile reads differently.
-    sent = (twice, last[:1]), (rows, grid), (others, flips), (twice, last)
+    sent = (twice, last[:1]), (rows, grid), (others, flips), (twice, last[1:])
     queries = [Query(x, t, Purpose.CALIBRATE) for x, ts in sent for t in ts.to(like)]
     answers = [y.flatten(1).cpu().double() for y in (yield from in_rounds(queries, spec.d_out))]
     read = [torch.stack(answers[a:b]) if b > a else torch.empty(0, 0, spec.d_out) for a, b in _places(sent)]
@@ -156,10 +157,20 @@ def _once(
     flat = [x.flatten(1).cpu().double() for x in (rows, held, others)]
     fitted = ChipReadings(flat[0], grid, read[1])
     means = (once + again) / 2
-    check = ChipReadings(flat[1], torch.cat((last[:1], last)), means)
+    check = ChipReadings(flat[1], last, means)
     found = _solve(chip, first, len(drives), fitted, ChipReadings(flat[2], flips, read[2]), check, precision, noise)
     moved = float((means[0] - means[-1]).norm() / means[[0, -1]].square().sum().div(2).sqrt().clamp_min(1e-30))
-    return replace(found, drift=math.sqrt(max(0.0, moved**2 - noise**2)))
+    if not math.isfinite(found.held_out):
+        return found
+    return replace(found, check=check, drift=math.sqrt(max(0.0, moved**2 - noise**2)))
+
+
+def better(chip: Chip, held: Build, found: Found) -> Found:
+    """`found`, or with the build that is `held` already, where that explains the new held-out readings as well."""
+    if found.check is None:
+        return found
+    left = residual(chip, held, found.check)
+    return found if found.held_out < left else replace(found, build=held, held_out=left, accepted=left < ACCEPTED)
 
 
 def _places(sent: tuple[tuple[Tensor, Tensor], ...]) -> list[tuple[int, int]]:

@@ -54,7 +54,7 @@ def solve_edge(columns: Columns, column: int, stage: list[tuple[Programming, Ten
 
 
 def _silent(columns: Columns, column: int, stage: list[tuple[Programming, Tensor]], *pairs: list[Tensor]) -> bool:
-    """Whether a phase seems not to turn: φ, which changes the upper outputs, the first of `pairs`; what flips an input,
+    """Whether a phase seems not to turn: φ, that changes the upper outputs, the first of `pairs`; the flip of an input,
     which changes one or both outputs; or θ, of which the readings behind the last column tell.
     """
     seen = columns.seen[column]

@@ -51,8 +51,8 @@ def polishing(
 ) -> Iterator[Build]:
     """Yield the build after every so many `steps` of L-BFGS on `Σ|ŷ − y|² / Σ|y|²` with its priors, from `build` on.
 
-    The gain of all outputs together is always free. Shifters that do not answer, of a slope of −1, stay so. The model is
-    evaluated in `dtype`, the parameters and the search are in float64. A prior weighs as much as the readings'
+    The gain of all outputs together is always free. Shifters that do not answer, of a slope of −1, stay so. The model
+    is evaluated in `dtype`, the parameters and the search are in float64. A prior weighs as much as the readings'
     relative `noise` says.
     """
     units = {name: UNITS.get(name, 1.0) for name in free}

@@ -13,7 +13,7 @@ from blackprop.core._procedure import Procedure
 from blackprop.devices import Device
 from blackprop.errors import ArgumentError, CalibrationWarning, IncompatibleError
 from blackprop.surrogates import Surrogate, Twin
-from blackprop.twins.chips._calibration import calibrate, check_design, costs, usual
+from blackprop.twins.chips._calibration import better, calibrate, check_design, costs, usual
 from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._twin import ChipTwin
 
@@ -40,6 +40,9 @@ class CalibratedChip(Surrogate):
 
     One held-out setting is read at the first and at the last programming. Where the readings differ by more than noise,
     `moved` is True and a `CalibrationWarning` says that the chip moved meanwhile.
+
+    Another `start` calibrates again. The calibration that is held stays where it explains the new held-out readings at
+    least as well.
 
     After that every training batch refines the model by `online_steps` steps, as `Twin` does.
 
@@ -116,6 +119,9 @@ class CalibratedChip(Surrogate):
         found = yield from calibrate(
             self.model.chip, self.spec, self.precision, self._amplitude, theta.detach(), generator
         )
+        if self.held_out.isfinite():
+            held = self.model.build.to(torch.zeros((), dtype=torch.float64))
+            found = better(self.model.chip, held, found)
         yield from self.twin.start(theta, generator)
         if math.isfinite(found.held_out):
             self.model.take(found.build)
@@ -135,7 +141,7 @@ class CalibratedChip(Surrogate):
         self.twin.observe(x, y)
 
     def _doubts(self) -> list[str]:
-        """What the calibration found wrong, and what to do."""
+        """The faults that the calibration found, each with a remedy."""
         found, dead = [], self.dead.nonzero().flatten().tolist()
         if dead:
             found.append(

@@ -56,7 +56,7 @@ def answers(
 
 
 def _own(step: LayerStep, s: Tensor, stage: Stage, field: Tensor, y: Tensor) -> Tensor:
-    """The power of what changes with each shifter's own light in a stage, in terms of that of this light, (b,)."""
+    """The power of the change that follows each shifter's own light in a stage, relative to that of the light, (b,)."""
     parts = torch.cat((field.real, -field.imag), 1)
     change = torch.linalg.lstsq(parts, y - (field @ s.mT).real, rcond=1e-6, driver="gelsd").solution
     found = torch.zeros(len(step.shifters.upper), dtype=torch.float64)
