@@ -33,9 +33,10 @@ from blackprop.planning import Plan, plan
 if TYPE_CHECKING:
     from blackprop import conversion, deployment, foreign, lab, learning_rules, monitoring, optim, testing
     from blackprop.characterisation import Characterisation, characterise
-    from blackprop.deployment import deploy
+    from blackprop.deployment import Adapter, deploy
 
 __all__ = [
+    "Adapter",
     "Budget",
     "Characterisation",
     "Cost",
@@ -87,7 +88,7 @@ __getattr__ = later(
     {
         "blackprop": "conversion deployment foreign lab learning_rules monitoring optim testing",
         "blackprop.characterisation": "Characterisation characterise",
-        "blackprop.deployment": "deploy",
+        "blackprop.deployment": "Adapter deploy",
     },
 )
 
