@@ -24,7 +24,7 @@ from torch import Tensor
 from blackprop import devices
 from blackprop.core import Purpose, Query
 from blackprop.experiments import Cifar10, Default, Hardware, OracleReference, Paper, Task, TrainingMethod
-from blackprop.experiments.engine._training import scaled
+from blackprop.experiments.engine._training import stepping
 from blackprop.experiments.tasks._task import Size
 from blackprop.experiments.tasks.audio._tasks import UrbanSound8K
 from blackprop.experiments.tasks.language._tasks import FineWeb
@@ -93,7 +93,7 @@ def measured(task: Task, batch: tuple[Tensor, Tensor], method: TrainingMethod, h
     model = task.build(layer, 0).to(place).train()
     steps = [optimizer for optimizer, _ in task.optimizers(model, options.steps)]
     if not isinstance(method, (OracleReference, Paper)):
-        steps = [scaled(one, model) for one in steps]
+        steps = [stepping(one, model, scaled=True) for one in steps]
     x, y = (part.to(place) for part in batch)
     generator, times, shares = torch.Generator().manual_seed(0), [], []
     if place.type == "cuda":

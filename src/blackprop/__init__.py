@@ -1,6 +1,7 @@
 """Train PyTorch networks end to end when some of their layers are black boxes."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from blackprop import devices, directions, errors, estimators, planning, presets, surrogates, twins
 from blackprop._later import later
@@ -83,7 +84,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Packages that a layer does not need are imported at their first use.
-__getattr__ = later(
+__getattr__: Callable[[str], Any] = later(
     __name__,
     {
         "blackprop": "conversion deployment foreign lab learning_rules monitoring optim testing",

@@ -1,6 +1,7 @@
 """Devices: the simulators of the published method, wrappers for imperfections, and a way to bring your own."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from blackprop._later import later
 from blackprop.devices._base import Device
@@ -117,7 +118,7 @@ __all__ = [
 ]
 
 # Each device is imported at its first use: a training has one or two of them.
-__getattr__ = later(
+__getattr__: Callable[[str], Any] = later(
     __name__,
     {
         "blackprop.devices._as_built": "as_built",

@@ -24,7 +24,7 @@ from blackprop.nn._diagnostics import Diagnosis
 from blackprop.nn._measured_layer import MeasuredLayer
 from blackprop.nn._refusals import NO_GRAPH, NO_WEIGHT, check_execution, check_rows, off_meta, refuse_waiting_pulses
 from blackprop.nn._sparse_weights import SparseWeights
-from blackprop.nn._uncompiled import Uncompiled
+from blackprop.nn._uncompiled import uncompiled
 from blackprop.planning._plan import complete
 from blackprop.surrogates import Surrogate
 
@@ -112,7 +112,7 @@ class PhysicalLayer(MeasuredLayer):
     def in_shape(self) -> tuple[int, ...]:
         return self.device.in_shape
 
-    @Uncompiled
+    @uncompiled
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         theta = self.theta
         check_execution(x, theta)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-class Uncompiled:
+
+class _Uncompiled:
     """A method that `torch.compile` runs as it is, as one with `torch.compiler.disable`.
 
     The latter imports the compiler, which takes seconds; this one uses it only if it is loaded.
@@ -28,3 +30,8 @@ class Uncompiled:
         if torch.compiler.is_compiling():
             torch._dynamo.graph_break(f"`{owner.__name__ if owner else ''}.forward` should not be traced")
         return MethodType(method, instance)
+
+
+def uncompiled(method: F) -> F:
+    """Return the method as one that `torch.compile` runs as it is; the types of its arguments are kept."""
+    return cast(F, _Uncompiled(method))

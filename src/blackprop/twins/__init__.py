@@ -1,6 +1,7 @@
 """Twins: differentiable models of devices, whose unknown errors `surrogates.Twin` fits to the device's readings."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from blackprop._later import later
 
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 # Each twin is imported at its first use.
-__getattr__ = later(
+__getattr__: Callable[[str], Any] = later(
     __name__,
     {
         "blackprop.twins._chain": "ChainTwin",
