@@ -7,6 +7,8 @@ READY := .venv/ready
 READY_FOR_DOCS := .venv/ready-for-docs
 READY_FOR_DIST := .venv/ready-for-dist
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+# Processes that share the tests, of one thread each.
+WORKERS ?= 2
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
@@ -79,7 +81,7 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright --level error
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 format: $(READY)
 	$(BIN)/ruff check --fix
