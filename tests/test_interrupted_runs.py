@@ -20,7 +20,7 @@ from trials import QUICK, ROUGH, Quiet, assert_same_run, one
 
 
 @pytest.mark.parametrize("imperfections", [Imperfections(), ROUGH], ids=["flawless", "rough"])
-@pytest.mark.parametrize("network", DigitNetwork)
+@pytest.mark.parametrize("network", [DigitNetwork.PHYSICAL, DigitNetwork.HYBRID])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(network, imperfections, tmp_path):
     grid = one(task=replace(QUICK, network=network), imperfections=imperfections, seeds=(0, 1))
     steps = 1437 // 128

@@ -373,7 +373,9 @@ def test_an_interpreter_that_ends_parks_the_device(end):
     assert (done.returncode == 0) == (end == "")
 
 
-@pytest.mark.parametrize("options", [{}, {"slew": 0.4}, {"interlock": lambda theta, x: None}], ids=["bare", "slew", "interlock"])
+@pytest.mark.parametrize(
+    "options", [{}, {"slew": 0.4}, {"interlock": lambda theta, x: None}], ids=["bare", "slew", "interlock"]
+)
 @pytest.mark.parametrize("inner", [LightModulator(5, 4), Matrix(5, 4)], ids=str)
 def test_the_contract_holds(inner, options):
     check_device(Guarded(inner, low=-8.0, high=8.0, park=torch.zeros(20), **options))

@@ -96,7 +96,8 @@ def chart(rows: list[dict[str, object]], path: Path) -> None:
     """Bars of the ratios on a logarithmic scale, in plain SVG."""
     import math  # noqa: PLC0415
 
-    left, width, step = 330, 420, 20
+    longest = max(len(f"{row['what']} {row['size']}: {row['peer']}") for row in rows)
+    left, width, step = 20 + 7 * longest, 420, 20  # 7 px a letter at most
     most = max([10.0, *(float(str(row["ratio"])) for row in rows)])
     least = min([0.1, *(float(str(row["ratio"])) for row in rows)])
 

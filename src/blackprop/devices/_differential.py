@@ -32,7 +32,7 @@ class Differential(Wrapper):
     >>> import torch, blackprop as bp
     >>> modulator = bp.devices.from_callable(
     ...     lambda x, theta: x @ theta.view(2, 3).T,
-    ...     **{"in_shape": 3, "out_shape": 2, "theta_size": 6, "linear": True, "x_low": 0, "x_high": 1},
+    ...     **{"in_shape": 3, "out_shape": 2, "theta_size": 6, "linear": True, "noise": 1e-3, "x_low": 0, "x_high": 1},
     ... )
     >>> layer = bp.PhysicalLayer(bp.devices.Differential(modulator))
     >>> layer(torch.randn(5, 3).clamp(-1, 1)).shape, layer.ledger.total_rows

@@ -18,6 +18,10 @@ def callback(monitor: RunMonitor) -> Any:
     """
     base = _base()
 
+    def log(trainer: Any) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(monitor.numbers(), step=trainer.global_step)
+
     class LightningMonitor(base):
         """Calls a monitor at each batch, evaluation and end."""
 
@@ -33,18 +37,19 @@ def callback(monitor: RunMonitor) -> Any:
             if monitor.step(loss):
                 trainer.should_stop = True
             if monitor.recorded != before:
-                for logger in trainer.loggers:
-                    logger.log_metrics(monitor.numbers(), step=trainer.global_step)
+                log(trainer)
 
         def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
             del pl_module
             if not trainer.sanity_checking and monitor.follows:
                 found = {name: float(value) for name, value in trainer.callback_metrics.items()}
                 monitor.evaluated(**found)
+                log(trainer)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            del trainer, pl_module
+            del pl_module
             monitor.end()
+            log(trainer)
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
             del trainer, pl_module

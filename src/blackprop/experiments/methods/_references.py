@@ -10,6 +10,10 @@ from torch import Tensor
 
 from blackprop import presets
 from blackprop.core._declaration import Coupling
+from blackprop.core._ledger import Ledger
+from blackprop.core._metered import metered
+from blackprop.core._procedure import read, run
+from blackprop.core._query import Purpose, Query
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._pulse import Pulse
 from blackprop.devices import Device
@@ -38,8 +42,9 @@ def in_digital_form(device: Device) -> Device:
     """Return a digital matrix with the weights of a device that is moved by pulses; other devices as they are."""
     if not device.declaration.has(Pulse):
         return device
-    device.program(device.theta.draw(torch.Generator()))
-    return DigitalMatrix(device.read(torch.eye(device.declaration.d_in)).mT)
+    spec = device.declaration
+    query = Query(torch.eye(spec.d_in), spec.theta.draw(torch.Generator()), Purpose.EVALUATE)
+    return DigitalMatrix(run(read(query), metered(device, Ledger())).mT)
 
 
 @dataclass(frozen=True)
