@@ -48,7 +48,7 @@ $(READY_FOR_DIST): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY_TO_RUN)
-	$(BIN)/blackprop compare digits --devices built-modulator undeclared-modulator --jobs 2 --run-dir $(DEMO) --overwrite
+	$(BIN)/blackprop compare digits --devices built-modulator undeclared-modulator --samples 20 --jobs 2 --run-dir $(DEMO) --overwrite
 
 report-example: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --methods oracle frozen paper default row memory --epochs 10 --samples 20 \

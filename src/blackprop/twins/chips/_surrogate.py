@@ -17,6 +17,7 @@ from blackprop.twins.chips._calibration import better, calibrate, check_design, 
 from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._twin import ChipTwin
 
+ROUGH = 0.1  # of held-out readings: what a calibration may leave beyond the noise without a warning
 NAMED = 16  # numbers that a text lists
 
 
@@ -26,7 +27,8 @@ class CalibratedChip(Surrogate):
     The start reads the chip at settings that depend on no reading, solves one column after the other for its offsets
     and splitters by linear least squares, and fits all of them jointly. Offsets may be anything.
     Readings that the fit does not see check it; where they are explained to less than a half, `accepted` is False, a
-    `CalibrationWarning` says so at the first batch, and another method should be taken.
+    `CalibrationWarning` says so at the first batch, and another method should be taken. Where more than a tenth is
+    left, a warning says that the gradients are approximate.
 
     - Rectangular meshes of two-splitter blocks whose fields are read at half of their outputs or more: the closed form,
       from the last column to the first, 2N + 19 programmings of N modes at least (`Precision.programmings`).
@@ -160,6 +162,12 @@ class CalibratedChip(Surrogate):
                 f"was not made from, so its gradients may be wrong. Give `Precision(rows=..., repeats=...)` more than "
                 f"{self.precision.rows} and {self.precision.repeats}, or take a method that needs no design, such as "
                 "`DirectionalMemory`"
+            )
+        elif float(self.held_out) > ROUGH + 3 * float(self.noise):
+            found.append(
+                f"the calibration leaves {float(self.held_out):.0%} of the readings unexplained at settings that it "
+                "was not made from. Its gradients are approximate until training batches have refined it; "
+                f"`Precision(rows=..., repeats=...)` above {self.precision.rows} and {self.precision.repeats} may help"
             )
         return found
 
