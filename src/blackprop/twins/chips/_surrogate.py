@@ -17,7 +17,9 @@ from blackprop.twins.chips._calibration import better, calibrate, check_design, 
 from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._twin import ChipTwin
 
-ROUGH = 0.1  # of held-out readings: what a calibration may leave beyond the noise without a warning
+ROUGH = (
+    0.1  # the part of held-out readings that a calibration may leave unexplained, beyond the noise, without a warning
+)
 NAMED = 16  # numbers that a text lists
 
 
@@ -163,7 +165,7 @@ class CalibratedChip(Surrogate):
                 f"{self.precision.rows} and {self.precision.repeats}, or take a method that needs no design, such as "
                 "`DirectionalMemory`"
             )
-        elif float(self.held_out) > ROUGH + 3 * float(self.noise):
+        elif not self.moved and float(self.held_out) > ROUGH + 3 * float(self.noise):
             found.append(
                 f"the calibration leaves {float(self.held_out):.0%} of the readings unexplained at settings that it "
                 "was not made from. Its gradients are approximate until training batches have refined it; "
