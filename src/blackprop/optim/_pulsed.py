@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from blackprop.errors import ArgumentError
 from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.nn._layer import PhysicalLayer
+from blackprop.optim._wrapping import WrappingOptimizer
 
 Part = tuple[
     Tensor, Tensor, Tensor
@@ -52,7 +53,7 @@ class Gathered:
         return found
 
 
-class Pulsed(torch.optim.Optimizer):
+class Pulsed(WrappingOptimizer):
     """Wraps an optimizer: its step moves the digital parameters, and sends the pulses of the model's pulsed devices.
 
     The devices are those whose estimator is a method of `estimators.pulsed`. Their learning rate is that of the group
@@ -73,11 +74,7 @@ class Pulsed(torch.optim.Optimizer):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ArgumentError(f"`Pulsed(optimizer=...)` takes a torch optimizer, got {optimizer!r}")
-        self.inner = optimizer
-        super().__init__(optimizer.param_groups, optimizer.defaults)
-        self._share_state()
+        super().__init__(optimizer)
         layers = [m for m in model.modules() if isinstance(m, PhysicalLayer)]
         self.gathered: list[Gathered] = [
             Gathered(m, m.estimator) for m in layers if isinstance(m.estimator, PulsedUpdate)
@@ -139,26 +136,9 @@ class Pulsed(torch.optim.Optimizer):
         return rate
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self.inner.zero_grad(set_to_none)
+        super().zero_grad(set_to_none)
         for each in self.gathered:
             each.parts, each.grad, each.method.kept, each.method.waiting = [], None, [], False
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state_dict)
-        self._share_state()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "gathered"):
-            raise ArgumentError("`Pulsed` takes no further parameters: add them to the optimizer it wraps, first")
-        super().add_param_group(param_group)
-
-    def _share_state(self) -> None:
-        """Use one list of groups and one state for both, so that schedulers and scalers reach the inner optimizer."""
-        self.param_groups = self.inner.param_groups
-        self.state = self.inner.state
 
 
 def _total(parts: list[Part]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError
 from blackprop.nn._layer import PhysicalLayer
+from blackprop.optim._wrapping import WrappingOptimizer
 
 
-class SharpnessAware(torch.optim.Optimizer):
+class SharpnessAware(WrappingOptimizer):
     """Wraps an optimizer: each step uses the gradients at `θ + ρ g/|g|`, g = ∂L/∂θ of all devices together.
 
     This descends `max over |e| < ρ of L(θ + e)`, to first order, in the settings of the devices; digital parameters are
@@ -52,16 +52,12 @@ class SharpnessAware(torch.optim.Optimizer):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, radius: float = 0.3) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ArgumentError(f"`SharpnessAware(optimizer=...)` takes a torch optimizer, got {optimizer!r}")
+        super().__init__(optimizer)
         if not 0 < radius < math.inf:
             raise ArgumentError(f"`SharpnessAware(radius=...)` must be positive and finite, got {radius}")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         thetas = {id(m.theta): m.theta for m in model.modules() if isinstance(m, PhysicalLayer)}
-        self.inner: torch.optim.Optimizer = optimizer
         self.radius: float = radius
-        super().__init__(optimizer.param_groups, optimizer.defaults)
-        self._share_state()
         self.thetas: list[Tensor] = [theta for key, theta in thetas.items() if key in held]
         if not self.thetas:
             raise ArgumentError("`SharpnessAware(model=...)`: the optimizer holds the theta of none of its layers")
@@ -88,25 +84,3 @@ class SharpnessAware(torch.optim.Optimizer):
                     theta.copy_(old)
         self.inner.step()
         return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.inner.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state_dict)
-        self._share_state()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "thetas"):
-            raise ArgumentError(
-                "`SharpnessAware` takes no further parameters: add them to the optimizer it wraps, first"
-            )
-        super().add_param_group(param_group)
-
-    def _share_state(self) -> None:
-        """Use one list of groups and one state for both, so that schedulers reach the inner optimizer."""
-        self.param_groups: list[dict[str, Any]] = self.inner.param_groups
-        self.state: defaultdict[Tensor, Any] = self.inner.state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from blackprop.errors import ArgumentError, CheckpointError
 from blackprop.nn._diagnostics import SignalMeter, among_digital
 from blackprop.nn._layer import PhysicalLayer
+from blackprop.optim._wrapping import WrappingOptimizer
 
 SAMPLE = 2**14  # digital gradients that the reference is measured on
 COHERENT = 19  # gradients that a momentum of 0.9 averages, (1 + β)/(1 − β)
@@ -20,7 +20,7 @@ WORTHWHILE = 0.1  # a shorter step is skipped: 99 % of its power would be noise
 LEAST = 0.01  # lower bound of the share of signal in the digital gradients
 
 
-class SignalScaled(torch.optim.Optimizer):
+class SignalScaled(WrappingOptimizer):
     """Wraps an optimizer and scales its steps of θ by the signal in them: `θ ← θ_old + w (θ_new − θ_old)`.
 
     Adam and similar optimizers divide by the gradient's magnitude and so move θ as far on noise as on signal. The
@@ -55,15 +55,11 @@ class SignalScaled(torch.optim.Optimizer):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ArgumentError(f"`SignalScaled(optimizer=...)` takes a torch optimizer, got {optimizer!r}")
         if isinstance(optimizer, SignalScaled):
             raise ArgumentError("`SignalScaled(optimizer=...)`: that one is scaled by its signal already")
+        super().__init__(optimizer)
         layers = {id(m.theta): m for m in model.modules() if isinstance(m, PhysicalLayer)}
         held = [p for group in optimizer.param_groups for p in group["params"]]
-        self.inner = optimizer
-        super().__init__(optimizer.param_groups, optimizer.defaults)
-        self._share_state()
         self.layers: list[PhysicalLayer] = [layers[id(p)] for p in held if id(p) in layers]
         self.digital: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad and id(p) not in layers]
         if not self.layers:
@@ -90,15 +86,12 @@ class SignalScaled(torch.optim.Optimizer):
                 layer.theta.lerp_(old, 1 - weight)
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.inner.zero_grad(set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimizer's state and the measurements of the digital gradients.
 
         Those of the devices are in their layers' states.
         """
-        return {**self.inner.state_dict(), "signal": self._reference.state_dict()}
+        return {**super().state_dict(), "signal": self._reference.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         inner = dict(state_dict)
@@ -106,18 +99,7 @@ class SignalScaled(torch.optim.Optimizer):
             self._reference.load_state_dict(inner.pop("signal"))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"this is not the state of a `SignalScaled` of these parameters: {error}") from error
-        self.inner.load_state_dict(inner)
-        self._share_state()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "layers"):
-            raise ArgumentError("`SignalScaled` takes no further parameters: add them to the optimizer it wraps, first")
-        super().add_param_group(param_group)
-
-    def _share_state(self) -> None:
-        """Use one list of groups and one state for both, so that schedulers and scalers reach the inner optimizer."""
-        self.param_groups: list[dict[str, Any]] = self.inner.param_groups
-        self.state: defaultdict[Tensor, Any] = self.inner.state
+        super().load_state_dict(inner)
 
     def _rate(self, layer: PhysicalLayer) -> float:
         """The learning rate of a device's parameters."""
