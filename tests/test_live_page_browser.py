@@ -79,7 +79,7 @@ def test_the_page_follows_a_run_and_tells_that_it_was_killed(browser, training):
         assert any("of 10,000,000" in tile and "left" in tile for tile in tiles)
         assert value("document.querySelectorAll('[role=progressbar]').length") == 2
         for name in ("loss", "metric", "signal", "residual", "noise", "at_limit"):
-            assert value(f"!!document.querySelector('#plot-{name} svg path')"), name
+            wait(lambda name=name: value(f"!!document.querySelector('#plot-{name} svg path')"))
         assert value("document.querySelector('.run p').textContent") == "<b>mine</b> on Noisy"
         show(1280, dark=True)
         wait(lambda: value(state) == "running")
