@@ -16,7 +16,7 @@ from blackprop.devices import Declared, LightModulator, Microring, MZIMesh, Nois
 from blackprop.errors import BudgetExhausted
 from blackprop.estimators import ByOutput, FromSurrogate, HeldSubspace, RandomDirections, Still
 from blackprop.planning import AskFirst, Family, Workload
-from blackprop.planning._asked import tell_allowance
+from blackprop.planning.asking._asked import tell_allowance
 from blackprop.surrogates import CalibratedResponse, PhaseMask
 from support import draw
 

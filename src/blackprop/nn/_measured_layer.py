@@ -23,7 +23,7 @@ from blackprop.nn._answers import AnswerMemory
 from blackprop.nn._diagnostics import SignalMeter
 from blackprop.nn._drift_watch import ReferenceReading, displacement
 from blackprop.nn._output_scale import OutputScale
-from blackprop.planning._asked import tell_allowance
+from blackprop.planning.asking._asked import tell_allowance
 from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")

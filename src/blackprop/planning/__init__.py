@@ -1,6 +1,6 @@
 """Choose the estimator and the surrogate for a device, and compute their price beforehand."""
 
-from blackprop.planning._ask_first import AskFirst
+from blackprop.planning.asking._ask_first import AskFirst
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._plan import Plan, plan
 from blackprop.planning._price import Objective, Price, programmings, rows, seconds

@@ -5,9 +5,9 @@ from __future__ import annotations
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import Measurable
-from blackprop.planning._affordable import fallback
-from blackprop.planning._ask_first import NAME, AskFirst
-from blackprop.planning._asked import Asked
+from blackprop.planning.asking._affordable import fallback
+from blackprop.planning.asking._ask_first import NAME, AskFirst
+from blackprop.planning.asking._asked import Asked
 from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
 from blackprop.planning._methods import is_credited
 from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip

@@ -14,7 +14,7 @@ from blackprop.errors import ArgumentError
 from blackprop.experiments.tasks._task import Task
 from blackprop.nn._layer import PhysicalLayer
 from blackprop.nn._substitute import ledger
-from blackprop.planning._asked import tell_allowance
+from blackprop.planning.asking._asked import tell_allowance
 
 BATCH = 64  # rows of a training batch, by default
 

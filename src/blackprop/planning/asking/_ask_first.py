@@ -15,11 +15,11 @@ from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
 from blackprop.errors import BudgetExhausted
 from blackprop.estimators import Estimator, FromSurrogate, Still
-from blackprop.planning._affordable import fallback, held
+from blackprop.planning.asking._affordable import fallback, held
 from blackprop.planning._candidates import Candidate
 from blackprop.planning._physics import CHIP, calibrated_chip, chip_queries, is_chip
 from blackprop.planning._price import totals
-from blackprop.planning._revision import revise
+from blackprop.planning.asking._revision import revise
 from blackprop.planning._workload import Workload
 from blackprop.planning.inquiry._cost import most
 from blackprop.planning.inquiry._finding import Family, InquiryResult, translated

@@ -11,7 +11,7 @@ from blackprop.core._budget import Budget
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure
 from blackprop.estimators import Estimator
-from blackprop.planning._ask_first import AskFirst
+from blackprop.planning.asking._ask_first import AskFirst
 from blackprop.planning._workload import Workload, left
 from blackprop.surrogates import Surrogate
 
