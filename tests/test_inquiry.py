@@ -61,7 +61,7 @@ TRUTHS = {
     "leaks to the next row": (turned(lambda c: c + 0.1 * c.roll(1, 0), **PERIOD), Family.LINEAR),
     "leaks to the next element": (turned(lambda c: c + 0.1 * c.roll(1, 1), **PERIOD), Family.ROW),
     "leaks in order": (turned(lambda c: c + 0.1 * c.flatten().roll(1).view(N, N), **PERIOD), Family.LINEAR),
-    "MZI mesh": (MZIMesh(N, N), Family.LINEAR),
+    "MZI mesh": (MZIMesh(N, N), Family.MESH),
     "three-splitter mesh": (ThreeSplitterMesh(N, N), Family.LINEAR),
     "Monarch": (Monarch(N, N), Family.LINEAR),
     "low rank": (LowRank(N, N), Family.LINEAR),

@@ -184,7 +184,7 @@ KINDS: dict[str, Draw] = {
     "row": lambda s, a, g: (mixed_rows(s, g), (ROW,)),
     "pairs of conductances": lambda s, a, g: (devices.ConductanceArray(*s), (ROW,)),
     "crossbar with wires": lambda s, a, g: crossbar(s, g),
-    "Mach-Zehnder mesh": lambda s, a, g: (devices.MZIMesh(*s), (LINEAR,)),
+    "Mach-Zehnder mesh": lambda s, a, g: (devices.MZIMesh(*s), (Family.MESH, LINEAR)),
     "three-splitter mesh": lambda s, a, g: (devices.ThreeSplitterMesh(*s), (LINEAR,)),
     "triangular chip": lambda s, a, g: (devices.Chip(chips.Triangular(), *s, seed=1), (LINEAR,)),
     "butterfly chip": lambda s, a, g: (devices.Chip(chips.Butterfly(), *s, seed=1), (LINEAR,)),

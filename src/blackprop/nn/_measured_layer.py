@@ -23,7 +23,7 @@ from blackprop.nn._answers import AnswerMemory
 from blackprop.nn._diagnostics import SignalMeter
 from blackprop.nn._drift_watch import ReferenceReading, displacement
 from blackprop.nn._output_scale import OutputScale
-from blackprop.planning.asking._asked import tell_allowance
+from blackprop.planning.asking._asked import share, tell_allowance
 from blackprop.surrogates import Surrogate
 
 T = TypeVar("T")
@@ -164,6 +164,7 @@ class MeasuredLayer(nn.Module):
         else:
             tell_allowance(surrogate, self._now.batch, self.budget)
             yield from surrogate.start(setting, generator)
+            share(self.budget, surrogate, self.estimator)
             self.started: bool = True
         self._buffers["theta_tracked"] = setting  # not in place: rounds may hold the old one
         self._now.followed = True

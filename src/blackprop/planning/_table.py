@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import Measurable
-from blackprop.planning.asking._affordable import fallback
-from blackprop.planning.asking._ask_first import NAME, AskFirst
-from blackprop.planning.asking._asked import Asked
 from blackprop.planning._candidates import DECLARED, SMALL, Candidate, Quality
 from blackprop.planning._methods import is_credited
 from blackprop.planning._physics import CHIP, chip_price, chip_queries, is_chip
-from blackprop.planning._price import Price, dry_price
+from blackprop.planning._price import Price, dry_price, totals
 from blackprop.planning._pulses import PULSED
 from blackprop.planning._two_way import SUBSPACE, TWO_WAY
 from blackprop.planning._workload import Workload
+from blackprop.planning.asking._affordable import fallback
+from blackprop.planning.asking._ask_first import NAME, AskFirst
+from blackprop.planning.asking._asked import Asked
+from blackprop.planning.asking._fits import CHIP_PART
 from blackprop.planning.inquiry._cost import most
+from blackprop.planning.inquiry._designs import calibration
 from blackprop.presets import Method
 
 
@@ -43,12 +47,20 @@ def _method(spec: Declaration, workload: Workload | None = None) -> Method:
     return Method(Asked(surrogate), surrogate)
 
 
+def _affords(spec: Declaration, workload: Workload) -> bool:
+    """Whether the allowance suffices to calibrate a design that such a device may have."""
+    cost, limits = totals(calibration(spec)), workload.limits
+    return all(cost[name] <= CHIP_PART * limits.get(name, math.inf) for name in ("rows", "programmings"))
+
+
 def _price(method: Method, device: Measurable, batch_size: int) -> Price:
-    """The most: the whole inquiry, and then the method for a device of which it finds no more."""
+    """The most: the whole inquiry, the calibration of a design that it may find, and then the method for a device of
+    which it finds no more.
+    """
     spec, surrogate = device.declaration, method.surrogate
     workload = surrogate.workload if isinstance(surrogate, AskFirst) else Workload(batch_size)
     then = dry_price(fallback(spec, DECLARED, workload).method(spec, workload), device, batch_size)
-    asked = most(spec)
+    asked = Ledger.sum([most(spec), calibration(spec)]) if _affords(spec, workload) else most(spec)
     asked.lab_seconds = asked.total_rows * spec.cost.row + asked.total_programmings * spec.cost.programming
     return Price(Ledger.sum([then.first, asked]), then.step)
 
@@ -62,9 +74,11 @@ def _reason(spec: Declaration) -> str:
             f"no coupling declared, {linear}: the device is asked for its noise first, by {asked.total_rows} rows, and "
             "the best of the table is then taken"
         )
+    chip = calibration(spec)
+    more = f"; {chip.total_programmings} programmings more calibrate it, if it is a mesh" if chip.total_rows else ""
     return (
         f"{coupling} coupling declared, {linear}: the device is asked first, by at most {asked.total_programmings} "
-        f"programmings and {asked.total_rows:,} rows, and the best of the table for its family is then taken"
+        f"programmings and {asked.total_rows:,} rows{more}, and the best of the table for its family is then taken"
     )
 
 

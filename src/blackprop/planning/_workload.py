@@ -22,6 +22,8 @@ class Workload:
     - `steps`: number of training steps; None (the default) where it is not known.
     - `rows`, `programmings`, `seconds`: the most that may be spent, of each; None (the default) for no limit.
     - `actions`: the most uses of capabilities, by name; none by default.
+    - `beside_exact`: whether another layer of the same budget has a gradient of θ without queries, so that each query
+      of this one costs that layer a part of its steps; False by default.
 
     Raises `ArgumentError` for a batch or a number of steps under 1.
     """
@@ -32,6 +34,7 @@ class Workload:
     programmings: float | None = None
     seconds: float | None = None
     actions: Mapping[str, float] = field(default_factory=dict)
+    beside_exact: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -49,8 +52,8 @@ class Workload:
     ) -> Workload:
         """The workload whose limits are those that are left of `budget`, for a device that declares `spec`."""
         limits = left(budget, spec)
-        basic = {name: limits.pop(name, None) for name in ("rows", "programmings", "seconds")}
-        return cls(batch_size, steps, **basic, actions=limits)
+        basic = [limits.pop(name, None) for name in ("rows", "programmings", "seconds")]
+        return cls(batch_size, steps, *basic, actions=limits)
 
     @property
     def limits(self) -> dict[str, float]:

@@ -46,7 +46,8 @@ def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workl
     Perturbations that are not remembered need 300 steps, 16 where each output is credited with its own parameters or
     they span all parameters, and in all a direction for every second parameter that an output answers to. Those that
     are remembered need 4 steps. With fewer, a device that stays as it is does as well, and its rows serve the layers
-    around it.
+    around it. Beside a layer whose gradients cost no query, perturbations of a device as a whole do not pay: they take
+    the steps of that layer.
     """
     if not workload.limits:
         return pick(spec, candidates, workload)
@@ -58,6 +59,8 @@ def fallback(spec: Declaration, candidates: Sequence[Candidate], workload: Workl
         asks = Quality.FROZEN < candidate.quality <= Quality.HELD or candidate.quality == Quality.SPANNED
         if not asks or candidate.why_not(spec):
             return True
+        if workload.beside_exact and not is_credited(spec) and candidate.quality != Quality.SPANNED:
+            return False
         if candidate.quality == Quality.SINGLE:
             return False
         method = candidate.method(spec, workload)

@@ -13,26 +13,22 @@ from torch import Tensor, nn
 from blackprop.core._declaration import Declaration
 from blackprop.core._packing import pack, unpack
 from blackprop.core._procedure import Procedure
-from blackprop.errors import BudgetExhausted
-from blackprop.estimators import Estimator, FromSurrogate, Still
-from blackprop.planning.asking._affordable import fallback, held
+from blackprop.estimators import Estimator
 from blackprop.planning._candidates import Candidate
-from blackprop.planning._physics import CHIP, calibrated_chip, chip_queries, is_chip
+from blackprop.planning._physics import is_chip
 from blackprop.planning._price import totals
-from blackprop.planning.asking._revision import revise
 from blackprop.planning._workload import Workload
+from blackprop.planning.asking._affordable import fallback, held
+from blackprop.planning.asking._fits import FITS, Asker
+from blackprop.planning.asking._revision import revise
 from blackprop.planning.inquiry._cost import most
 from blackprop.planning.inquiry._finding import Family, InquiryResult, translated
 from blackprop.planning.inquiry._inquiry import PART, inquire
 from blackprop.presets import Method
-from blackprop.surrogates import PhaseMask, PowerMatrix, Surrogate
+from blackprop.surrogates import Surrogate
 
 NAME = "ask-first"
-MASK = "phase-mask"
-POWER = "frozen, read as power"
 BASIC = ("rows", "programmings", "seconds")
-CHIP_PART = 0.75  # of an allowance that the calibration of a chip may use: its steps cost no query then
-ACCEPTED = 0.02  # beside three times the noise: the part of fresh readings that a phase mask may leave unexplained
 
 
 class AskFirst(Surrogate):
@@ -55,28 +51,46 @@ class AskFirst(Surrogate):
         self.chosen: str = ""
         self.estimator: Estimator | None = None
         self.inner: Surrogate | None = None
-        self._tried_chip = False
+        self.beside_exact: bool = False  # as in `Workload`, and known once all layers have started
+        self._spent: dict[str, float] = {}  # on models that were tried
+        self._considered = False
 
     @property
     def asks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  (it is that of the chosen one)
         return self.inner is not None and self.inner.asks
 
     def start(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
-        failed = yield from self._calibrate_chip(theta, generator)
-        if self.finding is not None:
-            return
-        spec, limits = self.spec, self._limits(PART)
-        finding = yield from inquire(spec, theta, self._amplitude, generator, *limits)
-        finding = replace(finding, why=f"{failed}{finding.why}")
-        if finding.family is Family.MASK:
-            finding = yield from self._retrieve(finding, theta, generator, limits)
-            if finding.family is Family.MASK:
+        failed, self._spent = "", {}
+        if is_chip(self.spec):
+            declared = InquiryResult(Family.MESH, "its design is declared", sure=False)
+            finding = yield from self._fit(declared, theta, generator)
+            if finding is None:
                 return
-        if finding.family is Family.POWER:
-            finding = yield from self._retrieve_power(finding, theta, generator, limits)
-            if finding.family is Family.POWER:
+            failed = f"{finding.why}; " if self._spent else ""
+        finding = yield from inquire(self.spec, theta, self._amplitude, generator, *self._limits(PART))
+        finding = replace(finding, why=f"{failed}{finding.why}")
+        while finding.family in FITS:
+            finding = yield from self._fit(finding, theta, generator)
+            if finding is None:
                 return
         yield from self._start(finding, theta, generator)
+
+    def _fit(
+        self, finding: InquiryResult, theta: Tensor, generator: torch.Generator
+    ) -> Procedure[InquiryResult | None]:
+        """Settle on the model of such a family, and return None; or return what the device is where it fails."""
+        fit, name, _ = FITS[finding.family]
+
+        def bound(method: Method, spec: Declaration) -> Method:
+            return self._bound(method, theta, spec)
+
+        asker = Asker(self.spec, theta, self._amplitude, generator, bound, self._limits)
+        found, method, spent = yield from fit(finding, asker)
+        self._spent = spent or self._spent
+        if method is None:
+            return found
+        self._settle(found, *method, name)
+        return None
 
     def _start(self, finding: InquiryResult, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
         """Start the best method for the finding, and of a weaker one where the curves of single elements fail."""
@@ -89,76 +103,6 @@ class AskFirst(Surrogate):
                 return self._settle(finding, *method, name)
             finding = revised
 
-    def _calibrate_chip(self, theta: Tensor, generator: torch.Generator) -> Procedure[str]:
-        """Calibrate a declared chip, where the allowance suffices; return why that failed, empty where not tried."""
-        spec, limits = self.spec, self._limits(CHIP_PART)
-        self._tried_chip = False
-        if not is_chip(spec):
-            return ""
-        cost = totals(chip_queries(spec))
-        if cost["programmings"] > limits[0] or cost["rows"] > limits[1]:
-            return ""
-        self._tried_chip = True
-        method = self._bound(calibrated_chip(spec), theta)
-        try:
-            yield from method.surrogate.start(theta, generator)
-        except BudgetExhausted:
-            return "the budget ended the calibration of the chip; "
-        left = method.surrogate.diagnosis().get("check_residual", math.inf)
-        if not bool(getattr(method.surrogate, "accepted", False)):
-            return f"the calibration of the declared design left {left:.0%} of fresh readings unexplained; "
-        why = f"the calibration of the declared design leaves {left:.1%} of fresh readings unexplained"
-        noise = method.surrogate.diagnosis()["noise"]
-        self._settle(InquiryResult(Family.LINEAR, why, noise=noise), *method, CHIP)
-        return ""
-
-    def _retrieve(
-        self, finding: InquiryResult, theta: Tensor, generator: torch.Generator, limits: list[float]
-    ) -> Procedure[InquiryResult]:
-        """Fit a phase mask and check it on settings of its own; the finding is another family where that fails."""
-        method = self._bound(self._masked(), theta)
-        mask = method.surrogate
-        assert isinstance(mask, PhaseMask)
-        if mask.settings + 2 > limits[0] or mask._cost > limits[1]:
-            return replace(
-                finding, family=Family.OTHER, why=f"{finding.why}, and the allowance is too small for a mask"
-            )
-        try:
-            yield from mask.start(theta, generator)
-        except BudgetExhausted:
-            return replace(finding, family=Family.OTHER, why="the budget ended the inquiry", sure=False)
-        residual = float(mask.residual)
-        why = f"{finding.why}; a phase mask leaves {residual:.1%} of readings that it was not fitted to unexplained"
-        if residual > ACCEPTED + 3 * finding.noise:
-            return replace(finding, family=Family.OTHER, why=why, sure=True)
-        finding = replace(finding, why=why, sure=True)
-        self._settle(finding, *method, MASK)
-        return finding
-
-    def _retrieve_power(
-        self, finding: InquiryResult, theta: Tensor, generator: torch.Generator, limits: list[float]
-    ) -> Procedure[InquiryResult]:
-        """Retrieve the matrix at θ, which then stays: perturbations of such a device do not pay. Another family where
-        the powers of fresh rows are not explained.
-        """
-        method = self._bound(Method(Still(), PowerMatrix()), theta)
-        matrix = method.surrogate
-        assert isinstance(matrix, PowerMatrix)
-        other = replace(finding, family=Family.OTHER)
-        if matrix.cost > limits[1]:
-            return replace(other, why=f"{finding.why}, and the allowance is too small to retrieve its matrix")
-        try:
-            yield from matrix.start(theta, generator)
-        except BudgetExhausted:
-            return replace(other, why="the budget ended the inquiry")
-        residual = float(matrix.residual)
-        why = f"{finding.why}; a matrix of fields leaves {residual:.1%} of the powers of fresh rows unexplained"
-        if residual > ACCEPTED + 3 * finding.noise:
-            return replace(other, why=why, sure=True)
-        finding = replace(finding, why=why, sure=True)
-        self._settle(finding, *method, POWER)
-        return finding
-
     def track(self, theta_old: Tensor, theta_new: Tensor, generator: torch.Generator) -> Procedure[None]:
         inner, finding = self._settled
         inner.input_rms = self.input_rms
@@ -167,6 +111,21 @@ class AskFirst(Surrogate):
         revised = yield from revise(finding, inner, self.spec, theta_new, self._amplitude, generator)
         if revised is not finding:
             yield from self._start(revised, theta_new, generator)
+
+    def reconsider(self, theta: Tensor, generator: torch.Generator) -> Procedure[None]:
+        """Choose again, once, where another layer of the same budget has turned out to have exact gradients."""
+        if self._considered:
+            return
+        self._considered = True
+        finding = self._settled[1]
+        if not self.beside_exact or finding.family in FITS:
+            return
+        self.workload = replace(self.workload, beside_exact=True)
+        method, name = self._method(finding)
+        if name != self.chosen:
+            method = self._bound(method, theta, finding.declaration(self.spec))
+            yield from translated(method.surrogate.start(finding.ordered(theta), generator), finding)
+            self._settle(finding, *method, name)
 
     def ask_theta(
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, generator: torch.Generator
@@ -223,10 +182,6 @@ class AskFirst(Surrogate):
         candidate = fallback(spec, (*held(finding, workload), *self.candidates), workload)
         return candidate.method(spec, workload), candidate.name
 
-    def _masked(self) -> Method:
-        mask = PhaseMask(24 if self.spec.x_limited else 8)
-        return Method(FromSurrogate(mask), mask)
-
     def _bound(self, method: Method, theta: Tensor, spec: Declaration | None = None) -> Method:
         for part in method:
             part.bind(self.spec if spec is None else spec)
@@ -244,18 +199,18 @@ class AskFirst(Surrogate):
         """The workload, less the most that may have been asked."""
         asked, limits = totals(most(self.spec)), self.workload.limits
         spent = {name: min(asked[name], PART * limit) for name, limit in limits.items() if name in BASIC}
-        if self._tried_chip:
-            spent = {name: cost + totals(chip_queries(self.spec))[name] for name, cost in spent.items()}
+        spent = {name: cost + self._spent.get(name, 0) for name, cost in spent.items()}
         return self.workload.after(**spent)
 
     def _settle(self, finding: InquiryResult, estimator: Estimator, surrogate: Surrogate, name: str) -> None:
+        self._modules.pop("estimator", None)  # one that is a module may give way to one that is none
         self.finding, self.chosen, self.inner, self.estimator = finding, name, surrogate, estimator
 
     # The parts that were chosen are made anew before their buffers are loaded.
 
     def get_extra_state(self) -> Tensor:
         finding = None if self.finding is None else self.finding.state_dict()
-        said = {"finding": finding, "chosen": self.chosen, "tried_chip": self._tried_chip}
+        said = {"finding": finding, "chosen": self.chosen, "spent": self._spent, "considered": self._considered}
         return pack({**said, "workload": asdict(self.workload)})
 
     def set_extra_state(self, state: object) -> None:
@@ -265,14 +220,11 @@ class AskFirst(Surrogate):
             self.finding, self.chosen, self.inner, self.estimator = None, "", None, None
             return
         finding, spec = InquiryResult.from_state(saved["finding"]), self.spec
-        self._tried_chip = saved["tried_chip"]
+        self._spent, self._considered = saved["spent"], saved["considered"]
         known = finding.declaration(spec)
-        if saved["chosen"] == MASK:
-            method = self._masked()
-        elif saved["chosen"] == POWER:
-            method = Method(Still(), PowerMatrix())
-        elif saved["chosen"] == CHIP:
-            method, known = calibrated_chip(spec), spec
+        fits = [make for _, name, make in FITS.values() if name == saved["chosen"]]
+        if fits:
+            method = fits[0](known)
         else:
             table = (*held(finding, self._remaining), *self.candidates)
             method = next(each for each in table if each.name == saved["chosen"]).method(known, self._remaining)

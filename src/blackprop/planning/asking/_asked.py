@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from blackprop.core._budget import Budget
 from blackprop.core._declaration import Declaration
 from blackprop.core._procedure import Procedure
 from blackprop.estimators import Estimator
-from blackprop.planning.asking._ask_first import AskFirst
 from blackprop.planning._workload import Workload, left
+from blackprop.planning.asking._ask_first import AskFirst
 from blackprop.surrogates import Surrogate
 
 
@@ -51,7 +52,11 @@ class Asked(Estimator):
         self, x: Tensor, theta: Tensor, y: Tensor, grad_y: Tensor, spec: Declaration, generator: torch.Generator
     ) -> Procedure[Tensor]:
         del spec  # the finding says more than the declaration
+        yield from self.surrogate.reconsider(theta, generator)
         return (yield from self.surrogate.ask_theta(x, theta, y, grad_y, generator))
+
+
+_SHARING: WeakKeyDictionary[Budget, WeakKeyDictionary[Surrogate, Estimator]] = WeakKeyDictionary()
 
 
 def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None, steps: int | None = None) -> None:
@@ -66,3 +71,25 @@ def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None,
         narrow = {name: min(limit, before.get(name, limit)) for name, limit in {**before, **limits}.items()}
         if narrow or steps is not None:
             surrogate.workload = Workload.within(narrow, batch_size, steps, surrogate.spec)
+
+
+def share(budget: Budget | None, surrogate: Surrogate, estimator: Estimator) -> None:
+    """Note that a layer with these parts uses the budget, and tell those that ask first what the others are.
+
+    A layer calls this when it starts.
+    """
+    if budget is None:
+        return
+    sharing = _SHARING.setdefault(budget, WeakKeyDictionary())
+    sharing[surrogate] = estimator
+    for each in sharing:
+        if isinstance(each, AskFirst):
+            others = [other for key, other in sharing.items() if key is not each]
+            each.beside_exact = any(map(_free, others))
+
+
+def _free(estimator: Estimator) -> bool:
+    """Whether its gradients cost no query."""
+    if isinstance(estimator, Asked):
+        return estimator.surrogate.estimator is not None and estimator.surrogate.estimator.reads is not None
+    return estimator.reads is not None

@@ -7,6 +7,7 @@ from blackprop.core._ledger import Ledger
 from blackprop.core._probes import spanning_count
 from blackprop.core._query import Purpose
 from blackprop.planning.inquiry._correlation import PROGRAMMINGS
+from blackprop.planning.inquiry._designs import SETTINGS, sketches
 from blackprop.planning.inquiry._noise import ROWS
 from blackprop.planning.inquiry._sums import COPIES, rows_needed
 from blackprop.planning.inquiry._wiring import EARLY, FRESH, codes_needed
@@ -34,7 +35,7 @@ def most(spec: Declaration) -> Ledger:
         found.programmings[Purpose.CALIBRATE], found.rows[Purpose.CALIBRATE] = programmings + 1, rows + count
         return found
     codes = codes_needed(P) if spec.d_in * spec.d_out == P else 0
-    early = EARLY * bool(codes)
+    early = EARLY * bool(codes) + SETTINGS * len(sketches(spec))
     wired = (codes + FRESH) * bool(codes)
     found.programmings[Purpose.CALIBRATE] = programmings + FRESH + 1 + max(wired, early + PROGRAMMINGS)
     length = 2 * LENGTH_ROWS * PROGRAMMINGS

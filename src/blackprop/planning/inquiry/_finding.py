@@ -13,9 +13,12 @@ from torch import Tensor
 from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._procedure import Procedure
 from blackprop.core._theta import ThetaSpec
+from blackprop.devices.photonic.chips import Butterfly, Chip, Design, Rectangular, Triangular
 from blackprop.errors import BudgetExhausted
 
 T = TypeVar("T")
+Drawn = tuple[str, int, int, int, int]
+KINDS: dict[str, type[Design]] = {each.__name__: each for each in (Rectangular, Triangular, Butterfly)}
 
 
 class Family(enum.Enum):
@@ -23,6 +26,7 @@ class Family(enum.Enum):
 
     ELEMENT = "each parameter sets one element of a matrix"
     ROW = "each output of a matrix has a block of parameters"
+    MESH = "a mesh of interferometers of a known design"
     LINEAR = "a matrix in which parameters do not belong to single elements or rows"
     MASK = "a phase mask in front of a fixed medium, read as power"
     BLOCKS = "each output has a block of parameters, and is not linear in the inputs"
@@ -38,8 +42,10 @@ class InquiryResult:
     - `sure`: whether the readings were exact enough to refute it. Where they were not, a stronger or a weaker family
       may hold too.
     - `noise`: standard deviation of a reading, relative to the root mean square of the outputs.
-    - `order` (P,): for `Family.ELEMENT`, the parameter of each element in row-major order; None where that is the
-      device's own order.
+    - `order` (P,): for `Family.ELEMENT`, the parameter of each element in row-major order; for `Family.MESH`, that of
+      each phase of the design; None where that is the device's own order.
+    - `drawing`: for `Family.MESH`, the design of which the device shows the outer columns, without errors. A
+      calibration has to confirm it.
     - `length`: for `Family.LINEAR`, the correlation length of the derivatives, in θ's units; None where not measured.
     - `dark` (d_out,): the readings without input, as a camera has them: the matrix is that of the readings beyond them.
       None where they are zero.
@@ -52,14 +58,16 @@ class InquiryResult:
     order: Tensor | None = None
     length: float | None = None
     dark: Tensor | None = None
+    drawing: Chip | None = None
 
     def declaration(self, spec: Declaration) -> Declaration:
         """The declaration that the device may have, its parameters in `order`. It keeps the properties of `spec`."""
         rows = dict.fromkeys((Family.ROW, Family.BLOCKS), Coupling.ROW)
         coupling = {Family.ELEMENT: Coupling.ELEMENT, **rows}.get(self.family, spec.coupling)
-        linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.LINEAR)
-        noise = max(spec.noise, self.noise)
-        return replace(spec, linear=linear, coupling=coupling, noise=noise, theta=self._theta(spec.theta))
+        linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.MESH, Family.LINEAR)
+        noise, drawing = max(spec.noise, self.noise), spec.drawing if self.drawing is None else self.drawing
+        theta = self._theta(spec.theta)
+        return replace(spec, linear=linear, coupling=coupling, noise=noise, theta=theta, drawing=drawing)
 
     def _theta(self, spec: ThetaSpec) -> ThetaSpec:
         order = self.order
@@ -97,16 +105,29 @@ class InquiryResult:
             "order": self.order,
             "length": self.length,
             "dark": self.dark,
+            "drawing": None if self.drawing is None else drawn_as(self.drawing),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> InquiryResult:
-        return cls(**{**state, "family": Family[state["family"]]})
+        drawing = None if state.get("drawing") is None else redrawn(*state["drawing"])
+        return cls(**{**state, "family": Family[state["family"]], "drawing": drawing})
 
     def __str__(self) -> str:
         sure = "" if self.sure else ", not sure"
         dark = ", above a dark level" if self.dark is not None else ""
         return f"{self.family.name.lower()}{sure}: {self.family.value}{dark} ({self.why})"
+
+
+def drawn_as(chip: Chip) -> Drawn:
+    """The design of a chip without errors, for a checkpoint."""
+    spec = chip.declaration
+    return type(chip.design).__name__, chip.design.splitters, spec.d_in, spec.d_out, chip.modes
+
+
+def redrawn(kind: str, splitters: int, d_in: int, d_out: int, modes: int) -> Chip:
+    """The chip of `drawn_as`."""
+    return Chip(KINDS[kind](splitters), d_in, d_out, modes=modes)
 
 
 def translated(procedure: Procedure[T], finding: InquiryResult) -> Procedure[T]:

@@ -25,6 +25,7 @@ from blackprop.planning.inquiry._cost import (
     rows_each,
     zeros_of,
 )
+from blackprop.planning.inquiry._designs import recognised
 from blackprop.planning.inquiry._finding import Family, InquiryResult
 from blackprop.planning.inquiry._noise import noise_alone
 from blackprop.planning.inquiry._sums import BENT, COPIES, Sums
@@ -55,6 +56,8 @@ def inquire(
       further settings check the answer: the readings of these four predict them.
     - A hidden wiring, where there are as many parameters as elements: codes, about `2 log₂ P + 1` programmings, and two
       to check. The search ends after 3 codes where elements do not take two values.
+    - The design of a mesh that has as many phases: at most 3 programmings for each, which move a part of its first, of
+      its last and of its second column. Inputs and outputs that these do not reach must not change.
     - Any other matrix: the correlation length of its derivatives.
     - A device that is not linear: whether each output answers to a block of parameters alone, in the same way.
     - Of a device whose rows or outputs are not vectors: the noise alone, from 8 rows that are read twice.
@@ -87,6 +90,7 @@ class _Asking:
         self.spread = self.outputs = 0.0  # the standard deviation of a reading, and the size of those of training
         self.sure = True
         self.refuted: Predicted | None = None
+        self.known: Predicted | None = None  # the matrix at θ, and its noise
 
     def run(self, programmings: float, rows: float) -> Procedure[InquiryResult]:
         wanted = least(self.spec)
@@ -104,6 +108,11 @@ class _Asking:
         if not self._steady():
             why = "its readings without input move with its parameters"
             return replace(found, sure=False, why=why) if self.spec.linear else (yield from self._not_matrix(why))
+        if found.family is Family.LINEAR and self.known is not None:
+            sketch = yield from recognised(self.spec, self.theta, self.far, self.known, self._read, self.generator)
+            if sketch is not None:
+                found = replace(found, family=Family.MESH, why=sketch.why, sure=False)
+                found = replace(found, order=sketch.order, drawing=sketch.chip)
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
             return replace(found, length=length)
@@ -160,6 +169,7 @@ class _Asking:
             return self._found(rowed, "its changes drown in its noise", sure=False)
         tolerance = TOLERATED * size
         sure = factor(repeated.numel(), repeated.numel()) * noise + tolerance < LEAK * size
+        self.known = Predicted(base, base, repeated, tolerance)
 
         still = [~move.view(d_out, -1) for move in moves] if spec.d_in * d_out == P else []
         elements = bool(still)
