@@ -78,7 +78,7 @@ class AskFirst(Surrogate):
     def _fit(
         self, finding: InquiryResult, theta: Tensor, generator: torch.Generator
     ) -> Procedure[InquiryResult | None]:
-        """Settle on the model of such a family, and return None; or return what the device is where it fails."""
+        """Settle on the model of such a family, and return None; where it fails, return the next finding."""
         fit, name, _ = FITS[finding.family]
 
         def bound(method: Method, spec: Declaration) -> Method:

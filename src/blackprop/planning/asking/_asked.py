@@ -74,7 +74,7 @@ def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None,
 
 
 def share(budget: Budget | None, surrogate: Surrogate, estimator: Estimator) -> None:
-    """Note that a layer with these parts uses the budget, and tell those that ask first what the others are.
+    """Note that a layer with these parts uses the budget, and tell all that ask first whether others have exact gradients.
 
     A layer calls this when it starts.
     """

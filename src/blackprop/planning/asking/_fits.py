@@ -30,7 +30,7 @@ ACCEPTED = 0.02  # beside three times the noise: the part of fresh readings that
 
 
 class Fitted(NamedTuple):
-    """What a fit found, the method where fresh readings confirm it, else None; and what was spent on it."""
+    """A finding; its method where fresh readings confirm it, else None; and the queries of the attempt."""
 
     finding: InquiryResult
     method: Method | None
