@@ -55,10 +55,10 @@ def test_a_ledger_survives_its_state():
     assert copy != bp.Ledger()
 
 
-@pytest.mark.parametrize("limit", [{"rows": 40}, {"programmings": 9}, {"seconds": 30.0}])
+@pytest.mark.parametrize("limit", [{"rows": 40}, {"programmings": 9}, {"seconds": 30.0}, {"joules": 60.0}])
 def test_an_exhausted_budget_raises_before_the_query_and_leaves_the_model_usable(limit):
     budget = bp.Budget(**limit)
-    device = _device(programming=2.0, row=0.5)
+    device = _device(programming=2.0, row=0.5, energy=bp.EnergyCost(row=1.0, power=2.0))
     layer = bp.PhysicalLayer(device, *bp.presets.paper(rank=2, samples=3), budget=budget)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
     before = layer.theta.detach().clone()
@@ -71,7 +71,7 @@ def test_an_exhausted_budget_raises_before_the_query_and_leaves_the_model_usable
     spent = {
         "rows": layer.ledger.total_rows,
         "programmings": layer.ledger.total_programmings,
-        "seconds": layer.ledger.lab_seconds,
+        **layer.ledger.costs,
     }
     assert spent == pytest.approx(budget.spent)
     for name, most in limit.items():
@@ -107,5 +107,5 @@ def test_a_cost_is_not_negative():
 )
 def test_lab_time_is_told_in_the_largest_unit_that_it_fills(seconds, told):
     ledger = bp.Ledger()
-    ledger.lab_seconds = seconds
+    ledger.costs["seconds"] = seconds
     assert f"estimated lab time {told}" in repr(ledger)

@@ -42,7 +42,7 @@ def test_what_a_device_was_asked_again_is_spent_from_the_budget_too():
     assert ledger.rows == {Purpose.FORWARD: 10}
     assert ledger.programmings == {Purpose.FORWARD: 2}
     assert ledger.lab_seconds == 10 * 0.5 + 2 * 2.0
-    assert budget.spent == {"rows": 10, "programmings": 2, "seconds": 9.0}
+    assert budget.spent == {"rows": 10, "programmings": 2, "seconds": 9.0, "joules": 0.0}
     # What it is asked again is booked even where the budget does not hold it, and nothing is measured after that.
     run(ask(Query(draw(3, 6), theta, Purpose.PARAMETER)), measure)
     assert budget.spent["rows"] == 16
@@ -87,26 +87,26 @@ def spent(rows=0, programmings=0):
 def test_a_budget_of_whole_numbers_is_exact_however_large(name):
     """One more than ten billion is more than ten billion."""
     budget = bp.Budget(**{name: 10**10})
-    budget.reserve(spent(**{name: 10**10}), 0.0)
+    budget.reserve(spent(**{name: 10**10}), {})
     with pytest.raises(BudgetExhausted):
-        budget.reserve(spent(**{name: 1}), 0.0)
+        budget.reserve(spent(**{name: 1}), {})
     assert budget.spent[name] == 10**10
 
 
 def test_a_budget_of_nothing_is_one_and_none_is_no_limit():
     with pytest.raises(BudgetExhausted):
-        bp.Budget(rows=0).reserve(spent(1, 0), 0.0)
-    bp.Budget(rows=0).reserve(spent(0, 5), 5.0)
-    bp.Budget().reserve(spent(10**12, 10**12), 1e12)
+        bp.Budget(rows=0).reserve(spent(1, 0), {})
+    bp.Budget(rows=0).reserve(spent(0, 5), {"seconds": 5.0})
+    bp.Budget().reserve(spent(10**12, 10**12), {"seconds": 1e12})
     with pytest.raises(ArgumentError):
         bp.Budget(seconds=-1e-9)
 
 
 def test_the_price_of_many_steps_is_the_first_and_the_later_ones_times_their_number():
     first, step = Ledger(), Ledger()
-    step.add(Count({Purpose.FORWARD: 7, Purpose.PARAMETER: 5}, {Purpose.FORWARD: 1}), 0.25)
-    first.add(Count(step.rows, step.programmings), 0.25)
-    first.add(Count({Purpose.CALIBRATE: 96}, {Purpose.CALIBRATE: 16}), 3.0)
+    step.add(Count({Purpose.FORWARD: 7, Purpose.PARAMETER: 5}, {Purpose.FORWARD: 1}), {"seconds": 0.25})
+    first.add(Count(step.rows, step.programmings), {"seconds": 0.25})
+    first.add(Count({Purpose.CALIBRATE: 96}, {Purpose.CALIBRATE: 16}), {"seconds": 3.0})
     price = Price(first, step)
     assert price.after(12) == Ledger.sum([first, *[step] * 11])
     assert price.start.rows == {Purpose.CALIBRATE: 96}

@@ -334,7 +334,7 @@ def test_a_cheaper_plan_that_trains_worse_is_not_chosen_unless_the_budget_forces
 def test_what_is_spent_of_a_budget_is_gone():
     device, budget = Microring(16, 8), Budget(rows=600)
     assert bp.plan(device, 32, budget).name == "calibrated-16"
-    budget.spend(bp.core.Count(Counter({bp.Purpose.FORWARD: 400})), 0.0)
+    budget.spend(bp.core.Count(Counter({bp.Purpose.FORWARD: 400})), {})
     assert bp.plan(device, 32, budget).name == "calibrated-8"
 
 
@@ -397,7 +397,7 @@ def test_wrong_arguments_are_refused():
     for arguments, words in (
         ({"batch_size": 0}, "at least 1"),
         ({"batch_size": 4, "steps": 0}, "at least 1"),
-        ({"batch_size": 4, "budget": {"euros": 3}}, "rows, programmings and seconds"),
+        ({"batch_size": 4, "budget": {"euros": 3}}, "rows, programmings, seconds and joules"),
         ({"batch_size": 4, "candidates": [CANDIDATES[0]] * 2}, "different names"),
     ):
         with pytest.raises(ArgumentError, match=words):

@@ -230,7 +230,7 @@ class _Inquiry:
     def _reserve_parking(self) -> None:
         if self.budget is not None:
             spent = Count(Counter({Purpose.CALIBRATE: 1}), Counter({Purpose.CALIBRATE: 1}))
-            self.budget.reserve(spent, self.dut.spec.seconds(spent))
+            self.budget.reserve(spent, self.dut.spec.costs(spent))
 
     def _park(self) -> None:
         """Restore the initial setting and ignore its reading; paid for in advance."""
@@ -257,7 +257,7 @@ class _Inquiry:
     def _cost(self) -> Cost | None:
         """Declare the measured cost if the device declares none; the time of a `Simulator` is not a laboratory's."""
         inner = unwrapped(self.dut.device)
-        return None if self.dut.spec.cost != Cost() or isinstance(inner, Simulator) else self.clock.cost()
+        return None if self.dut.spec.cost.timed or isinstance(inner, Simulator) else self.clock.cost()
 
     def _result(self, why: str) -> Characterisation:
         self.findings["cost"] = cost(self.clock)

@@ -67,7 +67,7 @@ def cost(clock: Clock) -> Finding:
     if measured is None:
         return unknown("cost", f"{len(clock.rounds)} rounds are too few to time")
     text = f"by the clock, over {len(clock.rounds)} rounds; "
-    text += f"declared are {_plain(said)}" if said != Cost() else "none is declared"
+    text += f"declared are {_plain(said)}" if said.timed else "none is declared"
     return Finding("cost", _plain(measured), True, text, sure(len(clock.rounds)))
 
 

@@ -93,7 +93,8 @@ def _estimator(gains: Tensor) -> str:
 
 def _cost(cost: Cost) -> str:
     actions = f", actions={dict(cost.actions)!r}" if cost.actions else ""
-    return f"cost=bp.Cost(programming={cost.programming!r}, row={cost.row!r}{actions})"
+    energy = f", energy=bp.{cost.energy!r}" if cost.energy is not None else ""
+    return f"cost=bp.Cost(programming={cost.programming!r}, row={cost.row!r}{actions}{energy})"
 
 
 def _order(order: Tensor) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Declarations, queries, the driver that runs them, and the ledger that counts them."""
 
 from blackprop.core._budget import Budget
-from blackprop.core._declaration import Cost, Coupling, Declaration
+from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._metered import metered, price
 from blackprop.core._procedure import Measure, Procedure, ask, in_rounds, read, run
@@ -16,6 +16,7 @@ from blackprop.core.capabilities._nudges import Nudges
 from blackprop.core.capabilities._pulse import Pulse
 from blackprop.core.capabilities._read_back import ReadBack, ReadBackField
 from blackprop.core.capabilities._taps import Taps
+from blackprop.core.costs._cost import Cost, EnergyCost
 
 __all__ = [
     "Budget",
@@ -25,6 +26,7 @@ __all__ = [
     "Count",
     "Coupling",
     "Declaration",
+    "EnergyCost",
     "Fields",
     "Gains",
     "Ledger",

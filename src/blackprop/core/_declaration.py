@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from blackprop.core._theta import ThetaSpec, digits
 from blackprop.core.capabilities._capability import C, Capability, Shape, declared, find
+from blackprop.core.costs._cost import Cost, EnergyCost
 from blackprop.errors import ArgumentError, LimitError
 
 if TYPE_CHECKING:
     from blackprop.core._query import Count
+
+
+Costs = dict[str, float | None]  # by the names of `UNITS`; None where a device does not declare it
 
 
 class Coupling(enum.Enum):
@@ -32,39 +36,6 @@ class Coupling(enum.Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Estimated lab time of a device.
-
-    - `programming` (s, default 0): to write one setting.
-    - `row` (s, default 0): to send one row and read it.
-    - `actions` (s, default none): by the name of a capability, for one of its units; a capability whose unit is the row
-      costs a row where it is not named.
-    - `pulse` (s, default None): for a slot of the pulse trains of a device that declares `Pulse`, the same as
-      `actions={"pulse": ...}`.
-    """
-
-    programming: float = 0.0  # s
-    row: float = 0.0  # s
-    actions: Mapping[str, float] = field(default_factory=dict)  # s a unit
-    pulse: InitVar[float | None] = None
-
-    def __post_init__(self, pulse: float | None) -> None:
-        if pulse is not None:
-            object.__setattr__(self, "actions", {**self.actions, "pulse": pulse})
-        if not all(seconds >= 0 for seconds in (self.programming, self.row, *self.actions.values())):
-            raise ArgumentError(f"`Cost` takes seconds that are not negative, got {self}")
-
-    __hash__: ClassVar[None] = None  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]  (its mapping has none)
-
-    @classmethod
-    def dearest(cls, costs: Sequence[Cost]) -> Cost:
-        """The greatest of each of the costs."""
-        names = dict.fromkeys(name for cost in costs for name in cost.actions)
-        actions = {name: max(cost.actions.get(name, 0.0) for cost in costs) for name in names}
-        return cls(max(cost.programming for cost in costs), max(cost.row for cost in costs), actions)
-
-
 @dataclass(frozen=True, eq=False)
 class Declaration:
     """The declared properties of a device, the only ones that estimators and surrogates use.
@@ -74,7 +45,7 @@ class Declaration:
     - `theta`: the `ThetaSpec`.
     - `linear`: whether `f(x; θ) = A(θ) x`.
     - `coupling`: the outputs that a parameter can move.
-    - `cost`: the estimated lab time.
+    - `cost`: the estimated lab time and energy.
     - `noise` (default 0, unknown): standard deviation of a reading relative to the root mean square of the outputs.
     - `oracle` (default None): the differentiable transfer `(x, theta) -> y` of a simulator. Only the two classes named
       `Oracle` may use it.
@@ -124,14 +95,35 @@ class Declaration:
 
     def seconds(self, spent: Count) -> float:
         """Return the lab time (s) of a count by the declared cost."""
-        cost = self.cost
-        rows, dearer = spent.rows.total(), 0.0
-        for each in self.capabilities:
+        return self.cost.of(spent, self.capabilities)
+
+    def joules(self, spent: Count) -> float | None:
+        """Return the energy (J) of a count by the declared cost; None where it is not declared."""
+        energy = self.cost.energy
+        if energy is None:
+            return None if spent else 0.0
+        return (
+            energy.of(spent, self.capabilities) + energy.power * self.seconds(spent) + self._converters(energy, spent)
+        )
+
+    def _converters(self, energy: EnergyCost, spent: Count) -> float:
+        """Return the energy (J) of the converters: of each row sent, with its reading, and of each setting."""
+        rows, values = spent.rows.total(), [self.theta.size * spent.programmings.total(), 0]
+        by_row = [each for each in self.capabilities if each.unit == "rows" and spent.actions[each.name]]
+        for each in by_row:
             units = spent.actions[each.name]
-            if each.unit == "rows" and each.name in cost.actions:
-                rows -= units
-            dearer += units * cost.actions.get(each.name, 0.0)
-        return rows * cost.row + spent.programmings.total() * cost.programming + dearer
+            rows -= 0 if each.writes else units
+            values[0] += units * math.prod(each.row_shape(self))
+            values[1] += units * math.prod(each.reading_shape(self))
+        return energy.dac * (values[0] + rows * self.d_in) + energy.adc * (values[1] + rows * self.d_out)
+
+    def costs(self, spent: Count) -> Costs:
+        """Return the estimate of a count in each unit of `UNITS`; None where the device does not declare it."""
+        return {name: of(self, spent) for name, of in UNITS.items()}
+
+    def known_costs(self, spent: Count) -> dict[str, float]:
+        """Return `costs` without those that the device does not declare."""
+        return {name: cost for name, cost in self.costs(spent).items() if cost is not None}
 
     @cached_property
     def x_limited(self) -> bool:
@@ -174,6 +166,12 @@ class Declaration:
     def d_out(self) -> int:
         return math.prod(self.out_shape)
 
+
+# The units in which a cost is estimated: they travel together through ledgers, budgets, plans and records.
+UNITS: dict[str, Callable[[Declaration, Count], float | None]] = {
+    "seconds": Declaration.seconds,
+    "joules": Declaration.joules,
+}
 
 # The properties that a device and its declaration share, by the names of the keywords of `Device`.
 PROPERTIES = ("linear", "coupling", "cost", "noise", "x_low", "x_high", "capabilities")

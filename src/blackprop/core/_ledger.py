@@ -1,4 +1,4 @@
-"""The ledger: rows and programmings by purpose, and the lab time that they stand for."""
+"""The ledger: rows and programmings by purpose, and the lab time and energy that they stand for."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from blackprop.core._declaration import UNITS, Costs
 from blackprop.core._query import Count, Purpose
+
+STATE = {"seconds": "lab_seconds"}  # the names in saved states and records that differ from those of the units
+SAVED = tuple(STATE.get(name, name) for name in UNITS)
 
 
 class Ledger:
-    """Rows and programmings by purpose, units of capabilities by name, and the lab time that they stand for.
+    """Rows and programmings by purpose, units of capabilities by name, and the lab time and energy that they stand for.
 
     - `rows[purpose]`, `programmings[purpose]`: zero for a purpose without queries.
     - `actions[name]`: units of a capability; if its unit is the row, they are included in the rows.
     - `lab_seconds` (s): estimated from the declared cost of each device.
+    - `joules` (J): the energy, estimated from the declared cost of each device; None if one of them declares none.
+    - `costs`: both estimates by unit, `"seconds"` and `"joules"`.
     - `measured_seconds` (s): time by the clock, in this process, of measurements on devices that declare no cost. It
       differs between runs, so it is neither saved nor compared.
     """
@@ -23,8 +29,16 @@ class Ledger:
         self.rows: Counter[Purpose] = Counter()
         self.programmings: Counter[Purpose] = Counter()
         self.actions: Counter[str] = Counter()
-        self.lab_seconds: float = 0.0
+        self.costs: Costs = dict.fromkeys(UNITS, 0.0)
         self.measured_seconds: float = 0.0
+
+    @property
+    def lab_seconds(self) -> float:
+        return self.costs["seconds"] or 0.0
+
+    @property
+    def joules(self) -> float | None:
+        return self.costs["joules"]
 
     @property
     def total_rows(self) -> int:
@@ -39,20 +53,18 @@ class Ledger:
         """Return everything counted so far as a new `Count`."""
         return Count(Counter(self.rows), Counter(self.programmings), Counter(self.actions))
 
-    def add(self, spent: Count, seconds: float) -> None:
+    def add(self, spent: Count, costs: Mapping[str, float | None]) -> None:
+        """Book a count and its costs, as `Declaration.costs` returns them."""
         self.rows.update(spent.rows)
         self.programmings.update(spent.programmings)
         self.actions.update(spent.actions)
-        self.lab_seconds += seconds
+        self.costs = added(self.costs, costs)
 
     @classmethod
     def sum(cls, ledgers: Iterable[Ledger]) -> Ledger:
         total = cls()
         for ledger in ledgers:
-            total.rows.update(ledger.rows)
-            total.programmings.update(ledger.programmings)
-            total.actions.update(ledger.actions)
-            total.lab_seconds += ledger.lab_seconds
+            total.add(ledger.spent, ledger.costs)
             total.measured_seconds += ledger.measured_seconds
         return total
 
@@ -62,7 +74,7 @@ class Ledger:
         total.rows.update({purpose: count * n for purpose, n in self.rows.items()})
         total.programmings.update({purpose: count * n for purpose, n in self.programmings.items()})
         total.actions.update({name: count * n for name, n in self.actions.items()})
-        total.lab_seconds = count * self.lab_seconds
+        total.costs = {name: None if cost is None else count * cost for name, cost in self.costs.items()}
         total.measured_seconds = count * self.measured_seconds
         return total
 
@@ -71,7 +83,7 @@ class Ledger:
         return {
             "rows": {purpose.value: n for purpose, n in self.rows.items() if n},
             "programmings": {purpose.value: n for purpose, n in self.programmings.items() if n},
-            "lab_seconds": self.lab_seconds,
+            **saved(self.costs),
             **({"actions": actions} if actions else {}),
         }
 
@@ -79,7 +91,8 @@ class Ledger:
         self.rows = Counter({Purpose(name): n for name, n in state["rows"].items()})
         self.programmings = Counter({Purpose(name): n for name, n in state["programmings"].items()})
         self.actions = Counter(state.get("actions", {}))
-        self.lab_seconds = float(state["lab_seconds"])
+        nothing = None if self.spent else 0.0  # for a unit that an older version did not save
+        self.costs = {name: state.get(STATE.get(name, name), nothing) for name in self.costs}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ledger) and self.state_dict() == other.state_dict()
@@ -94,9 +107,35 @@ class Ledger:
         lines += [f"{name:12}{n:>14,}" for name, n in self.actions.items() if n]
         if self.lab_seconds or not self.measured_seconds:
             lines += [f"estimated lab time {_duration(self.lab_seconds)}"]
+        if self.joules:
+            lines += [f"estimated energy {in_joules(self.joules)}"]
         if self.measured_seconds:
             lines += [f"measured lab time {_duration(self.measured_seconds)} (no cost is declared)"]
         return "\n".join(lines)
+
+
+def added(costs: Mapping[str, float | None], more: Mapping[str, float | None]) -> Costs:
+    """Return the sum of two costs, unit by unit: unknown where one of them is."""
+    pairs = ((name, cost, more.get(name, 0.0)) for name, cost in costs.items())
+    return {name: None if a is None or b is None else a + b for name, a, b in pairs}
+
+
+def less(costs: Mapping[str, float | None], other: Mapping[str, float | None]) -> Costs:
+    """Return the difference of two costs, unit by unit: unknown where one of them is."""
+    return added(costs, {name: None if cost is None else -cost for name, cost in other.items()})
+
+
+def saved(costs: Mapping[str, float | None]) -> dict[str, float]:
+    """Return costs as states and records have them: the lab time, and other units where they are known and not 0."""
+    return {STATE.get(name, name): cost for name, cost in costs.items() if cost or (cost == 0 and name in STATE)}
+
+
+def in_joules(joules: float) -> str:
+    """Return an energy in a suitable unit."""
+    for unit, size in (("kWh", 3.6e6), ("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6), ("nJ", 1e-9)):
+        if joules >= size:
+            return f"{joules / size:.3g} {unit}"
+    return f"{joules / 1e-12:.3g} pJ"
 
 
 def _duration(seconds: float) -> str:

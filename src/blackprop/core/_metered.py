@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._budget import Budget
-from blackprop.core._declaration import Cost, Declaration
+from blackprop.core._declaration import Declaration
 from blackprop.core._ledger import Ledger
 from blackprop.core._procedure import Measure, Procedure, run
 from blackprop.core._query import Count, Query
@@ -20,8 +20,6 @@ from blackprop.core._stacking import all_finite, equal
 from blackprop.errors import ReadingError
 
 T = TypeVar("T")
-
-UNDECLARED = Cost()
 
 
 class Measurable(Protocol):
@@ -61,25 +59,26 @@ def measure(device: Measurable, ledger: Ledger, budget: Budget | None, queries: 
     asked = Round.of(queries, spec)
     asked.check(spec)
     spent = asked.spending(device.programmed, spec.rows_each, spec)
-    seconds = spec.seconds(spent)
+    costs = spec.costs(spent)
     if budget is not None:
-        budget.reserve(spent, seconds)
-    ledger.add(spent, seconds)
+        budget.reserve(spent, costs)
+    ledger.add(spent, costs)
     sent = asked.copy()
     began = time.perf_counter()
     try:
         with torch.no_grad():
             readings = device.measure(sent)
     finally:
-        took = time.perf_counter() - began if spec.cost == UNDECLARED else 0.0
+        took = time.perf_counter() - began if not spec.cost.timed else 0.0
         ledger.measured_seconds += took
         if budget is not None and budget.limits["seconds"] is not None:
-            budget.spend(Count(), took)
+            budget.spend(Count(), {"seconds": took})
         again = device.repeated()
         if again:
+            costs = spec.costs(again)
             if budget is not None:
-                budget.spend(again, spec.seconds(again))
-            ledger.add(again, spec.seconds(again))
+                budget.spend(again, costs)
+            ledger.add(again, costs)
     if not all(map(equal, sent.parts, asked.parts)):
         raise ReadingError(
             f"a device leaves the rows as sent, and {spec.name} has written into them; work on a copy, as `x.clone()`"

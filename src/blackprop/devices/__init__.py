@@ -19,6 +19,7 @@ from blackprop.devices._simulator import Simulator
 from blackprop.devices._wrapper import Wrapper
 
 if TYPE_CHECKING:
+    from blackprop.devices import costs
     from blackprop.devices._as_built import as_built
     from blackprop.devices.electronic import cells
     from blackprop.devices.electronic._crossbar import IDEAL, PCM, RERAM, ConductanceArray, Crossbar, Memristor
@@ -112,6 +113,7 @@ __all__ = [
     "as_built",
     "cells",
     "chips",
+    "costs",
     "doubled",
     "from_callable",
     "paired",
@@ -121,6 +123,7 @@ __all__ = [
 __getattr__: Callable[[str], Any] = later(
     __name__,
     {
+        "blackprop.devices": "costs",
         "blackprop.devices._as_built": "as_built",
         "blackprop.devices.electronic": "cells",
         "blackprop.devices.electronic._crossbar": "IDEAL PCM RERAM ConductanceArray Crossbar Memristor",

@@ -11,10 +11,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost
 from blackprop.core._query import Count, Query
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
+from blackprop.core.costs._cost import Cost, EnergyCost
 from blackprop.devices._base import Device
 from blackprop.errors import ArgumentError, LimitError, ShapeError
 
@@ -188,7 +188,23 @@ def _limit(specs: list[ThetaSpec], name: str, end: int) -> float | Tensor | None
 
 
 def _slowest(devices: tuple[Device, ...]) -> Cost:
-    return Cost(max(d.cost.programming for d in devices), max(d.cost.row * d.rows_each for d in devices))
+    """Return the time of the slowest part, and the energy of all of them, with the converters of each."""
+    return Cost(
+        max(d.cost.programming for d in devices), max(d.cost.row * d.rows_each for d in devices), energy=_sum(devices)
+    )
+
+
+def _sum(devices: tuple[Device, ...]) -> EnergyCost | None:
+    parts = [d.cost.energy for d in devices]
+    if None in parts:
+        return None
+    spec = [d.declaration for d in devices]
+    known = [energy for energy in parts if energy is not None]
+    return EnergyCost(
+        sum(e.programming + e.dac * s.theta.size for e, s in zip(known, spec, strict=True)),
+        sum(s.rows_each * (e.row + e.dac * s.d_in + e.adc * s.d_out) for e, s in zip(known, spec, strict=True)),
+        power=sum(e.power for e in known),
+    )
 
 
 def _name(part: Map) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from torch import Tensor, distributed, nn
 
 from blackprop.core._budget import Budget
+from blackprop.core._ledger import SAVED
 from blackprop.errors import ArgumentError, BudgetExhausted, RunFolderError
 from blackprop.monitoring._health import MEASURES, health
 from blackprop.monitoring._record import LiveRecord, finite, replace
@@ -156,8 +157,7 @@ class RunMonitor:
         line = self._line
         totals = {name: sum(line[name].values()) for name in ("rows", "programmings") if name in line}
         flat = {f"blackprop/{name}": value for name, value in totals.items()}
-        if "lab_seconds" in line:
-            flat["blackprop/lab_seconds"] = line["lab_seconds"]
+        flat |= {f"blackprop/{name}": line[name] for name in SAVED if name in line}
         for name, (spent, limit) in line.get("limits", {}).items():
             flat[f"blackprop/{name}_left"] = limit - spent
         for layer, entries in line.get("layers", {}).items():
@@ -252,7 +252,7 @@ class RunMonitor:
         self._record.begin({"trial": self._key(), "step": step, "steps": self._steps})
 
     def _result(self) -> dict[str, Any]:
-        entries = ("rows", "programmings", "lab_seconds")
+        entries = ("rows", "programmings", *SAVED)
         done = {"steps": self._at, **{name: self._line[name] for name in entries if name in self._line}}
         return {"task": "training", "network": None, **self._key(), **self._task, **self._scores, **done}
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from blackprop.core._budget import ROUNDING, Budget
-from blackprop.core._ledger import Ledger
+from blackprop.core._ledger import Ledger, saved
 from blackprop.nn._layer import PhysicalLayer
 
 LATEST = 50  # steps of a block; the dearest of two blocks is expected again
@@ -94,6 +94,8 @@ class Spending:
             return float(sum(sum(each.programmings.values()) for each in ledgers))
         if name == "seconds":
             return sum(each.lab_seconds + each.measured_seconds for each in ledgers)
+        if name == "joules":
+            return sum(each.joules or 0.0 for each in ledgers)
         return float(sum(each.actions[name] for each in ledgers))
 
 
@@ -102,6 +104,6 @@ def _booked(budget: Budget, name: str) -> float:
 
 
 def costs(ledger: Ledger) -> dict[str, Any]:
-    """Return a ledger's rows and programmings by purpose and its lab time, as lines of metrics have them."""
+    """Return a ledger's rows and programmings by purpose, lab time and energy, as lines of metrics have them."""
     state: Mapping[str, Any] = ledger.state_dict()
-    return {"rows": state["rows"], "programmings": state["programmings"], "lab_seconds": ledger.lab_seconds}
+    return {"rows": state["rows"], "programmings": state["programmings"], **saved(ledger.costs)}

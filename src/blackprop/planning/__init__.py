@@ -2,7 +2,7 @@
 
 from blackprop.planning._candidates import Candidate, Quality
 from blackprop.planning._plan import Plan, plan
-from blackprop.planning._price import Objective, Price, programmings, rows, seconds
+from blackprop.planning._price import Objective, Price, joules, programmings, rows, seconds
 from blackprop.planning._table import CANDIDATES
 from blackprop.planning._workload import Workload
 from blackprop.planning.asking._ask_first import AskFirst
@@ -23,6 +23,7 @@ __all__ = [
     "Workload",
     "correlation_length",
     "inquire",
+    "joules",
     "plan",
     "programmings",
     "rows",

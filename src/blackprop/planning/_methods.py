@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import torch
 
 from blackprop.core._declaration import Coupling, Declaration
+from blackprop.core._query import Count, Purpose
 from blackprop.directions import Directions, Orthogonal, Rademacher
 from blackprop.estimators import (
     ByOutput,
@@ -118,8 +120,8 @@ def frozen_within(spec: Declaration, workload: Workload) -> Method:
     """`frozen`, whose matrix is read where that takes at most half of each limit, and is else fitted to the rows of
     training.
     """
-    rows = spec.d_in
-    needed = {"rows": rows, "programmings": 1, "seconds": rows * spec.cost.row + spec.cost.programming}
+    read = Count(Counter({Purpose.CALIBRATE: spec.d_in}), Counter({Purpose.CALIBRATE: 1}))
+    needed: dict[str, float] = {"rows": spec.d_in, "programmings": 1, **spec.known_costs(read)}
     if all(2 * needed.get(name, 0) <= limit > 0 for name, limit in workload.limits.items()):
         return frozen(spec)
     return Method(Still(), Streaming(bias=not spec.linear, exact_start=False))

@@ -115,7 +115,7 @@ def chip_queries(spec: Declaration) -> Ledger:
     found = Ledger()
     found.programmings[Purpose.CALIBRATE] = chip.programmings
     found.rows[Purpose.CALIBRATE] = chip.total_rows
-    found.lab_seconds = spec.seconds(found.spent)
+    found.costs = spec.costs(found.spent)
     return found
 
 
@@ -124,7 +124,7 @@ def chip_price(method: Method, device: Measurable, batch_size: int) -> Price:
     del method
     spec, step = device.declaration, Ledger()
     step.rows[Purpose.FORWARD], step.programmings[Purpose.FORWARD] = batch_size, 1
-    step.lab_seconds = spec.seconds(step.spent)
+    step.costs = spec.costs(step.spent)
     return Price(Ledger.sum([step, chip_queries(spec)]), step)
 
 

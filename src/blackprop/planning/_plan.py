@@ -68,11 +68,11 @@ def plan(
     **Arguments:**
 
     - `batch_size`: rows of a training step.
-    - `budget`: a `bp.Budget`, whose remainder counts, or limits by name: `rows`, `programmings`, `seconds`. The
-      start and `steps` steps must fit into it, without `steps` the first step.
+    - `budget`: a `bp.Budget`, whose remainder counts, or limits by name: `rows`, `programmings`, `seconds`,
+      `joules`. The start and `steps` steps must fit into it, without `steps` the first step.
     - `steps`: of the training; by default candidates are compared over 1,000.
-    - `objective`: the cost, a function of a `bp.Ledger`, such as `bp.planning.rows`, `programmings` and
-      `seconds`; by default lab seconds where the device declares a `Cost`, rows where it does not.
+    - `objective`: the cost, a function of a `bp.Ledger`, such as `bp.planning.rows`, `programmings`, `seconds`
+      and `joules`; by default lab seconds where the device declares a `Cost`, rows where it does not.
     - `candidates`: the table, from the best to the humblest; `[mine, *bp.planning.CANDIDATES]` adds one.
 
     A plan of a lower quality, which trains worse, is chosen only where the budget allows no better one, and `reason`

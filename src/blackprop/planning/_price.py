@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blackprop.core._budget import undeclared
 from blackprop.core._declaration import Declaration
-from blackprop.core._ledger import Ledger
+from blackprop.core._ledger import Ledger, in_joules, less
 from blackprop.core._metered import Measurable, price
 from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
+from blackprop.errors import IncompatibleError
 from blackprop.estimators import Still
 from blackprop.estimators.pulsed import PulsedUpdate
 from blackprop.presets import Method
@@ -39,15 +41,24 @@ def seconds(ledger: Ledger) -> float:
     return ledger.lab_seconds
 
 
+def joules(ledger: Ledger) -> float:
+    """Objective: the estimated energy, from the device's `Cost`; `IncompatibleError` where it declares none."""
+    if ledger.joules is None:
+        raise IncompatibleError(undeclared("joules"))
+    return ledger.joules
+
+
 def totals(ledger: Ledger) -> defaultdict[str, float]:
-    """Rows, programmings, lab seconds and the uses of capabilities, by name."""
-    basic = {"rows": ledger.total_rows, "programmings": ledger.total_programmings, "seconds": ledger.lab_seconds}
-    return defaultdict(float, {**ledger.actions, **basic})
+    """Rows, programmings, lab seconds, joules and the uses of capabilities, by name."""
+    known = {name: cost for name, cost in ledger.costs.items() if cost is not None}
+    basic = {"rows": ledger.total_rows, "programmings": ledger.total_programmings}
+    return defaultdict(float, {**ledger.actions, **known, **basic})
 
 
 def in_words(ledger: Ledger) -> str:
-    """Rows, programmings and, where there are any, lab seconds, as a table shows them."""
+    """Rows, programmings and, where there are any, lab seconds and energy, as a table shows them."""
     lab = f", {ledger.lab_seconds:,.4g} s" if ledger.lab_seconds else ""
+    lab += f", {in_joules(ledger.joules)}" if ledger.joules else ""
     return f"{ledger.total_rows:>10,} rows {ledger.total_programmings:>8,} programmings{lab}"
 
 
@@ -147,5 +158,6 @@ def _difference(larger: Ledger, smaller: Ledger) -> Ledger:
     left.rows = larger.rows - smaller.rows  # a Counter keeps the positive part
     left.programmings = larger.programmings - smaller.programmings
     left.actions = larger.actions - smaller.actions
-    left.lab_seconds = max(0.0, larger.lab_seconds - smaller.lab_seconds)
+    costs = less(larger.costs, smaller.costs)
+    left.costs = {name: None if cost is None else max(0.0, cost) for name, cost in costs.items()}
     return left

@@ -61,7 +61,7 @@ def _price(method: Method, device: Measurable, batch_size: int) -> Price:
     workload = surrogate.workload if isinstance(surrogate, AskFirst) else Workload(batch_size)
     then = dry_price(fallback(spec, DECLARED, workload).method(spec, workload), device, batch_size)
     asked = Ledger.sum([most(spec), calibration(spec)]) if _affords(spec, workload) else most(spec)
-    asked.lab_seconds = asked.total_rows * spec.cost.row + asked.total_programmings * spec.cost.programming
+    asked.costs = spec.costs(asked.spent)
     return Price(Ledger.sum([then.first, asked]), then.step)
 
 

@@ -187,7 +187,7 @@ def relative(error: Tensor, reference: Tensor) -> float:
 
 
 def _add(book: Ledger, spent: Ledger) -> None:
-    book.add(spent.spent, spent.lab_seconds)
+    book.add(spent.spent, spent.costs)
     book.measured_seconds += spent.measured_seconds
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from blackprop.core._declaration import Declaration
 
 Shape = tuple[int, ...]
-RESERVED = {"read", "rows", "programmings", "seconds"}  # names of a round's readings and of a budget's limits
+RESERVED = {"read", "rows", "programmings", "seconds", "joules"}  # names of a round's readings and of a budget's limits
 C = TypeVar("C", bound="Capability")
 
 

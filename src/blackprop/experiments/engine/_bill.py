@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from blackprop.core._ledger import Ledger
+from blackprop.core._ledger import Ledger, saved
 from blackprop.core._query import Purpose
 from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.nn._layer import PhysicalLayer
@@ -30,7 +30,7 @@ class Bill:
     rows: dict[str, int]
     programmings: dict[str, int]
     needed: int  # programmings that every method takes
-    lab_seconds: float  # all queries, including evaluation
+    costs: Mapping[str, float | None]  # lab seconds and joules of all queries, including evaluation
     actions: dict[str, int]  # units of capabilities, such as pulses
 
     @classmethod
@@ -42,7 +42,7 @@ class Bill:
             rows={purpose.value: total.rows[purpose] for purpose in Purpose},
             programmings={purpose.value: total.programmings[purpose] for purpose in Purpose},
             needed=sum(steps if trained else ledger.programmings[Purpose.FORWARD] for ledger, trained in ledgers),
-            lab_seconds=total.lab_seconds,
+            costs=total.costs,
             actions={name: n for name, n in total.actions.items() if n},
         )
 
@@ -58,9 +58,13 @@ class Bill:
             "programmings": self.programmings,
             "row_overhead": self.row_overhead,
             "programming_overhead": self.programming_overhead,
-            "lab_seconds": self.lab_seconds,
+            **saved(self.costs),
             **({"actions": self.actions} if self.actions else {}),
         }
+
+    @property
+    def lab_seconds(self) -> float:
+        return self.costs["seconds"] or 0.0
 
     @property
     def row_overhead(self) -> float:

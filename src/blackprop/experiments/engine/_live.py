@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blackprop.core._ledger import SAVED
 from blackprop.core._query import Purpose
 from blackprop.experiments.engine._allowance import Allowance
 from blackprop.experiments.engine._callbacks import Callback
@@ -53,14 +54,16 @@ class LiveCallback(Callback):
             self._trial, self._from, self._layers, self._begun = key, progress["step"] - 1, {}, time.time()
         if not self._record.due:
             return
+        known = {name: progress["spent"][name] for name in SAVED if name in progress["spent"]}
         spent, trial = progress["spent"], {name: progress[name] for name in PARTS}
         done = {"step": progress["step"], "loss": progress["loss"]}
         state = {"trial": trial, **done, "steps": progress["steps"], "from_step": self._from}
         state |= {"trial_begun": self._begun}
         state |= {"scores": progress["scores"], "rows": progress["rows"], "programmings": progress["programmings"]}
-        state |= {"lab_seconds": spent["lab_seconds"], "limits": self._limits(spent), "layers": self._layers}
-        costs = {name: spent[name] for name in ("rows", "programmings", "lab_seconds")}
-        self._record.write(state, {**trial, **done, **costs})
+        state |= {**known, "limits": self._limits(spent), "layers": self._layers}
+        self._record.write(
+            state, {**trial, **done, "rows": spent["rows"], "programmings": spent["programmings"], **known}
+        )
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         self._layers = dict(line.get("layers") or {})

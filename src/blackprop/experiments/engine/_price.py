@@ -14,7 +14,6 @@ from blackprop.core._metered import price as dry_run
 from blackprop.core._probes import within
 from blackprop.core._procedure import Procedure, ask, reading_first
 from blackprop.core._query import Count, Purpose, Query
-from blackprop.core.capabilities._pulse import Pulse
 from blackprop.estimators.pulsed._base import PulsedUpdate
 from blackprop.experiments.engine._bill import Bill, moves_theta
 from blackprop.experiments.engine._execution import lent_generators
@@ -124,9 +123,8 @@ def _asked_by_loss(layer: PhysicalLayer, place: _Place, schedule: _Schedule, pas
 
 
 def _booked(layer: PhysicalLayer, spent: Count) -> Ledger:
-    cost, total = layer.device.cost, Ledger()
-    seconds = sum(spent.rows.values()) * cost.row + sum(spent.programmings.values()) * cost.programming
-    total.add(spent, seconds + spent.actions[Pulse.name] * cost.actions.get(Pulse.name, 0.0))
+    total = Ledger()
+    total.add(spent, layer.device.declaration.costs(spent))
     return total
 
 

@@ -9,7 +9,7 @@
 | `gap_closed` | `(score − frozen) / (oracle − frozen)`; None if a reference is missing |
 | `steps`, `planned_steps` | optimizer steps made; steps of the task without an allowance |
 | `rows`, `programmings` | counts by purpose |
-| `row_overhead`, `programming_overhead`, `lab_seconds` | see `Bill` |
+| `row_overhead`, `programming_overhead`, `lab_seconds`, `joules` | see `Bill`; `joules` where known |
 | `actions` | units of capabilities, such as pulses, by name; missing where there are none |
 | `found` | of devices that were asked first, their family and the chosen method; missing where there is none |
 

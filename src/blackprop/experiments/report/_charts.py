@@ -18,7 +18,7 @@ VALUES = 40_000  # approximate number in all lines of a method on a device
 CLASSES = 128  # largest number in a confusion matrix
 BINS = 60  # of a histogram
 PIXELS = 4_000_000  # of all matrices on a page; larger ones are reduced
-FIGURES = ("f1", "perplexity", "gap_closed", "row_overhead", "programming_overhead", "lab_seconds")
+FIGURES = ("f1", "perplexity", "gap_closed", "row_overhead", "programming_overhead", "lab_seconds", "joules")
 
 
 def comparison(run: StoredRun) -> list[Entry]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blackprop.core._ledger import in_joules
 from blackprop.errors import RunFolderError
 from blackprop.experiments.records import _json_lines as json_lines
 from blackprop.experiments.records._result import is_trial, number
@@ -20,7 +21,8 @@ from blackprop.monitoring._record import FORMAT, LIVE, STATUS, WARNINGS
 
 SILENCE = 120.0  # s without a record, after which a run that cannot be looked for is called silent
 MOST = 50  # warnings that are shown
-UNITS = {"seconds": "lab time"}
+LABELS = {"seconds": "lab time", "joules": "energy"}
+SHOWN: dict[str, Callable[[float], str]] = {"seconds": duration, "joules": in_joules}
 
 
 def folders(path: Path) -> list[Path]:
@@ -115,12 +117,15 @@ def _tiles(status: Mapping[str, Any], state: str) -> Iterator[Entry]:
     lab = number(status.get("lab_seconds"))
     if lab is not None and "seconds" not in capped:
         yield _tile("lab time", duration(lab), note=_remaining(lab, step, steps, state))
+    energy = number(status.get("joules"))
+    if energy is not None and "joules" not in capped:
+        yield _tile("energy", in_joules(energy))
     for name, (spent, limit) in capped.items():
-        show = duration if name == "seconds" else "{:,.0f}".format
+        show = SHOWN.get(name, "{:,.0f}".format)
         left = max(0.0, limit - spent)
         note = f"{show(left)} left" + (f", {left / (spent / step):,.0f} steps" if spent > 0 and step else "")
         share = min(1.0, spent / limit) if limit else 1.0
-        yield _tile(UNITS.get(name, name), f"{show(spent)} of {show(limit)}", note=note, share=share)
+        yield _tile(LABELS.get(name, name), f"{show(spent)} of {show(limit)}", note=note, share=share)
     begun, updated = (number(status.get(name)) for name in ("begun", "updated"))
     since = number(status.get("trial_begun")) or begun
     if begun is not None and updated is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from blackprop.core._ledger import in_joules
 from blackprop.experiments.report._runs import Entry, StoredRun
 from blackprop.experiments.report._table import duration
 
@@ -18,6 +19,7 @@ COLUMNS = (  # figure, heading, factor, digits after the point (None: three in a
     ("row_overhead", "row overhead", 1.0, None),
     ("programming_overhead", "programming overhead", 1.0, None),
     ("lab_seconds", "lab time, estimated", 1.0, None),
+    ("joules", "energy, estimated", 1.0, None),
 )
 
 
@@ -67,6 +69,8 @@ def _figure(figure: tuple[float, float | None] | None, name: str, scale: float, 
     mean, error = figure
     if name == "lab_seconds":
         shown = duration(mean)
+    elif name == "joules":
+        shown = in_joules(mean)
     elif digits is None:
         shown = f"{scale * mean:,.3g}" if abs(scale * mean) < 1000 else f"{scale * mean:,.0f}"
     else:

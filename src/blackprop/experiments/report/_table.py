@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from blackprop.core._ledger import in_joules
 from blackprop.experiments.report._means import told
 
 _SCORES = {"accuracy": ("accuracy\n%", 100.0, 1), "validation_loss": ("loss\nnats", 1.0, 3)}  # header, unit, digits
@@ -25,7 +26,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     for name in ("device", "method", "seeds"):
         table.add_column(name, justify="right" if name == "seeds" else "left", no_wrap=True)
     metric = summary.get("metric", "accuracy")
-    for name in (_SCORES[metric][0], *_RIGHT):
+    energy = ["energy"] if any("joules" in result for result in summary["results"]) else []
+    for name in (_SCORES[metric][0], *_RIGHT, *energy):
         table.add_column(name, justify="right", no_wrap=True)
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for result in sorted(summary["results"], key=lambda r: _first_of(summary, "device", r["device"])):
@@ -34,7 +36,8 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     for (device, method), results in groups.items():
         if previous not in {None, device}:
             table.add_section()
-        table.add_row("" if device == previous else device, method, str(len(results)), *_figures(results, metric))
+        row = "" if device == previous else device, method, str(len(results)), *_figures(results, metric)
+        table.add_row(*row, *([_energy(results)] if energy else []))
         previous = device
     return table
 
@@ -77,12 +80,14 @@ def _score(results: Sequence[Mapping[str, Any]], metric: str) -> str:
 def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
     """Make a table of the cost of runs: a row for each (device, method) and purpose with queries, then the totals.
 
-    A bill has `rows` and `programmings` by purpose, `row_overhead`, `programming_overhead` and `lab_seconds`.
+    A bill has `rows` and `programmings` by purpose, `row_overhead`, `programming_overhead`, `lab_seconds` and, where
+    known, `joules`.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("device", "method", "purpose"):
         table.add_column(name, no_wrap=True)
-    for name in ("rows", "programmings", "lab time"):
+    energy = ["energy"] if any("joules" in bill for bill in bills.values()) else []
+    for name in ("rows", "programmings", "lab time", *energy):
         table.add_column(name, justify="right", no_wrap=True)
     for (device, method), bill in bills.items():
         table.add_section()
@@ -93,7 +98,8 @@ def price_table(title: str, bills: Mapping[tuple[str, str], Mapping[str, Any]]) 
                 table.add_row(*first, purpose, f"{rows:,}", f"{programmings:,}")
                 first = ("", "")
         rows, programmings = (sum(bill[count].values()) for count in ("rows", "programmings"))
-        table.add_row("", "", "total", f"{rows:,}", f"{programmings:,}", duration(bill["lab_seconds"]))
+        costs = [duration(bill["lab_seconds"]), *(_energy([bill]) for _ in energy)]
+        table.add_row("", "", "total", f"{rows:,}", f"{programmings:,}", *costs)
         table.add_row("", "", "overhead", _ratio(bill["row_overhead"]), _ratio(bill["programming_overhead"]))
     return table
 
@@ -114,6 +120,12 @@ def _figures(results: Sequence[Mapping[str, Any]], metric: str) -> tuple[str, ..
     means = [fmean(result[name] for result in results) for name in ("row_overhead", "programming_overhead")]
     lab = fmean(result["lab_seconds"] for result in results)
     return told(scores, digits), gap, *map(_ratio, means), duration(lab)
+
+
+def _energy(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the mean energy, or a dash if a device declares none."""
+    found = [result["joules"] for result in results if "joules" in result]
+    return in_joules(fmean(found)) if len(found) == len(results) else "–"
 
 
 def _ratio(value: float) -> str:

@@ -201,7 +201,7 @@ class Farm(Device):
         self._pool.load(kept[0])
         self.noise: float = noise
         for member, correction, refused, cost in zip(self._pool.members, *kept[1:3], costs, strict=True):
-            member.cost, member.correction = cost, correction
+            member.cost, member.correction = replace(cost, energy=member.cost.energy), correction
             if refused:
                 member.refuse(refused)
             elif member.disagrees:

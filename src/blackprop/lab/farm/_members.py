@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from blackprop.core._budget import Budget
-from blackprop.core._ledger import Ledger
+from blackprop.core._ledger import Ledger, less
 from blackprop.core._metered import metered, price
 from blackprop.core._procedure import Measure, ask
 from blackprop.core._query import Count, Query
@@ -74,7 +74,7 @@ class MemberPool:
         members = [self.members[at] for at in who]
         due = Ledger.sum(price(lambda: ask(*queries), member.device) for member in members)
         if budget is not None:
-            budget.reserve(due.spent, due.lab_seconds)
+            budget.reserve(due.spent, due.costs)
         own = [Ledger() for _ in members]
         jobs = [
             member.do(partial(_timed, member, queries, metered(member.device, ledger)))
@@ -90,7 +90,7 @@ class MemberPool:
         if budget is not None:
             more = bill.spent
             more.subtract(due.spent)
-            budget.spend(more, bill.lab_seconds - due.lab_seconds)
+            budget.spend(more, less(bill.costs, due.costs))
         return found, bill
 
     def asked(self) -> Count:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from blackprop import errors
-from blackprop.core._declaration import Cost, Coupling
+from blackprop.core._declaration import Coupling
 from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._capability import Capability, restored
+from blackprop.core.costs._cost import Cost, EnergyCost
 from blackprop.devices import Device
 from blackprop.errors import BlackpropError, CheckpointError, DeviceError
 from blackprop.lab.wrappers._pass_through import PassThrough
@@ -134,7 +135,8 @@ class Replayed(Device):
             header, limits = self._records[0]
             low, high = (None if n is None else limits[n] if isinstance(n, int) else float(n) for n in header["limits"])
             theta = ThetaSpec(header["size"], self._draw, low, high, header["period"], header.get("harmonics"))
-            cost = Cost(*header["cost"])  # older recordings name no actions
+            energy = None if header.get("energy") is None else EnergyCost(**header["energy"])
+            cost = Cost(*header["cost"], energy=energy)  # older recordings name no actions and no energy
             x_low, x_high = header.get("input_limits", (None, None))
             shapes = tuple(header["in_shape"]), tuple(header["out_shape"])
             super().__init__(

@@ -155,6 +155,7 @@ def declared(spec: Declaration) -> Record:
         "linear": spec.linear,
         "coupling": spec.coupling.value,
         "cost": [spec.cost.programming, spec.cost.row, dict(spec.cost.actions)],
+        "energy": None if spec.cost.energy is None else spec.cost.energy.plain(),
         "rows_each": spec.rows_each,
         "noise": spec.noise,
         "input_limits": [spec.x_low, spec.x_high],

@@ -17,7 +17,7 @@ from blackprop.estimators import Estimator
 from blackprop.planning._candidates import Candidate
 from blackprop.planning._physics import is_chip
 from blackprop.planning._price import totals
-from blackprop.planning._workload import Workload
+from blackprop.planning._workload import BASIC, Workload
 from blackprop.planning.asking._affordable import fallback, held
 from blackprop.planning.asking._fits import FITS, Asker
 from blackprop.planning.asking._revision import revise
@@ -28,7 +28,6 @@ from blackprop.presets import Method
 from blackprop.surrogates import Surrogate
 
 NAME = "ask-first"
-BASIC = ("rows", "programmings", "seconds")
 
 
 class AskFirst(Surrogate):

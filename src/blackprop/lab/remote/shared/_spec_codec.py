@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackprop.core._declaration import Cost, Coupling, Declaration
+from blackprop.core._declaration import Coupling, Declaration
 from blackprop.core._theta import ThetaSpec
 from blackprop.core.capabilities._capability import Capability, Shape, restored
+from blackprop.core.costs._cost import Cost, EnergyCost
 from blackprop.errors import BlackpropError, ProtocolError
 from blackprop.lab.remote.shared._wire import MESSAGE_BYTES
 from blackprop.lab.wrappers._printable import printable
@@ -42,6 +43,7 @@ def describe(spec: Declaration) -> tuple[dict[str, Any], list[np.ndarray]]:
         "input_limits": [spec.x_low, spec.x_high],
         "capabilities": {each.name: each.fields() for each in spec.capabilities},
         "action_seconds": {name: float(seconds) for name, seconds in spec.cost.actions.items()},
+        "energy": None if spec.cost.energy is None else spec.cost.energy.plain(),
     }
     return fields, [_limit(limit) for limit in limits.values()]
 
@@ -74,7 +76,10 @@ def understand(
             linear=fields["linear"] is True,
             coupling=Coupling(fields["coupling"]),
             cost=Cost(
-                float(fields["programming_seconds"]), float(fields["row_seconds"]), dict(fields["action_seconds"])
+                float(fields["programming_seconds"]),
+                float(fields["row_seconds"]),
+                dict(fields["action_seconds"]),
+                energy=None if (energy := fields.get("energy")) is None else EnergyCost(**energy),  # as for rows_each
             ),
             noise=float(fields["noise"]),
             x_low=x_low,

@@ -1,0 +1,1 @@
+"""The costs of the actions of a device: seconds and joules."""
