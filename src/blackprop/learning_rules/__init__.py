@@ -13,6 +13,7 @@ from blackprop.learning_rules._equilibrium_propagation import (
     steep_sigmoid,
 )
 from blackprop.learning_rules._physical_local_learning import PhysicalLocalLearning
+from blackprop.learning_rules.threshold._network import ThresholdNetwork
 
 __all__ = [
     "ContrastivePlasticity",
@@ -23,6 +24,7 @@ __all__ = [
     "PhysicalLocalLearning",
     "Relaxation",
     "Spiking",
+    "ThresholdNetwork",
     "cross_entropy",
     "hard_sigmoid",
     "modulator",
