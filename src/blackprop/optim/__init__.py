@@ -3,6 +3,7 @@
 from blackprop.optim._base import ForwardOnly
 from blackprop.optim._drift_floor import DriftFloor
 from blackprop.optim._homodyne import FrequencyPlan, HomodyneGradient
+from blackprop.optim._low_rank import LOZO, ZOMuon
 from blackprop.optim._multiplexed import MultiplexedGradientDescent
 from blackprop.optim._perturbative import PerturbativeGradient
 from blackprop.optim._pulsed import Pulsed
@@ -12,6 +13,7 @@ from blackprop.optim._signal_scaled import SignalScaled
 from blackprop.optim._spsa import SPSA
 
 __all__ = [
+    "LOZO",
     "SPSA",
     "DriftFloor",
     "ForwardOnly",
@@ -23,4 +25,5 @@ __all__ = [
     "RecentNorms",
     "SharpnessAware",
     "SignalScaled",
+    "ZOMuon",
 ]

@@ -69,8 +69,6 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
         self._check_size()
         self._built = True
 
-    # Supplied by each method.
-
     @property
     @abc.abstractmethod
     def passes(self) -> int:
@@ -109,6 +107,9 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
 
     def _rate(self, group: dict[str, Any]) -> float:
         return group["lr"]
+
+    def _shaped(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
+        return grad
 
     def _check_size(self) -> None:
         """Raise an error if the number of parameters does not suit the method."""
@@ -276,7 +277,8 @@ class ForwardOnly(torch.optim.Optimizer, abc.ABC):
             grad = torch.zeros_like(p)
             for walk, slope in walks:
                 grad.add_(next(walk)[2], alpha=slope)
-            yield group, p, grad.mul_(1 / (len(slopes) * self._delta(group) * self._second_moment(group)))
+            grad.mul_(1 / (len(slopes) * self._delta(group) * self._second_moment(group)))
+            yield group, p, self._shaped(grad, group)
 
     def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         """Move θ ← θ − lr ĝ, with momentum as in `torch.optim.SGD`, or scaled as in `torch.optim.Adam`."""
