@@ -8,6 +8,7 @@ from blackprop._later import later
 if TYPE_CHECKING:
     from blackprop.twins._chain import ChainTwin
     from blackprop.twins._crossbar import CrossbarTwin
+    from blackprop.twins._error_network import ErrorNetwork
     from blackprop.twins._fibre import MultimodeFibreTwin
     from blackprop.twins._in_memory import InMemoryTwin
     from blackprop.twins._mlp import MLPTwin
@@ -27,6 +28,7 @@ __all__ = [
     "ChipTwin",
     "CrossbarTwin",
     "DiffractionTwin",
+    "ErrorNetwork",
     "InMemoryTwin",
     "LightModulatorTwin",
     "MLPTwin",
@@ -44,6 +46,7 @@ __getattr__: Callable[[str], Any] = later(
     {
         "blackprop.twins._chain": "ChainTwin",
         "blackprop.twins._crossbar": "CrossbarTwin",
+        "blackprop.twins._error_network": "ErrorNetwork",
         "blackprop.twins._fibre": "MultimodeFibreTwin",
         "blackprop.twins._in_memory": "InMemoryTwin",
         "blackprop.twins._mlp": "MLPTwin",
