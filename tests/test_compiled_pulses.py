@@ -103,6 +103,34 @@ def test_the_steps_of_every_kind_have_the_law_of_the_plain_path(name, start):
     assert float(fast.min()) >= float(population["low"].min())
 
 
+@pytest.mark.parametrize("multiplicative", [False, True], ids=["additive", "multiplicative"])
+def test_pulses_that_are_added_at_once_have_the_mean_and_variance_of_single_ones(multiplicative):
+    """The recursion of the moments, pulse by pulse in order, against 90,000 cells far from their bounds."""
+    flat = {**SAME, "slope_spread": 0.0}
+    cell = cells.LinearStep(step=0.004, noise=0.1, slope_up=0.5, slope_down=0.85, multiplicative=multiplicative, **flat)
+    side = 300
+    generator = torch.Generator().manual_seed(5)
+    population = cell.draw((side, side), generator)
+    trains = torch.ones(12, 2 * side + 1)
+    trains[:, -1] = torch.tensor([7.0, 1, 31, 4, 12, 2, 25, 9, 3, 18, 6, 11])
+    trains[[2, 6, 9], :side] = -1
+    columns, rows = compiled.fired(trains, side, generator)
+    w, touched = compiled.moved(cell, torch.full((side, side), 0.1), columns, rows, population, generator)
+    mean, variance = 0.1, 0.0
+    for sign, n in zip(trains[:, 0].tolist(), trains[:, -1].tolist(), strict=True):
+        for _ in range(int(n)):
+            slope = -0.5 * 0.004 / 0.6 if sign > 0 else -0.85 * 0.004 / 0.6
+            step = 0.004 + slope * sign * mean
+            noise = 0.1 * (step if multiplicative else 0.004)
+            extra = (0.1 * slope) ** 2 * variance if multiplicative else 0.0
+            mean, variance = mean + sign * step, variance * (1 + slope) ** 2 + noise**2 + extra
+    assert bool(touched.all())
+    z = (w.double() - mean) / variance**0.5
+    assert abs(float(z.mean())) < 5 / side
+    assert float(z.var()) == pytest.approx(1, abs=5 * math.sqrt(2) / side)
+    assert abs(float(z.pow(3).mean())) < 0.02 + 5 * math.sqrt(15) / side
+
+
 def test_lines_at_rest_and_trains_of_the_other_sign():
     cell = cells.ConstantStep(step=1e-3, noise=0.0, **SAME)
     device = PulsedCrossbar(256, 256, cell, initial=0.0)
