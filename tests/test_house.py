@@ -108,7 +108,7 @@ def test_public_names_are_sorted_and_documented(package):
 
 def test_the_public_names_are_these_many():
     """A name more is a promise more: raise the number with a reason, and prefer a method of what is there."""
-    assert len(public()) <= 357
+    assert len(public()) <= 358
 
 
 def test_a_step_imports_neither_the_compiler_nor_the_devices_of_others():

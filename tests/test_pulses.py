@@ -362,13 +362,6 @@ def test_wrappers_send_each_pulse_once(wrap):
     assert torch.equal(moved_by(wrap), torch.full((4, 6), 1e-3))
 
 
-def test_a_farm_does_not_spread_pulses_since_every_member_keeps_its_own_weights():
-    farm = bp.lab.Farm([PulsedCrossbar(6, 4), PulsedCrossbar(6, 4, seed=1)])
-    assert not farm.declaration.has(Pulse)
-    with pytest.raises(IncompatibleError, match="pulse"):
-        pulsed(farm, torch.zeros(1, 11))
-
-
 def test_a_lost_answer_never_sends_a_pulse_twice():
     """A retry is not made for pulses; and a served device answers a repeated message from its journal."""
     device = PulsedCrossbar(6, 4, cells.ConstantStep(**QUIET), initial=0.0)

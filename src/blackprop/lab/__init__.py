@@ -1,6 +1,7 @@
 """Real devices: instruments, network access, guards, checks and farms."""
 
 from blackprop.lab.farm._farm import Farm
+from blackprop.lab.farm._pulsed_farm import PulsedFarm
 from blackprop.lab.farm._ray_farm import RayDevice, ray_members
 from blackprop.lab.instruments._camera import Camera, CameraModulator, Modulator
 from blackprop.lab.instruments._instrument import Instrument
@@ -28,6 +29,7 @@ __all__ = [
     "Guarded",
     "Instrument",
     "Modulator",
+    "PulsedFarm",
     "QcodesDevice",
     "RayDevice",
     "ReadingFault",

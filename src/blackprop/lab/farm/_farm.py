@@ -18,9 +18,10 @@ from blackprop.core._query import Count, Purpose, Query
 from blackprop.core._round import Round
 from blackprop.core.capabilities._capability import Capability
 from blackprop.devices import Device
-from blackprop.errors import ArgumentError, DeviceError
+from blackprop.errors import ArgumentError, IncompatibleError
+from blackprop.lab.farm._alike import check_alike
 from blackprop.lab.farm._cross_calibration import Agreement, reference
-from blackprop.lab.farm._member import Health, Member, told
+from blackprop.lab.farm._member import Health, Member
 from blackprop.lab.farm._members import MemberPool
 
 
@@ -48,13 +49,14 @@ class Farm(Device):
 
     **Arguments:**
 
-    - `devices`: alike in shapes, θ, linearity and coupling.
+    - `devices`: alike in shapes, θ, linearity and coupling; none keeps a state that queries move, as pulses do: see
+      `PulsedFarm`.
     - `tolerance` (default 0.05): allowed difference of two answers to one query, relative to their size; twice the
       declared noise is allowed in addition.
     - `backoff` (s, default 1): wait before a member is tried again.
     - `clock` (default `time.monotonic`): returns the time in s.
 
-    **Raises** `ArgumentError` for devices that differ.
+    **Raises** `ArgumentError` for devices that differ, and `IncompatibleError` for devices that keep a state.
 
     >>> import blackprop as bp
     >>> with Farm([bp.devices.LightModulator(4, 3) for _ in range(2)]) as farm:
@@ -74,7 +76,8 @@ class Farm(Device):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         devices = list(devices)
-        _check_alike(devices)
+        check_alike("Farm", devices)
+        _check_stateless(devices)
         if not 0 < tolerance < math.inf:
             raise ArgumentError(f"`Farm(tolerance=...)` must be positive and finite, got {tolerance}")
         if not 0 < backoff < math.inf:
@@ -209,15 +212,7 @@ class Farm(Device):
 
     def close(self) -> None:
         """End the threads and close the members that can be closed; raises for those that could not be."""
-        closed, self._pool.closed = self._pool.closed, True
-        failed: list[str] = []
-        for member in () if closed else self._pool.members:
-            try:
-                member.close()
-            except Exception as error:  # the other members must be parked in any case
-                failed.append(f"{member.device}: {told(error)}")
-        if failed:
-            raise DeviceError(f"{len(failed)} of {self} could not be closed: {'; '.join(failed)}")
+        self._pool.close()
 
     def __enter__(self) -> Farm:
         return self
@@ -234,28 +229,18 @@ class Farm(Device):
 
 
 def shared_by(devices: Sequence[Device]) -> tuple[Capability, ...]:
-    """The capabilities that all members declare alike, without those that move a state: each keeps it to itself."""
+    """The capabilities that all members declare alike, without those that write: each holds its own setting."""
     first, *others = (device.capabilities for device in devices)
-    return tuple(each for each in first if not (each.writes or each.lasting) and all(each in other for other in others))
+    return tuple(each for each in first if not each.writes and all(each in other for other in others))
 
 
-def _check_alike(devices: list[Device]) -> None:
-    if not devices or not all(isinstance(device, Device) for device in devices):
-        raise ArgumentError(f"`Farm(devices)` takes Devices, one at least, got {devices!r}")
-    if len({id(device) for device in devices}) != len(devices):
-        raise ArgumentError("`Farm(devices)` takes each device once: one serves one thread at a time")
-    first = devices[0]
-    for at, other in enumerate(devices[1:], start=1):
-        for name in ("in_shape", "out_shape", "linear", "coupling", "x_low", "x_high", "rows_each"):
-            _check_same(at, name, getattr(first, name), getattr(other, name))
-        for name in ("size", "low", "high", "period", "harmonics"):
-            _check_same(at, f"theta.{name}", getattr(first.theta, name), getattr(other.theta, name))
-
-
-def _check_same(at: int, name: str, wanted: object, got: object) -> None:
-    if isinstance(wanted, Tensor) and isinstance(got, Tensor):
-        same = torch.equal(wanted, got)
-    else:
-        same = not isinstance(wanted, Tensor) and not isinstance(got, Tensor) and wanted == got
-    if not same:
-        raise ArgumentError(f"`Farm(devices)` takes alike ones: {name} of device 0 is {wanted}, of device {at} {got}")
+def _check_stateless(devices: Sequence[Device]) -> None:
+    for at, device in enumerate(devices):
+        for each in device.capabilities:
+            if each.lasting:
+                raise IncompatibleError(
+                    f"`Farm` divides rows among its members, and device {at}, {device}, keeps a state that "
+                    f"`{each.name}` moves: members of different states give different readings. `lab.PulsedFarm` reads "
+                    "pulsed devices together. Members that hold the same state, and keep it, can be given as "
+                    f"`devices.Declared(device, without=[core.{type(each).__name__}])`"
+                )

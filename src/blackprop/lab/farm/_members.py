@@ -59,7 +59,7 @@ class MemberPool:
         plan = shares(queries, pieces, [m.cost for m in present], [m.held for m in present])
         cache: dict[tuple[int, int, int], Tensor] = {}
         jobs = [(m, share, cut(queries, share, cache)) for m, share in zip(present, plan, strict=True) if share]
-        outcomes = _outcomes([member.serve(asked) for member, _, asked in jobs])
+        outcomes = outcomes_of([member.serve(asked) for member, _, asked in jobs])
         missing: list[Piece] = []
         for (member, share, asked), outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, BaseException):
@@ -81,7 +81,7 @@ class MemberPool:
             for member, ledger in zip(members, own, strict=True)
         ]
         found: Answers = {}
-        for at, outcome in zip(who, _outcomes(jobs), strict=True):
+        for at, outcome in zip(who, outcomes_of(jobs), strict=True):
             if isinstance(outcome, BaseException):
                 self.members[at].failed(told(outcome), queries[0])
             else:
@@ -92,6 +92,18 @@ class MemberPool:
             more.subtract(due.spent)
             budget.spend(more, less(bill.costs, due.costs))
         return found, bill
+
+    def close(self) -> None:
+        """End the threads and close the members that can be closed; raises for those that could not be."""
+        closed, self.closed = self.closed, True
+        failed: list[str] = []
+        for member in () if closed else self.members:
+            try:
+                member.close()
+            except Exception as error:  # the other members must be parked in any case
+                failed.append(f"{member.device}: {told(error)}")
+        if failed:
+            raise DeviceError(f"{len(failed)} of {self.name} could not be closed: {'; '.join(failed)}")
 
     def asked(self) -> Count:
         """Everything that the members were asked so far."""
@@ -131,7 +143,7 @@ class MemberPool:
                 before.append((member, was))
 
 
-def _outcomes(jobs: Sequence[Future[T]]) -> list[T | BaseException]:
+def outcomes_of(jobs: Sequence[Future[T]]) -> list[T | BaseException]:
     """Return the results or faults of all jobs, after the last; raise any error that is not a fault of a device."""
     errors = [job.exception() for job in jobs]  # waits for each
     for error in errors:
