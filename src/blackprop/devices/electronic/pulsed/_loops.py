@@ -159,31 +159,33 @@ def pulses(kind, n, sign, w, low, high, size, slope, sigma, power, factor, rate,
 
 
 @numba.njit(**OPTIONS)
-def meetings(row, column, active, some, places, known, out):
-    """The signed numbers of pulses of one cell, in order and without zeros, into out: how many, and their sum.
+def meetings(rows, columns, i, j, active, some, places, known, out):
+    """The signed numbers of pulses of the cell (i, j), in order and without zeros, into out: how many, and their sum.
 
-    `active` lists the trains of the row, and `places` those of the column. The shorter list is passed.
+    `active[i]` lists the `some` trains of the row, and `places[j]` the `known` ones of the column. The shorter list is
+    passed.
     """
     found, total = 0, 0
-    listed, length = (active, some) if some < known else (places, known)
-    for k in range(length):
-        t = listed[k]
-        n = np.int64(ones(row[t] & column[t] & SLOTS))  # pyright: ignore[reportCallIssue]
-        out[found] = n if (row[t] ^ column[t]) >> np.uint64(63) == 0 else -n
+    for k in range(min(some, known)):
+        t = active[i, k] if some < known else places[j, k]
+        mine, other = rows[i, t], columns[j, t]
+        n = np.int64(ones(mine & other & SLOTS))  # pyright: ignore[reportCallIssue]
+        out[found] = n * (1 - 2 * np.int64((mine ^ other) >> np.uint64(63)))
         found += n > 0
         total += n
     return found, total
 
 
 @numba.njit(**OPTIONS)
-def together(w, counts, up, down, rise, fall, above, below, lean):
+def together(w, counts, found, up, down, rise, fall, above, below, lean):
     """Mean and variance after all trains, the extreme means and the largest variance, as if without bounds.
 
     The standard deviation of a step is `above` up and `below` down, and `lean` times the step where it scales with it.
     n pulses multiply the distance to the weight at which steps end by (1 + slope)^n, whose series is taken here.
     """
     mean, variance, most, least, widest = w, 0.0, w, w, 0.0
-    for n in counts:
+    for k in range(found):
+        n = counts[k]
         if n < 0:
             size, slope, spread = -down, -fall, below
         else:
@@ -225,7 +227,7 @@ def move(w, touched, rows, columns, kind, low, high, up, down, extra, par, risin
         for j in range(width):
             if actives[i] == 0 or known[j] == 0:
                 continue
-            found, total = meetings(rows[i], columns[j], active[i], actives[i], places[j], known[j], counts)
+            found, total = meetings(rows, columns, i, j, active, actives[i], places, known[j], counts)
             if found == 0:
                 continue
             cell = i * width + j
@@ -237,7 +239,7 @@ def move(w, touched, rows, columns, kind, low, high, up, down, extra, par, risin
                 if steepest <= GENTLE and 9 * (lean * steepest) ** 2 * total <= SKEW * SKEW:
                     above, below = (0.0, 0.0) if lean else (np.float64(extra[2, cell]), np.float64(extra[3, cell]))
                     mean, variance, most, least, widest = together(
-                        here, counts[:found], np.float64(up[cell]), np.float64(down[cell]),
+                        here, counts, found, np.float64(up[cell]), np.float64(down[cell]),
                         rise, fall, above, below, lean,
                     )  # fmt: skip
                     reach = SURE * np.sqrt(widest)
