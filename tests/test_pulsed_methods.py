@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import warnings
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import blackprop as bp
-from blackprop.core import Ledger, Pulse, metered, run
+from blackprop.core import Ledger, Pulse, Purpose, metered, run
 from blackprop.core._packing import unpack
 from blackprop.devices import PulsedCrossbar, cells
 from blackprop.errors import ArgumentError, BudgetExhausted, IncompatibleError, PulseWarning
@@ -344,6 +345,42 @@ def test_mixed_precision_adds_up_without_loss():
         total -= 0.05 * g.mT @ x
         torch.testing.assert_close(layer.estimator.chi + matrix(layer) - start, total, atol=1e-4, rtol=0)
         assert float(layer.estimator.chi.abs().max()) < 0.01
+
+
+def regressed(method: pulsed.PulsedUpdate, gains: tuple[float, ...], steps: int = 60) -> tuple[bp.PhysicalLayer, float]:
+    """The layer after so many steps, and the part of the loss that is left."""
+    generator = torch.Generator().manual_seed(0)
+    goal = 0.3 * torch.randn(4, 16, generator=generator)
+    layer = layer_of(method, gains, cells.SoftBounds(step=0.02, **QUIET), d_in=16)
+    optimizer = optimizer_of(layer, lr=0.0, device_lr=0.1)
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(8, 16, generator=generator)
+        optimizer.zero_grad()
+        loss = (layer(x) - x @ goal.mT).square().sum(1).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return layer, sum(losses[-10:]) / sum(losses[:10])
+
+
+def test_a_main_tile_moves_by_one_pulse_a_reading_of_its_column():
+    """Tiki-Taka 2 cannot move a weight further than its readings: a short training needs several columns a step."""
+    one, left = regressed(pulsed.TikiTakaV2(columns=1), (0.0, 1.0))
+    several, less = regressed(pulsed.TikiTakaV2(columns=8), (0.0, 1.0))
+    start = layer_of(pulsed.AnalogSGD(), cell=cells.SoftBounds(step=0.02, **QUIET), d_in=16, gains=(0.0, 1.0))
+    most = float((matrix(one) - matrix(start)).abs().max())
+    assert most <= 1.5 * 0.02 * math.ceil(60 / 16)
+    assert float((matrix(several) - matrix(start)).abs().max()) > 2 * most
+    assert less < 0.75 * left
+
+
+def test_several_tiles_read_several_columns_at_a_time():
+    slow, _ = regressed(pulsed.MultiTile(columns=1), (0.04, 0.2, 1.0), 20)
+    fast, _ = regressed(pulsed.MultiTile(columns=6), (0.04, 0.2, 1.0), 20)
+    assert slow.estimator.next == [10, 2]
+    assert fast.estimator.next == [60 % 16, 12]
+    assert fast.ledger.rows[Purpose.PARAMETER] == 6 * slow.ledger.rows[Purpose.PARAMETER] == 6 * 12
 
 
 def test_a_followed_reference_halves_the_drag_of_an_offset():

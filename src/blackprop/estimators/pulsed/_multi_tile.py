@@ -15,17 +15,20 @@ from blackprop.estimators.pulsed._base import PulsedUpdate, positive, unit_rows,
 
 class MultiTile(PulsedUpdate):
     """`W = Σ_n γ_n W_n`: the finest tile 0 takes the gradient, and each tile is transferred to the next, coarser one:
-    `W_{n+1,k} ← W_{n+1,k} + β r^n W_{n,k}` every `every · slower^n` steps, column by column.
+    `W_{n+1,k} ← W_{n+1,k} + β r^n W_{n,k}` every `every · slower^n` steps, for the next columns k.
 
     The gains of the device are `(γ^{N−1}, …, γ, 1)`, with γ a little above 1/(number of states). Each further tile
     multiplies the smallest step of the whole weight by γ.
 
-    **Costs** at most `(B + Σ_n 1/(every slower^n)) · longest` pulses and `Σ_n 1/(every slower^n)` rows a step.
+    **Costs** at most `(B + Σ_n columns/(every slower^n)) · longest` pulses and `Σ_n columns/(every slower^n)` rows a
+    step.
 
     **Arguments:**
 
     - `transfer` (default 0.1): β. `growth` (default 1.2): r. They do not scale with the learning rate.
     - `every` (steps, default 2), `slower` (default 5).
+    - `columns` (default 1): how many columns are read at a time. A tile of d_in columns is transferred once in
+      `every slower^n d_in/columns` steps; a training needs many such sweeps of the finest tile.
 
     **Raises** `IncompatibleError` for fewer than two tiles, and for gains that do not grow.
 
@@ -36,12 +39,16 @@ class MultiTile(PulsedUpdate):
     growth: float
     every: int
     slower: int
+    columns: int
 
-    def __init__(self, transfer: float = 0.1, growth: float = 1.2, every: int = 2, slower: int = 5) -> None:
+    def __init__(
+        self, transfer: float = 0.1, growth: float = 1.2, every: int = 2, slower: int = 5, columns: int = 1
+    ) -> None:
         super().__init__()
         positive(self, transfer=transfer, growth=growth)
-        whole(self, every=every, slower=slower)
-        self.transfer, self.growth, self.every, self.slower = transfer, growth, every, slower
+        whole(self, every=every, slower=slower, columns=columns)
+        self.transfer, self.growth = transfer, growth
+        self.every, self.slower, self.columns = every, slower, columns
         self.next: list[int] = []  # the column of each tile that is read next
 
     def check(self, spec: Declaration) -> None:
@@ -64,11 +71,11 @@ class MultiTile(PulsedUpdate):
         for tile in range(len(theta) - 1):
             if (self.steps + 1) % (self.every * self.slower**tile):
                 continue
-            column = torch.tensor([self.next[tile]])
-            (read,) = yield [self._columns(tile, column, theta, spec)]
-            self.next[tile] = (self.next[tile] + 1) % spec.d_in
+            columns = (self.next[tile] + torch.arange(min(self.columns, spec.d_in))) % spec.d_in
+            (read,) = yield [self._columns(tile, columns, theta, spec)]
+            self.next[tile] = (self.next[tile] + len(columns)) % spec.d_in
             moved = self.transfer * self.growth**tile * read.flatten(1)
-            yield [self._outer(tile + 1, unit_rows(column, x, spec.d_in), moved, theta, spec)]
+            yield [self._outer(tile + 1, unit_rows(columns, x, spec.d_in), moved, theta, spec)]
 
     def _counters(self) -> dict[str, Any]:
         return {"next": list(self.next)}

@@ -23,7 +23,8 @@ class TikiTakaV2(ColumnTransfer):
     - `fast` (default 1): f. `transfer` (default 1): t.
     - `threshold` (in steps of a pulse, default 1).
     - `momentum` (0 to 1, default 0.1): the part of H that stays after a pulse.
-    - `every` (steps, default 1), `columns` (default 1): how often, and how many columns are read.
+    - `every` (steps, default 1), `columns` (default 1): how often, and how many columns are read. A reading moves a
+      cell by one pulse at most: trainings of few hundred steps need about `d_in/8` columns a step.
 
     Source: Gokmen, Front. Artif. Intell. 4, 699148 (2021).
     """

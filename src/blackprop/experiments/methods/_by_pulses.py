@@ -18,15 +18,16 @@ from blackprop.planning._methods import fitted
 from blackprop.planning._physics import reads_back
 from blackprop.surrogates import Reciprocal
 
+SWEEP = 8  # steps in which all columns of a fast tile are read once: its readings move a cell by one pulse, or a few
 FINER = 1.25  # a tile's gain to the next, in ranges of a cell over its states
 LEAST, MOST = 0.02, 0.4  # of that gain; the theory of residual learning has at most 1/√6
 
 
 @dataclass(frozen=True)
 class PulsedMethod:
-    """How a method is made, and the gains of its tiles on a device with these pulses."""
+    """How a method is made, from the columns that it reads in a step, and the gains of its tiles."""
 
-    make: Callable[[], pulsed.PulsedUpdate]
+    make: Callable[[int], pulsed.PulsedUpdate]
     gains: Callable[[Pulse], tuple[float, ...]]
 
 
@@ -54,18 +55,18 @@ def _three(pulse: Pulse) -> tuple[float, ...]:
     return gain**2, gain, 1.0
 
 
-# Trainings of a few hundred steps: columns are read several at a time, and signs flip often.
+# Trainings of a few hundred steps: signs flip often.
 PULSED_METHODS: dict[str, PulsedMethod] = {
-    "analog-sgd": PulsedMethod(pulsed.AnalogSGD, _one),
-    "mixed-precision": PulsedMethod(pulsed.MixedPrecision, _one),
-    "tiki-taka": PulsedMethod(pulsed.TikiTaka, _beside),
-    "tiki-taka-v2": PulsedMethod(pulsed.TikiTakaV2, _beside),
-    "chopped-tiki-taka": PulsedMethod(pulsed.ChoppedTikiTaka, _beside),
-    "agad": PulsedMethod(lambda: pulsed.AGAD(chop=0.5), _beside),
-    "symmetric-point-tracking": PulsedMethod(pulsed.SymmetricPointTracking, _beside),
-    "residual": PulsedMethod(lambda: pulsed.ResidualLearning(transfer=0.05), _read_too),
-    "filtered-residual": PulsedMethod(pulsed.FilteredResidual, _read_too),
-    "multi-tile": PulsedMethod(pulsed.MultiTile, _three),
+    "analog-sgd": PulsedMethod(lambda _: pulsed.AnalogSGD(), _one),
+    "mixed-precision": PulsedMethod(lambda _: pulsed.MixedPrecision(), _one),
+    "tiki-taka": PulsedMethod(lambda columns: pulsed.TikiTaka(columns=columns), _beside),
+    "tiki-taka-v2": PulsedMethod(lambda columns: pulsed.TikiTakaV2(columns=columns), _beside),
+    "chopped-tiki-taka": PulsedMethod(lambda columns: pulsed.ChoppedTikiTaka(columns=columns), _beside),
+    "agad": PulsedMethod(lambda columns: pulsed.AGAD(chop=0.5, columns=columns), _beside),
+    "symmetric-point-tracking": PulsedMethod(lambda columns: pulsed.SymmetricPointTracking(columns=columns), _beside),
+    "residual": PulsedMethod(lambda columns: pulsed.ResidualLearning(transfer=0.05, columns=columns), _read_too),
+    "filtered-residual": PulsedMethod(lambda columns: pulsed.FilteredResidual(columns=columns), _read_too),
+    "multi-tile": PulsedMethod(lambda columns: pulsed.MultiTile(columns=2 * columns), _three),  # read every 2 steps
 }
 
 
@@ -103,4 +104,5 @@ class TrainedByPulses(TrainingMethod):
                 f"`{self.candidate}` moves cells by pulses, and {spec.name} does not declare the capability `pulse`"
             )
         surrogate = Reciprocal() if reads_back(spec) else fitted(spec)
-        return PhysicalLayer(device, PULSED_METHODS[self.candidate].make(), surrogate, generator=generator)
+        method = PULSED_METHODS[self.candidate].make(max(1, spec.d_in // SWEEP))
+        return PhysicalLayer(device, method, surrogate, generator=generator)
