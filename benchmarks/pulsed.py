@@ -29,7 +29,7 @@ from blackprop.core import Pulse, Purpose
 from blackprop.devices import PulsedCrossbar, cells
 from blackprop.devices.electronic.pulsed._trains import drawn
 from blackprop.estimators import pulsed
-from blackprop.experiments.tasks._networks import _lenet as lenet
+from blackprop.experiments.tasks._networks import DigitNetwork, build
 
 Make = Callable[[int], pulsed.PulsedUpdate]
 METHODS: dict[str, tuple[Make, str]] = {  # made for so many columns that are read at a time; the tiles that it needs
@@ -111,9 +111,9 @@ def data(file: Path | None, rows: int, tests: int) -> tuple[Tensor, Tensor, Tens
     return x.flatten(1).float() / 255, y, xt.flatten(1).float() / 255, yt
 
 
-def network(layer: Callable[[int, int], nn.Module], given: argparse.Namespace) -> nn.Sequential:
+def network(layer: Callable[[int, int], nn.Module], seed: int, given: argparse.Namespace) -> nn.Module:
     if given.lenet:
-        return lenet(784, layer)
+        return build(DigitNetwork.LENET, (784, 128, 256), layer, seed)
     parts: list[nn.Module] = []
     for a, b in pairwise((784, 256, 128, 10) if given.data else (64, 32, 10)):
         parts += [layer(a, b), nn.Tanh()]
@@ -131,11 +131,12 @@ def trained(name: str, cell: cells.Cell, rate: float, seed: int, given: argparse
         if make is None:
             return nn.Linear(a, b)
         device = PulsedCrossbar(a, b, cell, gains=gains(tiles, given.states), seed=10 * seed + len(made))
-        made.append(bp.PhysicalLayer(device, make(max(1, a // given.sweep)), bp.surrogates.Reciprocal(), bias=True))
-        made[-1].scale.decided = True
-        return made[-1]
+        new = bp.PhysicalLayer(device, make(max(1, a // given.sweep)), bp.surrogates.Reciprocal(), bias=True)
+        new.scale.decided = True
+        made.append(new)
+        return new
 
-    model = network(layer, given)
+    model = network(layer, seed, given)
     if make is None:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     else:
