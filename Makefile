@@ -6,13 +6,14 @@ READY_TO_RUN := .venv/ready-to-run
 READY := .venv/ready
 READY_FOR_DOCS := .venv/ready-for-docs
 READY_FOR_DIST := .venv/ready-for-dist
+READY_FOR_FOREIGN := .venv/ready-for-foreign
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 # Processes that share the tests, of one thread each.
 WORKERS ?= 2
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo report-example docs links gallery dist test check format clean
+.PHONY: help setup demo report-example docs links gallery dist test test-foreign check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
@@ -21,6 +22,7 @@ help:
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
 	@echo "make docs    the documentation site, in docs/_build/html (6 minutes, most of them for the gallery)"
 	@echo "make links   whether the pages that the documentation links to elsewhere are there (needs a network)"
+	@echo "make test-foreign  the tests of bp.foreign with the other libraries, which it installs (900 MB, 2 minutes)"
 	@echo "make dist    wheel and source package in dist/, checked, and tried in an empty environment (3 minutes)"
 	@echo "make gallery  run every script of the gallery (4 minutes)"
 	@echo "make format  put the code into its one layout"
@@ -46,6 +48,11 @@ $(READY_FOR_DIST): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) ".[release]"
 	@touch $@
+
+$(READY_FOR_FOREIGN): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) ".[recipes,lab,dev,foreign]"
+	@touch $(READY_TO_RUN) $@
 
 demo: $(READY_TO_RUN)
 	$(BIN)/blackprop compare digits --devices built-modulator undeclared-modulator --samples 20 --jobs 2 --run-dir $(DEMO) --overwrite
@@ -75,6 +82,10 @@ dist: $(READY_FOR_DIST)
 
 test: $(READY)
 	@$(MAKE) --no-print-directory check
+
+# Their installation takes longer than the tests of the library may, so `make test` skips what needs them.
+test-foreign: $(READY_FOR_FOREIGN)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/test_foreign.py tests/test_foreign_instruments.py tests/test_gallery.py
 
 check: $(READY)
 	$(BIN)/ruff check
