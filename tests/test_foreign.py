@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,24 @@ def test_a_circuit_row_by_row():
         from_qnode(3, in_shape=2, weights_shape=2, out_shape=2)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("circuit", "error", "words"),
+    [
+        (lambda x: [x[0]], ArgumentError, "a row and weights"),
+        (lambda weights, x: [x[0] + weights[0]], ArgumentError, "lambda x, weights"),
+        (lambda x, w: [x[5]], DeviceError, r"row of shape \(1,\) and weights of shape \(2,\)"),
+        (lambda x, w: [x[0] + 1j * w[0]], ReadingError, "real numbers"),
+        (lambda x, w: [x[0], w], ReadingError, "unlike shapes"),
+    ],
+    ids=["one argument", "swapped", "fails", "complex", "ragged"],
+)
+def test_circuits_that_do_not_fit_are_told(circuit, error: type, words: str):
+    with pytest.raises(error, match=words):
+        device = from_qnode(circuit, in_shape=1, weights_shape=2, out_shape=1)
+        device.program(torch.zeros(2))
+        device.read(torch.zeros(1, 1))
+
+
 def test_a_circuit_of_pennylane():
     qml = pytest.importorskip("pennylane", reason="PennyLane is not installed")
 
@@ -278,6 +297,7 @@ def test_a_pool_of_processes_reads_as_one_does():
         device._members[1]._program._process.wait()  # pyright: ignore[reportAttributeAccessIssue]
         assert torch.equal(device.read(x), first)
     assert not any(alive(pid) for pid in pids)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blackprop-ngspice")]
     with pytest.raises(ArgumentError, match="processes"):
         from_spice(NETWORK, **NETWORK_NAMES, processes=0)
 
@@ -308,6 +328,8 @@ def test_a_netlist_trains():
         ("", {"parameters": ["r1", "r9"]}, DeviceError, "r9"),
         ("", {"outputs": ["v(p)", "v(nowhere)"]}, ReadingError, "v.nowhere"),
         ("x1 a b nothing\n", {}, DeviceError, "nothing"),
+        ("", {"inputs": ["va", "vc"]}, DeviceError, "vc"),
+        ("", {"outputs": ["v(p) * i"]}, ReadingError, "real"),
     ],
 )
 def test_names_that_ngspice_does_not_know_are_told(change: str, names: dict, error: type, words: str):
@@ -336,6 +358,14 @@ def test_lists_of_names_are_checked():
             from_spice(NETWORK, **{**NETWORK_NAMES, name: "r1"})
         with pytest.raises(ArgumentError, match="one line"):
             from_spice(NETWORK, **{**NETWORK_NAMES, name: ["r1\nshell rm"]})
+    for wrong, words in (({"inputs": ["va", "r3"]}, "r3"), ({"parameters": ["r1", "VA"]}, "VA")):
+        with pytest.raises(ArgumentError, match=words):
+            from_spice(NETWORK, **{**NETWORK_NAMES, **wrong})
+    for netlist, words in (("", "empty"), ("away.cir", "no file"), (f"{NETWORK}.control\nrun\n.endc\n", "control")):
+        with pytest.raises(ArgumentError, match=words):
+            from_spice(netlist, **NETWORK_NAMES)
+    with pytest.raises(ArgumentError, match="list"):
+        from_spice(NETWORK, **NETWORK_NAMES, command="ngspice")
     device = from_spice(NETWORK, **NETWORK_NAMES, command=["/nowhere/ngspice"])
     device.program(torch.full((6,), 1000.0))
     with pytest.raises(UnreachableError, match="ngspice"):

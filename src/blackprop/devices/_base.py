@@ -196,7 +196,7 @@ class Device(abc.ABC):
         sizes = f"{_plain(self.in_shape)} -> {_plain(self.out_shape)}, P = {self.theta.size}"
         limited = self.x_low is not None or self.x_high is not None
         inputs = f", inputs in {limits_text(self.x_low, self.x_high)}" if limited else ""
-        return f"{type(self).__name__}({sizes}{inputs})"
+        return f"{type(self).__name__.lstrip('_')}({sizes}{inputs})"
 
 
 def _shape(name: str, shape: int | Shape) -> Shape:

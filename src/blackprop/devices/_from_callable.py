@@ -162,7 +162,7 @@ class _Callable(Device):
         return found.reshape(expected).to(x.device, x.dtype)
 
     def __repr__(self) -> str:
-        return super().__repr__().replace("_Callable", getattr(self._fn, "__name__", type(self._fn).__name__), 1)
+        return super().__repr__().replace("Callable", getattr(self._fn, "__name__", type(self._fn).__name__), 1)
 
 
 def _check(fn: object, takes: object, pool: object) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._theta import ThetaSpec
-from blackprop.errors import ArgumentError, ReadingError
+from blackprop.errors import ArgumentError, ReadingError, UnreachableError
 from blackprop.lab.instruments._instrument import Instrument, InstrumentOptions, Numbers
 
 
@@ -62,19 +62,18 @@ def from_ophyd(
     Source: the protocols of Bluesky (`Movable`, `Readable`).
     """
     for name, given in (("parameters", parameters), ("inputs", inputs), ("outputs", outputs)):
-        if not given or len({id(each) for each in given}) < len(given):
-            raise ArgumentError(f"`from_ophyd({name}=...)` takes a list of different objects, got {given!r}")
-        able = ("get_value", "get") if name == "outputs" else ("set",)
-        for each in given:
-            if not any(callable(getattr(each, verb, None)) for verb in able):
-                raise ArgumentError(f"`from_ophyd({name}=...)` takes objects with `{able[0]}`, got {each!r}")
+        _check_objects(name, given)
+    if both := [_named(each) for each in parameters if any(each is other for other in inputs)]:
+        raise ArgumentError(f"`from_ophyd`: {both[0]} is a parameter and an input: a row would replace θ")
     if not timeout > 0:
         raise ArgumentError(f"`from_ophyd(timeout=...)` must be positive, got {timeout}")
+    if loop is not None and not loop.is_running():
+        raise ArgumentError("`from_ophyd(loop=...)` takes a loop that runs in another thread; None makes one")
     line = _Line(loop, timeout)
     try:
         for each in {id(each): each for each in (*parameters, *inputs, *outputs)}.values():
             line.connect(each)
-        sizes = [np.asarray(line.value(each)).size for each in outputs]
+        sizes = [_size(line, each) for each in outputs]
     except BaseException:
         line.close()
         raise
@@ -128,11 +127,15 @@ class _Line:
 
     def connect(self, each: Any) -> None:
         """Connect an object of ophyd-async in this loop, or wait until one of ophyd is connected."""
-        if inspect.iscoroutinefunction(getattr(each, "connect", None)):
-            if self._given is None:
-                self._run(each.connect(timeout=self._timeout))
-        elif callable(wait := getattr(each, "wait_for_connection", None)):
-            wait(timeout=self._timeout)
+        try:
+            if inspect.iscoroutinefunction(getattr(each, "connect", None)):
+                if self._given is None:
+                    self._run(each.connect(timeout=self._timeout))
+            elif callable(wait := getattr(each, "wait_for_connection", None)):
+                wait(timeout=self._timeout)
+        except Exception as error:
+            words = str(error) or f"no answer within {self._timeout:g} s"
+            raise UnreachableError(f"{_named(each)} cannot be connected: {words}"[:500]) from error
 
     def set_all(self, objects: Sequence[Any], values: list[float]) -> None:
         if any(map(_is_async, objects)):
@@ -145,7 +148,10 @@ class _Line:
         statuses = [each.set(value) for each, value in zip(objects, values, strict=True)]
         for status in statuses:
             if inspect.isawaitable(status):
-                await asyncio.wait_for(_done(status), self._timeout)
+                try:
+                    await asyncio.wait_for(_done(status), self._timeout)
+                except TimeoutError as error:
+                    raise TimeoutError(f"not done within {self._timeout:g} s") from error
             else:
                 await asyncio.to_thread(_arrived, status, self._timeout)
 
@@ -203,6 +209,26 @@ def _is_async(each: Any) -> bool:
     return inspect.iscoroutinefunction(getattr(each, "get_value", None)) or inspect.iscoroutinefunction(
         getattr(each, "connect", None)
     )
+
+
+def _check_objects(name: str, given: Any) -> None:
+    if not isinstance(given, Sequence) or not given or len({id(each) for each in given}) < len(given):
+        raise ArgumentError(f"`from_ophyd({name}=...)` takes a list of different objects, got {given!r}")
+    able = ("get_value", "get") if name == "outputs" else ("set",)
+    for each in given:
+        if isinstance(each, type) or not any(callable(getattr(each, verb, None)) for verb in able):
+            raise ArgumentError(f"`from_ophyd({name}=...)` takes objects with `{able[0]}`, got {each!r}")
+
+
+def _size(line: _Line, each: Any) -> int:
+    """The number of values of an output. A device with several signals returns a named tuple of them."""
+    got = line.value(each)
+    if hasattr(got, "_fields"):
+        raise ArgumentError(
+            f"`from_ophyd(outputs=...)`: {_named(each)} has several signals: pass those to read, among "
+            f"{', '.join(got._fields)}"
+        )
+    return np.asarray(got).size
 
 
 def _named(each: Any) -> str:

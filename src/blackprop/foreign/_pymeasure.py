@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, Unpack
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blackprop.core._theta import ThetaSpec
-from blackprop.errors import ArgumentError, ReadingError
+from blackprop.errors import ArgumentError, DeviceError, ReadingError
 from blackprop.lab.instruments._instrument import Instrument, InstrumentOptions, Numbers
 
 
@@ -46,7 +46,8 @@ def from_pymeasure(
 
     `close()` calls the `shutdown()` of the instruments, which brings their outputs to a safe state.
 
-    **Raises** `ArgumentError` for a property that does not exist, `UnreachableError` if an instrument cannot be
+    **Raises** `ArgumentError` for a name that is no property, or that is both a parameter and an input,
+    `UnreachableError` if an instrument cannot be
     reached, `InDoubtError` if it stops to answer after a write, and `DeviceError` for its other errors. Its setting is
     then written again before the next row.
 
@@ -62,6 +63,8 @@ def from_pymeasure(
         if isinstance(given, str) or not given or len(set(given)) < len(given):
             raise ArgumentError(f"`from_pymeasure({name}=...)` takes a list of different names, got {given!r}")
         found.append([_place(instrument, several, each, name) for each in given])
+    if both := [name for name in parameters if name in set(inputs)]:
+        raise ArgumentError(f"`from_pymeasure`: {both[0]!r} is a parameter and an input: a row would replace θ")
     theta = ThetaSpec(len(parameters), initial, theta_low, theta_high)
     owned = several if several is not None else [instrument]
     return _Properties(owned, found, len(inputs), len(outputs), theta, low=low, high=high, **bench)
@@ -85,13 +88,33 @@ class _Properties(Instrument):
             self.away: tuple[type[Exception], ...] = (*self.away, away)
 
     def _set(self, values: list[float], /) -> None:
-        _write(self._theta, values)
+        self._write(self._theta, values)
 
     def _drive(self, values: list[float], /) -> None:
-        _write(self._inputs, values)
+        self._write(self._inputs, values)
 
     def _sense(self) -> list[float]:
-        return [_number(getattr(owner, name), name) for owner, name in self._outputs]
+        found: list[float] = []
+        for owner, name in self._outputs:
+            with self._named(name):
+                got = getattr(owner, name)
+            found.append(_number(got, name))
+        return found
+
+    def _write(self, places: list[tuple[Any, str]], values: list[float]) -> None:
+        for (owner, name), value in zip(places, values, strict=True):
+            with self._named(name):
+                setattr(owner, name, value)
+
+    @contextlib.contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Add the name of the property to an error of its driver; a silence keeps its type."""
+        try:
+            yield
+        except self.away:
+            raise
+        except Exception as error:
+            raise DeviceError(f"{self}: property {name!r} failed: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Shut the instruments down."""
@@ -113,14 +136,17 @@ def _place(instrument: Any, several: list[Any] | None, name: str, group: str) ->
         raise ArgumentError(
             f"`from_pymeasure({group}=...)`: {name!r} does not lead to an instrument: {error}"
         ) from error
-    if not hasattr(type(owner), last) and last not in vars(owner):
+    if isinstance(owner, type):
+        raise ArgumentError(
+            f"`from_pymeasure(instrument)` takes an instrument, got the class {owner.__name__}: open one"
+        )
+    kind = getattr(type(owner), last, None)
+    if (kind is None and last not in vars(owner)) or callable(kind):  # writing to a method would replace it
         raise ArgumentError(f"`from_pymeasure({group}=...)`: {type(owner).__name__} has no property {last!r}")
+    if isinstance(kind, property) and (kind.fget if group == "outputs" else kind.fset) is None:
+        verb = "read" if group == "outputs" else "set"
+        raise ArgumentError(f"`from_pymeasure({group}=...)`: {last!r} of {type(owner).__name__} cannot be {verb}")
     return owner, last
-
-
-def _write(places: list[tuple[Any, str]], values: list[float]) -> None:
-    for (owner, name), value in zip(places, values, strict=True):
-        setattr(owner, name, value)
 
 
 def _number(got: Any, name: str) -> float:

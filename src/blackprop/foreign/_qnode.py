@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 
 from blackprop.core.capabilities._capability import Shape
 from blackprop.devices import Device, from_callable
-from blackprop.errors import ArgumentError
+from blackprop.errors import ArgumentError, BlackpropError, DeviceError, ReadingError
+
+WEIGHTS = {"weights", "weight", "params", "parameters", "theta", "angles"}  # the usual names of the second argument
 
 
 def from_qnode(
@@ -31,28 +34,38 @@ def from_qnode(
 
     **Arguments:**
 
-    - `qnode`: a `pennylane.QNode`, or a function that takes two NumPy arrays, the row and the weights.
+    - `qnode`: a `pennylane.QNode`, or a function that takes two NumPy arrays, the row and the weights, in this order.
+      Swap them with `lambda x, weights: circuit(weights, x)`.
     - `in_shape`, `weights_shape`, `out_shape`: the shapes of a row, of the weights and of the result. A circuit that
       returns several expectation values returns them as a list.
     - `declared`: further arguments of `devices.from_callable`. By default `period=2π` and `harmonics=1`, which holds
       where each weight is the angle of one rotation; pass `harmonics=2` for a weight that two rotations share, and
       `period=None` for others.
 
-    **Raises** `ArgumentError` for a circuit that cannot be called.
+    **Raises** `ArgumentError` for a circuit that cannot be called with a row and weights, `DeviceError` if it fails,
+    and `ReadingError` if its result is not an array of real numbers.
 
     Source: Bergholm et al., arXiv 1811.04968.
     """
     if not callable(qnode):
         raise ArgumentError(f"`from_qnode(qnode)` takes a circuit, got {qnode!r}")
+    _check_order(qnode)
     shape = (weights_shape,) if isinstance(weights_shape, int) else tuple(weights_shape)
     declared = {"period": 2 * math.pi, "harmonics": 1, **declared}
     if declared["period"] is None:
         declared["harmonics"] = None
 
     def circuit(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        return np.asarray(qnode(x, theta.reshape(shape)), dtype=np.float64)
+        try:
+            found = qnode(x, theta.reshape(shape))
+        except BlackpropError:
+            raise
+        except Exception as error:
+            given = f"a row of shape {x.shape} and weights of shape {shape}"
+            raise DeviceError(f"{name} failed with {given}: {type(error).__name__}: {error}") from error
+        return _real(found, name)
 
-    circuit.__name__ = getattr(qnode, "__name__", type(qnode).__name__)
+    circuit.__name__ = name = getattr(qnode, "__name__", type(qnode).__name__)
     return from_callable(
         circuit,
         in_shape=in_shape,
@@ -62,3 +75,30 @@ def from_qnode(
         per_row=True,
         **declared,
     )
+
+
+def _check_order(qnode: Callable[..., Any]) -> None:
+    """Raise for a circuit that does not take two arguments, or takes the weights first: the row would replace them."""
+    try:
+        signature = inspect.signature(getattr(qnode, "func", qnode))
+        signature.bind(0, 0)
+    except ValueError:  # a function without a signature
+        return
+    except TypeError as error:
+        raise ArgumentError(f"`from_qnode(qnode)` takes a circuit of a row and weights: {error}") from error
+    names = list(signature.parameters)
+    if names[0].lower() in WEIGHTS and not (len(names) > 1 and names[1].lower() in WEIGHTS):
+        raise ArgumentError(
+            f"`from_qnode(qnode)` calls the circuit with the row first, and its first argument is `{names[0]}`: pass "
+            f"`lambda x, {names[0]}: circuit({names[0]}, x)`"
+        )
+
+
+def _real(found: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(found)
+    except ValueError as error:  # results of unlike shapes
+        raise ReadingError(f"{name} returned results of unlike shapes: return one array, or numbers alone") from error
+    if array.dtype.kind not in "buif":
+        raise ReadingError(f"{name} returned {array.dtype}, expected real numbers, such as expectation values")
+    return array.astype(np.float64)

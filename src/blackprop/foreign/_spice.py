@@ -49,8 +49,8 @@ def from_spice(
 
     **Arguments:**
 
-    - `netlist`: the text of a netlist, with its title in the first line, or the path of its file. Analyses are not
-      needed in it.
+    - `netlist`: the text of a netlist, whose first line is its title, or the path of its file. Analyses are not needed
+      in it, and a `.control` block is refused.
     - `parameters`: the P values that form θ: elements (`"r1"`: Ω, `"v2"`: V), parameters of an element
       (`"@m1[w]"`), or names of `.param`.
     - `inputs`: the d_in sources that a row drives, such as `"vin"` (V) or `"iin"` (A).
@@ -67,20 +67,50 @@ def from_spice(
 
     Source: ngspice manual 39, chapter 17.
     """
-    names = {"parameters": parameters, "inputs": inputs, "outputs": outputs}
-    for name, given in names.items():
-        if isinstance(given, str) or not given:
-            raise ArgumentError(f"`from_spice({name}=...)` takes a list of names, got {given!r}")
-        if wrong := [each for each in given if not re.fullmatch(r"[^\n;$`]+", each)]:
-            raise ArgumentError(f"`from_spice({name}=...)` takes names on one line, got {wrong[0]!r}")
-    if isinstance(netlist, Path) and re.search(r"\s", str(netlist.resolve())):
-        raise ArgumentError(f"`from_spice(netlist=...)`: ngspice does not take a path with spaces, {str(netlist)!r}")
+    _check_names({"parameters": parameters, "inputs": inputs, "outputs": outputs})
+    if isinstance(command, str):
+        raise ArgumentError(f"`from_spice(command=...)` takes a list, such as ['ngspice'], got {command!r}")
+    netlist = _found(netlist)
     if not processes >= 1:
         raise ArgumentError(f"`from_spice(processes=...)` must be at least 1, got {processes}")
     theta = ThetaSpec(len(parameters), initial, low, high)
     given = (command, netlist, parameters, inputs, outputs, theta)
     members = [_Spice(*given, timeout=timeout, **declared) for _ in range(processes)]
     return members[0] if processes == 1 else _SpicePool(members)
+
+
+def _check_names(names: dict[str, Sequence[str]]) -> None:
+    for name, given in names.items():
+        if isinstance(given, str) or not given:
+            raise ArgumentError(f"`from_spice({name}=...)` takes a list of names, got {given!r}")
+        if wrong := [each for each in given if not re.fullmatch(r"[^\n;$`]+", each)]:
+            raise ArgumentError(f"`from_spice({name}=...)` takes names on one line, got {wrong[0]!r}")
+    if wrong := [each for each in names["inputs"] if each[0].lower() not in "vi@"]:
+        raise ArgumentError(f"`from_spice(inputs=...)` takes sources, whose names begin with v or i, got {wrong[0]!r}")
+    driven = {each.lower() for each in names["inputs"]}
+    if both := [each for each in names["parameters"] if each.lower() in driven]:
+        raise ArgumentError(f"`from_spice`: {both[0]!r} is a parameter and an input: a row would replace θ")
+
+
+def _found(netlist: str | Path) -> str | Path:
+    """The text, or the path of a file that exists. Text of one line is a path."""
+    if isinstance(netlist, str) and not netlist.strip():
+        raise ArgumentError("`from_spice(netlist=...)` is empty")
+    if isinstance(netlist, str) and "\n" not in netlist.strip():
+        netlist = Path(netlist)
+    if isinstance(netlist, Path):
+        if not netlist.is_file():
+            raise ArgumentError(f"`from_spice(netlist=...)`: there is no file {str(netlist)!r}")
+        if re.search(r"\s", str(netlist.resolve())):
+            raise ArgumentError(
+                f"`from_spice(netlist=...)`: ngspice does not take a path with spaces, {str(netlist)!r}"
+            )
+    text = netlist.read_text() if isinstance(netlist, Path) else netlist
+    if re.search(r"^\s*\.control\b", text, re.IGNORECASE | re.MULTILINE):
+        raise ArgumentError(
+            "`from_spice(netlist=...)`: remove the `.control` block: the device sends the commands itself"
+        )
+    return netlist
 
 
 class _Spice(ProcessDevice):
@@ -122,6 +152,7 @@ class _Spice(ProcessDevice):
                 file = Path(folder) / "circuit.cir"
                 file.write_text(f"{self._netlist}\n")
             self._tell(program, f"source {file}\nset numdgt=12\nunset moremode\n")
+            self._tell(program, "".join(f"alter {name} = 0\n" for name in self._inputs))  # an unknown one is told here
 
     def _programming(self, setting: Tensor) -> str:
         values = list(zip(self._parameters, setting.tolist(), self._shared, strict=True))
@@ -142,7 +173,10 @@ class _Spice(ProcessDevice):
         self._said = " / ".join(line for line in said if not any(part in line for part in _HARMLESS))
         if strict and self._said:
             self.close()
-            raise DeviceError(f"ngspice rejects the circuit or a name of it: {self._said[:500]}")
+            raise DeviceError(
+                f"ngspice rejects the circuit or a name of it: {self._said[:500]} (the first line of a netlist is its "
+                "title)"
+            )
         return lines
 
     def _readings(self, lines: list[str], count: int) -> list[list[float]]:
@@ -150,7 +184,7 @@ class _Spice(ProcessDevice):
         row: dict[int, float] = {}
         for line in lines:
             if (match := _VALUE.fullmatch(line.strip())) is not None:
-                row[int(match[1])] = float(match[2])
+                row[int(match[1])] = self._real(int(match[1]), match[2])
             elif line.strip() == "blackprop: row":
                 if len(row) != len(self._outputs):
                     lacking = next(name for k, name in enumerate(self._outputs) if k not in row)
@@ -160,6 +194,13 @@ class _Spice(ProcessDevice):
                 row = {}
         assert len(found) == count, (len(found), count)
         return found
+
+    def _real(self, place: int, word: str) -> float:
+        try:
+            return float(word)
+        except ValueError:
+            self.close()
+            raise ReadingError(f"the value of {self._outputs[place]!r} is {word}, expected a real number") from None
 
     def close(self) -> None:
         super().close()
@@ -173,7 +214,7 @@ class _SpicePool(_Spice):
         for name, value in vars(members[0]).items():
             setattr(self, name, value)
         self._members = list(members)
-        self._threads = ThreadPoolExecutor(len(members), thread_name_prefix="blackprop-ngspice")
+        self._threads: ThreadPoolExecutor | None = None
 
     def program(self, theta: Tensor, /) -> None:
         for member in self._members:
@@ -182,6 +223,8 @@ class _SpicePool(_Spice):
     def read(self, x: Tensor, /) -> Tensor:
         count = max(1, min(len(self._members), len(x) // SHARE))
         parts = list(zip(self._members, x.tensor_split(count), strict=False))
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(len(self._members), thread_name_prefix="blackprop-ngspice")
         waiting = [self._threads.submit(member.read, rows) for member, rows in parts]
         wait(waiting)  # all, so that an error of one leaves no other behind
         return torch.cat([each.result() for each in waiting])
@@ -189,3 +232,6 @@ class _SpicePool(_Spice):
     def close(self) -> None:
         for member in self._members:
             member.close()
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
