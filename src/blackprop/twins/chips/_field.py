@@ -73,6 +73,9 @@ def grown(
 
     Returns the columns and the relative residual of each stage; fewer stages where one left more than `LOST`.
     """
+    columns.offset.zero_()
+    columns.errors.zero_()
+    columns.doubted = False
     stages = [[each for each in measured if each[0].column == column] for column in range(columns.count)]
     last = columns.count - 1
     left = [solve_edge(columns, column, stages[column]) for column in (last, last - 1)]

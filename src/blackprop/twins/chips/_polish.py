@@ -47,13 +47,14 @@ def polishing(
     priors: dict[str, Prior] | None = None,
     noise: float = 0.0,
     steps: int = 15,
+    which: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Build]:
     """Yield the build after every so many `steps` of L-BFGS on `Σ|ŷ − y|² / Σ|y|²` with its priors, from `build` on.
 
     The gain of all outputs together is always free. Shifters that do not answer, of a slope of −1, stay so. The model
     is evaluated in `dtype`, the parameters and the search are in float64. A prior weighs as much as the readings'
-    relative `noise` says.
+    relative `noise` says. Of offsets and slopes those in `which` (P,) alone are free, None for all.
     """
     units = {name: UNITS.get(name, 1.0) for name in free}
     middle = chip.heaters.top / 2 if chip.heaters is not None else 0.0
@@ -71,6 +72,8 @@ def polishing(
         if "slopes" in free:
             parts["slopes"] = torch.where(dead, DEAD, parts["slopes"])
             parts["offset"] = scaled["offset"] - parts["slopes"] * middle
+        for name in ("offset", "slopes") if which is not None else ():
+            parts[name] = torch.where(which, parts.get(name, getattr(build, name)), getattr(build, name))
         parts["loss_out"] = parts.get("loss_out", build.loss_out) - scaled["gain"]
         return replace(build, **parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -20,26 +21,27 @@ from blackprop.twins.chips._precision import Precision
 from blackprop.twins.chips._programme import count, programme
 from blackprop.twins.chips.growth._linear import LinearGrowth
 from blackprop.twins.chips.growth._power import PowerGrowth
-from blackprop.twins.chips.growth._programme import Walk
+from blackprop.twins.chips.growth._programme import Reach, Walk
 from blackprop.twins.chips.growth._programme import programme as walked
 
 SMALL = 12  # modes, up to which the closed form serves also where less than half of the outputs are read
 FORMS, FLIPS = 1.3, 1.15  # readings for each unknown of a quadratic form, of complex and of real light
-#: Phases between which the heaters of a growth are driven, rad, with room for its turns.
-FIELDS, POWERS = (0.15 * math.pi, 0.95 * math.pi), (0.55 * math.pi, 1.35 * math.pi)
 
 
 class Way(abc.ABC):
     """A programme of readings, and a build of the chip from them.
 
     **Attributes:** `drives` (settings, P), rad, at which `precision.rows` rows are sent; `more` (settings, P), at which
-    `more_rows` others are; `doubted`, whether the readings showed a shifter that seems dead, and the way knows none.
+    `more_rows` others are; `doubted`, whether the readings showed a shifter that seems dead, and the way knows none;
+    `dead`, the numbers in θ of those that are known as dead; `suspects`, those among which dead ones may be.
     """
 
     drives: Tensor
     more: Tensor
     more_rows: int = 0
     doubted: bool = False
+    dead: Sequence[int] = ()
+    suspects: Tensor = torch.zeros(0, dtype=torch.int64)
 
     @abc.abstractmethod
     def build(self, fitted: ChipReadings, others: ChipReadings) -> tuple[Build, bool]:
@@ -73,9 +75,7 @@ class Grown(Way):
 
     def __init__(self, chip: Chip, spec: Declaration, precision: Precision, generator: torch.Generator) -> None:
         self._chip, self._walk, self._signs = chip, Walk(chip), _signs(chip)
-        low, high = 0.0, 2 * math.pi
-        if chip.heaters is not None:
-            low, high = FIELDS if self._signs is None else POWERS
+        reach = Reach.of(None if chip.heaters is None else chip.heaters.top, self._signs is None)
         first = 0 if self._signs is None else math.ceil(FORMS * chip.modes**2 / precision.rows)
         self._base, self._programmings = walked(
             self._walk,
@@ -83,8 +83,7 @@ class Grown(Way):
             linear=self._signs is None,
             repeats=precision.repeats,
             first=first,
-            low=low,
-            high=high,
+            reach=reach,
             generator=generator,
         )
         self.drives = torch.stack([each.drive for each in self._programmings])
@@ -92,21 +91,23 @@ class Grown(Way):
         if self._signs is not None and self._walk.two:
             outer = self._walk.steps[1].shifters.number
             self.more = self._base.repeat(2, 1)
-            self.more[:, outer] += torch.tensor([[-math.pi / 2], [math.pi / 2]], dtype=self.more.dtype)
+            self.more[:, outer] = reach.top / 2 + torch.tensor([[-math.pi / 2], [math.pi / 2]], dtype=self.more.dtype)
             self.more_rows = 8 + math.ceil(FLIPS * spec.d_in * (spec.d_in + 1) / 2)
 
     def build(self, fitted: ChipReadings, others: ChipReadings) -> tuple[Build, bool]:
         measured, nominal = list(zip(self._programmings, fitted.readings, strict=True)), self._chip.build
         if self._signs is None:
             growth = LinearGrowth(self._walk, self._base, fitted.x, measured)
-            growth.run()
+            growth.run(self.dead)
+            self.suspects = growth.suspects()
             build = replace(
                 nominal, offset=growth.offset, splitters=growth.errors, slopes=_slopes(nominal, growth.dead)
             )
             return scaled(self._chip, build, fitted), growth.left[-1] <= LOST
         flips = (others.x, others.readings[0], others.readings[1]) if len(self.more) else None
         growth = PowerGrowth(self._walk, self._base, fitted.x, measured, self._signs, flips)
-        growth.run()
+        growth.run(self.dead)
+        self.suspects = growth.suspects()
         each = self._chip.readout.ports_each
         gains = growth.gains / amplitude(nominal).square().view(-1, each).mean(1)
         dark = torch.zeros(len(growth.dark), each, dtype=torch.float64)
@@ -124,6 +125,8 @@ def way(chip: Chip, spec: Declaration, precision: Precision, generator: torch.Ge
 def closed(chip: Chip, spec: Declaration) -> bool:
     """Whether the closed form serves the chip."""
     rectangular = isinstance(chip.design, Rectangular) and chip.design.splitters == 2
+    if chip.heaters is not None and chip.heaters.top < 2 * math.pi:  # the closed form turns phases by 3π/2 and more
+        return False
     return rectangular and isinstance(chip.readout, Field) and (2 * spec.d_out >= chip.modes or chip.modes <= SMALL)
 
 

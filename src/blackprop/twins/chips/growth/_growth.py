@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import cmath
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from blackprop.twins.chips.growth._step import LayerStep
 
 WORSE = 1.2  # times the residual of the layer before: a layer's unknowns are not right
 GRID, LATER = 12, 2  # points of the search for an offset that dead shifters left open, and the layers that are asked
+JUMP, POOR, NEAR = 3.0, 0.1, 2  # times the residuals before; a residual; layers on both sides that are suspected
 BACK = 4  # layers that are fitted jointly, where real light shows too little of one
 
 
@@ -62,14 +63,33 @@ class Growth(abc.ABC):
         self._source: dict[int, int] = {}  # of a mode: the block whose lower output it is
         self._open: dict[int, int] = {}  # of an outer phase that is not known yet: its mode
 
-    def run(self) -> None:
-        """Find all of them."""
+    def run(self, dead: Sequence[int] = ()) -> None:
+        """Find all of them, the shifters of some numbers in θ being known as dead."""
+        for number in range(self.first):
+            self._still(number, dead)
         self.begin()
         for number in range(self.first, len(self.walk.steps)):
+            self._still(number, dead)
             self.solve(number, self.walk.steps[number])
         self.end()
 
+    def _still(self, number: int, dead: Sequence[int]) -> None:
+        step = self.walk.steps[number]
+        here = [each for each in step.shifters.number.tolist() if each in dead]
+        if here:
+            self.silence(number, step, here)
+
     first = 0  # the layer that it begins with
+
+    def suspects(self) -> Tensor:
+        """The numbers in θ of the shifters around the first layer that leaves far more than those before it, of the
+        last layers where there is none.
+        """
+        skipped, last = len(self.walk.steps) - len(self.left), len(self.walk.steps) - 1
+        jumps = [i for i in range(1, len(self.left)) if self.left[i] > JUMP * max(self.left[:i])]
+        first = skipped if self.left[0] > POOR else skipped + jumps[0] if jumps else last
+        near = self.walk.steps[max(0, first - NEAR) : first + NEAR]
+        return torch.cat([step.shifters.number for step in near])
 
     @abc.abstractmethod
     def begin(self) -> None:
@@ -149,7 +169,8 @@ class Growth(abc.ABC):
     def search(self, number: int, loss: Callable[[], float]) -> None:
         """Take for each offset that dead shifters left open the one of a grid that leaves the least loss."""
         self._unseen = {each: layer for each, layer in self._unseen.items() if layer >= number - LATER}
-        for each in [*self._unseen] * (2 if len(self._unseen) > 1 else 1):
+        before = [each for each, layer in self._unseen.items() if layer < number]
+        for each in before * (2 if len(before) > 1 else 1):
             found = []
             for _ in range(GRID):
                 self._moved(each, number, 2 * math.pi / GRID)

@@ -12,7 +12,7 @@ from blackprop.twins.chips.growth._growth import BACK, Growth, Stage, changes, t
 from blackprop.twins.chips.growth._layers import Shifters
 from blackprop.twins.chips.growth._pin import pinned
 from blackprop.twins.chips.growth._programme import EARLY
-from blackprop.twins.chips.growth._silent import answers
+from blackprop.twins.chips.growth._silent import answers, visible
 from blackprop.twins.chips.growth._step import LayerStep
 from blackprop.twins.chips.growth._window import Window
 
@@ -21,6 +21,7 @@ ROUNDS = 30  # of a joint fit
 POOR = 8  # times the noise: a layer's offsets are wrong
 EXACT = 1e-14  # of the readings' power: less is rounding
 SILENT, SURE = 0.3, 0.5  # of a shifter's answer: below that it is dead, where the error is below this
+UNLIT = 0.1  # of the usual functional: the phase of an output with less is noise
 CAREFUL = 1e-4  # of the readings' power, the noise that is assumed at first where little is known
 
 
@@ -30,8 +31,11 @@ class LinearGrowth(Growth):
     pool does not show are left free in the readings of a stage, which are weighted by how well each is predicted.
     """
 
+    _visible: set[int]
+
     def begin(self) -> None:
         """The first functionals follow from readings, as all others."""
+        self._visible = visible(self.walk, self.readings)
 
     def solve(self, number: int, step: LayerStep) -> None:
         self.search(number, lambda: self._tried(number, step))
@@ -86,7 +90,9 @@ class LinearGrowth(Growth):
         stages = [(each, *self.light(each.which)) for each in self.stages(number, step)]
         much, error = answers(step, s, stages, noise, number < self.walk.front or self.walk.blind[number])
         silent = (much < SILENT) & (error < SURE)
-        dead = [each for each in step.shifters.number[silent].tolist() if each not in self.dead]
+        dead = [
+            each for each in step.shifters.number[silent].tolist() if each in self._visible and each not in self.dead
+        ]
         if dead:
             self.silence(number, step, dead)
 
@@ -112,7 +118,8 @@ class LinearGrowth(Growth):
         s = _complex(torch.linalg.solve(gram, parts.mT @ y))
         ports = torch.arange(len(s))
         if self.walk.two:
-            self.offset = pinned(self.walk.layout, self.offset, s[ports, ports].angle())
+            lit = s.norm(dim=1) > UNLIT * s.norm(dim=1).median()
+            self.offset = pinned(self.walk.layout, self.offset, torch.where(lit, s[ports, ports].angle(), torch.nan))
             return
         ends = LayerStep(self.walk.last, Shifters(ports, ports, ports, False, 0.0, 1.0), self.modes, self.walk.pending)
         found = []

@@ -12,7 +12,8 @@ from blackprop.devices.photonic.chips import Layout
 
 
 def pinned(layout: Layout, offset: Tensor, outputs: Tensor) -> Tensor:
-    """The offsets (P,) of a mesh of two-splitter blocks that turn each output by a phase (outputs,) rad besides.
+    """The offsets (P,) of a mesh of two-splitter blocks that turn each output by a phase (outputs,) rad besides,
+    one that is not a number by any.
 
     A block takes a phase as a whole where both its inputs have it. Where one input comes from a shifter θ, that makes
     the two equal; where both do, their common phase is free, and the outputs fix it.
@@ -41,7 +42,8 @@ def pinned(layout: Layout, offset: Tensor, outputs: Tensor) -> Tensor:
             wires[upper] = wires[lower] = common
             pending[upper], pending[lower] = 2 * block, None
             source[upper], source[lower] = None, block
-    for mode, phase in enumerate(outputs):
+    told = [(mode, phase) for mode, phase in enumerate(outputs) if not math.isnan(phase)]
+    for mode, phase in told:
         number, wanted = pending[mode], torch.zeros_like(wires[0])
         wanted[-1] = phase
         if number is not None:
@@ -53,7 +55,7 @@ def pinned(layout: Layout, offset: Tensor, outputs: Tensor) -> Tensor:
     found = offset.clone()
     for number, expression in change.items():
         found[number] += expression @ chosen
-    for mode, phase in enumerate(outputs):
+    for mode, phase in told:
         block = source[mode]
         if block is not None and math.cos(float(phase - wires[mode] @ chosen)) < 0:
             found[[2 * block, 2 * block + 1]] += math.pi

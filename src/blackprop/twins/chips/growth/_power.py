@@ -77,6 +77,10 @@ class PowerGrowth(Growth):
         self._jointly(self.first - 1, which)
 
     def solve(self, number: int, step: LayerStep) -> None:
+        self.search(number, lambda: self._tried(number, step))
+        self._solve(number, step)
+
+    def _solve(self, number: int, step: LayerStep) -> None:
         pool = self._latest(self.pool(number))
         field, y = self.light(pool)
         noise = max(self.left[-1] ** 2, EXACT) * float(y.square().mean())
@@ -90,7 +94,7 @@ class PowerGrowth(Growth):
                 signs = self.corrected(step, t)
                 if signs is not None:
                     self.field, self.functionals = signs[:, None] * self.field, signs * self.functionals
-                    self.solve(number, step)
+                    self._solve(number, step)
                     return
                 unknowns = step.begun(t)
             t = step.coefficients(unknowns)
@@ -112,6 +116,26 @@ class PowerGrowth(Growth):
             self.settle(number, step, unknowns)
         if self.doubtful(number):
             self._jointly(number, self._latest(self.pool(number + 1)))
+
+    def _tried(self, number: int, step: LayerStep) -> float:
+        """The power that a layer leaves of the readings and of their differences, at the present field in front."""
+        field, y = self.light(self._latest(self.pool(number)))
+        self.functionals, self.dark = quadratic_fit(self.functionals, self.signs, self.dark, field, y, 3)
+        rest = (y - modelled(self.functionals, self.signs, self.dark, field)[0]).square()
+        gram, right, size, _ = self._normal(number, step)
+        noise = max(self.left[-1] ** 2, EXACT) * float(y.square().mean())
+        trust = 1e-9 * float(gram.diagonal().mean()) + 8 * noise
+        t = torch.linalg.solve(gram + trust * torch.eye(len(gram)), right)
+        t = step.coefficients(step.fitted(step.begun(t), gram, right, 2 * noise))
+        return float(rest.sum()) + size + float(t @ (gram @ t) - 2 * (right @ t))
+
+    def _moved(self, each: int, number: int, turn: float) -> None:
+        steps = self.walk.steps[self._unseen[each] : number]
+        for step in reversed(steps):
+            self._carry_back(step, step.gathered(self.offset, self.errors))
+        super()._moved(each, number, turn)
+        for step in steps:
+            self._carry(step, step.gathered(self.offset, self.errors))
 
     def end(self) -> None:
         field, y = self.light(self._latest(self.layer >= 0))
@@ -176,6 +200,11 @@ class PowerGrowth(Growth):
         if not step.shifters.push:
             carried[:, :, torch.cat(step.shifters.members[:2])] /= abs(step.shifters.factor) ** 2
         self.functionals = carried
+
+    def _carry_back(self, step: LayerStep, unknowns: Tensor) -> None:
+        """The functionals in front of a layer of those behind it."""
+        settings = self.base.expand(len(self.functionals), -1)
+        self.functionals = step.transposed(step.shifters.through(self.functionals.mT, settings), unknowns).mT
 
     def _latest(self, which: Tensor) -> Tensor:
         """As many of those programmings, the latest, as a fit of the functionals needs."""

@@ -12,6 +12,8 @@ from blackprop.devices.photonic.chips import Chip
 from blackprop.twins.chips.growth._layers import layers
 from blackprop.twins.chips.growth._step import LayerStep, Pending
 
+#: Parts of the reach of heaters between which a growth drives them, with room for its turns.
+FIELDS, POWERS = (0.075, 0.475), (0.275, 0.675)
 EARLY, SEVERAL = 4, 4  # layers whose fields real rows show in part, and settings that each of them takes besides
 
 
@@ -69,9 +71,30 @@ class Walk:
         return {mode for each in behind for modes in (each.upper, each.lower) for mode in modes.tolist()}
 
 
-def turn_of(step: LayerStep, linear: bool) -> float:
-    """By how much, rad, the shifters of a layer turn."""
-    return (math.pi if linear else math.pi / 2) / (2 if step.shifters.push else 1)
+@dataclass(frozen=True)
+class Reach:
+    """The range of phases, rad, of the settings of a growth, up to `top`: drawn between `low` and `high`, with room for
+    turns by `turn`, back and on for powers; half of that where shifters push and pull.
+    """
+
+    low: float
+    high: float
+    turn: float
+    top: float
+
+    @classmethod
+    def of(cls, heated: float | None, linear: bool) -> Reach:
+        """For heaters up to a phase `heated`, rad, and for plain phases where that is None."""
+        turn = math.pi if linear else math.pi / 2
+        if heated is None:
+            return cls(0.0, 2 * math.pi, turn, 2 * math.pi)
+        low, high = FIELDS if linear else POWERS
+        top = min(heated, 2 * math.pi)
+        return cls(low * top, high * top, turn * top / (2 * math.pi), top)
+
+    def of_layer(self, step: LayerStep) -> float:
+        """By how much, rad, the shifters of a layer turn."""
+        return self.turn / (2 if step.shifters.push else 1)
 
 
 def programme(
@@ -81,14 +104,13 @@ def programme(
     linear: bool,
     repeats: int,
     first: int = 0,
-    low: float,
-    high: float,
+    reach: Reach,
     generator: torch.Generator,
 ) -> tuple[Tensor, list[Setpoint]]:
     """The base setting (P,), and all programmings. None depends on a reading."""
 
     def drawn() -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
+        return reach.low + (reach.high - reach.low) * torch.rand(size, generator=generator, dtype=torch.float64)
 
     base, found = drawn(), []
     known = torch.zeros(size, dtype=torch.bool)
@@ -103,7 +125,7 @@ def programme(
                 found.append(Setpoint(number, None, 0.0, torch.where(known, drawn(), base)))
         for _ in range(repeats):
             for colour, members in enumerate(step.colours):
-                anew, turn = torch.where(known, drawn(), base), turn_of(step, linear)
+                anew, turn = torch.where(known, drawn(), base), reach.of_layer(step)
                 several = (turn, turn / 2) if linear and number < EARLY else (turn,)
                 for each in several if linear else (turn, -turn):
                     drive = anew.clone()

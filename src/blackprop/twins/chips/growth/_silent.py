@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from blackprop.twins.chips.growth._growth import Stage, changes
+from blackprop.twins.chips.growth._layers import Splitters
+from blackprop.twins.chips.growth._programme import Walk
 from blackprop.twins.chips.growth._step import LayerStep
+
+LIT = 1e-2  # of the power of the usual output
 
 
 def answers(
@@ -53,6 +59,27 @@ def answers(
     for stage, field, y in lights if blind else []:
         much = torch.maximum(much, _own(step, s, stage, field, y))
     return much.sqrt(), (left * inverse.diagonal()[count:]).clamp_min(0).sqrt()
+
+
+def visible(walk: Walk, readings: Tensor) -> set[int]:
+    """The numbers in θ of the shifters whose light reaches an output that gives light."""
+    power, found = readings.square().mean((0, 1)), set[int]()
+    reached = set((power > LIT * power.median()).nonzero().flatten().tolist())
+    splitters = walk.last
+    for layer in reversed(walk.layers):
+        _spread(reached, splitters)
+        upper, lower, numbers = (each.tolist() for each in layer.shifters.members)
+        modes = zip(upper, lower if layer.shifters.push else upper, numbers, strict=True)
+        found |= {number for one, other, number in modes if reached & {one, other}}
+        splitters = layer.splitters
+    return found
+
+
+def _spread(reached: set[int], splitters: Sequence[Splitters]) -> None:
+    for each in reversed(splitters):
+        for pair in zip(each.upper.tolist(), each.lower.tolist(), strict=True):
+            if reached & set(pair):
+                reached |= set(pair)
 
 
 def _own(step: LayerStep, s: Tensor, stage: Stage, field: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Faults of a chip: ports without light, overdriven detectors, dead shifters, columns that have moved."""
