@@ -74,7 +74,7 @@ def tell_allowance(surrogate: Surrogate, batch_size: int, budget: Budget | None,
 
 
 def share(budget: Budget | None, surrogate: Surrogate, estimator: Estimator) -> None:
-    """Note that a layer with these parts uses the budget, and tell all that ask first whether others have exact gradients.
+    """Note that a layer uses the budget, and tell all that ask first whether another one has exact gradients.
 
     A layer calls this when it starts.
     """
