@@ -32,7 +32,7 @@ class ErrorNetwork(nn.Module):
     def __init__(self, model: nn.Module | Simulator, *, hidden: int | None = None, seed: int = 0) -> None:
         super().__init__()
         if isinstance(model, Simulator):
-            model = DesignTwin(model)
+            model = AsDesigned(model)
         meant = getattr(model, "declaration", None)
         if not isinstance(model, nn.Module) or not isinstance(meant, Declaration):
             raise ArgumentError(
@@ -63,7 +63,7 @@ class ErrorNetwork(nn.Module):
         return m + z @ self.linear + (z @ self.inner + self.bias).tanh() @ self.outer
 
 
-class DesignTwin(PhysicalTwin):
+class AsDesigned(PhysicalTwin):
     """A simulator as a model, without unknown errors."""
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class Cost(Rates):
         return bool(self.programming or self.row or any(self.actions.values()))
 
     @classmethod
-    def dearest(cls, all_rates: Sequence[Cost]) -> Cost:
+    def dearest(cls, all_rates: Sequence[Self]) -> Self:
         """Return the greatest of each of the costs; the energy is unknown where one of them is."""
         known = [cost.energy for cost in all_rates if cost.energy is not None]
         energy = EnergyCost.dearest(known) if len(known) == len(all_rates) else None

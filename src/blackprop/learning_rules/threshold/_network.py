@@ -122,7 +122,9 @@ class ThresholdNetwork(nn.Module):
         """Return the outputs (rows, outputs) for rows x (rows, d_in)."""
         return self.bias + self._own_steps(x, Purpose.EVALUATE).to(self.weights) @ self.weights
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: Any
+    ) -> None:
         for name in ("settings", "outputs", "weights", "bias"):  # as many as the saved network has
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name]).to(getattr(self, name).device))

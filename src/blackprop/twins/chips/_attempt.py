@@ -194,13 +194,13 @@ def attempted(
     lost = [(each.flatten(2).any(2).any(0)).nonzero().flatten() for each in (ends[0], ends[1])]
     bad = [*lost, ends[2].any(2).any(0).view(2, -1).any(0).nonzero().flatten()]
     flat = [x.flatten(1).cpu().double() for x in (rows, others, checked)]
-    sets = [
+    own, flipped, held_out = [
         _kept(x, theta, y, rows_)
         for x, theta, y, rows_ in zip(flat, (grid, flips, last), (read[1], read[2], means), bad, strict=True)
     ]
     drift, lost_rows = math.sqrt(max(0.0, moved**2 - noise**2)), tuple(bad[0].tolist())
-    counted, told = (sets[0], len(drives), *sets[1:]), (noise, variance, drift, lost_rows, unlit(read[1], variance))
-    return Attempt(chip, first, precision, *counted, *told)
+    told = noise, variance, drift, lost_rows, unlit(read[1], variance)
+    return Attempt(chip, first, precision, own, len(drives), flipped, held_out, *told)
 
 
 def _kept(x: Tensor, theta: Tensor, y: Tensor, lost: Tensor) -> ChipReadings:

@@ -72,8 +72,9 @@ def polishing(
         if "slopes" in free:
             parts["slopes"] = torch.where(dead, DEAD, parts["slopes"])
             parts["offset"] = scaled["offset"] - parts["slopes"] * middle
-        for name in ("offset", "slopes") if which is not None else ():
-            parts[name] = torch.where(which, parts.get(name, getattr(build, name)), getattr(build, name))
+        if which is not None:
+            for name in ("offset", "slopes"):
+                parts[name] = torch.where(which, parts.get(name, getattr(build, name)), getattr(build, name))
         parts["loss_out"] = parts.get("loss_out", build.loss_out) - scaled["gain"]
         return replace(build, **parts)
 
