@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import InitVar, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blackprop.errors import ArgumentError
 
@@ -45,21 +45,12 @@ class Rates:
             dearer += units * self.actions.get(each.name, 0.0)
         return rows * self.row + spent.programmings.total() * self.programming + dearer
 
-    @classmethod
-    def dearest(cls, all_rates: Sequence[Self]) -> Self:
-        """Return the greatest of each of the rates."""
-        names = dict.fromkeys(name for rates in all_rates for name in rates.actions)
-        actions = {name: max(rates.actions.get(name, 0.0) for rates in all_rates) for name in names}
-        numbers = {name: max(rates._numbers()[name] for rates in all_rates) for name in all_rates[0]._numbers()}
-        return cls(**numbers, actions=actions)
-
     def plain(self) -> dict[str, Any]:
         """Return the rates as keywords of plain values, for the wire and for recordings."""
         return {**self._numbers(), "actions": {name: float(rate) for name, rate in self.actions.items()}}
 
     def _numbers(self) -> dict[str, float]:
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+        return {each.name: float(getattr(self, each.name)) for each in fields(self) if each.type == "float"}
 
 
 @dataclass(frozen=True)
@@ -131,8 +122,16 @@ class Cost(Rates):
         return bool(self.programming or self.row or any(self.actions.values()))
 
     @classmethod
-    def dearest(cls, all_rates: Sequence[Self]) -> Self:
+    def dearest(cls, costs: Sequence[Cost]) -> Cost:
         """Return the greatest of each of the costs; the energy is unknown where one of them is."""
-        known = [cost.energy for cost in all_rates if cost.energy is not None]
-        energy = EnergyCost.dearest(known) if len(known) == len(all_rates) else None
-        return replace(super().dearest(all_rates), energy=energy)
+        known = [cost.energy for cost in costs if cost.energy is not None]
+        energy = EnergyCost(**_greatest(known)) if len(known) == len(costs) else None
+        return cls(**_greatest(costs), energy=energy)
+
+
+def _greatest(all_rates: Sequence[Rates]) -> dict[str, Any]:
+    """Return the greatest of each of the rates, as keywords."""
+    names = dict.fromkeys(name for rates in all_rates for name in rates.actions)
+    actions = {name: max(rates.actions.get(name, 0.0) for rates in all_rates) for name in names}
+    plain = [rates.plain() for rates in all_rates]
+    return {**{name: max(each[name] for each in plain) for name in plain[0] if name != "actions"}, "actions": actions}
