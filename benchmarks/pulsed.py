@@ -35,8 +35,8 @@ Make = Callable[[int], pulsed.PulsedUpdate]
 METHODS: dict[str, tuple[Make, str]] = {  # made for so many columns that are read at a time; the tiles that it needs
     "analog-sgd": (lambda columns: pulsed.AnalogSGD(), "one"),
     "mixed-precision": (lambda columns: pulsed.MixedPrecision(), "one"),
-    "tiki-taka": (lambda columns: pulsed.TikiTaka(columns=columns), "beside"),
-    "tiki-taka-v2": (lambda columns: pulsed.TikiTakaV2(columns=columns), "beside"),
+    "tiki-taka": (lambda columns: pulsed.TikiTaka(fast=10.0, transfer=0.3, columns=columns), "beside"),
+    "tiki-taka-v2": (lambda columns: pulsed.TikiTakaV2(fast=10.0, transfer=0.3, columns=columns), "beside"),
     "residual": (lambda columns: pulsed.ResidualLearning(transfer=0.05, columns=columns), "read too"),
     "filtered-residual": (lambda columns: pulsed.FilteredResidual(columns=columns), "read too"),
     "chopped": (lambda columns: pulsed.ChoppedTikiTaka(columns=columns), "beside"),

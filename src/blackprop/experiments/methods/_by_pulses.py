@@ -19,6 +19,8 @@ from blackprop.planning._physics import reads_back
 from blackprop.surrogates import Reciprocal
 
 SWEEP = 8  # steps in which all columns of a fast tile are read once: its readings move a cell by one pulse, or a few
+# A fast tile forgets in `τ/(α f Σ_b|x_b g_b|)` steps, for cells of the range ±τ, and must reach its mean in a few sweeps.
+FAST, TRANSFER = 10.0, 0.3
 FINER = 1.25  # a tile's gain to the next, in ranges of a cell over its states
 LEAST, MOST = 0.02, 0.4  # of that gain; the theory of residual learning has at most 1/√6
 
@@ -59,8 +61,8 @@ def _three(pulse: Pulse) -> tuple[float, ...]:
 PULSED_METHODS: dict[str, PulsedMethod] = {
     "analog-sgd": PulsedMethod(lambda _: pulsed.AnalogSGD(), _one),
     "mixed-precision": PulsedMethod(lambda _: pulsed.MixedPrecision(), _one),
-    "tiki-taka": PulsedMethod(lambda columns: pulsed.TikiTaka(columns=columns), _beside),
-    "tiki-taka-v2": PulsedMethod(lambda columns: pulsed.TikiTakaV2(columns=columns), _beside),
+    "tiki-taka": PulsedMethod(lambda columns: pulsed.TikiTaka(FAST, TRANSFER, columns=columns), _beside),
+    "tiki-taka-v2": PulsedMethod(lambda columns: pulsed.TikiTakaV2(FAST, TRANSFER, columns=columns), _beside),
     "chopped-tiki-taka": PulsedMethod(lambda columns: pulsed.ChoppedTikiTaka(columns=columns), _beside),
     "agad": PulsedMethod(lambda columns: pulsed.AGAD(chop=0.5, columns=columns), _beside),
     "symmetric-point-tracking": PulsedMethod(lambda columns: pulsed.SymmetricPointTracking(columns=columns), _beside),
