@@ -19,7 +19,7 @@ from blackprop.planning._physics import reads_back
 from blackprop.surrogates import Reciprocal
 
 SWEEP = 8  # steps in which all columns of a fast tile are read once: its readings move a cell by one pulse, or a few
-# A fast tile forgets in `τ/(α f Σ_b|x_b g_b|)` steps, for cells of the range ±τ, and must reach its mean in a few sweeps.
+# A fast tile forgets in `τ/(α f Σ_b|x_b g_b|)` steps, for cells of the range ±τ: it must reach its mean in few sweeps.
 FAST, TRANSFER = 10.0, 0.3
 FINER = 1.25  # a tile's gain to the next, in ranges of a cell over its states
 LEAST, MOST = 0.02, 0.4  # of that gain; the theory of residual learning has at most 1/√6
