@@ -64,6 +64,7 @@ report-example: $(READY_TO_RUN)
 
 docs: $(READY_FOR_DOCS)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --jobs 2 --quiet docs docs/_build/html
+	$(BIN)/python docs/check_site.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 # Asks each other host that a page links to, so it is not a part of the checks.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _extension.needs import runnable  # beside this file
+from _extension.needs import skipped  # beside this file
 
 project = "blackprop"
 author = "The blackprop developers"
@@ -43,7 +43,7 @@ viewcode_line_numbers = True
 
 GALLERY = Path(__file__).parents[1] / "examples/gallery"
 # Scripts whose package or program is not here are left out of the site.
-absent = [script.stem for script in sorted(GALLERY.glob("plot_*.py")) if not runnable(script)]
+absent = [script.stem for script in skipped(sorted(GALLERY.glob("plot_*.py")))]
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
@@ -66,6 +66,7 @@ linkcheck_anchors = False
 html_theme = "furo"
 html_title = f"blackprop {release}"
 html_static_path = ["_static"]
+templates_path = ["_templates"]  # a heading for the page of the search
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -131,3 +132,54 @@ def test_the_help_of_a_command_is_as_it_prints_it():
 
     assert help_of(["keys"]).startswith("usage: blackprop keys")
     assert "check-device" in help_of([])
+
+
+GOOD = """<!doctype html><html lang="en"><title>a</title>
+<meta name="viewport" content="width=device-width"><style>
+:root { color-scheme: light dark; } body { color: #222; background: #fff; } a { color: #05c; }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #111; } a { color: #8bf; } CHANGE }
+</style><h1>Title</h1><p>Text and <a href="#x">a link</a>.</p><label>Name <input></label><button>Go</button>
+<img alt="a dot" src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">MORE</html>"""
+FAULTS = {
+    "contrast in the light": ("MORE", '<p style="color: #999">pale</p>', "light, .*contrast 2"),
+    "contrast in the dark": ("CHANGE", "a { color: #246; }", "dark, .*contrast"),
+    "no name": ("MORE", "<select><option>a</select>", "select has no name"),
+    "two headings": ("MORE", "<h1>b</h1>", "2 first headings"),
+    "no text of a picture": ('alt="a dot"', "", "no text for"),
+    "console": ("MORE", "<script>undefined.x</script>", "console: .*TypeError"),
+    "another host": ("MORE", "<script>fetch('http://127.0.0.1:9/a.js').catch(() => 0)</script>", "asks another host"),
+    "sideways": ("MORE", "<article><pre style='width: 900px'>a</pre></article>", "sideways to 9.*pre"),
+}
+
+
+@pytest.fixture(scope="module")
+def checker():
+    specification = importlib.util.spec_from_file_location("check_site", DOCS / "check_site.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    if lacking := module.missing():
+        pytest.skip(f"{lacking} is not installed")
+    module.driver = module.opened()
+    yield module
+    module.driver.quit()
+
+
+@pytest.mark.parametrize("name", ["none", *FAULTS])
+def test_faults_of_a_page_are_found(checker, tmp_path: Path, name: str):
+    place, change, words = FAULTS.get(name, ("MORE", "", ""))
+    page = tmp_path / "page.html"
+    page.write_text(GOOD.replace(place, change).replace("MORE", "").replace("CHANGE", ""))
+    found = list(checker.faults(checker.driver, page))
+    assert (not found) if name == "none" else any(re.search(words, fault) for fault in found), found
+
+
+def test_scripts_that_cannot_run_here_are_told(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "_extension"))
+    needs = importlib.import_module("needs")
+    for name, text in (("a", "# needs: re\n"), ("b", "# needs: nowhere_at_all\n"), ("c", "# needs-program: no-such\n")):
+        (tmp_path / f"{name}.py").write_text(text)
+    scripts = sorted(tmp_path.iterdir())
+    assert needs.skipped(scripts) == scripts[1:]
+    assert capsys.readouterr().err.splitlines()[0] == "b.py is left out: nowhere_at_all is not installed"

@@ -46,7 +46,7 @@ def from_pymeasure(
 
     `close()` calls the `shutdown()` of the instruments, which brings their outputs to a safe state.
 
-    **Raises** `ArgumentError` for a name that is no property, or that is both a parameter and an input,
+    **Raises** `ArgumentError` for a name that is not a property, or that is both a parameter and an input,
     `UnreachableError` if an instrument cannot be
     reached, `InDoubtError` if it stops to answer after a write, and `DeviceError` for its other errors. Its setting is
     then written again before the next row.
