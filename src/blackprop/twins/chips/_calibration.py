@@ -23,12 +23,9 @@ LEAST = 4  # modes
 LEAST_REACH = 1.15 * math.pi  # rad, of heaters: half a turn, with a range to draw settings from
 DEEP = 32  # columns that one pass of a growth passes: its errors grow exponentially with columns / repeats
 POOR = 0.02  # a residual above which a reason is looked for
-SURVEYED, CHECKED, LEAST_ROWS = (
-    20,
-    8,
-    16,
-)  # settings, those of the check, and rows that tell which parts of a chip have moved
+SURVEYED, CHECKED, LEAST_ROWS = 20, 8, 16  # settings that show the parts that moved, those that check, and rows
 TWICE = 2.2  # times the noise or the residual before: readings that a chip with moved parts may leave
+NEARLY = 1.05  # times the noise and the known error: a mended chip is not mended further
 MANY = 8  # dead shifters, beyond which no more are looked for
 
 
@@ -180,7 +177,8 @@ def recalibrate(
     wanted = max(TWICE * attempt.noise, TWICE * before, EXACT)
     build, left = held, residual(chip, held, attempt.check)
     if left > wanted:
-        build, _ = mended(chip, held, attempt.fitted, TWICE / 2 * max(attempt.noise, EXACT))
+        known = math.sqrt(max(0.0, before**2 - attempt.noise**2 / 2))  # the check averages two readings
+        build, _ = mended(chip, held, attempt.fitted, NEARLY * max(math.hypot(attempt.noise, known), EXACT))
         after = residual(chip, build, attempt.check)
         if after > wanted:
             return None

@@ -18,7 +18,7 @@ from blackprop.twins.chips.growth._step import LayerStep
 
 WORSE = 1.2  # times the residual of the layer before: a layer's unknowns are not right
 GRID, LATER = 12, 2  # points of the search for an offset that dead shifters left open, and the layers that are asked
-JUMP, POOR, NEAR = 3.0, 0.1, 2  # times the residuals before; a residual; layers on both sides that are suspected
+JUMP, POOR, NEAR = 3.0, 0.03, 2  # times the residuals before; a residual; layers on both sides that are suspected
 BACK = 4  # layers that are fitted jointly, where real light shows too little of one
 
 
@@ -83,13 +83,13 @@ class Growth(abc.ABC):
 
     def suspects(self) -> Tensor:
         """The numbers in θ of the shifters around the first layer that leaves far more than those before it, of the
-        last layers where there is none.
+        last layers where there is none; and of the first ones where these leave much.
         """
         skipped, last = len(self.walk.steps) - len(self.left), len(self.walk.steps) - 1
-        jumps = [i for i in range(1, len(self.left)) if self.left[i] > JUMP * max(self.left[:i])]
-        first = skipped if self.left[0] > POOR else skipped + jumps[0] if jumps else last
-        near = self.walk.steps[max(0, first - NEAR) : first + NEAR]
-        return torch.cat([step.shifters.number for step in near])
+        jumps = [skipped + i for i in range(1, len(self.left)) if self.left[i] > JUMP * max(self.left[:i])]
+        centres = [jumps[0] if jumps else last] + ([skipped] if self.left[0] > POOR else [])
+        near = {k for each in centres for k in range(max(0, each - NEAR), min(last + 1, each + NEAR))}
+        return torch.cat([self.walk.steps[k].shifters.number for k in sorted(near)])
 
     @abc.abstractmethod
     def begin(self) -> None:
