@@ -190,20 +190,40 @@ def test_circuits_that_do_not_fit_are_told(circuit, error: type, words: str):
         device.read(torch.zeros(1, 1))
 
 
+def test_rows_of_a_circuit_are_broadcast():
+    def circuit(x, weights):
+        return [np.cos(x[..., k] + weights[k]) for k in range(2)]
+
+    sizes = {"in_shape": 2, "weights_shape": 2, "out_shape": 2}
+    one, all_rows = from_qnode(circuit, **sizes), from_qnode(circuit, **sizes, broadcast=True)
+    bp.testing.check_device(all_rows)
+    x, theta = torch.rand(5, 2), torch.rand(2)
+    for device in (one, all_rows):
+        device.program(theta)
+    for rows in (5, 2, 1, 0):
+        assert torch.equal(one.read(x[:rows]), all_rows.read(x[:rows]))
+    single = from_qnode(lambda x, w: x[..., 0] * w[0], in_shape=2, weights_shape=1, out_shape=1, broadcast=True)
+    single.program(torch.ones(1))
+    assert torch.equal(single.read(x), x[:, :1])
+    with pytest.raises(ArgumentError, match=r"x\[\.\.\., k\]"):
+        from_qnode(lambda x, w: np.cos(x[0] + w[0]), in_shape=2, weights_shape=2, out_shape=1, broadcast=True)
+
+
 def test_a_circuit_of_pennylane():
     qml = pytest.importorskip("pennylane", reason="PennyLane is not installed")
 
     @qml.qnode(qml.device("default.qubit", wires=2))
     def circuit(x, weights):
         for wire in range(2):
-            qml.RY(x[wire], wires=wire)
+            qml.RY(x[..., wire], wires=wire)
         for layer in weights:
             for wire in range(2):
                 qml.RY(layer[wire], wires=wire)
             qml.CNOT(wires=[0, 1])
         return [qml.expval(qml.PauliZ(wire)) for wire in range(2)]
 
-    device = from_qnode(circuit, in_shape=2, weights_shape=(2, 2), out_shape=2)
+    sizes = {"in_shape": 2, "weights_shape": (2, 2), "out_shape": 2}
+    device = from_qnode(circuit, **sizes, broadcast=True)
     bp.testing.check_device(device, rows=3, parameters=2, subsets=2, repeats=2)
     layer = bp.PhysicalLayer(device, bp.estimators.ParameterShift())
     x = torch.rand(3, 2)
@@ -217,6 +237,10 @@ def test_a_circuit_of_pennylane():
     slopes = [(loss(weights + h) - loss(weights - h)) / 2e-4 for h in step]
     assert layer.theta.grad is not None
     assert np.allclose(layer.theta.grad.numpy(), slopes, atol=1e-3)
+    by_row = from_qnode(circuit, **sizes)
+    for each in (device, by_row):
+        each.program(layer.theta.detach())
+    assert torch.allclose(device.read(x), by_row.read(x), atol=1e-6)
 
 
 spice = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed: apt-get install ngspice")

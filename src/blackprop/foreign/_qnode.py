@@ -22,6 +22,7 @@ def from_qnode(
     in_shape: int | Shape,
     weights_shape: int | Shape,
     out_shape: int | Shape,
+    broadcast: bool = False,
     **declared: Any,
 ) -> Device:
     """Make a device of a quantum circuit: `y = qnode(x, weights)`, a row and the weights in, expectation values out.
@@ -30,7 +31,8 @@ def from_qnode(
     rotations give sinusoids of period 2π, which is declared; with `estimators.ParameterShift` they need two readings
     each.
 
-    **Costs** one execution of the circuit for each row. With shots, each execution is a sample of the noise.
+    **Costs** one execution of the circuit for each row, or one for all rows with `broadcast`; an execution of a small
+    circuit on a simulator takes some 5 ms. With shots, each row is a sample of the noise.
 
     **Arguments:**
 
@@ -38,6 +40,8 @@ def from_qnode(
       Swap them with `lambda x, weights: circuit(weights, x)`.
     - `in_shape`, `weights_shape`, `out_shape`: the shapes of a row, of the weights and of the result. A circuit that
       returns several expectation values returns them as a list.
+    - `broadcast` (default False): execute all rows of a query at once. The first argument is then `(rows, *in_shape)`,
+      so write `x[..., k]` for its entry k. The shape of the result is checked by one execution.
     - `declared`: further arguments of `devices.from_callable`. By default `period=2π` and `harmonics=1`, which holds
       where each weight is the angle of one rotation; pass `harmonics=2` for a weight that two rotations share, and
       `period=None` for others.
@@ -58,23 +62,40 @@ def from_qnode(
     def circuit(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
         try:
             found = qnode(x, theta.reshape(shape))
+            if broadcast and isinstance(found, list | tuple):  # one array of all rows for each expectation value
+                found = np.stack([np.asarray(each) for each in found], 1)
         except BlackpropError:
             raise
         except Exception as error:
-            given = f"a row of shape {x.shape} and weights of shape {shape}"
+            given = f"{'rows' if broadcast else 'a row'} of shape {x.shape} and weights of shape {shape}"
             raise DeviceError(f"{name} failed with {given}: {type(error).__name__}: {error}") from error
-        return _real(found, name)
+        found = _real(found, name)
+        return found[:, None] if broadcast and found.ndim == 1 and one else found
 
     circuit.__name__ = name = getattr(qnode, "__name__", type(qnode).__name__)
+    one = out_shape in (1, (1,))
+    if broadcast:
+        _check_rows(circuit, (in_shape,) if isinstance(in_shape, int) else tuple(in_shape), math.prod(shape))
     return from_callable(
         circuit,
         in_shape=in_shape,
         out_shape=out_shape,
         theta_size=math.prod(shape),
         takes=lambda tensor: tensor.double().numpy(),
-        per_row=True,
+        per_row=not broadcast,
         **declared,
     )
+
+
+def _check_rows(circuit: Callable[..., np.ndarray], row: tuple[int, ...], size: int) -> None:
+    """Raise for a circuit that takes a feature where the rows are: its result has another length."""
+    rows = max(row) + 1
+    found = circuit(np.full((rows, *row), 0.5), np.zeros(size))
+    if found.shape[:1] != (rows,):
+        raise ArgumentError(
+            f"`from_qnode(broadcast=True)`: {rows} rows gave a result of shape {found.shape}: write `x[..., k]` for "
+            "entry k of the rows"
+        )
 
 
 def _check_order(qnode: Callable[..., Any]) -> None:
