@@ -18,7 +18,7 @@ from torch import nn
 
 import blackprop as bp
 
-STEPS = 80  # quick: 40
+STEPS = 80  # quick: 80
 SHOTS = 100
 
 # %%
@@ -61,7 +61,7 @@ def fit(trained: bool) -> tuple[nn.Module, list[float]]:
     optimizer = torch.optim.Adam(bp.param_groups(model, lr=0.2, device_lr=0.1))
     losses = []
     for _ in range(STEPS):
-        batch = torch.randperm(len(points))[:20]
+        batch = torch.randperm(len(points))[:100]
         optimizer.zero_grad()
         loss = nn.functional.binary_cross_entropy_with_logits(model(points[batch])[:, 0], labels[batch])
         loss.backward()
