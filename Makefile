@@ -13,7 +13,7 @@ WORKERS ?= 2
 # The folder that keeps the demo's results.
 DEMO ?= runs/demo
 
-.PHONY: help setup demo report-example docs links gallery dist test test-foreign check format clean
+.PHONY: help setup demo report-example docs links gallery dist test test-long test-foreign check format clean
 
 help:
 	@echo "make demo    install, then train the handwritten digits through two simulated devices (3 minutes)"
@@ -22,6 +22,7 @@ help:
 	@echo "make check   every check, in an environment that is set up: what continuous integration runs"
 	@echo "make docs    the documentation site, in docs/_build/html (6 minutes, most of them for the gallery)"
 	@echo "make links   whether the pages that the documentation links to elsewhere are there (needs a network)"
+	@echo "make test-long     the tests of more than ten seconds, which make test leaves out"
 	@echo "make test-foreign  the tests of bp.foreign with the other libraries, which it installs (900 MB, 2 minutes)"
 	@echo "make dist    wheel and source package in dist/, checked, and tried in an empty environment (3 minutes)"
 	@echo "make gallery  run every script of the gallery (4 minutes)"
@@ -83,6 +84,9 @@ dist: $(READY_FOR_DIST)
 
 test: $(READY)
 	@$(MAKE) --no-print-directory check
+
+test-long: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses $(WORKERS)
 
 # Their installation takes longer than the tests of the library may, so `make test` skips what needs them.
 test-foreign: $(READY_FOR_FOREIGN)

@@ -15,7 +15,8 @@ from blackprop.lab import Checked, Farm, Faulty, Guarded, Recorded, RemoteDevice
 from serving import served
 from support import Opaque, draw
 
-COST = bp.Cost(programming=0.25, row=0.5, actions={"powers": 2.0, "kicks": 0.125})
+ENERGY = bp.EnergyCost(0.5, 0.25, {"powers": 0.125}, dac=0.5, adc=0.25, power=2.0)
+COST = bp.Cost(programming=0.25, row=0.5, actions={"powers": 2.0, "kicks": 0.125}, energy=ENERGY)
 
 
 def dear() -> bp.Device:
@@ -30,6 +31,8 @@ def test_no_field_of_a_cost_is_left_at_its_default():
     """The tests below are of all fields only as long as this holds."""
     for field in fields(bp.Cost):
         assert getattr(COST, field.name) != getattr(bp.Cost(), field.name), field.name
+    for field in fields(bp.EnergyCost):
+        assert getattr(ENERGY, field.name) != getattr(bp.EnergyCost(), field.name), field.name
 
 
 @pytest.mark.parametrize(

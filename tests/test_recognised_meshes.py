@@ -121,6 +121,14 @@ def test_a_mesh_without_declaration_is_trained_as_exactly_as_with_one():
     assert min(cosines) > 0.99
 
 
+def test_a_period_that_is_declared_in_five_digits_is_one_turn():
+    known = Declared(as_built(8), period=6.2832)
+    known.capabilities = ()
+    layer = bp.PhysicalLayer(known)
+    layer(draw(16, 8)).square().sum().backward()
+    assert isinstance(layer.surrogate.inner, CalibratedChip)
+
+
 def test_a_calibration_that_fails_leaves_a_matrix_without_known_places():
     true = Chip(chips.Rectangular(), 8, 8, seed=1)
 

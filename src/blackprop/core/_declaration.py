@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from blackprop.core._query import Count
 
 
+# The units in which a cost is estimated: they travel together through ledgers, budgets, plans and records.
+UNITS = ("seconds", "joules")
 Costs = dict[str, float | None]  # by the names of `UNITS`; None where a device does not declare it
 
 
@@ -119,7 +121,11 @@ class Declaration:
 
     def costs(self, spent: Count) -> Costs:
         """Return the estimate of a count in each unit of `UNITS`; None where the device does not declare it."""
-        return {name: of(self, spent) for name, of in UNITS.items()}
+        cost = self.cost  # no calls but those that a device with such a cost needs: every step comes here
+        return {
+            "seconds": cost.of(spent, self.capabilities),
+            "joules": None if cost.energy is None and spent.rows else self.joules(spent),
+        }
 
     def known_costs(self, spent: Count) -> dict[str, float]:
         """Return `costs` without those that the device does not declare."""
@@ -166,12 +172,6 @@ class Declaration:
     def d_out(self) -> int:
         return math.prod(self.out_shape)
 
-
-# The units in which a cost is estimated: they travel together through ledgers, budgets, plans and records.
-UNITS: dict[str, Callable[[Declaration, Count], float | None]] = {
-    "seconds": Declaration.seconds,
-    "joules": Declaration.joules,
-}
 
 # The properties that a device and its declaration share, by the names of the keywords of `Device`.
 PROPERTIES = ("linear", "coupling", "cost", "noise", "x_low", "x_high", "capabilities")

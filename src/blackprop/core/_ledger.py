@@ -58,7 +58,9 @@ class Ledger:
         self.rows.update(spent.rows)
         self.programmings.update(spent.programmings)
         self.actions.update(spent.actions)
-        self.costs = added(self.costs, costs)
+        for name, before in self.costs.items():
+            more = costs.get(name, 0.0)
+            self.costs[name] = None if before is None or more is None else before + more
 
     @classmethod
     def sum(cls, ledgers: Iterable[Ledger]) -> Ledger:

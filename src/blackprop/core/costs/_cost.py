@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blackprop.errors import ArgumentError
@@ -116,7 +117,7 @@ class Cost(Rates):
                 "`Cost(energy=EnergyCost(power=...))` needs the seconds of a programming, row or action"
             )
 
-    @property
+    @cached_property
     def timed(self) -> bool:
         """Whether any time is declared."""
         return bool(self.programming or self.row or any(self.actions.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -90,20 +91,30 @@ def sketches(spec: Declaration) -> list[Sketch]:
         return []
     if not math.isclose(theta.period, 2 * math.pi, rel_tol=1e-3):
         return []
+    return [each for each in _drawn(theta.size, spec.d_in, spec.d_out) if is_chip(_as_drawn(spec, each))]
+
+
+@lru_cache(maxsize=16)
+def _drawn(size: int, d_in: int, d_out: int) -> tuple[Sketch, ...]:
+    """All designs of so many phases, in every order of θ."""
     found = []
     for design in DESIGNS:
-        modes = _modes(design, theta.size, max(spec.d_in, spec.d_out))
-        if modes is None:
-            continue
-        chip = Chip(design, spec.d_in, spec.d_out, modes=modes)
-        if is_chip(replace(spec, linear=True, drawing=chip)):
+        modes = _modes(design, size, max(d_in, d_out))
+        if modes is not None:
+            chip = Chip(design, d_in, d_out, modes=modes)
             found += [Sketch(chip, order) for order in _orders(chip)]
-    return found
+    return tuple(found)
+
+
+def _as_drawn(spec: Declaration, sketch: Sketch) -> Declaration:
+    """The declaration that the device has if it is the mesh."""
+    theta = replace(spec.theta, period=sketch.chip.theta.period)  # 6.2832 may be declared
+    return replace(spec, linear=True, theta=theta, drawing=sketch.chip)
 
 
 def calibration(spec: Declaration) -> Ledger:
     """The most that the calibration of a design costs that such a device may have."""
-    ledgers = [chip_queries(replace(spec, linear=True, drawing=each.chip)) for each in sketches(spec)]
+    ledgers = [chip_queries(_as_drawn(spec, each)) for each in sketches(spec)]
     return max(ledgers, key=lambda each: each.total_programmings, default=Ledger())
 
 

@@ -67,6 +67,8 @@ class InquiryResult:
         linear = spec.linear or self.family in (Family.ELEMENT, Family.ROW, Family.MESH, Family.LINEAR)
         noise, drawing = max(spec.noise, self.noise), spec.drawing if self.drawing is None else self.drawing
         theta = self._theta(spec.theta)
+        if self.drawing is not None:  # 6.2832 may be declared
+            theta = replace(theta, period=self.drawing.theta.period)
         return replace(spec, linear=linear, coupling=coupling, noise=noise, theta=theta, drawing=drawing)
 
     def _theta(self, spec: ThetaSpec) -> ThetaSpec:
