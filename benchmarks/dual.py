@@ -41,7 +41,8 @@ from blackprop.experiments.methods._methods import TrainingMethod
 from blackprop.surrogates import Twin
 from blackprop.twins import ErrorNetwork, MeshTwin
 
-# Steps a batch and rate of the fit: the best on seed 0 of (1, 0.05), (8, 0.5) and of (1, 0.015), (4, 0.05) with offsets.
+# Steps a batch and rate of the fit. On seed 0 the network alone had 48.6 with these and 49.4 with (8, 0.5), the offsets
+# 63.1 with these and 24.4 with (4, 0.05).
 FITS = {"dual": (1, 0.05), "offsets": (1, 0.015), "both": (1, 0.015)}
 BATCHES = 32  # of rows, which adapt the batch norms of a carried network
 
