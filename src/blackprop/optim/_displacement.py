@@ -88,3 +88,9 @@ def one_number(loss: Any) -> float:
     if not math.isfinite(number):
         raise ReadingError(f"the closure returned a loss of {number}; the parameters are unchanged")
     return number
+
+
+def both_ends(loss_at: Callable[..., float], key: int) -> tuple[list[tuple[int, float]], float]:
+    """Return the slope along a direction, from the losses at both of its ends, and their mean."""
+    above, below = loss_at(key), loss_at(key, -1.0)
+    return [(key, (above - below) / 2)], (above + below) / 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError
 from blackprop.optim._base import ForwardOnly, Slope
-from blackprop.optim._displacement import Place
+from blackprop.optim._displacement import Place, both_ends
 
 SEEDS = 2**62
 
@@ -110,9 +110,7 @@ class LOZO(LowRankSteps):
         return (left @ self._kept(p, group, place, columns).T).view(p.shape) / math.sqrt(rank)
 
     def _probe(self, loss_at: Callable[..., float], tick: int) -> tuple[list[Slope], float]:
-        (key,) = self._draw_keys(1)
-        above, below = loss_at(key), loss_at(key, -1.0)
-        return [(key, (above - below) / 2)], (above + below) / 2
+        return both_ends(loss_at, *self._draw_keys(1))
 
 
 class ZOMuon(LowRankSteps):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blackprop.errors import ArgumentError
 from blackprop.optim._base import ForwardOnly, Slope
-from blackprop.optim._displacement import Place, random_signs
+from blackprop.optim._displacement import Place, both_ends, random_signs
 
 
 class SPSA(ForwardOnly):
@@ -73,9 +73,7 @@ class SPSA(ForwardOnly):
         return 1.0
 
     def _probe(self, loss_at: Callable[..., float], tick: int) -> tuple[list[Slope], float]:
-        (key,) = self._draw_keys(1)
-        above, below = loss_at(key), loss_at(key, -1.0)
-        return [(key, (above - below) / 2)], (above + below) / 2
+        return both_ends(loss_at, *self._draw_keys(1))
 
     def _delta(self, group: dict[str, Any]) -> float:
         return group["delta"] / (self.steps + 1) ** self.gamma

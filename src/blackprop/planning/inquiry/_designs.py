@@ -91,30 +91,26 @@ def sketches(spec: Declaration) -> list[Sketch]:
         return []
     if not math.isclose(theta.period, 2 * math.pi, rel_tol=1e-3):
         return []
-    return [each for each in _drawn(theta.size, spec.d_in, spec.d_out) if is_chip(_as_drawn(spec, each))]
+    chips = [each for each in _drawn(theta.size, spec.d_in, spec.d_out) if is_chip(_as_drawn(spec, each))]
+    return [Sketch(chip, order) for chip in chips for order in _orders(chip)]
 
 
 @lru_cache(maxsize=16)
-def _drawn(size: int, d_in: int, d_out: int) -> tuple[Sketch, ...]:
-    """All designs of so many phases, in every order of θ."""
-    found = []
-    for design in DESIGNS:
-        modes = _modes(design, size, max(d_in, d_out))
-        if modes is not None:
-            chip = Chip(design, d_in, d_out, modes=modes)
-            found += [Sketch(chip, order) for order in _orders(chip)]
-    return tuple(found)
+def _drawn(size: int, d_in: int, d_out: int) -> tuple[Chip, ...]:
+    """The chips of all designs of so many phases."""
+    widths = [(design, _modes(design, size, max(d_in, d_out))) for design in DESIGNS]
+    return tuple(Chip(design, d_in, d_out, modes=modes) for design, modes in widths if modes is not None)
 
 
-def _as_drawn(spec: Declaration, sketch: Sketch) -> Declaration:
+def _as_drawn(spec: Declaration, chip: Chip) -> Declaration:
     """The declaration that the device has if it is the mesh."""
-    theta = replace(spec.theta, period=sketch.chip.theta.period)  # 6.2832 may be declared
-    return replace(spec, linear=True, theta=theta, drawing=sketch.chip)
+    theta = replace(spec.theta, period=chip.theta.period)  # 6.2832 may be declared
+    return replace(spec, linear=True, theta=theta, drawing=chip)
 
 
 def calibration(spec: Declaration) -> Ledger:
     """The most that the calibration of a design costs that such a device may have."""
-    ledgers = [chip_queries(_as_drawn(spec, each)) for each in sketches(spec)]
+    ledgers = [chip_queries(_as_drawn(spec, chip)) for chip in {each.chip for each in sketches(spec)}]
     return max(ledgers, key=lambda each: each.total_programmings, default=Ledger())
 
 
@@ -150,10 +146,9 @@ def checks(sketch: Sketch, generator: torch.Generator) -> list[LayerCheck]:
     """
     found, last = layers(sketch.chip)
     between = [each.splitters for each in found]
-    ends = [*between[1:], last]
     return [
         _check(sketch, found[0].shifters, between[:1], generator, by_output=False),
-        _check(sketch, found[-1].shifters, ends[-1:], generator, by_output=True),
+        _check(sketch, found[-1].shifters, [last], generator, by_output=True),
         _check(sketch, found[SECOND].shifters, between[: SECOND + 1], generator, by_output=False),
     ]
 

@@ -111,8 +111,8 @@ class _Asking:
         if found.family is Family.LINEAR and self.known is not None:
             sketch = yield from recognised(self.spec, self.theta, self.far, self.known, self._read, self.generator)
             if sketch is not None:
-                found = replace(found, family=Family.MESH, why=sketch.why, sure=False)
-                found = replace(found, order=sketch.order, drawing=sketch.chip)
+                known = {"why": sketch.why, "order": sketch.order, "drawing": sketch.chip}
+                found = replace(found, family=Family.MESH, sure=False, **known)
         if found.family is Family.LINEAR and programmings >= READ + FRESH + EARLY + PROGRAMMINGS:
             length = yield from correlation_length(self.spec, self.theta, self._some_rows(), self.generator)
             return replace(found, length=length)
